@@ -1,0 +1,55 @@
+"""The two ways a command can end badly: the user asked for something impossible, or the work failed."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class HlrpError(Exception):
+    """Base of the errors that the command line prints as one message, without a traceback."""
+
+    exit_code: int = 1
+
+
+class UserError(HlrpError):
+    """A mistake in what was asked: exit code 2.
+
+    Args:
+        what: What is wrong, one sentence.
+        where: The file, key or flag that holds the mistake.
+        fix: What to do about it, one sentence that can be acted on.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.what, self.where, self.fix = what, where, fix
+        lines = [what]
+        if where:
+            lines.append(f"  where: {where}")
+        if fix:
+            lines.append(f"  fix:   {fix}")
+        super().__init__("\n".join(lines))
+
+
+class WorkError(HlrpError):
+    """The request was sound but the work failed: exit code 1."""
+
+
+class Interrupted(HlrpError):
+    """Stopped by a signal after saving what could be saved: exit code 130 (SIGINT) or 143 (SIGTERM)."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def suggest(name: str, known: Iterable[str], *, limit: int = 12) -> str:
+    """Return 'did you mean ...?' for close names, else the known names (all, or the first ``limit``)."""
+    options = sorted(set(known))
+    close = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    if not options:
+        return "nothing is known by that kind of name"
+    shown = ", ".join(options[:limit])
+    return f"known: {shown}" + (f", ... ({len(options)} in all)" if len(options) > limit else "")

@@ -1,0 +1,62 @@
+"""The `hlrp` command: collects the commands and turns errors into one message and an exit code."""
+
+import os
+import sys
+import traceback
+from importlib import import_module
+
+import typer
+
+from hlrp.errors import HlrpError
+
+app = typer.Typer(
+    name="hlrp",
+    help="From robot video to a policy that acts, on LeRobot and Lightning.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# One module per command, each with `register(app)`. They import only what their flags need.
+COMMANDS = ("train", "eval", "collect", "demo", "config", "runs", "policies", "doctor")
+
+
+@app.callback()
+def _root() -> None:
+    """From robot video to a policy that acts, on LeRobot and Lightning."""
+
+
+for _name in COMMANDS:
+    import_module(f"hlrp_cli.{_name}").register(app)
+
+
+def run() -> None:
+    """Console entry point. Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 130/143 interrupted."""
+    argv = sys.argv[1:]
+    debug = "--debug" in argv or bool(os.environ.get("HLRP_DEBUG"))
+    argv = [a for a in argv if a != "--debug"]
+    try:
+        app(args=argv, prog_name="hlrp")
+    except HlrpError as error:
+        if debug:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except Exception as error:
+        # Nobody foresaw this one: a report needs the traceback, a user needs one line and the way to it.
+        if debug:
+            traceback.print_exc()
+        else:
+            sys.stderr.write(f"internal error: {type(error).__name__}: {error}\n  fix:   run again with --debug and report it\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,18 @@
+"""Fixtures shared by all rooms' tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Nothing in a test may reach a hub; a download attempt is a bug that must show.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def g1_root() -> Path:
+    """Real robot episodes (Unitree G1, 240x320, 30 fps); kept beside the checkout, so absent for most people."""
+    root = Path(__file__).resolve().parents[2] / "shared" / "data" / "g1_pick_bottle"
+    if not (root / "meta" / "info.json").is_file():
+        pytest.skip("the G1 episodes are not on this machine")
+    return root
