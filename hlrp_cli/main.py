@@ -54,7 +54,8 @@ def run() -> None:
         if debug:
             traceback.print_exc()
         else:
-            sys.stderr.write(f"internal error: {type(error).__name__}: {error}\n  fix:   run again with --debug and report it\n")
+            sys.stderr.write(f"internal error: {type(error).__name__}: {error}\n")
+            sys.stderr.write("  fix:   run again with --debug and report what it prints\n")
         sys.exit(1)
 
 

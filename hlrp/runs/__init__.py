@@ -1,0 +1,14 @@
+"""Run directories: what a run was asked, what it did, and what it left to evaluate, resume or deploy."""
+
+from hlrp.runs.checkpoints import Checkpoint, list_checkpoints, resolve_pretrained, safetensors_problem
+from hlrp.runs.directory import RunDirectory, list_runs, new_run_path
+
+__all__ = [
+    "Checkpoint",
+    "RunDirectory",
+    "list_checkpoints",
+    "list_runs",
+    "new_run_path",
+    "resolve_pretrained",
+    "safetensors_problem",
+]

@@ -1,0 +1,156 @@
+"""Finding checkpoints and telling a complete one from a half-written one, without importing torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from hlrp.errors import UserError
+
+PRETRAINED = "pretrained_model"
+TRAINING_STATE = "training_state"
+# What LeRobot's loader opens on resume; the scheduler file is absent for policies without a schedule.
+_TRAINING_FILES = (
+    "training_step.json",
+    "rng_state.safetensors",
+    "optimizer_param_groups.json",
+    "optimizer_state.safetensors",
+)
+_MAX_HEADER = 100_000_000
+
+
+def safetensors_problem(path: Path) -> str | None:
+    """Say what is wrong with a safetensors file by its header and size alone, or None if it is whole."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, _MAX_HEADER):
+                return f"{path.name} is truncated ({size} bytes)"
+            header = json.loads(file.read(length))
+            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return f"{path.name} is not a safetensors file"
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        return f"{path.name} is truncated ({size} of {expected} bytes)"
+    return None
+
+
+def _json_problem(path: Path) -> str | None:
+    if not path.is_file():
+        return f"{path.name} is missing"
+    try:
+        json.loads(path.read_text(encoding="utf8"))
+    except (ValueError, OSError):
+        return f"{path.name} is not valid JSON"
+    return None
+
+
+def pretrained_problem(folder: Path) -> str | None:
+    """Say what keeps a `pretrained_model` folder from loading, or None."""
+    if not folder.is_dir():
+        return f"{folder.name}/ is missing"
+    if problem := _json_problem(folder / "config.json"):
+        return problem
+    weights = sorted(folder.glob("*.safetensors"))
+    if not any(w.name in ("model.safetensors", "adapter_model.safetensors") for w in weights):
+        return "model.safetensors is missing"
+    for file in weights:
+        if problem := safetensors_problem(file):
+            return problem
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        if problem := _json_problem(folder / name):
+            return problem
+    return None
+
+
+def _training_state_problem(folder: Path) -> str | None:
+    for name in _TRAINING_FILES:
+        path = folder / name
+        problem = safetensors_problem(path) if path.suffix == ".safetensors" else _json_problem(path)
+        if problem:
+            return f"{TRAINING_STATE}: {problem}"
+    return None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One folder below `checkpoints/`.
+
+    Args:
+        step: Training step it was taken at.
+        path: The folder that holds `pretrained_model/` and `training_state/`.
+        problem: What keeps it from being used for resuming; None for a complete one.
+    """
+
+    step: int
+    path: Path
+    problem: str | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether training can resume from it."""
+        return self.problem is None
+
+    @property
+    def pretrained(self) -> Path:
+        """The LeRobot `pretrained_model` folder."""
+        return self.path / PRETRAINED
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Examine one checkpoint folder whose name is its step."""
+    problem = pretrained_problem(path / PRETRAINED) or _training_state_problem(path / TRAINING_STATE)
+    return Checkpoint(step=int(path.name), path=path, problem=problem)
+
+
+def list_checkpoints(folder: Path) -> list[Checkpoint]:
+    """Every checkpoint below a run's `checkpoints/` folder, oldest first, complete or not."""
+    if not folder.is_dir():
+        return []
+    found = [read_checkpoint(p) for p in folder.iterdir() if p.name.isdigit() and p.is_dir() and not p.is_symlink()]
+    return sorted(found, key=lambda c: c.step)
+
+
+def resolve_pretrained(path: Path) -> Path:
+    """Turn a run, a checkpoint or a `pretrained_model` folder into a loadable `pretrained_model` folder.
+
+    Raises:
+        UserError: The folder is missing, holds no checkpoint, or only broken ones (each named).
+    """
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist",
+            where=str(path),
+            fix="give a run folder, a checkpoint or a pretrained_model folder",
+        )
+    if (path / "config.json").is_file() and not (path / "checkpoints").is_dir():
+        if problem := pretrained_problem(path):
+            raise UserError(
+                f"the checkpoint cannot be loaded: {problem}", where=str(path), fix="use another checkpoint of the run"
+            )
+        return path
+    if (path / PRETRAINED).is_dir():
+        if problem := pretrained_problem(path / PRETRAINED):
+            raise UserError(
+                f"the checkpoint cannot be loaded: {problem}", where=str(path), fix="use another checkpoint of the run"
+            )
+        return path / PRETRAINED
+    checkpoints = list_checkpoints(path / "checkpoints")
+    for checkpoint in reversed(checkpoints):
+        if pretrained_problem(checkpoint.pretrained) is None:
+            return checkpoint.pretrained
+    if checkpoints:
+        broken = "; ".join(f"{c.path.name}: {c.problem}" for c in checkpoints)
+        raise UserError(
+            f"no checkpoint of this run can be loaded ({broken})",
+            where=str(path),
+            fix="train again, or restore the files",
+        )
+    raise UserError(
+        "there is no checkpoint in this folder",
+        where=str(path),
+        fix="give a run folder with checkpoints/, or a pretrained_model folder",
+    )
