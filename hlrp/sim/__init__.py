@@ -1,0 +1,1 @@
+"""Simulators: light rendering, scripted experts, demonstration recording. Nothing heavy is imported here."""

@@ -1,0 +1,205 @@
+"""The gym environment behind `metaworld_light`, and its vector environments."""
+
+# ruff: noqa: E402  (the OpenGL backend has to be chosen before mujoco is imported, in worker processes too)
+from hlrp.sim.rendering import configure_gl
+
+configure_gl()
+
+import atexit
+import weakref
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import gymnasium as gym
+import metaworld
+import numpy as np
+from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+from lerobot.envs.metaworld import DIFFICULTY_TO_TASKS, MetaworldEnv
+from lerobot.envs.utils import NEW_ROLLOUT_OPTION, FreezeAfterEpisodeEnd, _LazyAsyncVectorEnv
+
+_open_envs: "weakref.WeakSet[LightMetaworldEnv]" = weakref.WeakSet()
+
+
+def _close_open_envs() -> None:
+    for env in list(_open_envs):
+        env.close()
+
+
+@lru_cache(maxsize=1)
+def _close_envs_at_exit() -> None:
+    # Exit handlers run last in, first out: after the first frame, ours is registered later than the one that ends EGL,
+    # so contexts are freed while there is still a display to free them on.
+    atexit.register(_close_open_envs)
+
+
+@lru_cache
+def _any_task(name: str) -> metaworld.Task:
+    """The task object LeRobot starts from. Building it costs half a second, so it is shared within a process."""
+    return metaworld.MT1(name, seed=42).train_tasks[0]
+
+
+class LightMetaworldEnv(MetaworldEnv):
+    """LeRobot's Meta-World environment with light rendering, honest episode ends and a time limit.
+
+    Observation: `pixels` [S, S, 3] uint8 and (with `pixels_agent_pos`) `agent_pos` [4] float64: hand position in metres
+    and gripper opening in [0, 1]. Action: [4] in [-1, 1].
+
+    Differences from the parent: the frame is rendered at ``image_size``; `step` does not reset on success, so the last
+    observation and frame of an episode are its own; `truncated` is set after ``episode_length`` steps.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        image_size: int = 96,
+        camera_name: str = "corner2",
+        obs_type: str = "pixels_agent_pos",
+        render_mode: str = "rgb_array",
+        episode_length: int = 400,
+        shadows: bool = False,
+        multisampling: bool = False,
+    ) -> None:
+        super().__init__(
+            task,
+            camera_name=camera_name,
+            obs_type=obs_type,
+            render_mode=render_mode,
+            observation_width=image_size,
+            observation_height=image_size,
+            visualization_width=image_size,
+            visualization_height=image_size,
+        )
+        self._max_episode_steps = episode_length
+        self._shadows, self._multisampling = shadows, multisampling
+        self._elapsed = 0
+        self._frame: np.ndarray | None = None
+        self.raw_observation: np.ndarray | None = None
+        """Meta-World's own observation [39] float64 of the current state, which scripted experts act on."""
+
+    def _ensure_env(self) -> None:
+        if self._env is not None:
+            return
+        # As the parent does, but sharing the task object; a test compares the states with the parent's.
+        env = metaworld.ALL_V3_ENVIRONMENTS[self.task](render_mode=self.render_mode, camera_name=self.camera_name)
+        env.set_task(_any_task(self.task))
+        if self.camera_name == "corner2":
+            env.model.cam_pos[2] = [0.75, 0.075, 0.7]
+        env.reset()
+        env._freeze_rand_vec = False
+        env.seeded_rand_vec = True
+        # Meta-World refuses to step past its own limit of 500.
+        env.max_path_length = max(env.max_path_length, self._max_episode_steps)
+        self._lighten(env)
+        self._env = env
+        _open_envs.add(self)
+
+    def _lighten(self, env: Any) -> None:
+        """Drop what makes software rendering slow: a 4096-pixel shadow map, reflections, multisampling, big buffers."""
+        model, size = env.model, self.observation_width
+        if not self._shadows:
+            model.vis.quality.shadowsize = 0
+            model.light_castshadow[:] = 0
+            model.mat_reflectance[:] = 0.0
+        if not self._multisampling:
+            model.vis.quality.offsamples = 0
+        model.vis.global_.offwidth = model.vis.global_.offheight = size
+        env.mujoco_renderer.close()
+        env.mujoco_renderer = MujocoRenderer(
+            model, env.data, width=size, height=size, max_geom=1000, camera_name=self.camera_name
+        )
+
+    def _format_raw_obs(self, raw_obs: np.ndarray) -> dict[str, np.ndarray]:
+        observation = super()._format_raw_obs(raw_obs)
+        _close_envs_at_exit()
+        self.raw_observation = np.array(raw_obs)
+        self._frame = observation["pixels"]
+        return observation
+
+    def render(self) -> np.ndarray:
+        """Frame [S, S, 3] uint8 of the current state; the one of the last observation, not drawn twice."""
+        return super().render() if self._frame is None else self._frame.copy()
+
+    def reset(self, seed: int | None = None, **kwargs: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start an episode. With a seed, the first state depends on that seed alone."""
+        self._elapsed = 0
+        return super().reset(seed=seed, **kwargs)
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """One step of 1/80 s. `info["final_info"]` is present at the episode's end, as LeRobot's rollout expects.
+
+        Raises:
+            ValueError: ``action`` is not one-dimensional.
+        """
+        self._ensure_env()
+        if np.ndim(action) != 1:
+            raise ValueError(f"expected an action of shape (4,), got {np.shape(action)}")
+        raw_obs, reward, done, truncated, info = self._env.step(action)
+        self._elapsed += 1
+        is_success = bool(info.get("success", 0))
+        terminated = bool(done) or is_success
+        truncated = bool(truncated) or self._elapsed >= self._max_episode_steps
+        info.update(task=self.task, done=bool(done), is_success=is_success)
+        if terminated or truncated:
+            info["final_info"] = {"task": self.task, "done": bool(done), "is_success": is_success}
+        return self._format_raw_obs(raw_obs), float(reward), terminated, truncated, info
+
+    def close(self) -> None:
+        """Free the simulator and its OpenGL context. A later `reset` makes them anew."""
+        super().close()
+        self._env = None
+        self._frame = self.raw_observation = None
+        _open_envs.discard(self)
+
+
+class HoldFinalState(FreezeAfterEpisodeEnd):
+    """LeRobot's freeze at an episode's end, thawed by any reset that names a seed.
+
+    Gymnasium resets a finished copy by itself, without a seed, and would hide its last frame while the rollout waits
+    for the others. LeRobot's own wrapper stays frozen even when a caller asks for a seed.
+    """
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start a new episode if ``seed`` or LeRobot's new-rollout option is given, else repeat the final state."""
+        return super().reset(seed=seed, options=_thawing(seed, options))
+
+
+class _LazyAsyncEnvs(_LazyAsyncVectorEnv):
+    """LeRobot's lazily started worker processes, thawed by any reset that names seeds."""
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return super().reset(seed=seed, options=_thawing(seed, options))
+
+
+def _thawing(seed: Any, options: dict[str, Any] | None) -> dict[str, Any] | None:
+    return options if seed is None else {**(options or {}), NEW_ROLLOUT_OPTION: True}
+
+
+def _held(make: Callable[[], gym.Env]) -> gym.Env:
+    return HoldFinalState(make())
+
+
+def create_vector_envs(
+    task: str, n_envs: int, gym_kwargs: dict[str, Any], *, use_async: bool = False
+) -> dict[str, dict[int, Any]]:
+    """Vector environments in LeRobot's shape `{task or group: {task_id: vector environment}}`.
+
+    Args:
+        task: Task, difficulty group, or a comma list of them.
+        n_envs: Copies per task; with ``use_async`` and more than one, each lives in its own process.
+        gym_kwargs: Arguments of `LightMetaworldEnv` besides the task.
+    """
+    if n_envs < 1:
+        raise ValueError(f"n_envs must be at least 1, got {n_envs}")
+    out: dict[str, dict[int, Any]] = {}
+    names = [part.strip().removeprefix("metaworld-") for part in task.split(",")]
+    for group in dict.fromkeys(name for name in names if name):
+        out[group] = {}
+        for task_id, name in enumerate(DIFFICULTY_TO_TASKS.get(group, [group])):
+            make = partial(LightMetaworldEnv, name, **gym_kwargs)
+            if use_async and n_envs > 1:
+                out[group][task_id] = _LazyAsyncEnvs([make] * n_envs)
+            else:
+                out[group][task_id] = gym.vector.SyncVectorEnv([partial(_held, make)] * n_envs)
+    return out
