@@ -1,0 +1,105 @@
+"""Configuration: one schema for both trainers, loading from YAML, arguments and flags, and `FromConfig`.
+
+Names are imported on first use, so that importing this package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hlrp.config.aliases import resolve_policy_aliases
+    from hlrp.config.class_path import resolve_class_path
+    from hlrp.config.from_config import FromConfig
+    from hlrp.config.loading import (
+        Resolved,
+        find_config,
+        is_eval_file,
+        load_config,
+        load_eval_config,
+        shipped_config,
+        shipped_names,
+        to_yaml,
+    )
+    from hlrp.config.policy_fields import check_policy_fields
+    from hlrp.config.schema import (
+        ClassPath,
+        DataSection,
+        EnvSection,
+        EvalConfig,
+        EvalFile,
+        FoundationModel,
+        LaqModel,
+        LatentsSection,
+        LeRobotRun,
+        LeRobotTrainerSection,
+        LightningRun,
+        LightningTrainerSection,
+        PolicyModel,
+        RunConfig,
+        SourceSection,
+        TrainerSection,
+        require_dataset,
+    )
+    from hlrp.config.sections import parse_episodes, steps_for_epochs
+
+__all__ = [
+    "ClassPath",
+    "DataSection",
+    "EnvSection",
+    "EvalConfig",
+    "EvalFile",
+    "FoundationModel",
+    "FromConfig",
+    "LaqModel",
+    "LatentsSection",
+    "LeRobotRun",
+    "LeRobotTrainerSection",
+    "LightningRun",
+    "LightningTrainerSection",
+    "PolicyModel",
+    "Resolved",
+    "RunConfig",
+    "SourceSection",
+    "TrainerSection",
+    "check_policy_fields",
+    "find_config",
+    "is_eval_file",
+    "load_config",
+    "load_eval_config",
+    "parse_episodes",
+    "require_dataset",
+    "resolve_class_path",
+    "resolve_policy_aliases",
+    "shipped_config",
+    "shipped_names",
+    "steps_for_epochs",
+    "to_yaml",
+]
+
+# Names that are not listed here live in `schema`.
+_HOME_OF = {
+    "FromConfig": "from_config",
+    "check_policy_fields": "policy_fields",
+    "parse_episodes": "sections",
+    "resolve_class_path": "class_path",
+    "resolve_policy_aliases": "aliases",
+    "steps_for_epochs": "sections",
+} | dict.fromkeys(
+    (
+        "Resolved",
+        "find_config",
+        "is_eval_file",
+        "load_config",
+        "load_eval_config",
+        "shipped_config",
+        "shipped_names",
+        "to_yaml",
+    ),
+    "loading",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF.get(name, 'schema')}"), name)

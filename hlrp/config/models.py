@@ -1,0 +1,93 @@
+"""What is trained: the `model` section of a run's configuration."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+
+from hlrp.config.aliases import resolve_policy_aliases
+from hlrp.config.sections import ClassPath, Section
+from hlrp.config.tree import normalise
+
+_NOT_POLICY_FIELDS = {
+    "device": "trainer.device",
+    "use_amp": "trainer.precision",
+    "push_to_hub": "push_to_hub",
+    "pretrained_path": "model.init_from",
+    "path": "model.init_from",
+}
+
+
+class PolicyModel(Section):
+    """A policy that LeRobot knows. Keys other than these two are fields of the policy's own configuration class."""
+
+    model_config = ConfigDict(extra="allow")
+
+    policy_type: str = Field(min_length=1)
+    """Name of the policy, such as act, diffusion, vqbet, smolvla; `hlrp policies` lists them."""
+    init_from: str | None = None
+    """Weights to start from: a run, a checkpoint folder, or a repository name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_spellings(cls, value: Any) -> Any:
+        return normalise({"model": value})["model"] if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _check_fields(self) -> Self:
+        for name in self.model_extra or {}:
+            if name in _NOT_POLICY_FIELDS:
+                raise ValueError(f"'{name}' is not set among the policy's fields: use {_NOT_POLICY_FIELDS[name]}")
+        resolve_policy_aliases(self.policy_type, self.model_extra or {})
+        return self
+
+    @property
+    def policy_fields(self) -> dict[str, Any]:
+        """The policy's own fields in the order given, aliases replaced by LeRobot's names."""
+        return resolve_policy_aliases(self.policy_type, self.model_extra or {})
+
+
+class LaqModel(Section):
+    """A latent action quantizer, trained from video alone."""
+
+    kind: Literal["laq"]
+    preset: Literal["tiny", "base", "hlrp"] = "base"
+    quantizer: Literal["nsvq", "fsq", "vq"] = "nsvq"
+    codebook_size: int | None = Field(default=None, ge=2)
+    """Codes K per position; none: the preset's."""
+    code_seq_len: int | None = Field(default=None, ge=1)
+    """Positions S per transition; none: the preset's."""
+    init_from: str | None = None
+
+
+class FoundationModel(Section):
+    """A vision-language model that predicts latent codes."""
+
+    kind: Literal["foundation"]
+    backend: Literal["smol_latent_head", "qwen3vl_chat"] = "smol_latent_head"
+    backbone: str = "tiny"
+    """A pretrained model's name or local folder, or `tiny`: the same architecture, small, random weights."""
+    init_from: str | None = None
+
+
+def _model_kind(value: Any) -> str | None:
+    if isinstance(value, dict):
+        kind = value.get("kind")
+        if "policy_type" in value or "type" in value:
+            return "policy"
+        return "class" if "class_path" in value else kind if kind in ("laq", "foundation") else None
+    tags: dict[type, str] = {PolicyModel: "policy", LaqModel: "laq", FoundationModel: "foundation", ClassPath: "class"}
+    return tags.get(type(value))
+
+
+LightningModel = Annotated[
+    Annotated[PolicyModel, Tag("policy")]
+    | Annotated[LaqModel, Tag("laq")]
+    | Annotated[FoundationModel, Tag("foundation")]
+    | Annotated[ClassPath, Tag("class")],
+    Discriminator(
+        _model_kind,
+        custom_error_type="model_kind",
+        custom_error_message="needs 'policy_type', or 'kind' (laq or foundation), or 'class_path'",
+    ),
+]
+"""What Lightning can train."""

@@ -1,0 +1,143 @@
+"""The one schema of this project: a run of either trainer, and an evaluation."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, model_validator
+
+from hlrp.config.models import ClassPath, FoundationModel, LaqModel, LightningModel, PolicyModel
+from hlrp.config.sections import (
+    DataSection,
+    Device,
+    EnvSection,
+    FilePath,
+    LatentsSection,
+    LeRobotTrainerSection,
+    LightningTrainerSection,
+    Section,
+    SourceSection,
+    TrainerSection,
+)
+from hlrp.config.tree import normalise
+from hlrp.errors import UserError
+
+__all__ = [
+    "ClassPath",
+    "DataSection",
+    "EnvSection",
+    "EvalConfig",
+    "EvalFile",
+    "FoundationModel",
+    "LaqModel",
+    "LatentsSection",
+    "LeRobotRun",
+    "LeRobotTrainerSection",
+    "LightningRun",
+    "LightningTrainerSection",
+    "PolicyModel",
+    "RunConfig",
+    "Section",
+    "SourceSection",
+    "TrainerSection",
+    "require_dataset",
+]
+
+
+class _Run(Section):
+    """What runs of both trainers share."""
+
+    trainer_type: str
+    trainer: TrainerSection
+    model: Any
+    data: DataSection = Field(default_factory=DataSection)
+    latents: LatentsSection = Field(default_factory=LatentsSection)
+    env: EnvSection | None = None
+    """Simulator for rollouts during training."""
+    output_dir: FilePath | None = None
+    """Folder of the run; none: outputs/<job>/<time>."""
+    job_name: str | None = Field(default=None, min_length=1)
+    allow_download: bool = False
+    """Whether weights and datasets that are not on this machine may be fetched."""
+    push_to_hub: bool = False
+    """Whether the finished policy is uploaded."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_spellings(cls, value: Any) -> Any:
+        return normalise(value) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _check_across_sections(self) -> Self:
+        trainer, model = self.trainer, self.model
+        if trainer.eval_freq > 0 and self.env is None:
+            raise ValueError("'trainer.eval_freq' needs 'env', the simulator to roll out in")
+        if trainer.learning_rate is not None and isinstance(model, PolicyModel):
+            other = model.policy_fields.get("optimizer_lr")
+            if other is not None and other != trainer.learning_rate:
+                raise ValueError(
+                    f"'trainer.learning_rate' ({trainer.learning_rate}) and the policy's 'optimizer_lr' ({other}) "
+                    "are the same thing but differ; keep one of them"
+                )
+        return self
+
+
+class LeRobotRun(_Run):
+    """A run of LeRobot's training loop."""
+
+    trainer_type: Literal["lerobot"] = "lerobot"
+    trainer: LeRobotTrainerSection = Field(default_factory=LeRobotTrainerSection)
+    model: PolicyModel
+
+
+class LightningRun(_Run):
+    """A run of Lightning's training loop."""
+
+    trainer_type: Literal["lightning"]
+    trainer: LightningTrainerSection = Field(default_factory=LightningTrainerSection)
+    model: LightningModel
+
+
+RunConfig = Annotated[LeRobotRun | LightningRun, Discriminator("trainer_type")]
+"""A run of either trainer."""
+
+
+class EvalConfig(Section):
+    """An evaluation in a simulator: the content of the key `eval`."""
+
+    checkpoint: FilePath | None = None
+    """Run, checkpoint or `pretrained_model` folder."""
+    env: EnvSection | None = None
+    """Simulator; none: the one of the dataset that the run was trained on."""
+    tasks: list[str] = Field(default_factory=list)
+    """Tasks of the simulator; empty: `env.task`, or those of the dataset."""
+    episodes: int = Field(default=20, gt=0)
+    """Episodes per task."""
+    seed: int = Field(default=1000, ge=0)
+    """Seed of the first episode's first state; the following episodes count up."""
+    batch_size: int | None = Field(default=None, gt=0)
+    """Environments stepped together; none: chosen from the machine's cores."""
+    device: Device | None = None
+    videos: int = Field(default=4, ge=0)
+    """Videos to keep per task."""
+    output: FilePath | None = None
+    """Folder of the results; none: `eval/<time>` in the run."""
+
+
+class EvalFile(Section):
+    """A configuration file of an evaluation, told from a run's by its key `eval`."""
+
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+
+
+def require_dataset(config: LeRobotRun | LightningRun) -> None:
+    """Check that the run says what to train on.
+
+    Raises:
+        UserError: Neither ``data.repo_id`` nor ``data.root`` nor ``data.sources`` is set.
+    """
+    data = config.data
+    if data.repo_id is None and data.root is None and not data.sources:
+        raise UserError(
+            "there is nothing to train on: no dataset is given",
+            where="data.repo_id, data.root, data.sources",
+            fix="give --dataset REPO_ID or --dataset-root DIR",
+        )

@@ -1,0 +1,332 @@
+"""The sections of a run's configuration: trainer, model, data, latents, environment."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.functional_serializers import SerializerFunctionWrapHandler
+
+from hlrp.config.tree import normalise
+
+
+class Section(BaseModel):
+    """Base of all parts of the schema: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), validate_default=False
+    )
+
+
+def _precision(value: Any) -> Any:
+    names = {"32-true": "32", "fp32": "32", "float32": "32", "bf16-mixed": "bf16", "16-mixed": "fp16", "16": "fp16"}
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return names.get(text, text) if isinstance(text, str) else text
+
+
+def parse_episodes(value: Any) -> Any:
+    """Turn ``"0-9,12"`` or a single number into a list of episode indices; leave all else to validation."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value]
+    if not isinstance(value, str):
+        return value
+    episodes: list[int] = []
+    for part in value.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"cannot read {part.strip()!r}; write a list, or ranges such as '0-9,12'")
+        if dash and int(last) < int(first):
+            raise ValueError(f"the range {part.strip()!r} runs backwards")
+        episodes.extend(range(int(first), int(last or first) + 1))
+    return episodes
+
+
+def _unique_episodes(value: list[int]) -> list[int]:
+    repeated = sorted({e for e in value if value.count(e) > 1}) if len(set(value)) != len(value) else []
+    if repeated:
+        raise ValueError(f"episode {repeated[0]} is given more than once")
+    return value
+
+
+def _expand_user(value: Any) -> Any:
+    return Path(value).expanduser() if isinstance(value, str) and value.startswith("~") else value
+
+
+FilePath = Annotated[Path, BeforeValidator(_expand_user)]
+Precision = Annotated[Literal["32", "bf16", "fp16"], BeforeValidator(_precision)]
+Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
+Episodes = Annotated[
+    list[Annotated[int, Field(ge=0)]],
+    Field(min_length=1),
+    BeforeValidator(parse_episodes, json_schema_input_type=list[int] | str),
+]
+
+
+class TrainerSection(Section):
+    """How a run is executed: what both trainers share."""
+
+    steps: int = Field(default=100_000, gt=0)
+    """Optimizer steps."""
+    max_epochs: int | None = Field(default=None, gt=0)
+    """Length of the run in passes over the data, in place of `steps`; see `steps_for_epochs`."""
+    batch_size: int = Field(default=8, gt=0)
+    """Samples per step and process."""
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Learning rate; none: the policy's preset."""
+    devices: int = Field(default=1, ge=1)
+    """Processes, one per GPU."""
+    precision: Precision | None = None
+    """Numbers during training: 32, bf16 or fp16 (mixed); none: the policy's own setting."""
+    seed: int = Field(default=1000, ge=0)
+    device: Device | None = None
+    """cpu, mps, cuda or cuda:N; none: the best that is there."""
+    log_freq: int | None = Field(default=None, gt=0)
+    """Steps between log lines; none: chosen from `steps`."""
+    save_freq: int | None = Field(default=None, gt=0)
+    """Steps between checkpoints; none: chosen from `steps`."""
+    eval_freq: int = Field(default=0, ge=0)
+    """Steps between rollouts in `env`; 0: none."""
+    eval_split: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the episodes held out for a loss that is not trained on."""
+    eval_steps: int = Field(default=0, ge=0)
+    """Steps between computations of the held-out loss; 0: none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_spellings(cls, value: Any) -> Any:
+        return normalise({"trainer": value})["trainer"] if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _check_length_and_split(self) -> Self:
+        if self.max_epochs is not None and "steps" in self.model_fields_set:
+            raise ValueError("'steps' and 'max_epochs' exclude each other; give one of them")
+        if self.eval_steps > 0 and self.eval_split == 0:
+            raise ValueError("'eval_steps' needs 'eval_split' > 0, the share of episodes to hold out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unused_steps(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # With `max_epochs` set, `steps` is not the length of the run, and a dump holding both could not be read again.
+        dumped: dict[str, Any] = handler(self)
+        if self.max_epochs is not None:
+            dumped.pop("steps", None)
+        return dumped
+
+    def total_steps(self, frames: int) -> int:
+        """Return the optimizer steps of the run on a dataset of ``frames`` frames."""
+        if self.max_epochs is None:
+            return self.steps
+        return steps_for_epochs(self.max_epochs, frames, self.batch_size, self.devices)
+
+
+def steps_for_epochs(epochs: int, frames: int, batch_size: int, devices: int = 1) -> int:
+    """Return the optimizer steps of ``epochs`` passes over ``frames`` frames.
+
+    Args:
+        epochs: Passes over the data, > 0.
+        frames: Frames that are trained on, > 0.
+        batch_size: Samples per step and process.
+        devices: Processes.
+    """
+    if min(epochs, frames, batch_size, devices) <= 0:
+        raise ValueError("epochs, frames, batch_size and devices must all be positive")
+    return epochs * math.ceil(frames / (batch_size * devices))
+
+
+OWNED_LEROBOT_ARGS: dict[str, str] = {
+    "steps": "trainer.steps",
+    "batch_size": "trainer.batch_size",
+    "seed": "trainer.seed",
+    "log_freq": "trainer.log_freq",
+    "save_freq": "trainer.save_freq",
+    "env_eval_freq": "trainer.eval_freq",
+    "eval_steps": "trainer.eval_steps",
+    "num_workers": "data.num_workers",
+    "output_dir": "output_dir",
+    "job_name": "job_name",
+    "rename_map": "data.rename_map",
+    "dataset.repo_id": "data.repo_id",
+    "dataset.root": "data.root",
+    "dataset.episodes": "data.episodes",
+    "dataset.video_backend": "data.video_backend",
+    "dataset.eval_split": "trainer.eval_split",
+    "policy.type": "model.policy_type",
+    "policy.path": "model.init_from",
+    "policy.pretrained_path": "model.init_from",
+    "policy.device": "trainer.device",
+    "policy.use_amp": "trainer.precision",
+    "policy.push_to_hub": "push_to_hub",
+    "policy.optimizer_lr": "trainer.learning_rate",
+    "resume": "the flag --resume",
+    "config_path": "the flag --config",
+}
+"""LeRobot training arguments that the schema sets itself, and what they are called here."""
+
+
+def _owner_of(argument: str) -> str | None:
+    name = argument.lstrip("-")
+    if name in OWNED_LEROBOT_ARGS:
+        return OWNED_LEROBOT_ARGS[name]
+    section, _, rest = name.partition(".")
+    return {"policy": f"model.{rest}", "env": f"env.{rest}"}.get(section) if rest else None
+
+
+class LeRobotTrainerSection(TrainerSection):
+    """LeRobot's own training loop, in a process of its own."""
+
+    lerobot_args: dict[str, Any] = Field(default_factory=dict)
+    """Any other LeRobot training argument by its dotted name, such as `wandb.enable: true`."""
+
+    @field_validator("lerobot_args")
+    @classmethod
+    def _refuse_owned(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            owner = _owner_of(name)
+            if owner is not None:
+                raise ValueError(f"'{name}' is set by this configuration: use {owner}")
+        return value
+
+
+class ClassPath(Section):
+    """An object given by its class and arguments."""
+
+    class_path: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
+    """Dotted name of the class; it must lie in this project, LeRobot or Lightning, or be allowed by --allow-import."""
+    init_args: dict[str, Any] = Field(default_factory=dict)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class LightningTrainerSection(TrainerSection):
+    """Lightning's training loop."""
+
+    accumulate_grad_batches: int = Field(default=1, ge=1)
+    gradient_clip_val: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    strategy: str = "auto"
+    """Lightning strategy, such as auto, ddp, fsdp."""
+    callbacks: list[ClassPath] = Field(default_factory=list)
+    logger: Annotated[
+        list[Literal["csv", "tensorboard", "wandb"]],
+        BeforeValidator(_listed, json_schema_input_type=list[str] | str),
+    ] = Field(default_factory=lambda: ["csv"])  # type: ignore[arg-type]
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+    compile: bool = False
+    """Whether to run the model through torch.compile."""
+    keep_last: int | None = Field(default=None, ge=1)
+    """Checkpoints to keep, newest first; none: all."""
+    limit_train_batches: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] | None = None
+    """Batches per epoch (a whole number) or share of them (a fraction)."""
+    val_check_interval: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] | None = None
+    """Training batches (a whole number) or share of an epoch (a fraction) between validations."""
+
+
+class SourceSection(Section):
+    """One dataset of a mixture."""
+
+    repo_id: str | None = Field(default=None, min_length=1)
+    root: FilePath | None = None
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """How often this source is sampled, relative to the others."""
+    labelled_episodes: Episodes | None = None
+    """Episodes whose actions may be trained on; none: all."""
+
+    _unique = field_validator("labelled_episodes")(lambda value: value and _unique_episodes(value))
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        if self.repo_id is None and self.root is None:
+            raise ValueError("a source needs 'repo_id' or 'root'")
+        return self
+
+
+class DataSection(Section):
+    """What is trained on."""
+
+    repo_id: str | None = Field(default=None, min_length=1)
+    """Name of the dataset, such as lerobot/pusht."""
+    root: FilePath | None = None
+    """Folder of the dataset on this machine."""
+    episodes: Episodes | None = None
+    """Episodes to use: a list, or text such as "0-9,12"; none: all."""
+    num_workers: int = Field(default=2, ge=0)
+    """Processes that read data; 0: the training process itself."""
+    cache: Annotated[Literal["off", "ram", "disk"], BeforeValidator(lambda v: "off" if v is False else v)] = "off"
+    """Where decoded frames are kept."""
+    num_frames: int = Field(default=2, ge=2)
+    """Frames T of a label's window, the current one included."""
+    offset_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Time between neighbouring frames of the window; none: the latent model's own."""
+    sources: list[SourceSection] = Field(default_factory=list)
+    """A mixture of datasets, in place of `repo_id` and `root`."""
+    video_backend: str | None = None
+    """Video decoder (torchcodec or pyav); none: the best that is there."""
+    rename_map: dict[str, str] = Field(default_factory=dict)
+    """Dataset key -> the key that a pretrained policy knows it by."""
+
+    _unique = field_validator("episodes")(lambda value: value and _unique_episodes(value))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_spellings(cls, value: Any) -> Any:
+        return normalise({"data": value})["data"] if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _check_one_place(self) -> Self:
+        if self.sources and (self.repo_id is not None or self.root is not None or self.episodes is not None):
+            raise ValueError("'sources' excludes 'repo_id', 'root' and 'episodes'; list every dataset under 'sources'")
+        return self
+
+
+class LatentsSection(Section):
+    """Where latent-action labels come from."""
+
+    source: Literal["none", "precomputed", "online"] = "none"
+    table: FilePath | None = None
+    """Folder of a latent table; none with `precomputed`: the dataset's own column `latent_codes`."""
+    laq: FilePath | None = None
+    """Run of a latent action quantizer that labels while training (`online`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _infer_source(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "source" not in value:
+            if value.get("table") is not None and value.get("laq") is None:
+                return value | {"source": "precomputed"}
+            if value.get("laq") is not None and value.get("table") is None:
+                return value | {"source": "online"}
+        return value
+
+    @model_validator(mode="after")
+    def _check_agreement(self) -> Self:
+        if self.table is not None and self.source != "precomputed":
+            raise ValueError(f"'table' needs source: precomputed, but source is {self.source}")
+        if self.laq is not None and self.source != "online":
+            raise ValueError(f"'laq' needs source: online, but source is {self.source}")
+        if self.source == "online" and self.laq is None:
+            raise ValueError("source: online needs 'laq', the run of a latent action quantizer")
+        return self
+
+
+class EnvSection(Section):
+    """A simulator. Keys other than these two are fields of LeRobot's configuration class of the environment."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(min_length=1)
+    """LeRobot's name of the environment, such as metaworld_light or pusht."""
+    task: str | None = None
+
+    @property
+    def env_fields(self) -> dict[str, Any]:
+        """The environment's own fields in the order given."""
+        return dict(self.model_extra or {})
