@@ -10,17 +10,7 @@ if TYPE_CHECKING:
     from hlrp.config.aliases import resolve_policy_aliases
     from hlrp.config.class_path import resolve_class_path
     from hlrp.config.from_config import FromConfig
-    from hlrp.config.loading import (
-        Resolved,
-        find_config,
-        is_eval_file,
-        load_config,
-        load_eval_config,
-        shipped_config,
-        shipped_names,
-        to_yaml,
-    )
-    from hlrp.config.policy_fields import check_policy_fields
+    from hlrp.config.loading import Resolved, is_eval_file, load_config, load_eval_config, to_yaml
     from hlrp.config.schema import (
         ClassPath,
         DataSection,
@@ -41,6 +31,7 @@ if TYPE_CHECKING:
         require_dataset,
     )
     from hlrp.config.sections import parse_episodes, steps_for_epochs
+    from hlrp.config.shipped import find_config, shipped_config, shipped_names
 
 __all__ = [
     "ClassPath",
@@ -61,7 +52,6 @@ __all__ = [
     "RunConfig",
     "SourceSection",
     "TrainerSection",
-    "check_policy_fields",
     "find_config",
     "is_eval_file",
     "load_config",
@@ -79,24 +69,19 @@ __all__ = [
 # Names that are not listed here live in `schema`.
 _HOME_OF = {
     "FromConfig": "from_config",
-    "check_policy_fields": "policy_fields",
+    "Resolved": "loading",
+    "find_config": "shipped",
+    "is_eval_file": "loading",
+    "load_config": "loading",
+    "load_eval_config": "loading",
     "parse_episodes": "sections",
     "resolve_class_path": "class_path",
     "resolve_policy_aliases": "aliases",
+    "shipped_config": "shipped",
+    "shipped_names": "shipped",
     "steps_for_epochs": "sections",
-} | dict.fromkeys(
-    (
-        "Resolved",
-        "find_config",
-        "is_eval_file",
-        "load_config",
-        "load_eval_config",
-        "shipped_config",
-        "shipped_names",
-        "to_yaml",
-    ),
-    "loading",
-)
+    "to_yaml": "loading",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -33,7 +33,7 @@ def user_error(error: ValidationError, tree: Tree, model: type[BaseModel], files
     lines = [f"{len(mistakes)} mistakes in the configuration:"]
     for what, where, fix in mistakes:
         lines.append(f"  - {what}" + (f"\n    where: {where or fallback}" if where or fallback else ""))
-        lines.append(f"    fix:   {fix}")
+        lines += [f"    fix:   {fix}"] if fix else []
     return UserError("\n".join(lines))
 
 
@@ -53,7 +53,7 @@ def _real_path(loc: Sequence[str | int], tree: Tree, *, keep_last: bool) -> tupl
 
 def _describe(
     path: tuple[str | int, ...], details: list[dict[str, Any]], tree: Tree, model: type[BaseModel]
-) -> tuple[str, str | None, str]:
+) -> tuple[str, str | None, str | None]:
     """Return (what, where, fix) of the mistakes at one key."""
     key = ".".join(str(part) for part in path) or "the configuration"
     where = origin_at(tree, path)
@@ -64,7 +64,7 @@ def _describe(
         return f"{key!r} is missing", where, _suggest_missing(path, tree)
     reason = " or ".join(dict.fromkeys(_reason(d["msg"]) for d in details))
     if kind == "value_error":
-        return f"{key}: {reason}", where, "change what the message names"
+        return f"{key}: {reason}" if path else reason, where, None
     given = repr(details[-1]["input"])
     given = given if len(given) <= 80 else given[:77] + "..."
     return f"{key!r} {reason}, got {given}", where, f"correct the value of {key}"

@@ -1,0 +1,157 @@
+"""Bringing files, ``key=value`` arguments and flags into one tree, and filling in interpolations."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from hlrp.config.aliases import alias_groups
+from hlrp.config.shipped import find_config, find_default
+from hlrp.config.tree import KeyPath, Leaf, Tree, drop_replaced, get, leaves, merge, normalise, value_of
+from hlrp.config.yaml_source import parse_value, read_layers
+from hlrp.errors import UserError
+
+
+def gather(path: Path | str | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> tuple[Tree, list[Path]]:
+    """Merge files, ``key=value`` arguments and flags into one tree, later ones on top.
+
+    Returns:
+        The tree with the origin of every value, and the files read, lowest first.
+
+    Raises:
+        UserError: A source cannot be read.
+    """
+    read = read_layers(find_config(path), find_default) if path is not None else []
+    layers = [layer.tree for layer in read]
+    layers += [parse_override(text) for text in overrides]
+    layers += [
+        _nest(key, Leaf(_plain(value), f"flag {flag}")) for key, (value, flag) in flags.items() if value is not None
+    ]
+    layers = [normalise(layer) for layer in layers]
+    groups = _exclusive(layers)
+    return reduce(lambda base, layer: merge(drop_replaced(base, layer, groups), layer), layers, {}), [
+        layer.path for layer in read
+    ]
+
+
+def _exclusive(layers: Sequence[Tree]) -> list[tuple[KeyPath, ...]]:
+    """Return the groups of keys of which a higher layer's replaces a lower layer's."""
+    types = [value_of(node) for layer in layers if (node := get(layer, ("model", "policy_type"))) is not None]
+    groups: list[tuple[KeyPath, ...]] = [
+        (("trainer", "steps"), ("trainer", "max_epochs")),
+        (("data", "sources"), ("data", "repo_id")),
+        (("data", "sources"), ("data", "root")),
+        (("data", "sources"), ("data", "episodes")),
+        (("latents", "table"), ("latents", "laq"), ("latents", "source")),
+    ]
+    for names in alias_groups(str(types[-1])) if types else ():
+        same: tuple[KeyPath, ...] = tuple(("model", name) for name in names)
+        groups.append((*same, ("trainer", "learning_rate")) if "optimizer_lr" in names else same)
+    return groups
+
+
+def parse_override(text: str) -> Tree:
+    """Read one ``key=value`` argument.
+
+    Raises:
+        UserError: No ``=``, an empty part of the key, or a value that is no YAML.
+    """
+    key, equals, value = text.partition("=")
+    where = f"override {text!r}"
+    if not equals or not key:
+        raise UserError(
+            f"{text!r} is not of the form key=value", where=where, fix="write for example trainer.steps=100"
+        )
+    if key.startswith("-"):
+        raise UserError(f"unknown flag {key!r}", where=where, fix="write keys without dashes, as in trainer.steps=100")
+    try:
+        return _nest(key, Leaf(parse_value(value), where))
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or str(error)
+        raise UserError(f"the value of {key!r} is not valid YAML: {problem}", where=where, fix="quote it") from error
+
+
+def _nest(key: str, leaf: Leaf) -> Tree:
+    parts = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
+    if not all(parts):
+        raise UserError(f"{key!r} is no key", where=leaf.origin, fix="separate the parts by single dots")
+    tree: Any = _split(leaf)
+    for part in reversed(parts):
+        tree = {part: tree}
+    return tree
+
+
+def _split(leaf: Leaf) -> Any:
+    """Turn a leaf that holds a mapping into a tree of leaves, so that it merges like one."""
+    if not isinstance(leaf.value, dict) or not leaf.value:
+        return leaf
+    return {str(key): _split(Leaf(value, leaf.origin)) for key, value in leaf.value.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+_RESOLVER = re.compile(r"\$\{\s*([\w.]+)\s*:")
+
+
+def interpolate(tree: Tree, model: type[BaseModel] | None) -> Tree:
+    """Replace ``${...}`` by the values it refers to; the schema's defaults can be referred to as well.
+
+    Raises:
+        UserError: It refers to nothing, or uses a resolver other than OmegaConf's own (``oc.env`` and so on).
+    """
+    users = [(path, leaf) for path, leaf in leaves(tree) if "${" in str(leaf.value) or leaf.value == "???"]
+    if not users:
+        return tree
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for path, leaf in users:
+        for name in _RESOLVER.findall(str(leaf.value)):
+            if not name.startswith("oc."):
+                raise UserError(
+                    f"{'.'.join(path)}: the resolver {name!r} is not allowed",
+                    where=leaf.origin,
+                    fix="use ${key} or ${oc.env:NAME}",
+                )
+    full = OmegaConf.create(merge(_default_values(model) if model else {}, value_of(tree)))
+    resolved = tree
+    for path, leaf in users:
+        try:
+            node: Any = full
+            for part in path[:-1]:
+                node = node[part]
+            if leaf.value == "???":
+                raise UserError(f"{'.'.join(path)!r} must be given", where=leaf.origin, fix=f"add {'.'.join(path)}=...")
+            value = node[path[-1]]
+            value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{'.'.join(path)}: cannot fill in {leaf.value!r}: {reason}",
+                where=leaf.origin,
+                fix="refer to a key by its full dotted name",
+            ) from error
+        resolved = _replace(resolved, path, _split(Leaf(value, leaf.origin)))
+    return resolved
+
+
+def _replace(tree: Tree, path: KeyPath, node: Any) -> Tree:
+    head, *rest = path
+    return tree | {head: _replace(tree[head], tuple(rest), node) if rest else node}
+
+
+def _default_values(model: type[BaseModel]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if not field.is_required():
+            default = field.get_default(call_default_factory=True)
+            values[name] = default.model_dump(mode="json") if isinstance(default, BaseModel) else default
+    return values
