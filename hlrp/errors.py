@@ -35,7 +35,7 @@ class WorkError(HlrpError):
     """The request was sound but the work failed: exit code 1."""
 
 
-class Interrupted(HlrpError):
+class Interrupted(HlrpError):  # noqa: N818 - an interruption is no error
     """Stopped by a signal after saving what could be saved: exit code 130 (SIGINT) or 143 (SIGTERM)."""
 
     def __init__(self, message: str, signal_number: int) -> None:

@@ -1,4 +1,4 @@
-"""The run directory `outputs/<job>/<time>/`: `config.yaml`, `run.json`, `metrics.jsonl`, `log.txt`, `checkpoints/`, `eval/`."""
+"""The run directory `outputs/<job>/<time>/`: configuration, manifest, metrics, log, `checkpoints/` and `eval/`."""
 
 import datetime as dt
 import json

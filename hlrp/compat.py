@@ -1,0 +1,271 @@
+"""Every touch of a LeRobot API that is private or has moved between releases. Supported: 0.6.
+
+Nothing of LeRobot is imported at module level: that takes 10 to 20 s, and most commands need none of it.
+"""
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hlrp.errors import UserError
+from hlrp.files import fsync_folder, fsync_tree
+
+SUPPORTED_LEROBOT = ">=0.6,<0.7"
+Emit = Callable[..., None]
+
+
+def lerobot_version() -> str:
+    """Installed LeRobot release.
+
+    Raises:
+        UserError: LeRobot is absent or of an unsupported release.
+    """
+    from packaging.specifiers import SpecifierSet
+
+    try:
+        version = metadata.version("lerobot")
+    except metadata.PackageNotFoundError as error:
+        raise UserError(
+            "LeRobot is not installed", fix="run scripts/setup.sh, or pip install 'lerobot[training]'"
+        ) from error
+    if not SpecifierSet(SUPPORTED_LEROBOT).contains(version, prereleases=True):
+        raise UserError(
+            f"LeRobot {version} is not supported; this hlrp works with {SUPPORTED_LEROBOT}",
+            fix=f"pip install 'lerobot{SUPPORTED_LEROBOT}'",
+        )
+    return version
+
+
+class StopRequest:
+    """Set by a signal handler, read by the training loop at the end of a step."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+    def __call__(self, signal_number: int, _frame: object = None) -> None:
+        """Signal handler: remember which signal asked to stop."""
+        self.signal_number = signal_number
+
+
+class StoppedAfterSaveError(Exception):
+    """Raised inside LeRobot's loop once the checkpoint that a signal asked for is on disk."""
+
+
+def install_training_hooks(emit: Emit, stop: StopRequest, preflight: Callable[[Any], None]) -> Callable[[], None]:
+    """Prepare `lerobot.scripts.lerobot_train` and return its `main`.
+
+    LeRobot's loop stays as it is; what surrounds it is wrapped:
+
+    - our run folder may exist already (LeRobot refuses any existing output folder),
+    - ``preflight(cfg)`` sees the parsed configuration before anything is built,
+    - metrics leave as numbers, at full precision, instead of as text,
+    - a checkpoint appears under its final name only when all of it is on disk,
+    - a stop request saves a checkpoint at the end of the running step, then ends the loop,
+    - on resume the random state is restored right before the first update, so that what the data loader drew
+      from it in between does not shift dropout and noise.
+
+    Args:
+        emit: Called as ``emit(event, **fields)``; only on the main process does it write.
+        stop: Read at the end of every step.
+        preflight: May raise UserError.
+    """
+    from lerobot.configs.train import TrainPipelineConfig
+    from lerobot.scripts import lerobot_train
+
+    _accept_existing_folder(TrainPipelineConfig, emit, preflight)
+    _report_metrics(lerobot_train, emit)
+    _save_atomically(lerobot_train, emit, stop)
+    _restore_random_state(lerobot_train)
+    return lerobot_train.main
+
+
+def _accept_existing_folder(config_class: Any, emit: Emit, preflight: Callable[[Any], None]) -> None:
+    original = config_class.validate
+
+    def validate(self: Any) -> None:
+        output_dir, self.output_dir = self.output_dir, None
+        try:
+            original(self)
+        except (ValueError, TypeError, OSError) as error:
+            raise UserError(f"LeRobot refuses this configuration: {error}", fix="change the named setting") from error
+        self.output_dir = output_dir or self.output_dir
+        preflight(self)
+        emit("accepted")
+
+    config_class.validate = validate
+
+
+_EVAL_LOSS = re.compile(r"^step (\d+): eval_loss=([-+.\deEnaif]+)$")
+
+
+def _report_metrics(script: Any, emit: Emit) -> None:
+    """Turn LeRobot's log records into events: its tracker passes through `logging` as an object, not as text."""
+    tracker_class = script.MetricsTracker
+    make_record = logging.getLogRecordFactory()
+
+    def record_factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        if isinstance(record.msg, tracker_class):
+            emit("metrics", **record.msg.to_dict())
+        elif isinstance(record.msg, str) and (match := _EVAL_LOSS.match(record.msg)):
+            emit("eval_loss", steps=int(match[1]), eval_loss=float(match[2]))
+        elif record.msg == "Suite %s aggregated: %s" and isinstance(record.args, tuple) and record.args[0] == "overall":
+            emit("rollouts", **{k: v for k, v in dict(record.args[1]).items() if isinstance(v, int | float)})
+        return record
+
+    logging.setLogRecordFactory(record_factory)
+    count_step = tracker_class.step
+
+    def step(self: Any) -> None:
+        count_step(self)
+        emit("step", steps=self.steps)
+
+    tracker_class.step = step
+
+
+def _save_atomically(script: Any, emit: Emit, stop: StopRequest) -> None:
+    save, due, link = script.save_checkpoint, script.should_save_checkpoint, script.update_last_checkpoint
+
+    def should_save_checkpoint(*args: Any, **kwargs: Any) -> bool:
+        return stop.signal_number is not None or due(*args, **kwargs)
+
+    def save_checkpoint(*, checkpoint_dir: Path, **kwargs: Any) -> None:
+        partial = checkpoint_dir.with_name(f".{checkpoint_dir.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            save(checkpoint_dir=partial, **kwargs)
+            fsync_tree(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(checkpoint_dir, ignore_errors=True)
+        partial.replace(checkpoint_dir)
+        fsync_folder(checkpoint_dir.parent)
+
+    def update_last_checkpoint(checkpoint_dir: Path) -> Path:
+        # LeRobot unlinks `last` and makes it anew: a kill in between leaves none. A rename has no in-between.
+        last = checkpoint_dir.parent / "last"
+        if not last.is_symlink():
+            result = link(checkpoint_dir)  # the first checkpoint: there is no link to lose yet
+        else:
+            fresh = checkpoint_dir.parent / ".last.partial"
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(checkpoint_dir.name)
+            fresh.replace(last)
+            result = last
+        emit("checkpoint", name=checkpoint_dir.name)
+        if stop.signal_number is not None:
+            raise StoppedAfterSaveError
+        return result
+
+    script.save_checkpoint = save_checkpoint
+    script.should_save_checkpoint = should_save_checkpoint
+    script.update_last_checkpoint = update_last_checkpoint
+
+
+def _restore_random_state(script: Any) -> None:
+    load, update = script.load_training_state, script.update_policy
+
+    def load_training_state(checkpoint_dir: Path, *args: Any, **kwargs: Any) -> Any:
+        from lerobot.utils.random_utils import load_rng_state
+
+        def first_update(*update_args: Any, **update_kwargs: Any) -> Any:
+            load_rng_state(Path(checkpoint_dir) / "training_state")
+            script.update_policy = update
+            return update(*update_args, **update_kwargs)
+
+        script.update_policy = first_update
+        return load(checkpoint_dir, *args, **kwargs)
+
+    script.load_training_state = load_training_state
+
+
+def check_policy_features(cfg: Any) -> None:
+    """Check that the dataset has what the policy needs, before frames are read or weights made.
+
+    Args:
+        cfg: LeRobot's `TrainPipelineConfig` after validation.
+
+    Raises:
+        UserError: The dataset lacks a feature of a pretrained policy, or the policy's own check refuses it.
+    """
+    import copy
+
+    from lerobot.configs import FeatureType
+    from lerobot.datasets import LeRobotDatasetMetadata
+    from lerobot.utils.feature_utils import dataset_to_policy_features
+
+    if cfg.policy is None:
+        return
+    meta = LeRobotDatasetMetadata(cfg.dataset.repo_id, root=cfg.dataset.root, revision=cfg.dataset.revision)
+    features = dataset_to_policy_features(meta.features)
+    where = f"dataset {cfg.dataset.root or cfg.dataset.repo_id}"
+    have = ", ".join(sorted(features))
+    policy = copy.deepcopy(cfg.policy)
+    policy.output_features = {k: f for k, f in features.items() if f.type is FeatureType.ACTION}
+    if policy.input_features:
+        renamed = {cfg.rename_map.get(k, k) for k in features}
+        missing = sorted(set(policy.input_features) - renamed)
+        if missing:
+            raise UserError(
+                f"the pretrained policy needs {', '.join(missing)}, which the dataset does not have (it has {have})",
+                where=where,
+                fix="use data with these features, or name them with data.rename_map",
+            )
+    else:
+        policy.input_features = {k: f for k, f in features.items() if k not in policy.output_features}
+    try:
+        policy.validate_features()
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"policy {policy.type!r} cannot use this dataset (it has {have}): {error}",
+            where=where,
+            fix="use a dataset with the features the policy needs",
+        ) from error
+
+
+def offline_backbone(policy: Any) -> str | None:
+    """Drop pretrained torchvision weights that are not in the local cache, and say so.
+
+    Args:
+        policy: A LeRobot policy configuration; changed in place.
+
+    Returns:
+        A warning for the user, or None when nothing had to change.
+    """
+    name = getattr(policy, "pretrained_backbone_weights", None)
+    if not name:
+        return None
+    if policy.pretrained_path:
+        # The checkpoint's own weights replace whatever the backbone would start from.
+        policy.pretrained_backbone_weights = None
+        return None
+    import torch
+    import torchvision
+
+    try:
+        weights = torchvision.models.get_weight(name)
+    except (ValueError, AttributeError) as error:
+        raise UserError(
+            f"torchvision has no weights {name!r}: {error}",
+            where="model.pretrained_backbone_weights",
+            fix="name torchvision weights, or null",
+        ) from error
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    if cached.is_file():
+        return None
+    policy.pretrained_backbone_weights = None
+    return (
+        f"{name} is not in the local cache ({cached.parent}); the image backbone starts from random weights. "
+        "Give --allow-download to fetch it, or model.pretrained_backbone_weights=null to ask for this."
+    )
+
+
+def hub_is_offline() -> bool:
+    """Whether the environment forbids Hub access."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")

@@ -1,0 +1,128 @@
+"""`hlrp train`: train a policy with LeRobot or Lightning from one configuration."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hlrp.errors import UserError
+
+if TYPE_CHECKING:
+    from trainers.base import RunResult
+
+# Flag to schema key; the flags' names are the schema's in kebab-case where nothing shorter is settled.
+FLAGS = {
+    "trainer": "trainer_type",
+    "policy": "model.policy_type",
+    "dataset": "data.repo_id",
+    "dataset_root": "data.root",
+    "episodes": "data.episodes",
+    "steps": "trainer.steps",
+    "batch_size": "trainer.batch_size",
+    "lr": "trainer.learning_rate",
+    "device": "trainer.device",
+    "devices": "trainer.devices",
+    "precision": "trainer.precision",
+    "seed": "trainer.seed",
+    "output_dir": "output_dir",
+    "init_from": "model.init_from",
+    "allow_download": "allow_download",
+    "push_to_hub": "push_to_hub",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train")(train)
+
+
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any key of the schema: model.chunk_size=20")
+    ] = None,
+    trainer: Annotated[str | None, typer.Option(help="lerobot or lightning.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Policy to train; `hlrp policies` lists them.")] = None,
+    config: Annotated[str | None, typer.Option("-c", "--config", help="YAML file, or a shipped name.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Hub name of the dataset.")] = None,
+    dataset_root: Annotated[Path | None, typer.Option(help="Folder of the dataset.")] = None,
+    episodes: Annotated[str | None, typer.Option(help="Episodes to train on: 0-9,12.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per step and device.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; the policy's own if not given.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Processes, one per GPU.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32, bf16 or fp16.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and sample order.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Run folder; outputs/<job>/<time> if not given.")] = None,
+    init_from: Annotated[str | None, typer.Option(help="Weights to start from: run, checkpoint, Hub name.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Run folder to continue.")] = None,
+    allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
+    push_to_hub: Annotated[bool, typer.Option("--push-to-hub", help="Upload the finished policy.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and stop.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train a policy; ends in a run folder that `hlrp eval` and LeRobot read."""
+    given = dict(locals())
+    flags = {
+        key: (value, f"--{name.replace('_', '-')}")
+        for name, key in FLAGS.items()
+        if (value := given[name]) is not None and value is not False
+    }
+    if resume is not None:
+        result = _resume(resume, flags, overrides or [], config, dry_run=dry_run)
+    else:
+        result = _fresh(config, overrides or [], flags, dry_run=dry_run)
+    if result is None:
+        return
+    if json_output:
+        typer.echo(json.dumps(result.to_json()))
+        return
+    typer.echo(f"run         {result.path}")
+    typer.echo(f"checkpoint  {result.checkpoint}")
+    typer.echo(f"next        hlrp eval {result.path}")
+
+
+def _fresh(
+    config: str | None, overrides: list[str], flags: dict[str, tuple[Any, str]], *, dry_run: bool
+) -> "RunResult | None":
+    from hlrp.config import load_config
+
+    if config is None and "model.policy_type" not in flags and not any(o.startswith("model.") for o in overrides):
+        raise UserError("nothing says what to train", where="--policy", fix="give --policy NAME or --config FILE")
+    run = load_config(config, overrides, flags).config
+    from trainers import get_trainer
+
+    trainer = get_trainer(run.trainer_type)
+    if dry_run:
+        typer.echo(trainer.dry_run(run))
+        return None
+    return trainer().fit(run=run)
+
+
+def _resume(
+    path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], config: str | None, *, dry_run: bool
+) -> "RunResult | None":
+    from hlrp.config import load_config
+    from hlrp.runs import RunDirectory
+
+    # A resumed run repeats its own settings; only its length may change, since the rest would not be the same run.
+    other = [name for key, (_, name) in flags.items() if key != "trainer.steps"]
+    other += ["--config"] if config else []
+    other += [o for o in overrides if not o.startswith("trainer.steps=")]
+    if other:
+        raise UserError(
+            f"a resumed run keeps its settings; {', '.join(other)} cannot be changed",
+            where="--resume",
+            fix=f"start a new run from its weights: hlrp train --init-from {path} ...",
+        )
+    directory = RunDirectory.open(path)
+    run = load_config(directory.path / "config.yaml", overrides, flags).config
+    longer = run.trainer.steps if flags or overrides else None
+    from trainers import get_trainer
+
+    trainer = get_trainer(run.trainer_type)
+    if dry_run:
+        typer.echo(trainer.dry_run(run, resume=directory, steps=longer))
+        return None
+    return trainer().resume(directory, run, steps=longer)

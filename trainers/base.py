@@ -1,0 +1,70 @@
+"""The interface of a trainer: it executes one run configuration and leaves a run directory."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hlrp.config.from_config import FromConfig
+
+if TYPE_CHECKING:
+    from hlrp.runs import RunDirectory
+    from trainers.evaluation import EvalResult
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a training run left.
+
+    Args:
+        path: The run directory.
+        checkpoint: Newest complete checkpoint folder; None when none was written.
+        metrics: The last logged values (loss, grad_norm, lr, ...).
+        warnings: What the user should know of the numbers.
+    """
+
+    path: Path
+    checkpoint: Path | None
+    metrics: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        checkpoint = str(self.checkpoint) if self.checkpoint else None
+        return {"run": str(self.path), "checkpoint": checkpoint, "metrics": self.metrics, "warnings": self.warnings}
+
+
+class BaseTrainer(FromConfig, ABC):
+    """A way to execute runs. Subclasses set ``trainer_type`` and register themselves in `trainers.registry`."""
+
+    trainer_type: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not isinstance(getattr(cls, "trainer_type", None), str):
+            raise TypeError(f"{cls.__name__} must set `trainer_type` to the name it is registered under")
+
+    @abstractmethod
+    def fit(self, *args: Any, **kwargs: Any) -> RunResult:
+        """Train and leave a run directory.
+
+        Raises:
+            hlrp.errors.UserError: A mistake in what was asked; nothing is left on disk.
+            hlrp.errors.WorkError: Training failed; the run says why.
+            hlrp.errors.Interrupted: Stopped by a signal after a checkpoint was saved.
+        """
+
+    @abstractmethod
+    def resume(self, directory: "RunDirectory", run: Any, *, steps: int | None = None) -> RunResult:
+        """Continue ``directory`` from its newest complete checkpoint, up to ``steps`` if given."""
+
+    @staticmethod
+    @abstractmethod
+    def dry_run(run: Any, *, resume: "RunDirectory | None" = None, steps: int | None = None) -> str:
+        """What would be started, as text; nothing is written."""
+
+    def evaluate(self, policy_path: Path | str, **request: Any) -> "EvalResult":
+        """Roll a trained policy out in a simulator; keyword arguments are those of `EvalRequest`."""
+        from trainers.evaluation import EvalRequest, evaluate
+
+        return evaluate(EvalRequest(policy_path=Path(policy_path), **request))

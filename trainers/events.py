@@ -1,0 +1,45 @@
+"""How a training process tells the process that started it what happens: one JSON object a line, marked."""
+
+import json
+import os
+import time
+from typing import Any
+
+# ASCII record separator: no log line holds one, and it survives launchers that pass lines through.
+MARK = "\x1e"
+PARENT_PID = "HLRP_PARENT_PID"
+ALLOW_DOWNLOAD = "HLRP_ALLOW_DOWNLOAD"
+ASKED_DEVICE = "HLRP_ASKED_DEVICE"
+_STEP_INTERVAL_S = 0.25
+
+
+class Emitter:
+    """Writes events to standard output in one system call each; silent on all ranks but the first."""
+
+    def __init__(self) -> None:
+        self.silent = int(os.environ.get("RANK", "0")) != 0
+        self._last_step = 0.0
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        """Write one event; `step` events are thinned to a few a second, which is all that a progress bar needs."""
+        if self.silent:
+            return
+        if event == "step":
+            moment = time.monotonic()
+            if moment - self._last_step < _STEP_INTERVAL_S:
+                return
+            self._last_step = moment
+        line = MARK + json.dumps({"event": event, **fields}) + "\n"
+        os.write(1, line.encode())
+
+
+def parse_line(line: str) -> tuple[str, dict[str, Any] | None]:
+    """Split a line of output into its log text and the event it carries, if any."""
+    text, mark, payload = line.partition(MARK)
+    if not mark:
+        return text, None
+    try:
+        event = json.loads(payload)
+    except ValueError:
+        return line, None
+    return text, event if isinstance(event, dict) else None

@@ -1,0 +1,167 @@
+"""From a run configuration to the arguments of LeRobot's own training command."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hlrp.config import LeRobotRun
+from hlrp.data.dataset_info import DatasetInfo
+from hlrp.runs import Checkpoint
+
+WORKER = "trainers.lerobot_worker"
+_DTYPES = {"32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_MIXED = {"32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A process to start.
+
+    Args:
+        launcher: Interpreter, and torchrun where there are several devices.
+        arguments: What stock `lerobot-train` would be given.
+        environment: Variables set on top of the current ones.
+    """
+
+    launcher: list[str]
+    arguments: list[str]
+    environment: dict[str, str]
+
+    @property
+    def argv(self) -> list[str]:
+        """The whole argument list."""
+        return [*self.launcher, *self.arguments]
+
+    def shown(self) -> str:
+        """The command as a person would type it."""
+        prefix = [f"{k}={shlex.quote(v)}" for k, v in sorted(self.environment.items())]
+        return " ".join([*prefix, shlex.join(self.argv)])
+
+
+def encode(value: Any) -> str:
+    """A value as LeRobot's argument parser (YAML) reads it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    return json.dumps(value)
+
+
+def default_log_freq(steps: int) -> int:
+    """About fifty rows of metrics for a short run, LeRobot's own 200 steps for a long one."""
+    return max(1, min(200, steps // 50))
+
+
+def default_save_freq(steps: int) -> int:
+    """Five checkpoints, 100 to 20,000 steps apart; LeRobot adds the last step."""
+    return max(100, min(20_000, steps // 5))
+
+
+def _launcher(devices: int) -> list[str]:
+    if devices == 1:
+        return [sys.executable, "-m", WORKER]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}", "-m"]
+    return [sys.executable, *torchrun, WORKER]
+
+
+def _policy_fields(run: LeRobotRun, known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Fields for LeRobot's policy class; ``known`` are the class's own fields where the catalog has them."""
+    fields = run.model.policy_fields
+    if run.trainer.learning_rate is not None:
+        fields["optimizer_lr"] = run.trainer.learning_rate
+    if run.trainer.precision and known is not None and "dtype" in known:
+        fields.setdefault("dtype", _DTYPES[run.trainer.precision])
+    return fields
+
+
+def build_arguments(
+    run: LeRobotRun, dataset: DatasetInfo | None, output_dir: Path, steps: int, known_fields: Mapping[str, Any] | None
+) -> list[str]:
+    """Arguments of a fresh `lerobot-train` run.
+
+    Args:
+        run: The validated configuration.
+        dataset: The local dataset, or None when LeRobot is to download it.
+        output_dir: The run directory.
+        steps: Training steps, epochs already converted.
+        known_fields: Fields of the policy's configuration class, if the catalog is at hand.
+    """
+    trainer, data, model = run.trainer, run.data, run.model
+    arguments: dict[str, Any] = {}
+    if model.init_from:
+        arguments["policy.path"] = str(model.init_from)
+    else:
+        arguments["policy.type"] = model.policy_type
+    if trainer.device:
+        arguments["policy.device"] = trainer.device
+    arguments["policy.push_to_hub"] = run.push_to_hub
+    for key, value in _policy_fields(run, known_fields).items():
+        arguments[f"policy.{key}"] = value
+    arguments["dataset.repo_id"] = data.repo_id or (dataset.repo_id if dataset else "")
+    if dataset:
+        arguments["dataset.root"] = str(dataset.root.absolute())
+    if data.episodes is not None:
+        arguments["dataset.episodes"] = data.episodes
+    if data.video_backend:
+        arguments["dataset.video_backend"] = data.video_backend
+    if trainer.eval_split:
+        arguments["dataset.eval_split"] = trainer.eval_split
+    arguments |= {
+        "output_dir": str(output_dir),
+        "job_name": run.job_name or model.policy_type,
+        "steps": steps,
+        "batch_size": trainer.batch_size,
+        "num_workers": data.num_workers,
+        "seed": trainer.seed,
+        "log_freq": trainer.log_freq or default_log_freq(steps),
+        "save_freq": trainer.save_freq or default_save_freq(steps),
+        "env_eval_freq": trainer.eval_freq,
+        "eval_steps": trainer.eval_steps,
+    }
+    if run.env and trainer.eval_freq:
+        arguments["env.type"] = run.env.type
+        if run.env.task:
+            arguments["env.task"] = run.env.task
+        arguments |= {f"env.{k}": v for k, v in run.env.env_fields.items()}
+    if data.rename_map:
+        arguments["rename_map"] = data.rename_map
+    arguments |= trainer.lerobot_args
+    return [f"--{key}={encode(value)}" for key, value in arguments.items()]
+
+
+def resume_arguments(
+    checkpoint: Checkpoint, output_dir: Path, steps: int | None, extra: Mapping[str, Any]
+) -> list[str]:
+    """Arguments that continue from ``checkpoint``; everything not named comes from the checkpoint's own settings."""
+    arguments: dict[str, Any] = {
+        "config_path": str(checkpoint.pretrained / "train_config.json"),
+        "resume": True,
+        "output_dir": str(output_dir),
+    }
+    if steps is not None:
+        arguments["steps"] = steps
+    arguments |= extra
+    return [f"--{key}={encode(value)}" for key, value in arguments.items()]
+
+
+def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
+    """The process for ``arguments`` under the run's launcher, precision and network settings."""
+    from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE
+
+    environment = {"PYTHONUNBUFFERED": "1"}
+    if run.allow_download or run.push_to_hub:
+        environment[ALLOW_DOWNLOAD] = "1"
+    else:
+        environment |= {"HF_HUB_OFFLINE": "1"}
+    if run.trainer.device:
+        environment[ASKED_DEVICE] = run.trainer.device
+    if run.trainer.precision:
+        # Policies without a dtype of their own take Accelerate's setting.
+        environment["ACCELERATE_MIXED_PRECISION"] = _MIXED[run.trainer.precision]
+    if run.trainer.devices > 1 and run.trainer.device == "cpu":
+        environment["ACCELERATE_USE_CPU"] = "true"
+    return Command(_launcher(run.trainer.devices), arguments, environment)

@@ -1,0 +1,126 @@
+"""The process that runs LeRobot's own training: `python -m trainers.lerobot_worker ARGUMENTS OF lerobot-train`.
+
+Nothing heavy is imported at module level: LeRobot spawns its data workers, and each imports this module again.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import Any
+
+from hlrp import compat
+from hlrp.errors import HlrpError, UserError
+from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, PARENT_PID, Emitter
+
+_PARENT_CHECK_S = 2.0
+
+
+def _stop_with_parent(parent: int) -> None:
+    """Ask this process to stop once the one that started it is gone, however it went."""
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(parent, 0)
+            except OSError:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            time.sleep(_PARENT_CHECK_S)
+
+    threading.Thread(target=watch, daemon=True, name="hlrp-parent-watch").start()
+
+
+def _check_device() -> None:
+    """LeRobot switches silently to another device; a user who asked for a GPU wants to know."""
+    asked = os.environ.get(ASKED_DEVICE)
+    if not asked:
+        return
+    from lerobot.utils.device_utils import is_torch_device_available
+
+    try:
+        available = is_torch_device_available(asked)
+    except (ValueError, RuntimeError):
+        available = False
+    if not available:
+        raise UserError(
+            f"device {asked!r} is not available on this machine",
+            where="--device / trainer.device",
+            fix="`hlrp doctor` shows what is; --device cpu always works",
+        )
+
+
+def _preflight(emit: Emitter) -> Any:
+    def check(cfg: Any) -> None:
+        if os.environ.get(ALLOW_DOWNLOAD) != "1":
+            warning = compat.offline_backbone(cfg.policy)
+            if warning:
+                emit("warning", message=warning)
+        compat.check_policy_features(cfg)
+
+    return check
+
+
+def main() -> int:
+    """Run LeRobot's training with the arguments given, reporting events on standard output.
+
+    Returns:
+        0 finished, 1 failed, 2 a mistake in what was asked, 128 + signal when stopped.
+    """
+    emit = Emitter()
+    if parent := os.environ.get(PARENT_PID):
+        _stop_with_parent(int(parent))
+    stop, started = compat.StopRequest(), {"training": False}
+
+    def on_signal(number: int, _frame: object) -> None:
+        if not started["training"]:
+            # Nothing is trained yet: there is nothing to save.
+            emit("interrupted", signal=number)
+            os._exit(128 + number)
+        if not emit.silent:
+            stop(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    try:
+
+        def report(event: str, **fields: Any) -> None:
+            if event == "step":
+                started["training"] = True
+            emit(event, **fields)
+
+        from lerobot.utils.import_utils import register_third_party_plugins
+
+        emit("imported")
+        register_third_party_plugins()
+        _cache_catalog()
+        _check_device()
+        train = compat.install_training_hooks(report, stop, _preflight(emit))
+        train()
+    except compat.StoppedAfterSaveError:
+        emit("interrupted", signal=stop.signal_number)
+        sys.stdout.flush()
+        # Other ranks may be waiting in a collective; leaving the group in order would wait for them.
+        os._exit(128 + (stop.signal_number or 0))
+    except HlrpError as error:
+        emit("user_error", message=str(error))
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        emit("failed", error=type(error).__name__, message=str(error))
+        return 1
+    return 0
+
+
+def _cache_catalog() -> None:
+    """LeRobot and the plugins are imported here anyway: leave the list of policies for the next command."""
+    from hlrp.catalog import build_catalog, cached_catalog
+
+    if cached_catalog() is None:
+        build_catalog()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
