@@ -1,0 +1,181 @@
+"""`hlrp eval`: evaluate a policy in a simulator, compare two, or replay recorded actions."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hlrp.errors import UserError
+
+if TYPE_CHECKING:
+    from trainers.eval_types import EvalRequest, EvalResult
+
+FLAGS = {
+    "env": "eval.env.type",
+    "task": "eval.tasks",
+    "episodes": "eval.episodes",
+    "seed": "eval.seed",
+    "batch_size": "eval.batch_size",
+    "device": "eval.device",
+    "videos": "eval.videos",
+    "output": "eval.output",
+    "policy": "eval.checkpoint",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("eval")(evaluate_command)
+
+
+def evaluate_command(
+    policy: Annotated[
+        str | None, typer.Argument(metavar="[RUN_OR_CHECKPOINT]", help="Run, checkpoint or pretrained_model folder.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any key: env.episode_length=200")
+    ] = None,
+    config: Annotated[str | None, typer.Option("-c", "--config", help="YAML file, or a shipped name.")] = None,
+    env: Annotated[str | None, typer.Option(help="Environment type; that of the training data if not given.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Task; repeat it or give a comma list.")] = None,
+    episodes: Annotated[int | None, typer.Option(help="Episodes per task [default: 20].")] = None,
+    seed: Annotated[int | None, typer.Option(help="Episode i is reset with SEED + i [default: 1000].")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Environments stepped together.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps.")] = None,
+    videos: Annotated[
+        int | None, typer.Option(help="First failures, and first successes, to film [default: 4].")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Result folder; RUN/eval/<time> if not given.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Run, checkpoint or results.json to compare with.")] = None,
+    replay: Annotated[Path | None, typer.Option(help="Dataset whose recorded actions are played first.")] = None,
+    rename_map: Annotated[list[str] | None, typer.Option(help="Observation key ENV=POLICY; repeatable.")] = None,
+    async_envs: Annotated[bool, typer.Option("--async-envs", help="A process per environment of a batch.")] = False,
+    allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Evaluate a policy in a simulator: success with its 95 % interval, returns, lengths, videos.
+
+    Exit code 1 when --compare shows a regression, or a --replay without a policy is not reproduced.
+    """
+    given = dict(locals())
+    # `hlrp eval key=value --replay DATASET`: without a policy the first argument is an override.
+    if policy and "=" in policy and not Path(policy).exists():
+        given["policy"], overrides = None, [policy, *(overrides or [])]
+    given["task"] = [name.strip() for item in task or [] for name in item.split(",") if name.strip()] or None
+    request = _request(given, overrides or [])
+    _quiet(allow_download)
+    from hlrp_cli.eval_view import EvalView, show
+    from trainers.eval_compare import evaluate_against
+    from trainers.evaluation import evaluate
+
+    with EvalView() as view:
+        if compare is not None:
+            result = evaluate_against(request, compare, listener=view)
+        else:
+            result = evaluate(request, listener=view)
+    if json_output:
+        typer.echo(json.dumps({**result.to_json(), "folder": str(result.folder)}))
+    else:
+        show(result)
+    if _failed(result):
+        raise typer.Exit(1)
+
+
+def _failed(result: "EvalResult") -> bool:
+    if result.comparison is not None:
+        return result.comparison["verdict"] == "worse"
+    return not result.tasks and result.replay is not None and not result.replay["reproduced"]
+
+
+def _request(given: dict[str, Any], overrides: list[str]) -> "EvalRequest":
+    from trainers.eval_types import EvalRequest
+
+    fields, rest = _environment_fields(overrides)
+    flags = {
+        key: (value, "RUN_OR_CHECKPOINT" if name == "policy" else f"--{name.replace('_', '-')}")
+        for name, key in FLAGS.items()
+        if (value := given[name]) is not None
+    }
+    settings: dict[str, Any] = {}
+    from hlrp.config import load_eval_config
+
+    config = load_eval_config(given["config"], rest, flags).config
+    if config.env is not None:
+        settings["env_type"] = config.env.type
+        fields = {**config.env.env_fields, **fields}
+    tasks = config.tasks or ([config.env.task] if config.env is not None and config.env.task else [])
+    return EvalRequest(
+        policy_path=config.checkpoint,
+        tasks=tasks,
+        episodes=config.episodes,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        device=config.device,
+        videos=config.videos,
+        output=config.output,
+        env_fields=fields,
+        replay=given["replay"],
+        rename_map=_pairs(given["rename_map"] or []),
+        async_envs=given["async_envs"],
+        **settings,
+    )
+
+
+def _environment_fields(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Split off `env.FIELD=VALUE`: the environment's type may come from the training data, which is read later."""
+    import yaml
+
+    fields: dict[str, Any] = {}
+    rest = []
+    for item in overrides:
+        key, found, value = item.partition("=")
+        key = key.removeprefix("eval.")
+        name = key.removeprefix("env.")
+        if not found:
+            raise UserError(f"{item!r} is not KEY=VALUE", where=item, fix="write it like env.episode_length=200")
+        if key.startswith("env.") and name not in ("type", "task"):
+            try:
+                fields[name] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise UserError(f"the value of {key} cannot be read", where=item, fix="give a YAML value") from error
+        else:
+            rest.append(f"eval.{key}={value}")
+    return fields, rest
+
+
+def _pairs(items: list[str]) -> dict[str, str]:
+    pairs = {}
+    for item in items:
+        key, found, value = item.partition("=")
+        if not (found and key and value):
+            raise UserError(
+                f"{item!r} is not ENV_KEY=POLICY_KEY",
+                where="--rename-map",
+                fix="for example --rename-map observation.image=observation.images.top",
+            )
+        pairs[key] = value
+    return pairs
+
+
+def _quiet(allow_download: bool) -> None:
+    """Keep libraries from writing over the progress display, and off the network, before they are imported."""
+    import logging
+
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not allow_download:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+    class OneLine(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            reason = f": {record.exc_info[1]}" if record.exc_info and record.exc_info[1] else ""
+            return f"{record.levelname.lower()}: {record.getMessage()}{reason}"
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
