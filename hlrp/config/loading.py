@@ -107,7 +107,8 @@ def load_values(path: Path | str) -> dict[str, Any]:
     """
     layers = read_layers(find_config(path), find_default)
     tree: Tree = reduce(merge, (layer.tree for layer in layers), {})
-    return value_of(interpolate(tree, None))  # type: ignore[no-any-return]
+    values: dict[str, Any] = value_of(interpolate(tree, None))
+    return values
 
 
 def to_yaml(config: BaseModel) -> str:

@@ -74,6 +74,8 @@ def _reason(message: str) -> str:
     for start in ("Value error, ", "Input ", "String "):
         if message.startswith(start):
             message = message[len(start) :]
+    if "valid dictionary" in message:
+        return "should be a mapping of keys to values"
     pattern = "should match pattern '^(cpu|mps|cuda(:\\d+)?)$'"
     return "should be cpu, mps, cuda or cuda:N" if message == pattern else message[:1].lower() + message[1:]
 
@@ -99,6 +101,8 @@ def _suggest_missing(path: tuple[str | int, ...], tree: Tree) -> str:
     name = str(path[-1])
     if path in (("model",), ("model", "policy_type")):
         section = value_of(tree).get("model")
+        if isinstance(section, dict) and "kind" in section:
+            return f"a model of kind {section['kind']!r} needs trainer_type: lightning"
         close = difflib.get_close_matches("policy_type", section, n=1) if isinstance(section, dict) else []
         if close:
             return f"write 'policy_type' in place of {close[0]!r}"

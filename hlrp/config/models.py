@@ -14,6 +14,7 @@ _NOT_POLICY_FIELDS = {
     "push_to_hub": "push_to_hub",
     "pretrained_path": "model.init_from",
     "path": "model.init_from",
+    "kind": "trainer_type: lightning, without policy_type, to train a model of a kind",
 }
 
 

@@ -1,0 +1,114 @@
+"""`hlrp config`: show a resolved configuration, check files, print the schema."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hlrp.errors import HlrpError, UserError, suggest
+
+if TYPE_CHECKING:
+    from hlrp.config import Resolved
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any key of the schema: trainer.steps=100")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group."""
+    group = typer.Typer(help="Show, check or describe configurations.", no_args_is_help=True)
+    group.command("show")(show)
+    group.command("validate")(validate)
+    group.command("schema")(schema)
+    app.add_typer(group, name="config")
+
+
+def show(
+    overrides: Overrides = None,
+    config: Annotated[str | None, typer.Option("-c", "--config", help="YAML file, or a shipped name.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON: config, origin, files.")] = False,
+) -> None:
+    """Print the configuration that a command would use, and where each value came from."""
+    resolved = _load(config, overrides or [])
+    if json_output:
+        typer.echo(
+            json.dumps(
+                {
+                    "config": resolved.config.model_dump(mode="json"),
+                    "origin": resolved.origin,
+                    "files": [str(path) for path in resolved.files],
+                },
+                indent=2,
+            )
+        )
+        return
+    from hlrp.config.render import annotated_yaml
+
+    typer.echo(annotated_yaml(resolved), nl=False)
+
+
+def validate(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE... [KEY=VALUE]...", help="Files or shipped names; keys for all of them."),
+    ],
+) -> None:
+    """Check files against the schema, and policies' fields against LeRobot's own classes."""
+    overrides = [a for a in arguments if "=" in a and not Path(a).is_file()]
+    files = [a for a in arguments if a not in overrides]
+    if not files:
+        raise UserError("no file to check", where="hlrp config validate", fix="name at least one FILE")
+    problems: list[tuple[str, HlrpError]] = []
+    for file in files:
+        try:
+            typer.echo(f"{file}: ok, {_check(file, overrides)}")
+        except HlrpError as error:
+            problems.append((file, error))
+    if len(problems) == 1:
+        raise problems[0][1]
+    if problems:
+        blocks = [f"{file}:\n" + "\n".join(f"  {line}" for line in str(e).splitlines()) for file, e in problems]
+        raise UserError(f"{len(problems)} of {len(files)} files are wrong\n" + "\n".join(blocks))
+
+
+def schema(
+    trainer: Annotated[str | None, typer.Option(help="Only runs of this trainer: lerobot or lightning.")] = None,
+) -> None:
+    """Print the JSON Schema of a run, for editors that complete and check YAML."""
+    from pydantic import TypeAdapter
+
+    from hlrp.config import LeRobotRun, LightningRun, RunConfig
+
+    kinds: dict[str | None, Any] = {None: RunConfig, "lerobot": LeRobotRun, "lightning": LightningRun}
+    if trainer not in kinds:
+        raise UserError(
+            f"unknown trainer {trainer!r}", where="--trainer", fix=suggest(str(trainer), ["lerobot", "lightning"])
+        )
+    described = TypeAdapter(kinds[trainer]).json_schema()
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hlrp run"}
+    typer.echo(json.dumps(head | described, indent=2))
+
+
+def _load(config: str | None, overrides: list[str]) -> "Resolved[Any]":
+    from hlrp.config import is_eval_file, load_config, load_eval_config
+
+    evaluation = is_eval_file(config) if config is not None else any(o.startswith("eval.") for o in overrides)
+    return (load_eval_config if evaluation else load_config)(config, overrides)
+
+
+def _check(file: str, overrides: list[str]) -> str:
+    """Check one file; return what it is in a few words."""
+    from hlrp.config import EvalConfig, PolicyModel
+
+    config = _load(file, overrides).config
+    if isinstance(config, EvalConfig):
+        return "an evaluation" + (f" in {config.env.type}" if config.env else "")
+    if not isinstance(config.model, PolicyModel):
+        return f"a {config.trainer_type} run"
+    # Imported late: the first call of an installation imports LeRobot, which takes many seconds.
+    from hlrp.catalog import policy_catalog
+
+    policy_catalog().check_fields(config.model.policy_type, config.model.policy_fields)
+    return f"a {config.trainer_type} run of policy {config.model.policy_type}"
