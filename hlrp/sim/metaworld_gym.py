@@ -187,8 +187,9 @@ def create_vector_envs(
 
     Args:
         task: Task, difficulty group, or a comma list of them.
-        n_envs: Copies per task; with ``use_async`` and more than one, each lives in its own process.
+        n_envs: Copies per task, at least 1.
         gym_kwargs: Arguments of `LightMetaworldEnv` besides the task.
+        use_async: With more than one copy, each lives in its own process.
     """
     if n_envs < 1:
         raise ValueError(f"n_envs must be at least 1, got {n_envs}")

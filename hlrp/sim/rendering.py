@@ -77,7 +77,9 @@ def _failure(backend: str, reason: str) -> UserError:
             "install EGL (Debian/Ubuntu: apt-get install libegl1 libgl1 libgl1-mesa-dri; with NVIDIA also the driver's "
             f"EGL library), or set MUJOCO_GL to {' or '.join(others)} (osmesa: apt-get install libosmesa6)"
         )
-    return UserError(f"OpenGL rendering does not work here: {reason}", where=f"MUJOCO_GL={backend or '(unset)'}", fix=fix)
+    return UserError(
+        f"OpenGL rendering does not work here: {reason}", where=f"MUJOCO_GL={backend or '(unset)'}", fix=fix
+    )
 
 
 def _boot_id() -> str:

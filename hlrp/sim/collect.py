@@ -1,0 +1,353 @@
+"""Recording demonstrations of scripted experts: which attempts, in how many processes, and where they end up."""
+
+import errno
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hlrp.errors import Interrupted, UserError, WorkError, suggest
+from hlrp.files import fsync_folder
+from hlrp.sim.catalog import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, envs_catalog, expand_tasks, require_installed
+from hlrp.sim.dataset import METADATA, build_dataset
+from hlrp.sim.pool import ExpertPool, Job, run_apart
+from hlrp.sim.rendering import probe_rendering
+from hlrp.sim.staging import Staging, partial_path
+
+MAX_FAILURES_IN_A_ROW = 20
+EPISODE_LENGTH = 500  # Meta-World's own limit; the slowest experts need most of it
+_SCHEMA_VERSION = 1
+_CAMERA = "corner2"
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class CollectRequest:
+    """What to record.
+
+    Attributes:
+        output: Folder of the dataset; must not exist, its parent must.
+        tasks: Task names or difficulty groups; each entry may be a comma list.
+        episodes: Successful episodes per task, at least 1.
+        env: `metaworld` or `metaworld_light` (the same here: light rendering).
+        image_size: Side of the square frames in pixels.
+        noise: Standard deviation of the Gaussian added to actions in [-1, 1].
+        seed: Reset seed of each task's first attempt; attempt k uses ``seed + k``.
+        workers: Processes; None for one per available core. The result does not depend on it.
+    """
+
+    output: Path
+    tasks: tuple[str, ...]
+    episodes: int = 20
+    env: str = "metaworld"
+    image_size: int = 96
+    noise: float = 0.1
+    seed: int = 0
+    workers: int | None = None
+
+    def check(self) -> list[str]:
+        """Return the single task names, having checked everything that can be known before any work.
+
+        Raises:
+            UserError: What is wrong with the request.
+        """
+        known = [name for name, entry in envs_catalog().items() if entry.has_expert]
+        if self.env not in known:
+            what = (
+                f"environment {self.env!r} is unknown"
+                if self.env not in envs_catalog()
+                else (f"environment {self.env!r} has no scripted expert to record")
+            )
+            raise UserError(what, where="--env", fix=suggest(self.env, known))
+        tasks = expand_tasks(self.env, self.tasks)
+        self._check_ranges()
+        _check_output(self.output)
+        require_installed(self.env)
+        return tasks
+
+    def _check_ranges(self) -> None:
+        limits = (
+            ("--episodes", self.episodes, 1, 1_000_000),
+            ("--image-size", self.image_size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
+            ("--noise", self.noise, 0.0, 10.0),
+            ("--seed", self.seed, 0, 2**31 - 1),
+            ("--workers", 1 if self.workers is None else self.workers, 1, 1024),
+        )
+        for flag, value, low, high in limits:
+            # Written so that a NaN is refused too.
+            if not low <= value <= high:
+                raise UserError(f"{flag} {value} is out of range", where=flag, fix=f"choose {low} to {high}")
+        # AV1 with 4:2:0 colours halves each side.
+        if self.image_size % 2:
+            what = f"--image-size {self.image_size} is odd, which video encoders refuse"
+            raise UserError(what, where="--image-size", fix=f"use {self.image_size + 1}")
+
+
+@dataclass(frozen=True)
+class CollectProgress:
+    """How far a recording is.
+
+    Attributes:
+        phase: `simulate` or `encode`.
+        done: Episodes finished in this phase, those of an earlier, killed command included.
+        total: Episodes wanted.
+        frames: Frames finished by this command in this phase.
+        elapsed_s: Seconds since the phase began.
+    """
+
+    phase: str
+    done: int
+    total: int
+    frames: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class CollectResult:
+    """What was recorded.
+
+    Attributes:
+        output: The dataset's folder.
+        episodes: Episodes per task.
+        frames: Frames in all.
+        failed_attempts: Attempts per task that the expert did not solve.
+        simulate_s: Seconds of simulation in this command.
+        encode_s: Seconds of writing the dataset.
+    """
+
+    output: Path
+    episodes: dict[str, int]
+    frames: int
+    failed_attempts: dict[str, int]
+    simulate_s: float
+    encode_s: float
+
+
+Report = Callable[[CollectProgress], None]
+
+
+def collect(request: CollectRequest, report: Report = lambda _: None) -> CollectResult:
+    """Record a LeRobotDataset v3.0 of successful expert episodes.
+
+    Finished episodes are staged in `OUTPUT.partial/`; the same request continues after a kill. The dataset appears
+    under its final name only when it is complete.
+
+    Args:
+        request: What to record.
+        report: Called after each episode.
+
+    Raises:
+        UserError: The request cannot be met: see `CollectRequest.check`, unfinished recording with other settings, no
+            rendering, no space.
+        WorkError: An expert fails too often, or a process died.
+        Interrupted: SIGINT or SIGTERM; finished episodes are kept.
+    """
+    tasks = request.check()
+    probe_rendering()
+    try:
+        with _signals_raise(), Staging.open(request.output, _settings(request, tasks)) as staging:
+            return _record(request, tasks, staging, report)
+    except _SignalError as stop:
+        kept = partial_path(request.output)
+        what = f"stopped; finished episodes are kept in {kept}\n  fix:   the same command continues"
+        raise Interrupted(what, stop.number) from None
+    except OSError as error:
+        raise _disk_error(error, request.output) from error
+
+
+def _record(request: CollectRequest, tasks: list[str], staging: Staging, report: Report) -> CollectResult:
+    began = time.monotonic()
+    _simulate(request, tasks, staging, report)
+    simulated = time.monotonic()
+    # One episode of each task in turn, so that any stretch of the dataset holds all of them.
+    kept = {task: _kept(staging.outcomes(task), request.episodes) for task in tasks}
+    chosen = [(task, kept[task][index]) for index in range(request.episodes) for task in tasks]
+    failed = {task: sum(not ok for ok in staging.outcomes(task).values()) for task in tasks}
+    frames = _encode(staging, chosen, _metadata(request, tasks, failed), report)
+    staging.dataset.rename(request.output)
+    fsync_folder(request.output.parent)
+    staging.discard()
+    encoded = time.monotonic()
+    counts = dict.fromkeys(tasks, request.episodes)
+    return CollectResult(request.output, counts, frames, failed, simulated - began, encoded - simulated)
+
+
+def _simulate(request: CollectRequest, tasks: list[str], staging: Staging, report: Report) -> None:
+    """Run attempts until each task has its successes.
+
+    An attempt starts only while successes and attempts under way together are too few. So the attempts made are those
+    that one process would make one after another, whatever the number of processes.
+    """
+    known = {task: staging.outcomes(task) for task in tasks}
+    began, frames, total = time.monotonic(), 0, request.episodes * len(tasks)
+
+    def successes() -> int:
+        return sum(sum(outcomes.values()) for outcomes in known.values())
+
+    for task in tasks:
+        _check_failures(task, known[task])
+    if successes() == total:
+        return
+    workers = min(request.workers or _available_cores(), total - successes())
+    report(CollectProgress("simulate", successes(), total, 0, 0.0))
+    with ExpertPool(workers, staging.root, _env_kwargs(request), request.noise) as pool:
+        under_way: dict[str, set[int]] = {task: set() for task in tasks}
+        while successes() < total:
+            while pool.has_idle and (job := _next_job(request, known, under_way)):
+                under_way[job.task].add(job.number)
+                pool.submit(job)
+            for outcome in pool.collect():
+                job = outcome.job
+                under_way[job.task].discard(job.number)
+                known[job.task][job.number] = outcome.success
+                frames += outcome.frames
+                _check_failures(job.task, known[job.task])
+                report(CollectProgress("simulate", successes(), total, frames, time.monotonic() - began))
+
+
+def _next_job(request: CollectRequest, known: dict[str, dict[int, bool]], under_way: dict[str, set[int]]) -> Job | None:
+    for task, outcomes in known.items():
+        if sum(outcomes.values()) + len(under_way[task]) < request.episodes:
+            taken = outcomes.keys() | under_way[task]
+            number = next(k for k in range(len(taken) + 1) if k not in taken)
+            return Job(task, number, request.seed + number)
+    return None
+
+
+def _kept(outcomes: dict[int, bool], episodes: int) -> list[int]:
+    return [number for number in sorted(outcomes) if outcomes[number]][:episodes]
+
+
+def _check_failures(task: str, outcomes: dict[int, bool]) -> None:
+    row = 0
+    for number in range(max(outcomes, default=-1) + 1):
+        # An attempt under way ends a row: it may still succeed.
+        row = row + 1 if outcomes.get(number) is False else 0
+        if row >= MAX_FAILURES_IN_A_ROW:
+            raise WorkError(
+                f"the scripted expert of {task} failed {row} times in a row"
+                "\n  fix:   record with less --noise, or leave the task out"
+            )
+
+
+def _encode(staging: Staging, chosen: list[tuple[str, int]], metadata: dict[str, Any], report: Report) -> int:
+    if staging.dataset.exists():
+        shutil.rmtree(staging.dataset)
+    began, done, frames = time.monotonic(), 0, 0
+
+    def count(episode_frames: int) -> None:
+        nonlocal done, frames
+        done, frames = done + 1, frames + episode_frames
+        report(CollectProgress("encode", done, len(chosen), frames, time.monotonic() - began))
+
+    run_apart(build_dataset, (staging.root, chosen, metadata), staging.log, count)
+    return frames
+
+
+def _env_kwargs(request: CollectRequest) -> dict[str, Any]:
+    return {"image_size": request.image_size, "camera_name": _CAMERA, "episode_length": EPISODE_LENGTH}
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("lerobot", "metaworld", "mujoco", "lerobot_policy_felix_bundle")}
+
+
+def _settings(request: CollectRequest, tasks: list[str]) -> dict[str, Any]:
+    """Everything that the recorded episodes depend on; the number of processes is not part of it."""
+    wanted = {key: value for key, value in asdict(request).items() if key not in ("output", "workers", "env")}
+    return {**wanted, "tasks": tasks, "versions": {name: _versions()[name] for name in ("metaworld", "mujoco")}}
+
+
+def _metadata(request: CollectRequest, tasks: list[str], failed: dict[str, int]) -> dict[str, Any]:
+    return {
+        "schema_version": _SCHEMA_VERSION,
+        "env_type": "metaworld_light",
+        "camera_name": _CAMERA,
+        "image_size": request.image_size,
+        "tasks": tasks,
+        "noise": request.noise,
+        "seed": request.seed,
+        "failed_attempts": failed,
+        "versions": _versions(),
+    }
+
+
+def read_metadata(dataset_root: Path) -> dict[str, Any] | None:
+    """Content of `meta/hlrp_collect.json`, or None if `hlrp collect` did not record this dataset.
+
+    Keys: `env_type`, `camera_name`, `image_size`, `tasks`, `noise`, `seed`, `failed_attempts`, `versions` and
+    `episodes`, a list of `{episode_index, task, reset_seed, frames}`.
+    """
+    import json
+
+    path = dataset_root / METADATA
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError("this file is not JSON", where=str(path), fix="restore it, or delete it") from error
+    if content.get("schema_version") != _SCHEMA_VERSION:
+        what = f"schema version {content.get('schema_version')!r} is not {_SCHEMA_VERSION}"
+        raise UserError(what, where=str(path), fix="use the release of hlrp that recorded it")
+    return content
+
+
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_output(output: Path) -> None:
+    parent = output.absolute().parent
+    if output.exists() or output.is_symlink():
+        raise UserError("the output exists already", where=str(output), fix="choose another --output, or delete it")
+    if not parent.is_dir():
+        raise UserError("there is no such folder", where=str(parent), fix=f"mkdir -p {parent}")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError("no right to write here", where=str(parent), fix="choose another --output")
+
+
+def _disk_error(error: OSError, output: Path) -> Exception:
+    where = str(error.filename or output)
+    if error.errno in _FULL_DISK:
+        fix = "free some space; the same command continues with the episodes that are finished"
+        return UserError("no space left on the device", where=where, fix=fix)
+    if error.errno in _NO_RIGHT:
+        return UserError("no right to write here", where=where, fix="choose another --output")
+    return WorkError(f"{error.strerror or error}: {where}")
+
+
+class _SignalError(BaseException):
+    """Raised where a signal arrives; not an `Exception`, so that no library swallows it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wanted = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(number: int, _frame: object) -> None:
+        # A second signal must not break into the clean-up; it takes seconds at most.
+        for each in wanted:
+            signal.signal(each, signal.SIG_IGN)
+        raise _SignalError(number)
+
+    before = {each: signal.signal(each, stop) for each in wanted}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,70 @@
+"""Staged demonstrations as a LeRobotDataset v3.0. Runs in a process of its own: encoders write to the terminal."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hlrp.files import fsync_tree, write_json
+from hlrp.sim.catalog import task_description
+from hlrp.sim.staging import Staging
+
+METADATA = Path("meta") / "hlrp_collect.json"
+FPS = 80
+_HAND = ["hand_x", "hand_y", "hand_z", "gripper"]
+
+
+def features(image_size: int) -> dict[str, dict[str, Any]]:
+    """Features of a recorded dataset, in LeRobot's notation."""
+    return {
+        "observation.image": {
+            "dtype": "video",
+            "shape": (image_size, image_size, 3),
+            "names": ["height", "width", "channels"],
+        },
+        "observation.state": {"dtype": "float32", "shape": (4,), "names": list(_HAND)},
+        "action": {"dtype": "float32", "shape": (4,), "names": [f"delta_{axis}" for axis in "xyz"] + ["gripper"]},
+    }
+
+
+def build_dataset(
+    send: Callable[[int], None], staging_root: Path, chosen: list[tuple[str, int]], metadata: dict[str, Any]
+) -> None:
+    """Write the chosen attempts as `staging/dataset`, flushed to the disk.
+
+    Args:
+        send: Called with the number of frames after each episode.
+        staging_root: Folder of the `Staging`.
+        chosen: (task, attempt number) of each episode, in the order of the dataset.
+        metadata: Content of `meta/hlrp_collect.json`; `image_size` is read from it, `episodes` is added.
+    """
+    from lerobot.configs.video import RGBEncoderConfig
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    staging = Staging(staging_root)
+    dataset = LeRobotDataset.create(
+        repo_id=f"local/{staging_root.stem}",
+        fps=FPS,
+        features=features(metadata["image_size"]),
+        root=staging.dataset,
+        robot_type="sawyer",
+        # LeRobot's AV1 with a finer quantizer: at 96 pixels its default, 30, loses 0.6 dB and saves no time.
+        rgb_encoder=RGBEncoderConfig(crf=23),
+        # Straight from memory, a third faster than through PNG files; no frame may be dropped for a full queue.
+        streaming_encoding=True,
+        encoder_queue_maxsize=10_000,
+    )
+    episodes = []
+    for index, (task, number) in enumerate(chosen):
+        demonstration = staging.load(task, number)
+        sentence = task_description(task)
+        for image, state, action in zip(demonstration.image, demonstration.state, demonstration.action, strict=True):
+            frame = {"observation.image": image, "observation.state": state, "action": action, "task": sentence}
+            dataset.add_frame(frame)
+        dataset.save_episode()
+        frames = len(demonstration.action)
+        seed = demonstration.reset_seed
+        episodes.append({"episode_index": index, "task": task, "reset_seed": seed, "frames": frames})
+        send(frames)
+    dataset.finalize()
+    write_json(staging.dataset / METADATA, {**metadata, "episodes": episodes})
+    fsync_tree(staging.dataset)

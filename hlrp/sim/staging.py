@@ -1,0 +1,128 @@
+"""The folder `OUTPUT.partial/`: finished attempts, written so that a killed recording loses and doubles nothing."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hlrp.errors import UserError
+from hlrp.files import fsync_folder, write_json
+
+if TYPE_CHECKING:
+    from hlrp.sim.experts import Demonstration
+
+
+def partial_path(output: Path) -> Path:
+    """Staging folder that belongs to an output folder."""
+    return output.with_name(output.name + ".partial")
+
+
+class Staging:
+    """Attempts on disk: `<task>/<k>.npz` for a success, `<task>/<k>.failed` for a failure, `settings.json`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, output: Path, settings: dict[str, Any]) -> Iterator["Staging"]:
+        """Create or continue the staging folder of ``output`` and hold its lock.
+
+        Raises:
+            UserError: It was begun with other settings, or another process records there.
+        """
+        root = partial_path(output)
+        root.mkdir(exist_ok=True)
+        with (root / "lock").open("w") as lock:
+            _lock(lock.fileno(), root)
+            _check_settings(root / "settings.json", settings)
+            yield cls(root)
+
+    @property
+    def log(self) -> Path:
+        """What the recording processes and the video encoder said."""
+        return self.root / "log.txt"
+
+    @property
+    def dataset(self) -> Path:
+        """Where the dataset is built before it is renamed to its final name."""
+        return self.root / "dataset"
+
+    def outcomes(self, task: str) -> dict[int, bool]:
+        """Whether each finished attempt succeeded, by attempt number."""
+        folder = self.root / task
+        if not folder.is_dir():
+            return {}
+        kinds = {".npz": True, ".failed": False}
+        files = (file for file in folder.iterdir() if file.suffix in kinds and not file.name.startswith("."))
+        return {int(file.stem): kinds[file.suffix] for file in files}
+
+    def save(self, task: str, number: int, demonstration: "Demonstration | None") -> None:
+        """Store the outcome of attempt ``number``; None stands for a failure."""
+        import numpy as np
+
+        folder = self.root / task
+        folder.mkdir(exist_ok=True)
+        final = folder / f"{number:06d}{'.failed' if demonstration is None else '.npz'}"
+        temporary = folder / f".{final.name}.{os.getpid()}"
+        with temporary.open("wb") as file:
+            if demonstration is not None:
+                np.savez(
+                    file,
+                    image=demonstration.image,
+                    state=demonstration.state,
+                    action=demonstration.action,
+                    reset_seed=np.int64(demonstration.reset_seed),
+                )
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(final)
+        fsync_folder(folder)
+
+    def load(self, task: str, number: int) -> "Demonstration":
+        """Read a successful attempt."""
+        import numpy as np
+
+        from hlrp.sim.experts import Demonstration
+
+        with np.load(self.root / task / f"{number:06d}.npz", allow_pickle=False) as file:
+            return Demonstration(task, int(file["reset_seed"]), file["image"], file["state"], file["action"])
+
+    def discard(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.root)
+
+
+def _lock(descriptor: int, root: Path) -> None:
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UserError("another process is recording to this output", where=str(root), fix="wait for it") from error
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    if not path.exists():
+        write_json(path, settings)
+        return
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError("the settings of an unfinished recording cannot be read", where=str(path)) from error
+    # As JSON writes them, so that a tuple equals the list it becomes.
+    now = json.loads(json.dumps(settings))
+    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    if differing:
+        pairs = "; ".join(f"{key}: begun with {before.get(key)!r}, asked now {now.get(key)!r}" for key in differing)
+        raise UserError(
+            f"an unfinished recording has other settings ({pairs})",
+            where=str(path.parent),
+            fix=f"repeat the command with the first settings, choose another --output, or delete {path.parent}",
+        )
