@@ -77,18 +77,12 @@ def schema(
     trainer: Annotated[str | None, typer.Option(help="Only runs of this trainer: lerobot or lightning.")] = None,
 ) -> None:
     """Print the JSON Schema of a run, for editors that complete and check YAML."""
-    from pydantic import TypeAdapter
+    trainers = ("lerobot", "lightning")
+    if trainer is not None and trainer not in trainers:
+        raise UserError(f"unknown trainer {trainer!r}", where="--trainer", fix=suggest(trainer, trainers))
+    from hlrp.config.json_schema import json_schema
 
-    from hlrp.config import LeRobotRun, LightningRun, RunConfig
-
-    kinds: dict[str | None, Any] = {None: RunConfig, "lerobot": LeRobotRun, "lightning": LightningRun}
-    if trainer not in kinds:
-        raise UserError(
-            f"unknown trainer {trainer!r}", where="--trainer", fix=suggest(str(trainer), ["lerobot", "lightning"])
-        )
-    described = TypeAdapter(kinds[trainer]).json_schema()
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hlrp run"}
-    typer.echo(json.dumps(head | described, indent=2))
+    typer.echo(json.dumps(json_schema(trainer), indent=2))
 
 
 def _load(config: str | None, overrides: list[str]) -> "Resolved[Any]":

@@ -1,7 +1,7 @@
 """Bringing files, ``key=value`` arguments and flags into one tree, and filling in interpolations."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from hlrp.config.aliases import alias_groups
 from hlrp.config.shipped import find_config, find_default
-from hlrp.config.tree import KeyPath, Leaf, Tree, drop_replaced, get, leaves, merge, normalise, value_of
+from hlrp.config.tree import KeyPath, Leaf, Tree, drop_replaced, get, leaves, merge, normalise, split, value_of, without
 from hlrp.config.yaml_source import parse_value, read_layers
 from hlrp.errors import UserError
 
@@ -27,15 +27,30 @@ def gather(path: Path | str | None, overrides: Sequence[str], flags: Mapping[str
     """
     read = read_layers(find_config(path), find_default) if path is not None else []
     layers = [layer.tree for layer in read]
-    layers += [parse_override(text) for text in overrides]
-    layers += [
-        _nest(key, Leaf(_plain(value), f"flag {flag}")) for key, (value, flag) in flags.items() if value is not None
-    ]
+    # All arguments are one layer and all flags another, so that two of one kind that contradict each other are seen.
+    layers.append(_joined(parse_override(text) for text in overrides))
+    layers.append(
+        _joined(
+            _nest(key, Leaf(_plain(value), f"flag {flag}")) for key, (value, flag) in flags.items() if value is not None
+        )
+    )
     layers = [normalise(layer) for layer in layers]
     groups = _exclusive(layers)
-    return reduce(lambda base, layer: merge(drop_replaced(base, layer, groups), layer), layers, {}), [
-        layer.path for layer in read
-    ]
+    merged: Tree = {}
+    for layer in layers:
+        merged = merge(_drop_old_root(drop_replaced(merged, layer, groups), layer), layer)
+    return merged, [layer.path for layer in read]
+
+
+def _joined(trees: Iterable[Tree]) -> Tree:
+    return reduce(merge, map(normalise, trees), {})
+
+
+def _drop_old_root(base: Tree, overlay: Tree) -> Tree:
+    """Forget the folder of another dataset: LeRobot would read it under the new name."""
+    if get(overlay, ("data", "repo_id")) is not None and get(overlay, ("data", "root")) is None:
+        return without(base, ("data", "root"))
+    return base
 
 
 def _exclusive(layers: Sequence[Tree]) -> list[tuple[KeyPath, ...]]:
@@ -79,17 +94,10 @@ def _nest(key: str, leaf: Leaf) -> Tree:
     parts = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
     if not all(parts):
         raise UserError(f"{key!r} is no key", where=leaf.origin, fix="separate the parts by single dots")
-    tree: Any = _split(leaf)
+    tree: Any = split(leaf)
     for part in reversed(parts):
         tree = {part: tree}
     return tree
-
-
-def _split(leaf: Leaf) -> Any:
-    """Turn a leaf that holds a mapping into a tree of leaves, so that it merges like one."""
-    if not isinstance(leaf.value, dict) or not leaf.value:
-        return leaf
-    return {str(key): _split(Leaf(value, leaf.origin)) for key, value in leaf.value.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -139,7 +147,7 @@ def interpolate(tree: Tree, model: type[BaseModel] | None) -> Tree:
                 where=leaf.origin,
                 fix="refer to a key by its full dotted name",
             ) from error
-        resolved = _replace(resolved, path, _split(Leaf(value, leaf.origin)))
+        resolved = _replace(resolved, path, split(Leaf(value, leaf.origin)))
     return resolved
 
 

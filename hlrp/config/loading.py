@@ -6,7 +6,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from hlrp.config.layers import gather, interpolate
@@ -22,7 +21,7 @@ from hlrp.config.tree import (
     merge,
     value_of,
 )
-from hlrp.config.yaml_source import read_layers, shown
+from hlrp.config.yaml_source import dump, read_layers, shown
 from hlrp.errors import UserError, suggest
 
 RUN_CLASSES: dict[str, type[LeRobotRun] | type[LightningRun]] = {"lerobot": LeRobotRun, "lightning": LightningRun}
@@ -114,7 +113,7 @@ def load_values(path: Path | str) -> dict[str, Any]:
 def to_yaml(config: BaseModel) -> str:
     """Write a configuration as YAML that loads to an equal one."""
     dumped = config.model_dump(mode="json")
-    return yaml.safe_dump({"eval": dumped} if isinstance(config, EvalConfig) else dumped, sort_keys=False)
+    return dump({"eval": dumped} if isinstance(config, EvalConfig) else dumped)
 
 
 def _with_trainer_type(tree: Tree) -> Tree:

@@ -82,6 +82,8 @@ def _reason(message: str) -> str:
 
 def _suggest_key(path: tuple[str | int, ...], tree: Tree, model: type[BaseModel]) -> str:
     name = str(path[-1])
+    if "." in name:
+        return "write nested keys, one level per dot: " + ": {".join(name.split(".")) + ": ..." + "}" * name.count(".")
     section = _model_at(model, path[:-1], value_of(tree))
     known = list(section.model_fields) if section else []
     parent = ".".join(str(part) for part in path[:-1])

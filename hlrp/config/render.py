@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
 from hlrp.config.loading import Resolved
 from hlrp.config.schema import EvalConfig
+from hlrp.config.yaml_source import dump_line
 
 
 def annotated_yaml(resolved: Resolved[Any]) -> str:
@@ -29,13 +28,10 @@ def _rows(
     for key, value in node.items():
         here = (*path, key)
         if isinstance(value, dict) and value:
-            yield f"{indent}{_flow(key)}:", None
+            yield f"{indent}{dump_line(key)}:", None
             yield from _rows(value, origin, here)
         else:
-            yield f"{indent}{_flow(key)}: {_flow(value)}", origin.get(".".join(here), "default").replace("\n", " ")
-
-
-def _flow(value: Any) -> str:
-    """Write a value on one line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...").strip()
+            yield (
+                f"{indent}{dump_line(key)}: {dump_line(value)}",
+                origin.get(".".join(here), "default").replace("\n", " "),
+            )

@@ -1,19 +1,22 @@
 """The sections of a run's configuration: trainer, model, data, latents, environment."""
 
 import math
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
 from pydantic.functional_serializers import SerializerFunctionWrapHandler
+from pydantic_core import PydanticCustomError
 
 from hlrp.config.tree import normalise
 
@@ -25,11 +28,32 @@ class Section(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), validate_default=False
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        # Python counts True as 1, and so would pydantic.
+        if isinstance(value, bool) and info.field_name:
+            types = _plain_types(cls.model_fields[info.field_name].annotation)
+            if types & {int, float} and bool not in types:
+                raise PydanticCustomError("number_expected", "should be a number")
+        return value
+
+
+def _plain_types(annotation: Any) -> set[Any]:
+    """Return the types that a union or annotated type consists of."""
+    parts = get_args(annotation)
+    if not parts or get_origin(annotation) in (list, dict, Literal):
+        return {annotation}
+    return set().union(*map(_plain_types, parts))
+
 
 def _precision(value: Any) -> Any:
     names = {"32-true": "32", "fp32": "32", "float32": "32", "bf16-mixed": "bf16", "16-mixed": "fp16", "16": "fp16"}
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     return names.get(text, text) if isinstance(text, str) else text
+
+
+_MOST_EPISODES = 10_000_000
 
 
 def parse_episodes(value: Any) -> Any:
@@ -45,12 +69,14 @@ def parse_episodes(value: Any) -> Any:
             raise ValueError(f"cannot read {part.strip()!r}; write a list, or ranges such as '0-9,12'")
         if dash and int(last) < int(first):
             raise ValueError(f"the range {part.strip()!r} runs backwards")
+        if int(last or first) - int(first) >= _MOST_EPISODES:
+            raise ValueError(f"the range {part.strip()!r} is longer than {_MOST_EPISODES} episodes")
         episodes.extend(range(int(first), int(last or first) + 1))
     return episodes
 
 
 def _unique_episodes(value: list[int]) -> list[int]:
-    repeated = sorted({e for e in value if value.count(e) > 1}) if len(set(value)) != len(value) else []
+    repeated = [episode for episode, count in Counter(value).items() if count > 1]
     if repeated:
         raise ValueError(f"episode {repeated[0]} is given more than once")
     return value

@@ -39,6 +39,13 @@ def leaves(node: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Leaf]]:
             yield from leaves(child, (*path, key))
 
 
+def split(leaf: Leaf) -> Any:
+    """Turn a leaf that holds a mapping into a tree of leaves, so that it merges like one."""
+    if not isinstance(leaf.value, dict) or not leaf.value:
+        return leaf
+    return {str(key): split(Leaf(value, leaf.origin)) for key, value in leaf.value.items()}
+
+
 def origin_at(tree: Tree, path: Sequence[str | int]) -> str | None:
     """Say where the value at ``path`` was written; for a mapping, or a missing key, where its neighbourhood begins."""
     node: Any = tree
@@ -131,7 +138,8 @@ def normalise(tree: Tree) -> Tree:
     Raises:
         UserError: An unknown class, or two spellings of one key that disagree.
     """
-    tree = dict(tree)
+    # A section that is named but left empty means its defaults.
+    tree = {k: v for k, v in tree.items() if not (k in ("trainer", "data", "latents") and value_of(v) is None)}
     if isinstance(tree.get("trainer"), dict):
         tree = _unwrap_trainer(tree)
         tree["trainer"] = _rename(tree["trainer"], "max_steps", "steps", "trainer")

@@ -1,5 +1,6 @@
 """Reading YAML and JSON files into trees that remember the line of every value."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from hlrp.config.tree import Leaf, Tree
+from hlrp.config.tree import Leaf, Tree, split
 from hlrp.errors import UserError, suggest
 
 
@@ -19,11 +20,30 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in pairs if tag not in ("tag:yaml.org,2002:timestamp",)]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what ``_Loader`` reads: text that looks like ``1e-4`` is quoted."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
+        list("-+0123456789."),
+    )
+
+
+def dump(value: Any) -> str:
+    """Write a value as block YAML, keys in their own order."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def dump_line(value: Any) -> str:
+    """Write a value as YAML on a single line."""
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...").strip()
 
 
 class Layer(NamedTuple):
@@ -56,9 +76,32 @@ def read_tree(path: Path) -> Tree:
     Raises:
         UserError: The file cannot be read, is no YAML, holds a key twice, or is no mapping.
     """
-    name = shown(path)
-    loader = _Loader(read_source(path))
-    loader.name = name
+    name, text = shown(path), read_source(path)
+    if path.suffix == ".json":
+        return _read_json(text, name)
+    try:
+        return _read_yaml(text, name)
+    except yaml.YAMLError as error:
+        raise _syntax_error(error, name) from error
+    except RecursionError:
+        raise UserError("nested too deeply to be a configuration", where=name, fix="flatten it") from None
+
+
+def _read_json(text: str, name: str) -> Tree:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"{name}:{error.lineno}:{error.colno}"
+        raise UserError(f"not valid JSON: {error.msg}", where=place, fix="check commas, quotes and brackets") from error
+    if not isinstance(value, dict):
+        raise UserError(
+            "a configuration is a mapping of keys to values", where=name, fix='start the file with {"key": value}'
+        )
+    return {key: split(Leaf(item, name)) for key, item in value.items()}
+
+
+def _read_yaml(text: str, name: str) -> Tree:
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         if node is None:
@@ -70,8 +113,6 @@ def read_tree(path: Path) -> Tree:
                 fix="start the file with keys such as 'trainer_type: lerobot'",
             )
         return _Builder(loader, name).mapping(node)
-    except yaml.YAMLError as error:
-        raise _syntax_error(error, name) from error
     finally:
         loader.dispose()
 
@@ -84,7 +125,7 @@ def read_source(path: Path) -> str:
     """
     name = shown(path)
     try:
-        return path.read_text(encoding="utf8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise UserError(
