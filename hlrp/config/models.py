@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from hlrp.config.aliases import resolve_policy_aliases
-from hlrp.config.sections import ClassPath, Section
+from hlrp.config.sections import ClassPath, Settings
 from hlrp.config.tree import normalise
 
 _NOT_POLICY_FIELDS = {
@@ -18,7 +18,7 @@ _NOT_POLICY_FIELDS = {
 }
 
 
-class PolicyModel(Section):
+class PolicyModel(Settings):
     """A policy that LeRobot knows. Keys other than these two are fields of the policy's own configuration class."""
 
     model_config = ConfigDict(extra="allow")
@@ -47,7 +47,7 @@ class PolicyModel(Section):
         return resolve_policy_aliases(self.policy_type, self.model_extra or {})
 
 
-class LaqModel(Section):
+class LaqModel(Settings):
     """A latent action quantizer, trained from video alone."""
 
     kind: Literal["laq"]
@@ -60,7 +60,7 @@ class LaqModel(Section):
     init_from: str | None = None
 
 
-class FoundationModel(Section):
+class FoundationModel(Settings):
     """A vision-language model that predicts latent codes."""
 
     kind: Literal["foundation"]

@@ -14,6 +14,7 @@ from hlrp.config.sections import (
     LeRobotTrainerSection,
     LightningTrainerSection,
     Section,
+    Settings,
     SourceSection,
     TrainerSection,
 )
@@ -100,7 +101,7 @@ RunConfig = Annotated[LeRobotRun | LightningRun, Discriminator("trainer_type")]
 """A run of either trainer."""
 
 
-class EvalConfig(Section):
+class EvalConfig(Settings):
     """An evaluation in a simulator: the content of the key `eval`."""
 
     checkpoint: FilePath | None = None

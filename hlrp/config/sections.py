@@ -28,6 +28,10 @@ class Section(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), validate_default=False
     )
 
+
+class Settings(Section):
+    """A section with values of its own, numbers among them."""
+
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
@@ -96,7 +100,7 @@ Episodes = Annotated[
 ]
 
 
-class TrainerSection(Section):
+class TrainerSection(Settings):
     """How a run is executed: what both trainers share."""
 
     steps: int = Field(default=100_000, gt=0)
@@ -221,7 +225,7 @@ class LeRobotTrainerSection(TrainerSection):
         return value
 
 
-class ClassPath(Section):
+class ClassPath(Settings):
     """An object given by its class and arguments."""
 
     class_path: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
@@ -256,7 +260,7 @@ class LightningTrainerSection(TrainerSection):
     """Training batches (a whole number) or share of an epoch (a fraction) between validations."""
 
 
-class SourceSection(Section):
+class SourceSection(Settings):
     """One dataset of a mixture."""
 
     repo_id: str | None = Field(default=None, min_length=1)
@@ -275,7 +279,7 @@ class SourceSection(Section):
         return self
 
 
-class DataSection(Section):
+class DataSection(Settings):
     """What is trained on."""
 
     repo_id: str | None = Field(default=None, min_length=1)
@@ -313,7 +317,7 @@ class DataSection(Section):
         return self
 
 
-class LatentsSection(Section):
+class LatentsSection(Settings):
     """Where latent-action labels come from."""
 
     source: Literal["none", "precomputed", "online"] = "none"
@@ -343,7 +347,7 @@ class LatentsSection(Section):
         return self
 
 
-class EnvSection(Section):
+class EnvSection(Settings):
     """A simulator. Keys other than these two are fields of LeRobot's configuration class of the environment."""
 
     model_config = ConfigDict(extra="allow")
