@@ -10,9 +10,10 @@ from hlrp.errors import UserError
 from hlrp.runs import RunDirectory, new_run_path, resolve_pretrained
 from hlrp.runs.directory import CONFIG, MANIFEST, check_writable
 from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
+from hlrp.sim.collect import read_metadata
+from hlrp.sim.dataset import METADATA
 from trainers.eval_types import RESULTS, EvalRequest
 
-COLLECTION = Path("meta") / "hlrp_collect.json"
 # Fields that LeRobot's environment classes derive themselves: taking them from an old file would freeze them.
 _DERIVED = ("type", "task", "features", "features_map", "max_parallel_tasks")
 
@@ -165,7 +166,7 @@ def _environment_sources(
     if run is not None:
         sources.append((str(run.path / CONFIG), _run_config(run).get("env") or {}))
     roots = [request.replay] if request.replay and not pretrained else dataset_roots(pretrained, run)
-    sources += [(str(root / COLLECTION), recorded_environment(root)) for root in roots]
+    sources += [(str(root / METADATA), recorded_environment(root)) for root in roots]
     if pretrained:
         path = pretrained / "train_config.json"
         sources.append((str(path), read_json(path).get("env") or {}))
@@ -174,23 +175,24 @@ def _environment_sources(
 
 def recorded_environment(root: Path) -> dict[str, Any]:
     """Environment `{type, task, **fields}` that a dataset was recorded in, or {} when it does not say."""
-    raw = read_json(root / COLLECTION)
-    env = raw.get("env") or {}
-    if not raw or not isinstance(env, dict):
+    raw = read_metadata(root)
+    if raw is None:
         return {}
-    return {**env, "task": ",".join(raw.get("tasks", []))}
+    fields: dict[str, Any] = {k: raw[k] for k in ("image_size", "camera_name") if k in raw}
+    return {"type": raw["env_type"], "task": ",".join(raw["tasks"]), **fields}
 
 
 def recorded_episodes(root: Path) -> list[dict[str, Any]]:
     """Rows `{episode_index, task, seed}` of a dataset that `hlrp collect` recorded; empty for any other."""
-    return list(read_json(root / COLLECTION).get("episodes", []))
+    rows = (read_metadata(root) or {}).get("episodes", [])
+    return [{"episode_index": r["episode_index"], "task": r["task"], "seed": int(r["reset_seed"])} for r in rows]
 
 
 def _recorded_seeds(pretrained: Path | None, run: RunDirectory | None) -> dict[str, set[int]]:
     seeds: dict[str, set[int]] = {}
     for root in dataset_roots(pretrained, run):
         for row in recorded_episodes(root):
-            seeds.setdefault(row["task"], set()).add(int(row["seed"]))
+            seeds.setdefault(row["task"], set()).add(row["seed"])
     return seeds
 
 

@@ -228,6 +228,7 @@ def policy_config(pretrained: Path, device: str) -> Any:
     Raises:
         UserError: Its policy type is not registered, or a field is unknown to the installed class.
     """
+    import lerobot.policies  # noqa: F401 - importing registers the built-in policies
     from lerobot.configs.policies import PreTrainedConfig
 
     policy_type = json.loads((pretrained / "config.json").read_text(encoding="utf8")).get("type")

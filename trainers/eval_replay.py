@@ -6,7 +6,8 @@ from typing import Any
 
 from hlrp.errors import UserError
 from hlrp.runs.statistics import wilson_interval
-from trainers.eval_plan import COLLECTION, recorded_episodes
+from hlrp.sim.dataset import METADATA
+from trainers.eval_plan import recorded_episodes
 from trainers.eval_types import Listener
 
 # Recordings hold successful episodes and the actions that were executed, so a sound environment repeats them all;
@@ -24,7 +25,7 @@ def recorded_rows(root: Path, tasks: Sequence[str], per_task: int) -> list[dict[
     if not rows:
         raise UserError(
             "this dataset does not say from which reset seeds it was recorded, so it cannot be replayed",
-            where=str(root / COLLECTION),
+            where=str(root / METADATA),
             fix="replay a dataset recorded with `hlrp collect`",
         )
     chosen: list[dict[str, Any]] = []
@@ -75,7 +76,7 @@ def replay_recording(root: Path, env_cfgs: list[Any], per_task: int, listener: L
 
     tasks = [str(c.task) for c in env_cfgs if c.task]
     rows = recorded_rows(root, tasks, per_task)
-    recorded = recorded_columns(root, {int(r["episode_index"]) for r in rows})
+    recorded = recorded_columns(root, {r["episode_index"] for r in rows})
     episodes: list[dict[str, Any]] = []
     for env_cfg in env_cfgs:
         environments = build_environments(env_cfg, 1, use_async=False)
@@ -84,7 +85,7 @@ def replay_recording(root: Path, env_cfgs: list[Any], per_task: int, listener: L
                 mine = [r for r in rows if r["task"] == task]
                 listener.started(f"replay {task}", len(mine))
                 for row in mine:
-                    episodes.append({**row, **_play(vec, int(row["seed"]), recorded[int(row["episode_index"])])})
+                    episodes.append({**row, **_play(vec, row["seed"], recorded[row["episode_index"]])})
                     done = [e for e in episodes if e["task"] == task]
                     listener.finished(f"replay {task}", len(done), sum(e["success"] for e in done))
         finally:
