@@ -1,0 +1,256 @@
+"""Frames in order: every video is decoded once, from front to back, at the speed of the decoder."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hlrp.data.columns import read_column
+from hlrp.data.dataset_info import DatasetInfo, check_episodes
+from hlrp.data.episodes import Episodes, check_camera, read_episodes
+from hlrp.errors import WorkError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TOLERANCE_S = 1e-4
+"""How far a frame's time in the video may lie from its time in the table: LeRobot's own default."""
+_SEEK_BEYOND_S = 2.0
+
+
+class BadVideoError(WorkError):
+    """Frames of one episode cannot be decoded."""
+
+    def __init__(self, path: Path, episode: int, reason: str) -> None:
+        self.path, self.episode, self.reason = path, episode, reason
+        super().__init__(
+            f"the frames of episode {episode} cannot be decoded: {reason}\n  where: {path}\n"
+            "  fix:   copy the file again, or leave the episode out"
+        )
+
+
+class FrameChunk(NamedTuple):
+    """Consecutive frames of one episode.
+
+    Args:
+        episode: Episode number.
+        start: Index of the first frame inside the episode.
+        frames: uint8 `[n, C, H, W]`, a view of a buffer of its own with the channels last in memory.
+    """
+
+    episode: int
+    start: int
+    frames: "NDArray[np.uint8]"
+
+
+def frame_size(info: DatasetInfo, camera: str) -> tuple[int, int]:
+    """Height and width in which ``camera`` was recorded."""
+    feature = info.features[camera]
+    shape, names = list(feature["shape"]), feature.get("names") or []
+    channels_first = names[:1] in (["channels"], ["channel"]) or (not names and shape[0] in (1, 3, 4))
+    height, width = shape[1:] if channels_first else shape[:2]
+    return int(height), int(width)
+
+
+def target_size(size: int | tuple[int, int] | None, native: tuple[int, int]) -> tuple[int, int]:
+    """Height and width asked for: none is ``native``, a number is a square (the aspect ratio is not kept)."""
+    if size is None:
+        return native
+    return (size, size) if isinstance(size, int) else size
+
+
+def resize_frames(frames: "NDArray[np.uint8]", size: tuple[int, int]) -> "NDArray[np.uint8]":
+    """Resize uint8 `[n, C, H, W]` as torchvision's `Resize(size, antialias=True)` does on uint8 tensors."""
+    if frames.shape[-2:] == size:
+        return frames
+    import numpy as np
+    import torch
+
+    tensor = torch.from_numpy(frames)
+    resized = torch.nn.functional.interpolate(tensor, size=size, mode="bilinear", antialias=True, align_corners=False)
+    result: np.ndarray[Any, np.dtype[np.uint8]] = resized.numpy()
+    return result
+
+
+class VideoReader:
+    """One open video; gives the frames nearest to asked times, in order, without decoding any twice.
+
+    Raises:
+        BadVideoError: By any method; ``episode`` names the one that was asked for.
+    """
+
+    def __init__(self, path: Path, episode: int, *, threads: int = 0) -> None:
+        import av
+
+        self.path = path
+        try:
+            self._container = av.open(str(path))
+            self._stream = self._container.streams.video[0]
+        except (OSError, IndexError, ValueError) as error:
+            raise BadVideoError(path, episode, f"{type(error).__name__}: {error}") from error
+        self._stream.thread_type = "AUTO"
+        self._stream.codec_context.thread_count = threads
+        self._tick = float(self._stream.time_base)
+        self._frames: Iterator[Any] | None = None
+        self._before: Any = None
+        self._after: Any = None
+
+    def close(self) -> None:
+        """Close the file and free the decoder."""
+        self._frames = self._before = self._after = None
+        self._container.close()
+
+    def _time(self, frame: Any) -> float:
+        return float(frame.pts * self._tick)
+
+    def _seek(self, second: float) -> None:
+        self._container.seek(round(second / self._tick) - 1, backward=True, any_frame=False, stream=self._stream)
+        self._frames, self._before = self._container.decode(self._stream), None
+        self._after = self._next()
+
+    def _next(self) -> Any:
+        assert self._frames is not None
+        return next((frame for frame in self._frames if frame.pts is not None), None)
+
+    def _must_seek(self, second: float) -> bool:
+        if self._frames is None or self._after is None:
+            return True
+        earliest = self._before if self._before is not None else self._after
+        return second < self._time(earliest) - TOLERANCE_S or second > self._time(self._after) + _SEEK_BEYOND_S
+
+    def _nearest(self, second: float) -> Any:
+        while self._after is not None and self._time(self._after) < second:
+            self._before, self._after = self._after, self._next()
+        near = [f for f in (self._before, self._after) if f is not None]
+        frame = min(near, key=lambda f: abs(self._time(f) - second), default=None)
+        if frame is None or abs(self._time(frame) - second) >= TOLERANCE_S:
+            found = "the video ends before it" if frame is None else f"the nearest is at {self._time(frame):.4f} s"
+            raise ValueError(f"no frame at {second:.4f} s, {found}")
+        return frame
+
+    def read(self, seconds: "NDArray[np.float64]", episode: int) -> "NDArray[np.uint8]":
+        """RGB frames at ascending times.
+
+        Args:
+            seconds: Times in the video, float64 `[n]`, ascending.
+            episode: Named in errors.
+
+        Returns:
+            uint8 `[n, H, W, 3]`.
+        """
+        import numpy as np
+
+        frames = []
+        try:
+            if self._must_seek(float(seconds[0])):
+                self._seek(float(seconds[0]))
+            for second in seconds.tolist():
+                if second > (self._time(self._after) if self._after is not None else second) + _SEEK_BEYOND_S:
+                    self._seek(second)
+                frames.append(self._nearest(second).to_ndarray(format="rgb24"))
+        except (OSError, ValueError) as error:
+            self._frames = self._before = self._after = None
+            raise BadVideoError(self.path, episode, f"{type(error).__name__}: {error}") from error
+        return np.stack(frames)
+
+
+def frame_seconds(table: Episodes, camera: str) -> Callable[[int], "NDArray[np.float64]"]:
+    """A function from an episode to the times of its frames in the video file, as LeRobot computes them."""
+    import numpy as np
+
+    stamps = read_column(table.info, "timestamp")[:, 0]
+    begins = table.video[camera][1]
+
+    def seconds(episode: int) -> "NDArray[np.float64]":
+        return stamps[table.start[episode] : table.end[episode]].astype(np.float64) + begins[episode]
+
+    return seconds
+
+
+def sequential_frames(
+    info: DatasetInfo,
+    camera: str | None = None,
+    episodes: Sequence[int] | None = None,
+    size: int | tuple[int, int] | None = None,
+    *,
+    chunk: int = 64,
+    threads: int = 0,
+    on_bad: Callable[[BadVideoError], None] | None = None,
+) -> Iterator[FrameChunk]:
+    """Decode episodes from front to back; memory stays constant.
+
+    The pixels are those of `LeRobotDataset.__getitem__` (through PyAV), resized by `resize_frames` when asked.
+
+    Args:
+        info: The dataset.
+        camera: Feature to read; none: the only one there is.
+        episodes: Episodes to read; none: all. They come in ascending order.
+        size: Height and width, or one number for a square; none: as recorded.
+        chunk: Most frames per item, > 0.
+        threads: Threads of the decoder; 0: its own choice.
+        on_bad: Called with an episode that cannot be decoded, which is then left; none: the error is raised.
+
+    Yields:
+        Frames in order; an episode is one or several chunks, none of which crosses its end.
+
+    Raises:
+        UserError: No such camera or episode.
+        BadVideoError: Naming file and episode, when ``on_bad`` is none.
+    """
+    camera = check_camera(info, camera)
+    check_episodes(info, list(episodes) if episodes is not None else None)
+    table = read_episodes(info)
+    chosen = sorted(set(episodes)) if episodes is not None else list(range(len(table)))
+    target = target_size(size, frame_size(info, camera))
+    source = _video_chunks if info.features[camera]["dtype"] == "video" else _image_chunks
+    for item in source(table, camera, chosen, chunk, threads):
+        if isinstance(item, BadVideoError):
+            if on_bad is None:
+                raise item
+            on_bad(item)
+            continue
+        yield item._replace(frames=resize_frames(item.frames, target))
+
+
+def _video_chunks(
+    table: Episodes, camera: str, episodes: list[int], chunk: int, threads: int
+) -> Iterator[FrameChunk | BadVideoError]:
+    seconds_of = frame_seconds(table, camera)
+    paths = table.video[camera][0]
+    reader: VideoReader | None = None
+    try:
+        for episode in episodes:
+            try:
+                if reader is None or reader.path != paths[episode]:
+                    if reader is not None:
+                        reader.close()
+                        reader = None
+                    reader = VideoReader(paths[episode], episode, threads=threads)
+                seconds = seconds_of(episode)
+                for start in range(0, len(seconds), chunk):
+                    frames = reader.read(seconds[start : start + chunk], episode)
+                    yield FrameChunk(episode, start, frames.transpose(0, 3, 1, 2))
+            except BadVideoError as error:
+                yield error
+    finally:
+        if reader is not None:
+            reader.close()
+
+
+def _image_chunks(
+    table: Episodes, camera: str, episodes: list[int], chunk: int, threads: int
+) -> Iterator[FrameChunk | BadVideoError]:
+    import numpy as np
+
+    from hlrp.data.images import EmbeddedImages
+
+    images = EmbeddedImages(table, camera)
+    for episode in episodes:
+        try:
+            for start in range(0, int(table.lengths[episode]), chunk):
+                stop = min(start + chunk, int(table.lengths[episode]))
+                first = int(table.start[episode])
+                indices = np.arange(first + start, first + stop)
+                yield FrameChunk(episode, start, images.read_frames(indices, episode))
+        except BadVideoError as error:
+            yield error

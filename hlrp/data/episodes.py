@@ -1,0 +1,192 @@
+"""Where every episode of a dataset lies: row ranges, video files and positions in them; and how episodes are split."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hlrp.data.dataset_info import INFO, DatasetInfo, check_episodes
+from hlrp.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_EPISODES = Path("meta/episodes")
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """The episode table of a dataset, one entry per episode, by episode number.
+
+    Args:
+        info: The dataset.
+        start: Global index of the first frame, int64 `[E]`.
+        end: Global index after the last frame, int64 `[E]`.
+        task: First task sentence of each episode.
+        video: Camera to its files and the second at which each episode begins in them.
+    """
+
+    info: DatasetInfo
+    start: "NDArray[np.int64]"
+    end: "NDArray[np.int64]"
+    task: list[str]
+    video: dict[str, tuple[list[Path], "NDArray[np.float64]"]]
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def lengths(self) -> "NDArray[np.int64]":
+        """Frames of each episode, int64 `[E]`."""
+        return self.end - self.start
+
+    def episode_of(self, index: "NDArray[np.int64]") -> "NDArray[np.int64]":
+        """Episode number of each global frame index."""
+        import numpy as np
+
+        return np.searchsorted(self.end, index, side="right").astype(np.int64)
+
+    def frame_indices(self, episodes: list[int] | None = None) -> "NDArray[np.int64]":
+        """Global indices of all frames of the chosen episodes (all by default), ascending."""
+        import numpy as np
+
+        if episodes is None:
+            return np.arange(self.start[0], self.end[-1], dtype=np.int64)
+        spans = [np.arange(self.start[e], self.end[e], dtype=np.int64) for e in sorted(episodes)]
+        return np.concatenate(spans) if spans else np.zeros(0, np.int64)
+
+
+@lru_cache(maxsize=32)
+def _read(root: Path, stamp: tuple[int, int]) -> dict[str, list[Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for path in sorted((root / _EPISODES).rglob("*.parquet")):
+        names = [c for c in pq.read_schema(path).names if not c.startswith("stats/")]
+        tables.append(pq.read_table(path, columns=names))
+    columns: dict[str, list[Any]] = pa.concat_tables(tables, promote_options="default").to_pydict()
+    return columns
+
+
+def read_episodes(info: DatasetInfo) -> Episodes:
+    """Read the episode table of a dataset.
+
+    Raises:
+        UserError: It is missing, unreadable, or does not agree with `meta/info.json`.
+    """
+    import numpy as np
+
+    where = info.root / _EPISODES
+    try:
+        stat = (info.root / INFO).stat()
+        columns = _read(info.root.resolve(), (stat.st_mtime_ns, stat.st_size))
+        order = np.argsort(np.asarray(columns["episode_index"]))
+        start = np.asarray(columns["dataset_from_index"], np.int64)[order]
+        end = np.asarray(columns["dataset_to_index"], np.int64)[order]
+        numbers = np.asarray(columns["episode_index"])[order]
+        tasks = [(columns["tasks"][i] or [""])[0] for i in order] if "tasks" in columns else [""] * len(order)
+        video = {c: _video(info, columns, order, c) for c in info.cameras if info.features[c]["dtype"] == "video"}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the episode table cannot be read: {error!r}", where=str(where), fix="restore the dataset or record again"
+        ) from error
+    complete = len(start) == info.episodes and bool((numbers == np.arange(info.episodes)).all())
+    joined = complete and start[0] == 0 and end[-1] == info.frames and bool((start[1:] == end[:-1]).all())
+    if not joined:
+        raise UserError(
+            f"the episode table ({len(start)} episodes, {int((end - start).sum())} frames) does not agree with "
+            f"{INFO} ({info.episodes} episodes, {info.frames} frames)",
+            where=str(where),
+            fix="the dataset is incomplete: copy or record it again",
+        )
+    return Episodes(info, start, end, tasks, video)
+
+
+def _video(
+    info: DatasetInfo, columns: dict[str, list[Any]], order: "NDArray[np.int64]", camera: str
+) -> tuple[list[Path], "NDArray[np.float64]"]:
+    import json
+
+    import numpy as np
+
+    pattern = json.loads((info.root / INFO).read_text(encoding="utf8"))["video_path"]
+    chunk, file = columns[f"videos/{camera}/chunk_index"], columns[f"videos/{camera}/file_index"]
+    paths = [
+        info.root / pattern.format(video_key=camera, chunk_index=int(chunk[i]), file_index=int(file[i])) for i in order
+    ]
+    return paths, np.asarray(columns[f"videos/{camera}/from_timestamp"], np.float64)[order]
+
+
+def check_camera(info: DatasetInfo, camera: str | None) -> str:
+    """The camera to read: the one asked for, or the only one there is.
+
+    Raises:
+        UserError: No such camera, several to choose from, or a depth map.
+    """
+    where = f"camera, dataset {info.root}"
+    if not info.cameras:
+        raise UserError(f"the dataset {info.repo_id} has no camera", where=where, fix="use a dataset with video")
+    if camera is None:
+        if len(info.cameras) > 1:
+            raise UserError(
+                f"the dataset has {len(info.cameras)} cameras", where=where, fix=f"choose: {', '.join(info.cameras)}"
+            )
+        camera = info.cameras[0]
+    if camera not in info.cameras:
+        raise UserError(f"the dataset has no camera {camera!r}", where=where, fix=suggest(camera, info.cameras))
+    details = info.features[camera].get("info") or {}
+    if details.get("is_depth_map") or details.get("video.is_depth_map"):
+        raise UserError(f"{camera!r} holds depth, not colour", where=where, fix="choose a colour camera")
+    return camera
+
+
+def window_offset(offset_seconds: float, fps: float) -> int:
+    """Frames between neighbouring frames of a window: at least 1."""
+    return max(1, round(offset_seconds * fps))
+
+
+def split_episodes(
+    info: DatasetInfo, fraction: float, seed: int | None = None, *, episodes: list[int] | None = None
+) -> tuple[list[int], list[int]]:
+    """Split episodes into training and held-out ones.
+
+    Args:
+        info: The dataset.
+        fraction: Share of the episodes of every task to hold out, `[0, 1)`; rounded up per task.
+        seed: None: the last episodes of every task are held out, which is LeRobot's own `eval_split`, so that both
+            trainers hold out the same; a number: a random choice that depends on it alone.
+        episodes: Episodes to choose from; none: all.
+
+    Returns:
+        (training episodes, held-out episodes), both ascending and disjoint.
+
+    Raises:
+        UserError: Unknown episodes, or nothing would be left to train on.
+    """
+    import numpy as np
+
+    check_episodes(info, episodes)
+    chosen = sorted(episodes) if episodes is not None else list(range(info.episodes))
+    if fraction <= 0:
+        return chosen, []
+    tasks = read_episodes(info).task
+    by_task: dict[str, list[int]] = {}
+    for episode in chosen:
+        by_task.setdefault(tasks[episode], []).append(episode)
+    train: list[int] = []
+    held_out: list[int] = []
+    for number, group in enumerate(by_task.values()):
+        order = group if seed is None else np.random.default_rng([seed, number]).permutation(group).tolist()
+        keep = len(group) - math.ceil(len(group) * fraction)
+        train += order[:keep]
+        held_out += order[keep:]
+    if not train:
+        raise UserError(
+            f"holding out {fraction:.0%} leaves none of {len(chosen)} episodes to train on",
+            where="trainer.eval_split",
+            fix="hold out less, or use more episodes",
+        )
+    return sorted(train), sorted(held_out)

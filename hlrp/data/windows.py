@@ -1,0 +1,235 @@
+"""Windows of T frames for the latent action quantizer, from one dataset or a mixture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import Dataset, default_collate
+
+from hlrp.data.columns import read_column
+from hlrp.data.dataset_info import DatasetInfo, check_episodes
+from hlrp.data.decode import frame_size, target_size
+from hlrp.data.episodes import Episodes, check_camera, read_episodes, window_offset
+from hlrp.data.readers import DirectReader, FrameReader
+from hlrp.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class WindowSource:
+    """One dataset of a mixture.
+
+    Args:
+        info: The dataset.
+        episodes: Episodes whose frames begin windows; none: all.
+        cameras: Features to read, in this order; none: the only one there is.
+        weight: How often it is sampled, relative to the other sources, > 0.
+        labelled_episodes: Episodes whose actions may be used; none: all that have actions.
+    """
+
+    info: DatasetInfo
+    episodes: list[int] | None = None
+    cameras: list[str] | None = None
+    weight: float = 1.0
+    labelled_episodes: list[int] | None = None
+
+
+class _Source:
+    """What `FrameWindows` keeps of one source; arrays are over the frames that begin windows."""
+
+    def __init__(self, spec: WindowSource, num_frames: int, offset_seconds: float, with_actions: bool) -> None:
+        import numpy as np
+
+        check_episodes(spec.info, spec.episodes)
+        check_episodes(spec.info, spec.labelled_episodes)
+        self.spec = spec
+        self.table: Episodes = read_episodes(spec.info)
+        asked: Sequence[str | None] = spec.cameras or [None]
+        self.cameras = [check_camera(spec.info, c) for c in asked]
+        self.offset = window_offset(offset_seconds, spec.info.fps)
+        self.steps = np.arange(num_frames, dtype=np.int64) * self.offset
+        self.starts = self.table.frame_indices(spec.episodes)
+        self.readers: list[FrameReader] = []
+        self.action_total: NDArray[np.float64] | None = None
+        self.labelled = np.zeros(len(self.table), bool)
+        if with_actions and "action" in spec.info.features:
+            actions = read_column(spec.info, "action").astype(np.float64)
+            self.action_total = np.concatenate([np.zeros((1, actions.shape[1])), np.cumsum(actions, axis=0)])
+            self.labelled[spec.labelled_episodes if spec.labelled_episodes is not None else slice(None)] = True
+
+    @property
+    def action_dim(self) -> int:
+        return 0 if self.action_total is None else self.action_total.shape[1]
+
+    def keep_valid(self) -> None:
+        """Drop the frames after which not even one pair fits into the episode."""
+        self.starts = self.starts[self.starts + self.offset < self.table.end[self.table.episode_of(self.starts)]]
+
+    def read(self, starts: "NDArray[np.int64]", action_dim: int | None) -> "dict[str, NDArray[Any]]":
+        import numpy as np
+
+        episode = self.table.episode_of(starts)
+        wanted = starts[:, None] + self.steps
+        last = self.table.end[episode][:, None] - 1
+        valid = wanted[:, 1:] <= last
+        indices = np.minimum(wanted, last)
+        views = [r.read(indices.reshape(-1)).reshape(*indices.shape, 3, *r.size) for r in self.readers]
+        result = {
+            "frames": views[0] if len(views) == 1 else np.stack(views, axis=2),
+            "valid": valid,
+            "index": starts,
+            "episode_index": episode,
+        }
+        if action_dim is not None:
+            result |= self._actions(indices, valid, episode, action_dim)
+        return result
+
+    def _actions(
+        self, indices: "NDArray[np.int64]", valid: "NDArray[np.bool_]", episode: "NDArray[np.int64]", width: int
+    ) -> "dict[str, NDArray[Any]]":
+        import numpy as np
+
+        has_action = self.labelled[episode] & (self.action_total is not None)
+        sums = np.zeros((*valid.shape, width), np.float32)
+        if self.action_total is not None:
+            between = self.action_total[indices[:, 1:]] - self.action_total[indices[:, :-1]]
+            sums[..., : self.action_dim] = np.where((valid & has_action[:, None])[..., None], between, 0)
+        return {"action_sum": sums, "has_action": has_action}
+
+
+class FrameWindows(Dataset[Batch]):
+    """Windows of ``num_frames`` frames, `offset_seconds` apart, that begin at every frame of the chosen episodes.
+
+    A sample is a dictionary:
+
+    - ``frames``: uint8 `[T, C, H, W]`, or `[T, V, C, H, W]` when more than one camera is asked for. A frame past the
+      end of the episode is the episode's last one.
+    - ``valid``: bool `[T-1]`; pair j (frames j and j+1) lies inside the episode. Never train on the others.
+    - ``index``, ``episode_index``, ``source``: int64 scalars. `index` is LeRobot's global frame index in the source, so
+      (`source`, `index`) names a sample for good, however the data are split or read.
+    - with ``with_actions``: ``action_sum``: float32 `[T-1, A]`, the sum of the recorded actions from frame j up to, not
+      including, frame j+1, zero-padded to the widest source, zero where invalid or unlabelled; ``has_action``: bool.
+
+    Indexing by a list (`__getitems__`) gives a whole batch, with a leading `B`, in one copy: use
+    `collate_fn=FrameWindows.collate` in a `DataLoader`.
+
+    Args:
+        sources: Datasets; all must have as many cameras.
+        num_frames: T, >= 2.
+        offset_seconds: Time between neighbouring frames, > 0; in frames it is `max(1, round(offset_seconds * fps))`.
+        size: Height and width, or one number for a square; none: as recorded.
+        with_actions: Whether to give `action_sum` and `has_action`.
+        drop_invalid: Leave out windows without one valid pair.
+
+    Raises:
+        UserError: Unknown camera or episodes, or sources that do not fit together.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[WindowSource],
+        *,
+        num_frames: int = 2,
+        offset_seconds: float,
+        size: int | tuple[int, int] | None = None,
+        with_actions: bool = False,
+        drop_invalid: bool = False,
+    ) -> None:
+        import numpy as np
+
+        if num_frames < 2:
+            raise UserError(f"a window needs 2 frames or more, not {num_frames}", where="data.num_frames")
+        if offset_seconds <= 0:
+            raise UserError(f"the offset must be positive, not {offset_seconds}", where="data.offset_seconds")
+        if not sources:
+            raise UserError("there is no dataset to read windows from", where="data.sources")
+        self.sources = tuple(sources)
+        self.num_frames, self.offset_seconds = num_frames, offset_seconds
+        self._parts = [_Source(s, num_frames, offset_seconds, with_actions) for s in sources]
+        self.size = self._common_size(size)
+        if drop_invalid:
+            for part in self._parts:
+                part.keep_valid()
+        self._action_dim = max(p.action_dim for p in self._parts) if with_actions else None
+        self._ends = np.cumsum([len(p.starts) for p in self._parts])
+        for part in self._parts:
+            part.readers = [DirectReader(part.table, c, self.size) for c in part.cameras]
+
+    def _common_size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
+        sizes = {
+            (p.spec.info.repo_id, camera): target_size(size, frame_size(p.spec.info, camera))
+            for p in self._parts
+            for camera in p.cameras
+        }
+        if len(set(sizes.values())) > 1:
+            listed = "; ".join(f"{repo} {camera}: {h}x{w}" for (repo, camera), (h, w) in sizes.items())
+            raise UserError(f"cameras differ in size ({listed})", where="image size", fix="ask for one size")
+        counts = {p.spec.info.repo_id: len(p.cameras) for p in self._parts}
+        if len(set(counts.values())) > 1:
+            raise UserError(f"sources differ in the number of cameras: {counts}", fix="choose as many of each")
+        return next(iter(sizes.values()))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def lengths(self) -> list[int]:
+        """Windows of each source; positions count through the sources in this order."""
+        return [len(p.starts) for p in self._parts]
+
+    @property
+    def weights(self) -> list[float]:
+        """Sampling weight of each source."""
+        return [s.weight for s in self.sources]
+
+    @property
+    def action_dim(self) -> int:
+        """A of `action_sum`: the width of the widest action, 0 without actions."""
+        return self._action_dim or 0
+
+    def ids(self, positions: Sequence[int] | None = None) -> "NDArray[np.int64]":
+        """Stable names of samples: int64 `[n, 2]` of (source, global frame index), all of them by default."""
+        import numpy as np
+
+        at = np.arange(len(self)) if positions is None else np.asarray(positions, np.int64)
+        source = np.searchsorted(self._ends, at, side="right")
+        index = np.empty(len(at), np.int64)
+        for number, part in enumerate(self._parts):
+            rows = source == number
+            index[rows] = part.starts[at[rows] - (self._ends[number] - len(part.starts))]
+        return np.stack([source, index], axis=1)
+
+    def __getitem__(self, position: int) -> Batch:
+        if not -len(self) <= position < len(self):
+            raise IndexError(position)
+        return {k: v[0] for k, v in self.__getitems__([position % len(self)]).items()}
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        import numpy as np
+
+        ids = self.ids(positions)
+        parts = []
+        for number in np.unique(ids[:, 0]):
+            rows = np.flatnonzero(ids[:, 0] == number)
+            parts.append((rows, self._parts[number].read(ids[rows, 1], self._action_dim)))
+        if len(parts) == 1:
+            batch = parts[0][1]
+        else:
+            order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+            batch = {k: np.concatenate([values[k] for _, values in parts])[order] for k in parts[0][1]}
+        batch["source"] = ids[:, 0]
+        return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in batch.items()}
+
+    @staticmethod
+    def collate(batch: Batch | list[Batch]) -> Batch:
+        """A batch as it is; a list of samples stacked."""
+        if isinstance(batch, dict):
+            return batch
+        collated: Batch = default_collate(batch)
+        return collated
