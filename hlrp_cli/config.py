@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hlrp.config import Resolved
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any key of the schema: trainer.steps=100")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any key of the schema: trainer.steps=100")
 ]
 
 

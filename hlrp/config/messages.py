@@ -90,7 +90,7 @@ def _suggest_key(path: tuple[str | int, ...], tree: Tree, model: type[BaseModel]
     close = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(repr(f"{parent}.{c}" if parent else c) for c in close) + "?"
-    everywhere = list(_all_keys(model))
+    everywhere = list(all_keys(model))
     elsewhere = [k for k in everywhere if k.rpartition(".")[2] == name] or (
         [_OFTEN_MEANT[name]] if name in _OFTEN_MEANT else []
     )
@@ -143,8 +143,9 @@ def _affinity(model: type[BaseModel], values: dict[str, Any]) -> int:
     return bonus + len(model.model_fields.keys() & values.keys())
 
 
-def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of every key below a part of the schema."""
     for name, field in model.model_fields.items():
         yield prefix + name
         for inner in _models_in(field.annotation):
-            yield from _all_keys(inner, f"{prefix}{name}.")
+            yield from all_keys(inner, f"{prefix}{name}.")
