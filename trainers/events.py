@@ -1,5 +1,6 @@
 """How a training process tells the process that started it what happens: one JSON object a line, marked."""
 
+import contextlib
 import json
 import os
 import time
@@ -7,7 +8,6 @@ from typing import Any
 
 # ASCII record separator: no log line holds one, and it survives launchers that pass lines through.
 MARK = "\x1e"
-PARENT_PID = "HLRP_PARENT_PID"
 ALLOW_DOWNLOAD = "HLRP_ALLOW_DOWNLOAD"
 ASKED_DEVICE = "HLRP_ASKED_DEVICE"
 _STEP_INTERVAL_S = 0.25
@@ -30,7 +30,8 @@ class Emitter:
                 return
             self._last_step = moment
         line = MARK + json.dumps({"event": event, **fields}) + "\n"
-        os.write(1, line.encode())
+        with contextlib.suppress(BrokenPipeError):
+            os.write(1, line.encode())
 
 
 def parse_line(line: str) -> tuple[str, dict[str, Any] | None]:

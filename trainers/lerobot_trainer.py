@@ -62,7 +62,10 @@ class LeRobotTrainer(BaseTrainer):
                 "output_dir": output_dir,
             }
             flags = {k: (v, k.rpartition(".")[2]) for k, v in values.items() if v is not None}
-            run = load_config(None, (), flags).config
+            loaded = load_config(None, (), flags).config
+            if not isinstance(loaded, LeRobotRun):
+                raise UserError("this trainer runs LeRobot configurations", where="trainer_type")
+            run = loaded
         return train(run)
 
     def resume(self, directory: RunDirectory, run: LeRobotRun, *, steps: int | None = None) -> RunResult:

@@ -4,31 +4,33 @@ Nothing heavy is imported at module level: LeRobot spawns its data workers, and 
 """
 
 import os
+import select
 import signal
+import stat
 import sys
 import threading
-import time
 import traceback
 from typing import Any
 
 from hlrp import compat
 from hlrp.errors import HlrpError, UserError
-from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, PARENT_PID, Emitter
-
-_PARENT_CHECK_S = 2.0
+from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, Emitter
 
 
-def _stop_with_parent(parent: int) -> None:
-    """Ask this process to stop once the one that started it is gone, however it went."""
+def _stop_with_parent() -> None:
+    """Save and stop once the process that reads our output is gone, however it went."""
+    if not stat.S_ISFIFO(os.fstat(1).st_mode):
+        return
 
     def watch() -> None:
-        while True:
-            try:
-                os.kill(parent, 0)
-            except OSError:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-            time.sleep(_PARENT_CHECK_S)
+        pipe = select.poll()
+        pipe.register(1, 0)  # errors only: the reading end was closed
+        pipe.poll()
+        # Whatever is printed from here on would raise in the middle of a step.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True, name="hlrp-parent-watch").start()
 
@@ -70,8 +72,7 @@ def main() -> int:
         0 finished, 1 failed, 2 a mistake in what was asked, 128 + signal when stopped.
     """
     emit = Emitter()
-    if parent := os.environ.get(PARENT_PID):
-        _stop_with_parent(int(parent))
+    _stop_with_parent()
     stop, started = compat.StopRequest(), {"training": False}
 
     def on_signal(number: int, _frame: object) -> None:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from trainers.events import PARENT_PID
-
 _POLL_S = 0.5
 _READ = 1 << 16
 
@@ -33,7 +31,7 @@ class TrainingProcess:
             stderr=subprocess.STDOUT,
             # The terminal sends Ctrl-C to its whole group: the child must get it once, from us.
             start_new_session=True,
-            env=os.environ | environment | {PARENT_PID: str(os.getpid())},
+            env=os.environ | environment,
         )
 
     def run(self, on_line: Callable[[str], None]) -> int:

@@ -1,0 +1,260 @@
+"""`hlrp train --trainer lerobot` as a user runs it: the installed command on real files."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import assert_user_error, hlrp, hlrp_argv
+
+from hlrp.runs import RunDirectory
+
+TINY_ACT = (
+    "model.chunk_size=8",
+    "model.n_action_steps=8",
+    "model.hidden_dim=32",
+    "model.n_heads=2",
+    "model.dim_feedforward=32",
+    "model.pretrained_backbone_weights=null",
+    "data.num_workers=1",
+)
+
+
+def _args(root: Path, out: Path, policy: str = "act", steps: int = 40, *more: str) -> list[str]:
+    base = ["train", "--trainer", "lerobot", "--policy", policy, "--dataset-root", str(root), "--device", "cpu"]
+    return [*base, "--steps", str(steps), "--batch-size", "4", "--output-dir", str(out), *more]
+
+
+def _metrics(run: Path) -> dict[int, dict[str, float]]:
+    return {row["step"]: row for row in RunDirectory.open(run).metrics()}
+
+
+def _weights(run: Path) -> dict[str, "object"]:
+    from safetensors.torch import load_file
+
+    latest = RunDirectory.open(run).latest()
+    assert latest is not None
+    return load_file(latest.pretrained / "model.safetensors")
+
+
+def _start(args: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(hlrp_argv(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for_rows(run: Path, count: int, process: subprocess.Popen[str], limit_s: float = 240) -> None:
+    end = time.monotonic() + limit_s
+    metrics = run / "metrics.jsonl"
+    while time.monotonic() < end:
+        if metrics.is_file() and metrics.read_text().count("\n") >= count:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.kill()
+    pytest.fail(f"no {count} steps within {limit_s} s")
+
+
+def _family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def _assert_gone(processes: list[psutil.Process], limit_s: float = 20) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=limit_s)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], alive
+
+
+@pytest.fixture(scope="module")
+def straight(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 steps without interruption, every step logged."""
+    run = tmp_path_factory.mktemp("runs") / "straight"
+    done = hlrp(*_args(toy_root, run, "act", 40, *TINY_ACT, "trainer.save_freq=20", "trainer.log_freq=1"))
+    assert done.code == 0, done.err
+    return run
+
+
+def test_run_directory_holds_what_the_design_says(straight: Path, toy_root: Path) -> None:
+    manifest = json.loads((straight / "run.json").read_text())
+    assert manifest["status"] == "finished"
+    assert (manifest["trainer"], manifest["policy"], manifest["seed"], manifest["steps"]) == (
+        "lerobot",
+        "act",
+        1000,
+        40,
+    )
+    assert manifest["checkpoints"] == ["000020", "000040"]
+    assert manifest["dataset"]["root"] == str(toy_root)
+    assert len(manifest["dataset"]["fingerprint"]) == 16
+    assert manifest["versions"]["lerobot"].startswith("0.6")
+    rows = _metrics(straight)
+    assert sorted(rows) == list(range(1, 41))
+    assert rows[40]["loss"] < rows[1]["loss"]
+    assert all(0 <= row["data_wait"] <= 1 for row in rows.values())
+    log = (straight / "log.txt").read_text()
+    assert "End of training" in log
+    assert "\x1e" not in log
+    assert "policy_type: act" in (straight / "config.yaml").read_text()
+    assert not list(straight.rglob("*.partial"))
+
+
+def test_checkpoint_loads_in_stock_lerobot_in_another_process(straight: Path) -> None:
+    code = """
+import sys, torch
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+path = sys.argv[1]
+config = PreTrainedConfig.from_pretrained(path)
+policy = get_policy_class(config.type).from_pretrained(path)
+pre, post = make_pre_post_processors(config, pretrained_path=path)
+batch = {"observation.image": torch.rand(1, 3, 64, 64), "observation.state": torch.zeros(1, 2)}
+action = post(policy.select_action(pre(batch)))
+assert action.shape == (1, 3) and torch.isfinite(action).all(), action
+print("hlrp" in " ".join(sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(straight / "checkpoints/000040/pretrained_model")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("False"), "stock LeRobot must need none of our modules"
+
+
+def test_kill_and_resume_equal_an_uninterrupted_run(straight: Path, toy_root: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    process = _start(_args(toy_root, run, "act", 40, *TINY_ACT, "trainer.save_freq=20", "trainer.log_freq=1"))
+    _wait_for_rows(run, 22, process)
+    family = _family(process)
+    process.kill()  # SIGKILL: nothing of ours can run any more
+    process.communicate()
+    _assert_gone(family)
+    # The worker saw that nobody reads any more, and saved; take that away to have what a power cut leaves.
+    for later in (c for c in RunDirectory.open(run).checkpoints() if c.step > 20):
+        shutil.rmtree(later.path)
+    # The newest checkpoint is half-written: it must be skipped and named.
+    broken = run / "checkpoints" / "000030" / "pretrained_model"
+    broken.mkdir(parents=True)
+    whole = (run / "checkpoints/000020/pretrained_model/model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    (broken / "config.json").write_text("{}")
+    done = hlrp("train", "--resume", run)
+    assert done.code == 0, done.err
+    assert "checkpoint 000030 is skipped: model.safetensors is truncated" in done.err
+    first, second = _metrics(straight), _metrics(run)
+    assert sorted(second) == list(range(1, 41))
+    assert [second[s]["loss"] for s in range(1, 41)] == [first[s]["loss"] for s in range(1, 41)]
+    assert [second[s]["grad_norm"] for s in range(1, 41)] == [first[s]["grad_norm"] for s in range(1, 41)]
+    ours, theirs = _weights(run), _weights(straight)
+    assert ours.keys() == theirs.keys()
+    assert all(bool((ours[k] == theirs[k]).all()) for k in ours)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_a_checkpoint_and_leaves_no_orphans(
+    toy_root: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    run = tmp_path / "stopped"
+    process = _start(_args(toy_root, run, "act", 100_000, *TINY_ACT, "trainer.log_freq=1"))
+    _wait_for_rows(run, 3, process)
+    family = _family(process)
+    assert family
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert "hlrp train --resume" in err
+    assert "Traceback" not in err
+    _assert_gone(family)
+    directory = RunDirectory.open(run)
+    assert directory.manifest["status"] == "interrupted"
+    latest = directory.latest()
+    assert latest is not None
+    assert latest.step >= 3
+    dry = hlrp("train", "--resume", run, "--dry-run")
+    assert dry.code == 0
+    assert f"{latest.path.name}/pretrained_model/train_config.json" in dry.out
+
+
+def test_two_processes_train_one_policy(toy_root: Path, tmp_path: Path) -> None:
+    run = tmp_path / "two"
+    done = hlrp(*_args(toy_root, run, "act", 4, *TINY_ACT, "--devices", "2", "trainer.log_freq=1"))
+    assert done.code == 0, done.err
+    rows = _metrics(run)
+    assert sorted(rows) == [1, 2, 3, 4]
+    assert rows[4]["samples"] == 4 * 4 * 2
+    assert "Effective batch size: 4 x 2 = 8" in (run / "log.txt").read_text()
+
+
+SMALL = {
+    "act": ("model.chunk_size=16", "model.n_action_steps=16", "model.hidden_dim=64", "model.dim_feedforward=64"),
+    "diffusion": (
+        "model.down_dims=[16,32]",
+        "model.crop_shape=null",
+        "model.n_groups=4",
+        "model.num_train_timesteps=10",
+    ),
+    "vqbet": (
+        *("model.gpt_n_layer=1", "model.gpt_n_head=2", "model.gpt_hidden_dim=32", "model.gpt_input_dim=32"),
+        *("model.gpt_output_dim=32", "model.crop_shape=null", "model.n_vqvae_training_steps=10"),
+    ),
+}
+
+
+@pytest.mark.parametrize("policy", SMALL)
+def test_real_robot_data_trains(g1_root: Path, tmp_path: Path, policy: str) -> None:
+    run = tmp_path / policy
+    more = [*SMALL[policy], "--batch-size", "2", "--episodes", "0-1"]
+    done = hlrp(*_args(g1_root, run, policy, 20, *more))
+    assert done.code == 0, done.err
+    rows = _metrics(run)
+    assert max(rows) == 20
+    assert rows[20]["loss"] == rows[20]["loss"], "not a number"
+    latest = RunDirectory.open(run).latest()
+    assert latest is not None
+    assert latest.step == 20
+
+
+def test_values_that_only_lerobot_can_judge_are_refused_before_anything_is_written(
+    toy_root: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "refused"
+    done = hlrp(*_args(toy_root, run, "act", 4, "model.chunk_size=8", "model.n_action_steps=9"))
+    assert_user_error(done, "n_action_steps", "chunk_size")
+    assert not run.exists()
+
+
+def test_offline_backbone_is_said_aloud(toy_root: Path, tmp_path: Path) -> None:
+    env = {"TORCH_HOME": str(tmp_path / "torch")}
+    run = tmp_path / "warned"
+    fields = [f for f in TINY_ACT if "backbone" not in f]
+    done = hlrp(*_args(toy_root, run, "act", 1, *fields), env=env)
+    assert done.code == 0, done.err
+    assert "ResNet18_Weights.IMAGENET1K_V1 is not in the local cache" in done.err
+    assert "random weights" in json.loads((run / "run.json").read_text())["warnings"][0]
+
+
+def test_init_from_another_run_starts_from_its_weights(straight: Path, toy_root: Path, tmp_path: Path) -> None:
+    run = tmp_path / "tuned"
+    args = [
+        "train",
+        "--policy",
+        "act",
+        "--init-from",
+        str(straight),
+        "--dataset-root",
+        str(toy_root),
+        "--device",
+        "cpu",
+    ]
+    done = hlrp(
+        *args, "--steps", "1", "--batch-size", "4", "--output-dir", str(run), "--lr", "1e-9", "data.num_workers=0"
+    )
+    assert done.code == 0, done.err
+    before, after = _weights(straight), _weights(run)
+    assert before.keys() == after.keys()
+    # One step at a vanishing learning rate moves nothing that can be seen; fresh weights would differ everywhere.
+    learned = [k for k in before if k.endswith("weight") and before[k].dtype.is_floating_point]  # type: ignore[attr-defined]
+    assert all(bool(((before[k] - after[k]).abs() < 1e-6).all()) for k in learned)  # type: ignore[operator]

@@ -1,0 +1,48 @@
+"""A small LeRobotDataset v3.0 with real encoded video, made by LeRobot's own writer."""
+
+from pathlib import Path
+
+import numpy as np
+
+FPS = 10
+
+
+def make_dataset(
+    root: Path,
+    *,
+    episodes: int = 2,
+    length: int = 24,
+    size: int = 64,
+    action_dim: int = 3,
+    camera: str | None = "observation.image",
+    action: bool = True,
+) -> Path:
+    """Record a square that moves as its actions say; ``camera=None`` and ``action=False`` leave features out."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    features: dict[str, dict[str, object]] = {"observation.state": {"dtype": "float32", "shape": (2,), "names": None}}
+    if camera:
+        features[camera] = {"dtype": "video", "shape": (size, size, 3), "names": ["height", "width", "channel"]}
+    if action:
+        features["action"] = {"dtype": "float32", "shape": (action_dim,), "names": None}
+    dataset = LeRobotDataset.create(
+        repo_id=root.name, fps=FPS, root=root, features=features, use_videos=camera is not None
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(episodes):
+        position = rng.uniform(10, size - 10, 2)
+        for _ in range(length):
+            move = rng.uniform(-2, 2, action_dim).astype(np.float32)
+            frame: dict[str, object] = {"observation.state": position.astype(np.float32), "task": "move the square"}
+            if camera:
+                image = np.full((size, size, 3), 40, np.uint8)
+                x, y = position.astype(int)
+                image[y - 4 : y + 4, x - 4 : x + 4] = (220, 60, 60)
+                frame[camera] = image
+            if action:
+                frame["action"] = move
+            dataset.add_frame(frame)
+            position = np.clip(position + move[:2], 6, size - 6)
+        dataset.save_episode()
+    dataset.finalize()
+    return root
