@@ -106,7 +106,8 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-_RESOLVER = re.compile(r"\$\{\s*([\w.]+)\s*:")
+# The name of a resolver; one that is itself an interpolation counts as unknown.
+_RESOLVER = re.compile(r"\$\{\s*([\w.-]+(?=\s*:)|\$\{)")
 
 
 def interpolate(tree: Tree, model: type[BaseModel] | None) -> Tree:
@@ -118,37 +119,38 @@ def interpolate(tree: Tree, model: type[BaseModel] | None) -> Tree:
     users = [(path, leaf) for path, leaf in leaves(tree) if "${" in str(leaf.value) or leaf.value == "???"]
     if not users:
         return tree
+    for path, leaf in users:
+        _check_expression(path, leaf)
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    for path, leaf in users:
-        for name in _RESOLVER.findall(str(leaf.value)):
-            if not name.startswith("oc."):
-                raise UserError(
-                    f"{'.'.join(path)}: the resolver {name!r} is not allowed",
-                    where=leaf.origin,
-                    fix="use ${key} or ${oc.env:NAME}",
-                )
-    full = OmegaConf.create(merge(_default_values(model) if model else {}, value_of(tree)))
-    resolved = tree
-    for path, leaf in users:
-        try:
-            node: Any = full
-            for part in path[:-1]:
-                node = node[part]
-            if leaf.value == "???":
-                raise UserError(f"{'.'.join(path)!r} must be given", where=leaf.origin, fix=f"add {'.'.join(path)}=...")
-            value = node[path[-1]]
+    path, leaf = users[0]
+    try:
+        full = OmegaConf.create(merge(_default_values(model) if model else {}, value_of(tree)))
+        for path, leaf in users:
+            value = reduce(lambda node, part: node[part], path, full)
             value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        except OmegaConfBaseException as error:
-            reason = str(error).splitlines()[0]
+            tree = _replace(tree, path, split(Leaf(value, leaf.origin)))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or ".".join(path)
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{key}: cannot fill in the reference: {reason}",
+            where=next((other.origin for place, other in users if ".".join(place) == key), leaf.origin),
+            fix="refer to a key by its full dotted name, as in ${trainer.seed}",
+        ) from error
+    return tree
+
+
+def _check_expression(path: KeyPath, leaf: Leaf) -> None:
+    key, text = ".".join(path), str(leaf.value)
+    if leaf.value == "???":
+        raise UserError(f"{key!r} must be given", where=leaf.origin, fix=f"add {key}=...")
+    for name in _RESOLVER.findall(text):
+        if not name.startswith("oc."):
             raise UserError(
-                f"{'.'.join(path)}: cannot fill in {leaf.value!r}: {reason}",
-                where=leaf.origin,
-                fix="refer to a key by its full dotted name",
-            ) from error
-        resolved = _replace(resolved, path, split(Leaf(value, leaf.origin)))
-    return resolved
+                f"{key}: the resolver {name!r} is not allowed", where=leaf.origin, fix="use ${key} or ${oc.env:NAME}"
+            )
 
 
 def _replace(tree: Tree, path: KeyPath, node: Any) -> Tree:

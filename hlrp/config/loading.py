@@ -123,7 +123,7 @@ def _with_trainer_type(tree: Tree) -> Tree:
         implied = "lightning" if "kind" in model or "class_path" in model else "lerobot"
         return {"trainer_type": Leaf(implied, "default"), **tree}
     name = value_of(tree["trainer_type"])
-    if name not in RUN_CLASSES:
+    if not isinstance(name, str) or name not in RUN_CLASSES:
         raise UserError(
             f"unknown trainer_type {name!r}",
             where=_origin_of(tree["trainer_type"]),

@@ -25,7 +25,11 @@ class Section(BaseModel):
     """Base of all parts of the schema: immutable, and unknown keys are refused."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), validate_default=False
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        ser_json_inf_nan="constants",
     )
 
 

@@ -161,6 +161,7 @@ def test_the_kind_of_model_chooses_lightning():
 
 
 RUNS = [
+    (None, ["model.policy_type=act", "model.x=.inf", "trainer.lerobot_args.a.b=[1e-5, null]"]),
     ("lerobot/act_aloha", []),
     ("lerobot/act_aloha", ["trainer.steps=5", "job_name='1e-4'", "data.episodes=0-2", "data.cache=ram"]),
     ("lerobot/diffusion_pusht", ["trainer.eval_freq=100", "data.root=~/data", "model.init_from=outputs/x"]),
@@ -189,7 +190,7 @@ def test_the_way_back_holds_for_evaluations(tmp_path):
 def test_every_shipped_configuration_loads(name):
     evaluation = name.startswith("eval/")
     config = (load_eval_config if evaluation else load_config)(name).config
-    if not evaluation:
+    if name.startswith("lerobot/"):
         assert config.data.repo_id or config.data.root or config.data.sources
 
 
