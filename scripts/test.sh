@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# The test command: sets up the environment, checks style, types and imports, and runs the tests.
+# Usage: scripts/test.sh [pytest arguments]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bash scripts/setup.sh
+export PATH="$PWD/.venv/bin:$PATH" PYTHONDONTWRITEBYTECODE="" HF_HUB_OFFLINE=1
+ruff check .
+ruff format --check .
+mypy
+python -m pytest "$@"
