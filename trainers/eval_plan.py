@@ -73,6 +73,8 @@ def make_plan(request: EvalRequest) -> EvalPlan:
     """
     check_request(request)
     pretrained = resolve_pretrained(request.policy_path.absolute()) if request.policy_path else None
+    if request.replay is not None:
+        _check_replayable(request.replay)
     run = find_run(pretrained) if pretrained else None
     sources = _environment_sources(request, pretrained, run)
     given = {"type": request.env_type, "task": ",".join(request.tasks) or None, **request.env_fields}
@@ -89,6 +91,8 @@ def make_plan(request: EvalRequest) -> EvalPlan:
     fields: dict[str, Any] = {}
     for found in reversed(same):
         fields.update({k: v for k, v in found.items() if k not in _DERIVED})
+    if env_type == "metaworld_light" and pretrained and (size := _trained_image_size(pretrained)):
+        fields.setdefault("image_size", size)
     fields.update(request.env_fields)
     tasks = request.tasks or next((_split(s["task"]) for s in same if s.get("task")), [])
     return EvalPlan(
@@ -100,6 +104,21 @@ def make_plan(request: EvalRequest) -> EvalPlan:
         recorded_seeds=_recorded_seeds(pretrained, run),
         env_source=source,
     )
+
+
+def _check_replayable(root: Path) -> None:
+    if not (root / "meta" / "info.json").is_file():
+        raise UserError(
+            "there is no dataset in this folder" if root.is_dir() else "there is no such dataset",
+            where=f"--replay {root}",
+            fix="give the folder that `hlrp collect` wrote; it holds meta/info.json",
+        )
+    if not recorded_episodes(root):
+        raise UserError(
+            "this dataset does not say from which reset seeds it was recorded, so it cannot be replayed",
+            where=str(root / METADATA),
+            fix="replay a dataset recorded with `hlrp collect`",
+        )
 
 
 def find_run(pretrained: Path) -> RunDirectory | None:
@@ -125,6 +144,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path.name} is not a JSON object", where=str(path), fix="restore the file")
     return value
+
+
+def _trained_image_size(pretrained: Path) -> int | None:
+    """Side of the square images a policy was trained on, if all of its cameras share one."""
+    features = (read_json(pretrained / "config.json").get("input_features") or {}).values()
+    sizes = {tuple(f["shape"][1:]) for f in features if f.get("type") == "VISUAL"}
+    return next((h for h, w in sizes if h == w), None) if len(sizes) == 1 else None
 
 
 def _run_config(run: RunDirectory | None) -> dict[str, Any]:

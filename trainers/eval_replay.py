@@ -6,7 +6,6 @@ from typing import Any
 
 from hlrp.errors import UserError
 from hlrp.runs.statistics import wilson_interval
-from hlrp.sim.dataset import METADATA
 from trainers.eval_plan import recorded_episodes
 from trainers.eval_types import Listener
 
@@ -19,15 +18,9 @@ def recorded_rows(root: Path, tasks: Sequence[str], per_task: int) -> list[dict[
     """The first ``per_task`` recorded episodes of each task as `{episode_index, task, seed}`.
 
     Raises:
-        UserError: The dataset does not say from which seeds it was recorded, or has none of the tasks.
+        UserError: It has none of the tasks.
     """
     rows = recorded_episodes(root)
-    if not rows:
-        raise UserError(
-            "this dataset does not say from which reset seeds it was recorded, so it cannot be replayed",
-            where=str(root / METADATA),
-            fix="replay a dataset recorded with `hlrp collect`",
-        )
     chosen: list[dict[str, Any]] = []
     for task in tasks or list(dict.fromkeys(r["task"] for r in rows)):
         chosen += [r for r in rows if r["task"] == task][:per_task]
