@@ -197,60 +197,78 @@ def sequential_frames(
         UserError: No such camera or episode.
         BadVideoError: Naming file and episode, when ``on_bad`` is none.
     """
-    camera = check_camera(info, camera)
     check_episodes(info, list(episodes) if episodes is not None else None)
-    table = read_episodes(info)
-    chosen = sorted(set(episodes)) if episodes is not None else list(range(len(table)))
-    target = target_size(size, frame_size(info, camera))
-    source = _video_chunks if info.features[camera]["dtype"] == "video" else _image_chunks
-    for item in source(table, camera, chosen, chunk, threads):
-        if isinstance(item, BadVideoError):
-            if on_bad is None:
+    decoder = SequentialDecoder(read_episodes(info), check_camera(info, camera), size)
+    chosen = sorted(set(episodes)) if episodes is not None else list(range(info.episodes))
+    yield from decoder.frames(chosen, chunk=chunk, threads=threads, on_bad=on_bad)
+
+
+class SequentialDecoder:
+    """What several passes over one camera share: `sequential_frames` without reading the tables each time.
+
+    Args:
+        table: Episode table of the dataset.
+        camera: Feature to read.
+        size: Height and width, or one number for a square; none: as recorded.
+    """
+
+    def __init__(self, table: Episodes, camera: str, size: int | tuple[int, int] | None = None) -> None:
+        self.table, self.camera = table, camera
+        self.size = target_size(size, frame_size(table.info, camera))
+        self._is_video = table.info.features[camera]["dtype"] == "video"
+        self._seconds = frame_seconds(table, camera) if self._is_video else None
+
+    def frames(
+        self,
+        episodes: Sequence[int],
+        *,
+        chunk: int = 64,
+        threads: int = 0,
+        on_bad: Callable[[BadVideoError], None] | None = None,
+    ) -> Iterator[FrameChunk]:
+        """Frames of ``episodes`` in that order; see `sequential_frames`. Safe to call from several threads."""
+        source = self._video_chunks(episodes, chunk, threads) if self._is_video else self._image_chunks(episodes, chunk)
+        for item in source:
+            if not isinstance(item, BadVideoError):
+                yield item._replace(frames=resize_frames(item.frames, self.size))
+            elif on_bad is None:
                 raise item
-            on_bad(item)
-            continue
-        yield item._replace(frames=resize_frames(item.frames, target))
+            else:
+                on_bad(item)
 
+    def _video_chunks(self, episodes: Sequence[int], chunk: int, threads: int) -> Iterator[FrameChunk | BadVideoError]:
+        assert self._seconds is not None
+        paths = self.table.video[self.camera][0]
+        reader: VideoReader | None = None
+        try:
+            for episode in episodes:
+                try:
+                    if reader is None or reader.path != paths[episode]:
+                        if reader is not None:
+                            reader.close()
+                            reader = None
+                        reader = VideoReader(paths[episode], episode, threads=threads)
+                    seconds = self._seconds(episode)
+                    for start in range(0, len(seconds), chunk):
+                        frames = reader.read(seconds[start : start + chunk], episode)
+                        yield FrameChunk(episode, start, frames.transpose(0, 3, 1, 2))
+                except BadVideoError as error:
+                    yield error
+        finally:
+            if reader is not None:
+                reader.close()
 
-def _video_chunks(
-    table: Episodes, camera: str, episodes: list[int], chunk: int, threads: int
-) -> Iterator[FrameChunk | BadVideoError]:
-    seconds_of = frame_seconds(table, camera)
-    paths = table.video[camera][0]
-    reader: VideoReader | None = None
-    try:
+    def _image_chunks(self, episodes: Sequence[int], chunk: int) -> Iterator[FrameChunk | BadVideoError]:
+        import numpy as np
+
+        from hlrp.data.images import EmbeddedImages
+
+        images = EmbeddedImages(self.table, self.camera)
         for episode in episodes:
             try:
-                if reader is None or reader.path != paths[episode]:
-                    if reader is not None:
-                        reader.close()
-                        reader = None
-                    reader = VideoReader(paths[episode], episode, threads=threads)
-                seconds = seconds_of(episode)
-                for start in range(0, len(seconds), chunk):
-                    frames = reader.read(seconds[start : start + chunk], episode)
-                    yield FrameChunk(episode, start, frames.transpose(0, 3, 1, 2))
+                first, length = int(self.table.start[episode]), int(self.table.lengths[episode])
+                for start in range(0, length, chunk):
+                    indices = np.arange(first + start, first + min(start + chunk, length))
+                    yield FrameChunk(episode, start, images.read_frames(indices, episode))
             except BadVideoError as error:
                 yield error
-    finally:
-        if reader is not None:
-            reader.close()
-
-
-def _image_chunks(
-    table: Episodes, camera: str, episodes: list[int], chunk: int, threads: int
-) -> Iterator[FrameChunk | BadVideoError]:
-    import numpy as np
-
-    from hlrp.data.images import EmbeddedImages
-
-    images = EmbeddedImages(table, camera)
-    for episode in episodes:
-        try:
-            for start in range(0, int(table.lengths[episode]), chunk):
-                stop = min(start + chunk, int(table.lengths[episode]))
-                first = int(table.start[episode])
-                indices = np.arange(first + start, first + stop)
-                yield FrameChunk(episode, start, images.read_frames(indices, episode))
-        except BadVideoError as error:
-            yield error

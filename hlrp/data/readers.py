@@ -1,5 +1,6 @@
 """Ways to get the frames of one camera by global frame index."""
 
+import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -42,6 +43,8 @@ class DirectReader:
         self._seconds = frame_seconds(table, camera) if self._is_video else None
         self._images = None if self._is_video else EmbeddedImages(table, camera)
         self._open: OrderedDict[Path, VideoReader] = OrderedDict()
+        self._process = os.getpid()
+        self._inherited: list[object] = []
 
     def read(self, indices: "NDArray[np.int64]") -> "NDArray[np.uint8]":
         """Frames by global index `[n]`, any order: uint8 `[n, C, H, W]`.
@@ -68,9 +71,17 @@ class DirectReader:
         return video.read(seconds, episode).transpose(0, 3, 1, 2)
 
     def _video(self, path: Path, episode: int) -> VideoReader:
+        if self._process != os.getpid():
+            # A fork shares file positions with its parent: leave the parent's decoders untouched, and alive, since
+            # freeing them here would wait for threads that do not exist in this process.
+            self._inherited.append(self._open)
+            self._open, self._process = OrderedDict(), os.getpid()
         if path not in self._open:
             if len(self._open) >= _OPEN_VIDEOS:
                 self._open.popitem(last=False)[1].close()
             self._open[path] = VideoReader(path, episode, threads=1)
         self._open.move_to_end(path)
         return self._open[path]
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_open": OrderedDict(), "_inherited": []}

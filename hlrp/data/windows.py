@@ -1,8 +1,10 @@
 """Windows of T frames for the latent action quantizer, from one dataset or a mixture."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.utils.data import Dataset, default_collate
@@ -11,6 +13,7 @@ from hlrp.data.columns import read_column
 from hlrp.data.dataset_info import DatasetInfo, check_episodes
 from hlrp.data.decode import frame_size, target_size
 from hlrp.data.episodes import Episodes, check_camera, read_episodes, window_offset
+from hlrp.data.frame_store import FrameStore
 from hlrp.data.readers import DirectReader, FrameReader
 from hlrp.errors import UserError
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_log = logging.getLogger("hlrp.data")
 Batch = dict[str, torch.Tensor]
 
 
@@ -124,11 +128,16 @@ class FrameWindows(Dataset[Batch]):
         num_frames: T, >= 2.
         offset_seconds: Time between neighbouring frames, > 0; in frames it is `max(1, round(offset_seconds * fps))`.
         size: Height and width, or one number for a square; none: as recorded.
+        cache: off: decode at every access; ram, disk: from a `FrameStore`, made now if need be.
         with_actions: Whether to give `action_sum` and `has_action`.
         drop_invalid: Leave out windows without one valid pair.
+        cache_root: Where the frame stores live; none: in the platform's cache folder.
+        cache_limit_gb: Most that may have to be decoded, over all sources, in GB.
+        announce: Given a sentence before frames are decoded into the cache, saying how much that is.
+        progress: Called meanwhile as (frames done, frames to do).
 
     Raises:
-        UserError: Unknown camera or episodes, or sources that do not fit together.
+        UserError: Unknown camera or episodes, sources that do not fit together, or a cache beyond its limit.
     """
 
     def __init__(
@@ -138,8 +147,13 @@ class FrameWindows(Dataset[Batch]):
         num_frames: int = 2,
         offset_seconds: float,
         size: int | tuple[int, int] | None = None,
+        cache: Literal["off", "ram", "disk"] = "off",
         with_actions: bool = False,
         drop_invalid: bool = False,
+        cache_root: Path | None = None,
+        cache_limit_gb: float = 50.0,
+        announce: Callable[[str], None] = _log.info,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         import numpy as np
 
@@ -158,8 +172,7 @@ class FrameWindows(Dataset[Batch]):
                 part.keep_valid()
         self._action_dim = max(p.action_dim for p in self._parts) if with_actions else None
         self._ends = np.cumsum([len(p.starts) for p in self._parts])
-        for part in self._parts:
-            part.readers = [DirectReader(part.table, c, self.size) for c in part.cameras]
+        self._open(cache, cache_root, cache_limit_gb, announce, progress)
 
     def _common_size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
         sizes = {
@@ -174,6 +187,33 @@ class FrameWindows(Dataset[Batch]):
         if len(set(counts.values())) > 1:
             raise UserError(f"sources differ in the number of cameras: {counts}", fix="choose as many of each")
         return next(iter(sizes.values()))
+
+    def _open(
+        self,
+        cache: Literal["off", "ram", "disk"],
+        root: Path | None,
+        limit_gb: float,
+        announce: Callable[[str], None],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        if cache == "off":
+            for part in self._parts:
+                part.readers = [DirectReader(part.table, c, self.size) for c in part.cameras]
+            return
+        wanted = []
+        for part in self._parts:
+            stores = [FrameStore(part.table, c, self.size, where=cache, root=root) for c in part.cameras]
+            part.readers = list(stores)
+            wanted += [(store, part.spec.episodes) for store in stores]
+        need = sum(store.bytes_to_make(episodes) for store, episodes in wanted) / 1e9
+        if need > limit_gb:
+            raise UserError(
+                f"decoded frames would take {need:.1f} GB, more than the limit of {limit_gb:g} GB",
+                where="data.cache_limit_gb",
+                fix="raise it, use fewer episodes or smaller frames, or data.cache=off",
+            )
+        for store, episodes in wanted:
+            store.prepare(episodes, announce=announce, progress=progress)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
