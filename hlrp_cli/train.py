@@ -88,6 +88,8 @@ def _fresh(
 ) -> "RunResult | None":
     from hlrp.config import load_config
 
+    if init_from := flags.get("model.init_from"):
+        _name_policy_of(Path(str(init_from[0])), flags)
     if config is None and "model.policy_type" not in flags and not any(o.startswith("model.") for o in overrides):
         raise UserError("nothing says what to train", where="--policy", fix="give --policy NAME or --config FILE")
     run = load_config(config, overrides, flags).config
@@ -98,6 +100,17 @@ def _fresh(
         typer.echo(trainer.dry_run(run))
         return None
     return trainer().fit(run=run)
+
+
+def _name_policy_of(init_from: Path, flags: dict[str, tuple[Any, str]]) -> None:
+    """A local checkpoint knows its policy: it need not be named again."""
+    if "model.policy_type" in flags or not init_from.exists():
+        return
+    from hlrp.runs import resolve_pretrained
+
+    config = json.loads((resolve_pretrained(init_from) / "config.json").read_text(encoding="utf8"))
+    if policy := config.get("type"):
+        flags["model.policy_type"] = (policy, "--init-from")
 
 
 def _resume(

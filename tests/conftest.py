@@ -52,7 +52,7 @@ def assert_user_error(done: Finished, *mentions: str) -> None:
     """One message that mentions all of ``mentions``, exit code 2, no traceback."""
     assert done.code == 2, done
     assert "Traceback" not in done.err + done.out, done.err
-    assert done.err.count("error:") + done.err.count("Error") == 1, done.err
+    assert done.err.count("error:") == 1, done.err
     for text in mentions:
         assert text in done.err, (text, done.err)
 

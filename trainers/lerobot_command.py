@@ -11,6 +11,7 @@ from typing import Any
 from hlrp.config import LeRobotRun
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.runs import Checkpoint
+from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY
 
 WORKER = "trainers.lerobot_worker"
 _DTYPES = {"32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -150,9 +151,8 @@ def resume_arguments(
 
 def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
     """The process for ``arguments`` under the run's launcher, precision and network settings."""
-    from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE
-
-    environment = {"PYTHONUNBUFFERED": "1"}
+    asked = {"name": run.model.policy_type, "fields": run.model.policy_fields}
+    environment = {"PYTHONUNBUFFERED": "1", ASKED_POLICY: json.dumps(asked)}
     if run.allow_download or run.push_to_hub:
         environment[ALLOW_DOWNLOAD] = "1"
     else:

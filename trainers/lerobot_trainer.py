@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hlrp.catalog import cached_catalog, policy_catalog
+from hlrp.catalog import build_catalog, cached_catalog
 from hlrp.compat import lerobot_version
 from hlrp.config import LeRobotRun, load_config, require_dataset, to_yaml
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, find_dataset, read_dataset, require_training_features
@@ -135,11 +135,11 @@ def _frames(dataset: DatasetInfo, run: LeRobotRun) -> int:
 def _check_policy(run: LeRobotRun) -> Mapping[str, Any] | None:
     """Check the policy's name and fields against the catalog; without one LeRobot's own process does, a bit later."""
     catalog = cached_catalog()
-    if catalog is None or run.model.policy_type not in catalog.policies:
-        # A name that is not in the cache may be a plugin installed since: look again before refusing.
-        if catalog is None and not run.trainer.precision:
+    if catalog is None:
+        if not run.trainer.precision:
             return None
-        catalog = policy_catalog(refresh=True)
+        # Whether precision is a field of the policy decides the command itself.
+        catalog = build_catalog()
     catalog.check_fields(run.model.policy_type, run.model.policy_fields)
     return catalog.policy(run.model.policy_type).fields
 

@@ -3,6 +3,7 @@
 Nothing heavy is imported at module level: LeRobot spawns its data workers, and each imports this module again.
 """
 
+import json
 import os
 import select
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 
 from hlrp import compat
 from hlrp.errors import HlrpError, UserError
-from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, Emitter
+from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, Emitter
 
 
 def _stop_with_parent() -> None:
@@ -96,7 +97,7 @@ def main() -> int:
 
         emit("imported")
         register_third_party_plugins()
-        _cache_catalog()
+        _check_policy()
         _check_device()
         train = compat.install_training_hooks(report, stop, _preflight(emit))
         train()
@@ -115,12 +116,14 @@ def main() -> int:
     return 0
 
 
-def _cache_catalog() -> None:
-    """LeRobot and the plugins are imported here anyway: leave the list of policies for the next command."""
+def _check_policy() -> None:
+    """LeRobot and the plugins are imported here anyway: check against them, and leave the list for the next command."""
     from hlrp.catalog import build_catalog, cached_catalog
 
-    if cached_catalog() is None:
-        build_catalog()
+    catalog = cached_catalog() or build_catalog()
+    if asked := os.environ.get(ASKED_POLICY):
+        policy = json.loads(asked)
+        catalog.check_fields(policy["name"], policy["fields"])
 
 
 if __name__ == "__main__":

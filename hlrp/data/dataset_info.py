@@ -104,7 +104,7 @@ def read_dataset(repo_id: str | None, root: Path | None, *, where: str = "data.r
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{info} cannot be read: {error!r}", where=str(info), fix="restore the file or record again"
+            f"{info} cannot be read: {error}", where=str(info), fix="restore the file or record again"
         ) from error
     if version != SUPPORTED_FORMAT:
         raise UserError(
