@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hlrp.errors import HlrpError, WorkError
+from hlrp.errors import Interrupted, WorkError
 
 TASKS = ("button-press-v3", "drawer-close-v3")
 
@@ -90,16 +90,10 @@ def _stage(name: str, done: bool, args: Sequence[Any]) -> None:
     begun = time.monotonic()
     code = subprocess.run([sys.executable, "-m", "hlrp_cli.main", *map(str, args)], check=False).returncode
     if code in (130, 143):
-        raise _StageStopped(name, code)
+        raise Interrupted(f"stopped during {name!r}; `hlrp demo` goes on from there", code - 128)
     if code != 0:
         raise WorkError(f"the stage {name!r} failed with exit code {code}; its command was: {shown}")
     console().print(f"{name} took {time.monotonic() - begun:.0f} s")
-
-
-class _StageStopped(HlrpError):  # noqa: N818 - an interruption is no error
-    def __init__(self, name: str, code: int) -> None:
-        super().__init__(f"stopped during {name!r}; `hlrp demo` goes on from there")
-        self.exit_code = code
 
 
 def _report(results: Path, seconds: float) -> None:

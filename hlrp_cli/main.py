@@ -7,7 +7,7 @@ from importlib import import_module
 
 import typer
 
-from hlrp.errors import HlrpError
+from hlrp.errors import HlrpError, Interrupted
 
 app = typer.Typer(
     name="hlrp",
@@ -44,7 +44,8 @@ def run() -> None:
         if debug:
             traceback.print_exc()
         sys.stdout.flush()
-        sys.stderr.write(f"error: {error}\n")
+        prefix = "" if isinstance(error, Interrupted) else "error: "
+        sys.stderr.write(f"{prefix}{error}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         if debug:
