@@ -6,6 +6,7 @@ from hlrp.sim.rendering import configure_gl
 configure_gl()
 
 import atexit
+import multiprocessing
 import weakref
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -13,8 +14,8 @@ from typing import Any
 
 import gymnasium as gym
 import metaworld
+import mujoco
 import numpy as np
-from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 from lerobot.envs.metaworld import DIFFICULTY_TO_TASKS, MetaworldEnv
 from lerobot.envs.utils import NEW_ROLLOUT_OPTION, FreezeAfterEpisodeEnd, _LazyAsyncVectorEnv
 
@@ -37,6 +38,32 @@ def _close_envs_at_exit() -> None:
 def _any_task(name: str) -> metaworld.Task:
     """The task object LeRobot starts from. Building it costs half a second, so it is shared within a process."""
     return metaworld.MT1(name, seed=42).train_tasks[0]
+
+
+class _Frames:
+    """Draws a model's frames through MuJoCo's own renderer, in place of Gymnasium's.
+
+    Gymnasium's draws into whichever OpenGL context is current. With several environments in one process, as in a
+    `SyncVectorEnv`, that is another one's: black frames where their sizes differ.
+    """
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, size: int, camera_name: str) -> None:
+        self._model, self._data, self._size, self._camera_name = model, data, size, camera_name
+        self._renderer: mujoco.Renderer | None = None
+
+    def render(self, _render_mode: str) -> np.ndarray:
+        """Frame [S, S, 3] uint8 of the current state."""
+        if self._renderer is None:
+            self._renderer = mujoco.Renderer(self._model, self._size, self._size, max_geom=1000)
+            _close_envs_at_exit()
+        self._renderer.update_scene(self._data, self._camera_name)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Free the OpenGL context."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
 
 class LightMetaworldEnv(MetaworldEnv):
@@ -106,13 +133,14 @@ class LightMetaworldEnv(MetaworldEnv):
             model.vis.quality.offsamples = 0
         model.vis.global_.offwidth = model.vis.global_.offheight = size
         env.mujoco_renderer.close()
-        env.mujoco_renderer = MujocoRenderer(
-            model, env.data, width=size, height=size, max_geom=1000, camera_name=self.camera_name
-        )
+        env.mujoco_renderer = _Frames(model, env.data, size, self.camera_name)
 
     def _format_raw_obs(self, raw_obs: np.ndarray) -> dict[str, np.ndarray]:
+        if self._elapsed == 0:
+            # Meta-World moves goal markers after its last forward pass, so the first frame would show the marker of an
+            # earlier draw. Positions only: the dynamics stay bit for bit those of LeRobot's environment.
+            mujoco.mj_kinematics(self._env.model, self._env.data)
         observation = super()._format_raw_obs(raw_obs)
-        _close_envs_at_exit()
         self.raw_observation = np.array(raw_obs)
         self._frame = observation["pixels"]
         return observation
@@ -167,6 +195,11 @@ class HoldFinalState(FreezeAfterEpisodeEnd):
 
 class _LazyAsyncEnvs(_LazyAsyncVectorEnv):
     """LeRobot's lazily started worker processes, thawed by any reset that names seeds."""
+
+    def _ensure(self) -> None:
+        # The fork server imports LeRobot once for all copies; without this each of them does, ten seconds each.
+        multiprocessing.set_forkserver_preload([__name__])
+        super()._ensure()
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         return super().reset(seed=seed, options=_thawing(seed, options))

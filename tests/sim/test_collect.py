@@ -1,0 +1,173 @@
+"""Recording: what is kept, what is refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hlrp.errors import UserError, WorkError
+from hlrp.sim import collect as recording
+from hlrp.sim.collect import CollectProgress, CollectRequest, CollectResult, collect, read_metadata
+from hlrp.sim.experts import attempt
+from hlrp.sim.metaworld_gym import LightMetaworldEnv
+from hlrp.sim.staging import Staging, partial_path
+
+TASKS = ("button-press-v3", "drawer-close-v3")
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[CollectResult, list[CollectProgress]]:
+    output = tmp_path_factory.mktemp("collect") / "mw"
+    seen: list[CollectProgress] = []
+    request = CollectRequest(output, (",".join(TASKS),), episodes=2, image_size=SIZE, noise=0.2, seed=50, workers=2)
+    return collect(request, seen.append), seen
+
+
+def test_the_dataset_holds_what_the_expert_did(recorded: tuple[CollectResult, list[CollectProgress]]) -> None:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    result, _ = recorded
+    dataset = LeRobotDataset("local/mw", root=result.output)
+    metadata = read_metadata(result.output)
+    assert metadata is not None and dataset.fps == 80
+    assert [(e["task"], e["reset_seed"]) for e in metadata["episodes"]] == [(t, s) for s in (50, 51) for t in TASKS]
+    assert len(dataset) == result.frames == sum(e["frames"] for e in metadata["episodes"])
+    assert dataset.meta.stats.keys() >= {"observation.image", "observation.state", "action"}
+    env = LightMetaworldEnv(TASKS[1], image_size=SIZE, episode_length=500)
+    again = attempt(env, reset_seed=50, noise=0.2)
+    env.close()
+    assert again is not None
+    start = metadata["episodes"][0]["frames"]
+    actions = np.stack(dataset.hf_dataset["action"][start : start + len(again.action)])
+    np.testing.assert_array_equal(actions, again.action)
+    assert np.abs(actions).max() <= 1.0
+    first = dataset[start]
+    assert first["task"] == "Push and close a drawer" and first["observation.image"].shape == (3, SIZE, SIZE)
+    np.testing.assert_array_equal(first["observation.state"].numpy(), again.state[0])
+    image = first["observation.image"].numpy().transpose(1, 2, 0) * 255
+    assert np.abs(image - again.image[0]).mean() < 8
+    assert np.abs(image - again.image[0][::-1]).mean() > 16
+
+
+def test_recorded_actions_replay_to_success(recorded: tuple[CollectResult, list[CollectProgress]]) -> None:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    result, _ = recorded
+    dataset = LeRobotDataset("local/mw", root=result.output)
+    metadata = read_metadata(result.output)
+    assert metadata is not None
+    frames = metadata["episodes"][0]["frames"]
+    env = LightMetaworldEnv(TASKS[0], image_size=SIZE)
+    env.reset(seed=metadata["episodes"][0]["reset_seed"])
+    successes = [env.step(np.asarray(action))[4]["is_success"] for action in dataset.hf_dataset["action"][:frames]]
+    env.close()
+    assert successes == [False] * (frames - 1) + [True]
+
+
+def test_progress_counts_up_and_the_staging_folder_is_gone(
+    recorded: tuple[CollectResult, list[CollectProgress]],
+) -> None:
+    result, seen = recorded
+    assert {progress.phase for progress in seen} == {"simulate", "encode"}
+    assert [p.done for p in seen if p.phase == "encode"] == [1, 2, 3, 4]
+    assert not partial_path(result.output).exists()
+    assert result.episodes == dict.fromkeys(TASKS, 2)
+
+
+def test_noise_is_drawn_per_task_and_seed() -> None:
+    env = LightMetaworldEnv(TASKS[0], image_size=SIZE)
+    still, noisy, again = (attempt(env, 3, noise) for noise in (0.0, 0.3, 0.3))
+    env.close()
+    np.testing.assert_array_equal(noisy.action, again.action)
+    assert np.abs(still.action[0] - noisy.action[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"env": "metawold"}, "did you mean 'metaworld'"),
+        ({"env": "pusht"}, "no scripted expert"),
+        ({"tasks": ("drawer-clos-v3",)}, "did you mean 'drawer-close-v3'"),
+        ({"episodes": 0}, "--episodes"),
+        ({"noise": -0.1}, "--noise"),
+        ({"noise": float("nan")}, "--noise"),
+        ({"image_size": 8}, "--image-size"),
+        ({"image_size": 97}, "odd"),
+        ({"seed": -1}, "--seed"),
+        ({"workers": 0}, "--workers"),
+        ({"output": Path("no/such/parent/out")}, "no such folder"),
+    ],
+)
+def test_requests_that_cannot_be_met(change: dict, message: str, tmp_path: Path) -> None:
+    request = dataclasses.replace(CollectRequest(tmp_path / "out", TASKS), **change)
+    with pytest.raises(UserError) as error:
+        request.check()
+    assert message in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_exists_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="exists"):
+        CollectRequest(tmp_path / "out", TASKS).check()
+
+
+def test_resuming_with_other_settings_names_both(tmp_path: Path) -> None:
+    first = CollectRequest(tmp_path / "out", ("push-v3",), noise=0.1)
+    with Staging.open(first.output, recording._settings(first, ["push-v3"])):
+        pass
+    with pytest.raises(UserError) as error:
+        collect(dataclasses.replace(first, noise=0.4, workers=1))
+    assert "noise: begun with 0.1, asked now 0.4" in str(error.value)
+    # The number of processes is not a setting of the data.
+    again = dataclasses.replace(first, workers=7)
+    with (
+        Staging.open(again.output, recording._settings(again, ["push-v3"])),
+        pytest.raises(UserError, match="another process"),
+        Staging.open(again.output, {}),
+    ):
+        pass
+
+
+def test_attempts_are_those_of_one_process() -> None:
+    """Whatever finishes first, attempts are 0..m and the first successes in their order are kept."""
+    request = CollectRequest(Path("unused"), ("t",), episodes=3, seed=10)
+    known: dict[str, dict[int, bool]] = {"t": {}}
+    under_way: dict[str, set[int]] = {"t": set()}
+    started = []
+    while job := recording._next_job(request, known, under_way):
+        started.append(job)
+        under_way["t"].add(job.number)
+    assert [(job.number, job.reset_seed) for job in started] == [(0, 10), (1, 11), (2, 12)]
+    for number, success in ((2, True), (0, False)):
+        under_way["t"].discard(number)
+        known["t"][number] = success
+    assert recording._next_job(request, known, under_way).number == 3
+    known["t"] |= {1: True, 3: True}
+    under_way["t"].clear()
+    assert recording._next_job(request, known, under_way) is None
+    assert recording._kept(known["t"], 3) == [1, 2, 3]
+
+
+def test_an_expert_that_keeps_failing_is_named(tmp_path: Path) -> None:
+    request = CollectRequest(tmp_path / "out", ("push-v3",))
+    with Staging.open(request.output, recording._settings(request, ["push-v3"])) as staging:
+        for number in range(20):
+            staging.save("push-v3", number, None)
+    with pytest.raises(WorkError, match="push-v3 failed 20 times in a row"):
+        collect(request)
+
+
+def test_metadata_that_is_damaged_or_absent(tmp_path: Path) -> None:
+    assert read_metadata(tmp_path) is None
+    (tmp_path / "meta").mkdir()
+    file = tmp_path / "meta" / "hlrp_collect.json"
+    file.write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        read_metadata(tmp_path)
+    file.write_text(json.dumps({"schema_version": 99}))
+    with pytest.raises(UserError, match="99"):
+        read_metadata(tmp_path)
