@@ -1,0 +1,191 @@
+"""Lightning's view of frame windows: training and held-out loaders of a run."""
+
+import logging
+import multiprocessing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Subset
+
+from hlrp.config import LightningRun, SourceSection, require_dataset
+from hlrp.data.dataset_info import read_dataset
+from hlrp.data.episodes import split_episodes
+from hlrp.data.sampler import ResumableSampler
+from hlrp.data.windows import Batch, FrameWindows, WindowSource
+from hlrp.errors import UserError
+
+_log = logging.getLogger("hlrp.data")
+
+
+class _Spread(Subset[Batch]):
+    """Windows at given positions, read a batch at a time."""
+
+    def __init__(self, windows: FrameWindows, positions: list[int]) -> None:
+        super().__init__(windows, positions)
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        return self.dataset.__getitems__([self.indices[i] for i in indices])  # type: ignore[attr-defined]
+
+
+class FrameDataModule(LightningDataModule):
+    """Windows of frames for a run: loaders whose batches are those of `FrameWindows`, uint8 until the device.
+
+    Episodes are held out per source by `split_episodes` (LeRobot's own rule, `trainer.eval_split`), so a run of either
+    trainer holds out the same ones. Loaders are ordered by `ResumableSampler`, which mixes sources by weight and starts
+    anywhere in an epoch; Lightning's own distributed sampler must be off (`use_distributed_sampler=False`).
+
+    Worker processes are forked: nothing is imported again, and the frame store is shared with them, not copied.
+
+    Args:
+        run: The run; `data` and `trainer` are read.
+        size: Height and width of the frames, or one number for a square; none: as recorded.
+        offset_seconds: Time between frames where the run does not say it.
+        cameras: Features to read from every source; none: the only one there is.
+        with_actions: Whether batches carry `action_sum` and `has_action`.
+        max_val_windows: Held-out windows per validation, spread evenly over all of them.
+        cache_root: Where frame stores live; none: in the platform's cache folder.
+        cache_limit_gb: Most that may have to be decoded into the cache.
+        announce: Given a sentence before frames are decoded into the cache.
+        progress: Called meanwhile as (frames done, frames to do).
+
+    Raises:
+        UserError: The run names no dataset, one that cannot be read, or no offset.
+    """
+
+    def __init__(
+        self,
+        run: LightningRun,
+        *,
+        size: int | tuple[int, int] | None = None,
+        offset_seconds: float | None = None,
+        cameras: list[str] | None = None,
+        with_actions: bool = False,
+        max_val_windows: int = 2048,
+        cache_root: Path | None = None,
+        cache_limit_gb: float = 50.0,
+        announce: Callable[[str], None] = _log.info,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        super().__init__()
+        require_dataset(run)
+        offset = run.data.offset_seconds or offset_seconds
+        if offset is None:
+            raise UserError(
+                "the time between the frames of a window is not given",
+                where="data.offset_seconds",
+                fix="set it, e.g. data.offset_seconds=0.1",
+            )
+        self.run, self._max_val_windows = run, max_val_windows
+        self._options: dict[str, Any] = {
+            "num_frames": run.data.num_frames,
+            "offset_seconds": offset,
+            "size": size,
+            "cache": run.data.cache,
+            "with_actions": with_actions,
+            "cache_root": cache_root,
+            "cache_limit_gb": cache_limit_gb,
+            "announce": announce,
+            "progress": progress,
+        }
+        self.train_sources, self.val_sources = self._split(run, cameras)
+        self.train_windows: FrameWindows | None = None
+        self.val_windows: FrameWindows | None = None
+
+    @staticmethod
+    def _split(run: LightningRun, cameras: list[str] | None) -> tuple[list[WindowSource], list[WindowSource]]:
+        data = run.data
+        sections = data.sources or [SourceSection(repo_id=data.repo_id, root=data.root)]
+        train, val = [], []
+        for section in sections:
+            info = read_dataset(section.repo_id, section.root)
+            kept, held_out = split_episodes(info, run.trainer.eval_split, episodes=data.episodes)
+            shared: dict[str, Any] = {
+                "cameras": cameras,
+                "weight": section.weight,
+                "labelled_episodes": section.labelled_episodes,
+            }
+            train.append(WindowSource(info, kept, **shared))
+            if held_out:
+                val.append(WindowSource(info, held_out, **shared))
+        return train, val
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the windows, decoding them into the cache if the run asks for one; a second call does nothing."""
+        if self.train_windows is None and stage in ("fit", None):
+            self.train_windows = FrameWindows(self.train_sources, drop_invalid=True, **self._options)
+        if self.val_windows is None and self.val_sources:
+            self.val_windows = FrameWindows(self.val_sources, drop_invalid=True, **self._options)
+
+    def _place(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+
+    def train_sampler(self) -> ResumableSampler:
+        """The order of training for this process; `setup` comes first."""
+        assert self.train_windows is not None, "setup() comes before train_sampler()"
+        rank, world_size = self._place()
+        return ResumableSampler(
+            self.train_windows.lengths,
+            self.run.trainer.batch_size,
+            weights=self.train_windows.weights,
+            seed=self.run.trainer.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of training windows."""
+        self.setup("fit")
+        assert self.train_windows is not None
+        return self._loader(self.train_windows, self.train_sampler())
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """Batches of held-out windows, evenly spread and always the same; none if nothing is held out."""
+        self.setup("validate")
+        if self.val_windows is None or len(self.val_windows) == 0:
+            return []
+        total = len(self.val_windows)
+        count = min(total, self._max_val_windows)
+        positions = [i * total // count for i in range(count)]
+        rank, world_size = self._place()
+        sampler = ResumableSampler(
+            [count], self.run.trainer.batch_size, shuffle=False, rank=rank, world_size=world_size
+        )
+        return self._loader(_Spread(self.val_windows, positions), sampler)
+
+    def _loader(self, windows: FrameWindows | _Spread, sampler: ResumableSampler) -> DataLoader[Batch]:
+        workers = self.run.data.num_workers
+        forked = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
+        return DataLoader(
+            windows,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=FrameWindows.collate,
+            pin_memory=torch.cuda.is_available(),
+            multiprocessing_context="fork" if forked else None,
+            persistent_workers=workers > 0,
+            # The loader draws a seed for its workers at every epoch: not from the generator that the model uses.
+            generator=torch.Generator().manual_seed(self.run.trainer.seed),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must have in common with this one."""
+        prints = [source.info.fingerprint() for source in self.train_sources]
+        return {"fingerprints": prints, **(self.train_sampler().signature() if self.train_windows else {})}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Check that the data are those of the run that is resumed.
+
+        Raises:
+            UserError: Naming both sides of what differs.
+        """
+        for key, here in self.state_dict().items():
+            if key in state_dict and state_dict[key] != here:
+                raise UserError(
+                    f"this run was trained on other data: {key} was {state_dict[key]} and is now {here}",
+                    where="--resume",
+                    fix="resume with the data, seed, batch size and processes of the run, or start a new one",
+                )
