@@ -1,0 +1,39 @@
+"""Losses of a quantizer's training: means over the valid pairs of all processes."""
+
+import torch
+from torch import Tensor
+
+from hlrp.laq.metrics import moving_pixels
+
+
+def share_over_processes(value: Tensor) -> Tensor:
+    """The mean of ``value`` over processes: dividing by it makes averaged gradients those of one large batch."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    total = value.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
+
+
+def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean of ``values [B, T-1]`` where ``valid [B, T-1]``; zero, still connected, where nothing is valid."""
+    kept = torch.where(valid, values, values.new_zeros(()))
+    return kept.sum() / share_over_processes(valid.sum().to(values)).clamp_min(1)
+
+
+def pixel_loss(recon: Tensor, frames: Tensor, valid: Tensor, background_weight: float) -> Tensor:
+    """Squared error of the predicted frames, moving pixels counting 1 and all others ``background_weight``.
+
+    Args:
+        recon: ``[B, T-1, C, H, W]``.
+        frames: ``[B, T, C, H, W]`` floating point in [0, 1].
+        valid: ``[B, T-1]`` bool; the rest has neither weight nor gradient.
+        background_weight: In [0, 1]; 1 is the plain mean.
+    """
+    current, following = frames[:, :-1], frames[:, 1:]
+    weight = background_weight + (1 - background_weight) * moving_pixels(current, following).to(recon)
+    weight = weight * valid[..., None, None, None]
+    kept = torch.where(valid[..., None, None, None], recon - following, recon.new_zeros(()))
+    # One ratio over the batch, not one per pair: a pair with three moving pixels must not weigh as much as one with
+    # three hundred.
+    return (weight * kept**2).mean(2).sum() / share_over_processes(weight.sum()).clamp_min(1e-6)

@@ -1,0 +1,282 @@
+"""How good a quantizer is: codes used, pixels predicted where something moves, and what the codes say of the actions.
+
+The training module's validation and the quality card measure with the same functions.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everybody reads
+
+from hlrp.laq.config import LAQConfig
+from hlrp.laq.model import LAQ
+from hlrp.laq.probe import ProbeResult, probe
+
+MOVING_THRESHOLD = 0.1
+"""A pixel moves if a channel of it changes by more than this, of [0, 1]: above the noise of video compression."""
+
+USED_FLOOR = 0.25
+"""Share of codes in use under which a codebook counts as collapsed."""
+
+THUMBNAIL = 12
+"""Side of the thumbnail that stands for frame features in the probe."""
+
+_INITIAL_VECTORS = 4096
+
+
+def moving_pixels(current: Tensor, following: Tensor) -> Tensor:
+    """Which pixels move: two ``[..., C, H, W]`` in [0, 1] give ``[..., 1, H, W]`` bool."""
+    return ((following - current).abs() > MOVING_THRESHOLD).any(dim=-3, keepdim=True)
+
+
+def code_counts(codes: Tensor, size: int) -> Tensor:
+    """How often each code is used at each position: ``[N, S]`` int64 gives ``[S, size]`` int64."""
+    positions = codes.shape[-1]
+    shifted = codes + torch.arange(positions, device=codes.device) * size
+    return torch.bincount(shifted.flatten(), minlength=positions * size).view(positions, size)
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """``exp`` of the entropy of each row's use, in [1, K]: ``[..., K]`` gives ``[...]``; 0 for rows without any use."""
+    total = counts.sum(-1, keepdim=True)
+    share = counts / total.clamp_min(1)
+    return torch.where(total[..., 0] > 0, torch.exp(-torch.xlogy(share, share).sum(-1)), 0.0)
+
+
+def psnr(squared_error: float, count: float) -> float:
+    """Peak signal-to-noise ratio in dB of values in [0, 1]; nan without any."""
+    if count == 0:
+        return float("nan")
+    return float(-10 * torch.log10(torch.tensor(squared_error / count, dtype=torch.float64).clamp_min(1e-12)))
+
+
+@dataclass(frozen=True)
+class LAQScores:
+    """Scores of one source, or of all together.
+
+    Args:
+        pairs: Valid pairs seen.
+        codes_used: Codes used at least once, per position.
+        used_share: The same as a share of K.
+        perplexity: Per position, in [1, K].
+        moving_share: Share of pixels that move.
+        psnr: dB on moving pixels, predicted from the true codes.
+        psnr_copy: dB on moving pixels of the current frame in place of a prediction.
+        psnr_permuted: dB on moving pixels, predicted from the codes of another pair.
+    """
+
+    pairs: int
+    codes_used: list[int]
+    used_share: list[float]
+    perplexity: list[float]
+    moving_share: float
+    psnr: float
+    psnr_copy: float
+    psnr_permuted: float
+
+    @property
+    def psnr_gain(self) -> float:
+        """Gain over copying the current frame, in dB."""
+        return self.psnr - self.psnr_copy
+
+    @property
+    def permutation_gap(self) -> float:
+        """Loss, in dB, when the codes are those of another pair; near 0: the decoder ignores the codes."""
+        return self.psnr - self.psnr_permuted
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, gain and gap included."""
+        return asdict(self) | {"psnr_gain": self.psnr_gain, "permutation_gap": self.permutation_gap}
+
+
+class LAQMeter:
+    """Collects scores over batches, on the device; one synchronisation in `compute`.
+
+    Batches should mix episodes: the permuted codes come from other pairs of the same batch, and neighbours in a video
+    have nearly the same codes.
+
+    Args:
+        config: The model's.
+        sources: Sources, told apart by the batch's ``source``.
+        seed: Of the permutations.
+    """
+
+    def __init__(self, config: LAQConfig, sources: int = 1, seed: int = 0) -> None:
+        self._config, self._sources = config, sources
+        self._generator = torch.Generator().manual_seed(seed)
+        self._counts: Tensor | None = None
+        self._errors: Tensor | None = None
+
+    @torch.no_grad()
+    def update(self, laq: LAQ, frames: Tensor, valid: Tensor, source: Tensor | None = None) -> None:
+        """Add a batch: ``frames [B, T, C, H, W]``, ``valid [B, T-1]`` bool, ``source [B]`` in [0, sources)."""
+        was = laq.training
+        laq.eval()
+        try:
+            out = laq(frames)
+            current, following, source, codes, recon = self._valid_pairs(out.recon, out.codes, frames, valid, source)
+            if len(codes) == 0:
+                return
+            permuted = laq.decoder(current, laq.quantizer.lookup(codes[self._others(len(codes)).to(codes.device)]))[0]
+        finally:
+            laq.train(was)
+        moving = moving_pixels(current, following)
+        squared = [((x.clamp(0, 1) - following) ** 2 * moving) for x in (recon, current, permuted)]
+        each = torch.stack([s.double().sum((1, 2, 3)) for s in squared], dim=1)
+        pixels = torch.stack([moving.sum((1, 2, 3)), torch.full_like(moving.sum((1, 2, 3)), moving[0].numel())], dim=1)
+        self._add(source, codes, torch.cat([each, pixels.double()], dim=1))
+
+    def compute(self, source: int | None = None) -> LAQScores:
+        """Scores of one source, or of all; summed over processes where training is distributed."""
+        counts, errors = self._totals()
+        pick = slice(None) if source is None else slice(source, source + 1)
+        used, error = counts[pick].sum(0), errors[pick].sum(0).tolist()
+        channels = self._config.channels
+        return LAQScores(
+            pairs=int(used[0].sum()),
+            codes_used=(used > 0).sum(-1).tolist(),
+            used_share=((used > 0).double().mean(-1)).tolist(),
+            perplexity=perplexity(used.double()).tolist(),
+            moving_share=error[3] / error[4] if error[4] else float("nan"),
+            psnr=psnr(error[0], error[3] * channels),
+            psnr_copy=psnr(error[1], error[3] * channels),
+            psnr_permuted=psnr(error[2], error[3] * channels),
+        )
+
+    def _valid_pairs(
+        self, recon: Tensor, codes: Tensor, frames: Tensor, valid: Tensor, source: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        pixels = frames.to(recon.dtype) / 255 if frames.dtype == torch.uint8 else frames
+        source = torch.zeros(len(frames), dtype=torch.int64, device=valid.device) if source is None else source
+        each = source[:, None].expand_as(valid)[valid]
+        return pixels[:, :-1][valid], pixels[:, 1:][valid], each, codes[valid], recon[valid]
+
+    def _others(self, count: int) -> Tensor:
+        """For every pair another one; no pair is given itself unless it is alone."""
+        order = torch.randperm(count, generator=self._generator)
+        others = torch.empty_like(order)
+        others[order] = order.roll(1)
+        return others
+
+    def _add(self, source: Tensor, codes: Tensor, errors: Tensor) -> None:
+        config = self._config
+        if self._counts is None or self._errors is None:
+            shape = (self._sources, config.code_seq_len, config.codebook_size)
+            self._counts = torch.zeros(shape, dtype=torch.int64, device=codes.device)
+            self._errors = torch.zeros(self._sources, 5, dtype=torch.float64, device=codes.device)
+        for index in range(self._sources):
+            mine = source == index
+            self._counts[index] += code_counts(codes[mine], config.codebook_size)
+            self._errors[index] += errors[mine].sum(0)
+
+    def _totals(self) -> tuple[Tensor, Tensor]:
+        config = self._config
+        counts, errors = self._counts, self._errors
+        if counts is None or errors is None:
+            counts = torch.zeros(self._sources, config.code_seq_len, config.codebook_size, dtype=torch.int64)
+            errors = torch.zeros(self._sources, 5, dtype=torch.float64)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            counts, errors = counts.clone(), errors.clone()
+            torch.distributed.all_reduce(counts)
+            torch.distributed.all_reduce(errors)
+        return counts.cpu(), errors.cpu()
+
+
+@dataclass(frozen=True)
+class ProbeInputs:
+    """Features and targets of the valid pairs of some windows, N in all, on the CPU.
+
+    Args:
+        codes: One-hot codes, ``[N, S * K]``.
+        vectors: Differences before quantisation, ``[N, S * D]``.
+        quantized: Code vectors, ``[N, S * D]``.
+        frames: Thumbnails of the current frames, ``[N, C * THUMBNAIL**2]``.
+        actions: Summed true actions, ``[N, A]``.
+        episodes: Episode of each pair, ``[N]``, numbered over all sources.
+        sources: Source of each pair, ``[N]``.
+    """
+
+    codes: Tensor
+    vectors: Tensor
+    quantized: Tensor
+    frames: Tensor
+    actions: Tensor
+    episodes: Tensor
+    sources: Tensor
+
+    def of_source(self, source: int) -> "ProbeInputs":
+        """The pairs of one source."""
+        mine = self.sources == source
+        return ProbeInputs(*(getattr(self, name)[mine] for name in self.__dataclass_fields__))
+
+
+@torch.no_grad()
+def probe_inputs(laq: LAQ, batches: Iterable[Mapping[str, Tensor]]) -> ProbeInputs:
+    """Encode windows for `probe_all`.
+
+    Args:
+        laq: The model, on its device.
+        batches: With ``frames [B, T, C, H, W]``, ``valid [B, T-1]``, ``action_sum [B, T-1, A]``, ``episode_index [B]``;
+            optional ``source [B]`` and ``has_action [B]`` (pairs without a true action are left out).
+    """
+    parts: list[tuple[Tensor, ...]] = []
+    size = laq.config.codebook_size
+    for batch in batches:
+        valid = batch["valid"].cpu()
+        if "has_action" in batch:
+            valid = valid & batch["has_action"].cpu().view(-1, 1)
+        vectors = laq.encode_vectors(batch["frames"])
+        codes = laq.codes_of(vectors)
+        frames = batch["frames"][:, :-1].cpu()[valid].float() / (255 if batch["frames"].dtype == torch.uint8 else 1)
+        source = batch["source"].cpu() if "source" in batch else torch.zeros(len(valid), dtype=torch.int64)
+        episode = batch["episode_index"].cpu() + source * 2**40
+        parts.append(
+            (
+                F.one_hot(codes.cpu()[valid], size).flatten(1).float(),
+                vectors.float().cpu()[valid].flatten(1),
+                laq.quantizer.lookup(codes).float().cpu()[valid].flatten(1),
+                F.adaptive_avg_pool2d(frames, THUMBNAIL).flatten(1),
+                batch["action_sum"].float().cpu()[valid],
+                episode[:, None].expand_as(valid)[valid],
+                source[:, None].expand_as(valid)[valid],
+            )
+        )
+    return ProbeInputs(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def probe_all(inputs: ProbeInputs) -> dict[str, ProbeResult]:
+    """Probes of the summed actions from codes, quantised and continuous vectors, the frame alone, and frame with codes.
+
+    ``frames_codes.r2 - frames.r2`` is what the codes add: a scripted expert's action can be guessed from the frame.
+    """
+    features = {
+        "codes": inputs.codes,
+        "quantized": inputs.quantized,
+        "vectors": inputs.vectors,
+        "frames": inputs.frames,
+        "frames_codes": torch.cat([inputs.frames, inputs.codes], dim=1),
+    }
+    return {name: probe(x, inputs.actions, inputs.episodes) for name, x in features.items()}
+
+
+@torch.no_grad()
+def random_laq(config: LAQConfig, frames: Sequence[Tensor], *, seed: int = 0, device: str = "cpu") -> LAQ:
+    """An untrained quantizer to compare with: random weights, but a codebook placed among its own differences.
+
+    Without that placement all pairs share one code, and any model would beat it.
+
+    Args:
+        config: Of the model that is judged.
+        frames: Batches of windows ``[B, T, C, H, W]`` to place the codebook with.
+        seed: Of the weights; the global random state is left as it was.
+        device: Where to build it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        laq = LAQ(config).to(device).eval()
+        vectors = torch.cat([laq.encode_vectors(f).flatten(0, 2) for f in frames])[:_INITIAL_VECTORS]
+        laq.quantizer.initialise(vectors)
+    return laq
