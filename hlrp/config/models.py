@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from hlrp.config.aliases import resolve_policy_aliases
-from hlrp.config.sections import ClassPath, Settings
+from hlrp.config.sections import ClassPath, FilePath, Settings
 from hlrp.config.tree import normalise
 
 _NOT_POLICY_FIELDS = {
@@ -47,6 +47,10 @@ class PolicyModel(Settings):
         return resolve_policy_aliases(self.policy_type, self.model_extra or {})
 
 
+def _square(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class LaqModel(Settings):
     """A latent action quantizer, trained from video alone."""
 
@@ -57,6 +61,21 @@ class LaqModel(Settings):
     """Codes K per position; none: the preset's."""
     code_seq_len: int | None = Field(default=None, ge=1)
     """Positions S per transition; none: the preset's."""
+    image_size: Annotated[
+        tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None, BeforeValidator(_square)
+    ] = None
+    """Height and width that frames are resized to, or one number for a square; none: the preset's."""
+    patch_size: int | None = Field(default=None, ge=1)
+    """Side of a patch in pixels, dividing height and width; none: the preset's."""
+    background_weight: float = Field(default=0.1, ge=0, le=1)
+    """Weight of pixels that do not move in the loss; those that move have 1."""
+    feature_model: FilePath | None = None
+    """Folder of a DINO model; with it, its features of the following frame are predicted too."""
+    feature_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    flow_model: FilePath | None = None
+    """RAFT weights as a safetensors file; with it, the optical flow is predicted too."""
+    flow_weight: float = Field(default=5.0, ge=0, allow_inf_nan=False)
+    """Reached over the first quarter of the run."""
     init_from: str | None = None
 
 

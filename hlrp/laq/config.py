@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from hlrp.config import LaqModel
+from hlrp.config import LaqModel, LightningRun
 from hlrp.errors import UserError, suggest
 
 
@@ -82,6 +82,18 @@ class LAQConfig(BaseModel):
         """The configuration that a run's ``model`` section asks for, with T and the offset of its ``data`` section."""
         named = {key: value for key, value in model.model_dump().items() if key in cls.model_fields}
         return cls.preset(model.preset, **named, num_frames=num_frames, offset_seconds=offset_seconds)
+
+    @classmethod
+    def from_run(cls, run: LightningRun) -> Self:
+        """The configuration of a run whose model has kind `laq`; its data must be read at these sizes and offsets.
+
+        Raises:
+            UserError: The run's settings do not fit together.
+        """
+        if not isinstance(run.model, LaqModel):
+            raise UserError("the run's model is no latent action quantizer", where="model", fix="set model.kind=laq")
+        data = run.data
+        return cls.from_model(run.model, num_frames=data.num_frames, offset_seconds=data.offset_seconds)
 
 
 PRESETS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(

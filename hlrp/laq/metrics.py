@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
 from hlrp.laq.config import LAQConfig
-from hlrp.laq.model import LAQ
+from hlrp.laq.model import LAQ, LAQOutput
 from hlrp.laq.probe import ProbeResult, probe
 
 MOVING_THRESHOLD = 0.1
@@ -111,15 +111,18 @@ class LAQMeter:
         self._errors: Tensor | None = None
 
     @torch.no_grad()
-    def update(self, laq: LAQ, frames: Tensor, valid: Tensor, source: Tensor | None = None) -> None:
-        """Add a batch: ``frames [B, T, C, H, W]``, ``valid [B, T-1]`` bool, ``source [B]`` in [0, sources)."""
+    def update(self, laq: LAQ, frames: Tensor, valid: Tensor, source: Tensor | None = None) -> LAQOutput:
+        """Add a batch: ``frames [B, T, C, H, W]``, ``valid [B, T-1]`` bool, ``source [B]`` in [0, sources).
+
+        Returns the model's output in evaluation mode.
+        """
         was = laq.training
         laq.eval()
         try:
             out = laq(frames)
             current, following, source, codes, recon = self._valid_pairs(out.recon, out.codes, frames, valid, source)
             if len(codes) == 0:
-                return
+                return out
             permuted = laq.decoder(current, laq.quantizer.lookup(codes[self._others(len(codes)).to(codes.device)]))[0]
         finally:
             laq.train(was)
@@ -128,6 +131,7 @@ class LAQMeter:
         each = torch.stack([s.double().sum((1, 2, 3)) for s in squared], dim=1)
         pixels = torch.stack([moving.sum((1, 2, 3)), torch.full_like(moving.sum((1, 2, 3)), moving[0].numel())], dim=1)
         self._add(source, codes, torch.cat([each, pixels.double()], dim=1))
+        return out
 
     def compute(self, source: int | None = None) -> LAQScores:
         """Scores of one source, or of all; summed over processes where training is distributed."""

@@ -1,0 +1,281 @@
+"""Training a latent action quantizer with Lightning."""
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from hlrp.config import LaqModel, LightningRun
+from hlrp.errors import UserError
+from hlrp.laq.checkpoint import LAQSource, check_state
+from hlrp.laq.config import LAQConfig
+from hlrp.laq.losses import masked_mean, pixel_loss
+from hlrp.laq.metrics import USED_FLOOR, LAQMeter, code_counts, moving_pixels, perplexity
+from hlrp.laq.model import LAQ, LAQOutput
+from hlrp.laq.schedules import USAGE_WINDOW, learning_rate_factor, preset_learning_rate, replacement_at
+from hlrp.laq.teachers import DinoFeatures, FeatureHead, FlowHead, RaftFlow
+
+_LOG = logging.getLogger("hlrp.train")
+_BETAS, _WEIGHT_DECAY = (0.9, 0.99), 0.01
+_FLOW_RAMP = 0.25  # share of the run over which the flow loss reaches its weight
+_JUDGED_FROM = 200  # steps: before them the replacement of unused codes is still at work
+
+Batch = Mapping[str, Tensor]
+
+
+class LAQModule(LightningModule):
+    """Loss, codebook upkeep and metrics of a quantizer.
+
+    Batches hold ``frames`` uint8 ``[B, T, C, H, W]`` (``[B, T, V, C, H, W]`` with several cameras, which then count
+    as windows of their own), ``valid`` bool ``[B, T-1]`` and ``source`` int64 ``[B]``.
+
+    Args:
+        run: A run whose model has kind `laq`.
+        datamodule: The run's data, for what the checkpoint says of its origin; None if there is none to name.
+
+    Raises:
+        UserError: The model's settings do not fit together, or a file that they name is missing.
+    """
+
+    initialised: Tensor
+    uses: Tensor
+    window: Tensor
+
+    def __init__(self, run: LightningRun, datamodule: Any = None) -> None:
+        super().__init__()
+        if not isinstance(run.model, LaqModel):
+            raise UserError("the run's model is no latent action quantizer", where="model", fix="set model.kind=laq")
+        self.run, self.settings = run, run.model
+        config = LAQConfig.from_run(run)
+        self.laq = LAQ(config)
+        self._sources = _sources(datamodule)
+        self._cameras = _cameras(datamodule)
+        self._meter: LAQMeter | None = None
+        self._seen_step = 0
+        self._collapsed = False
+        size, positions = config.codebook_size, config.code_seq_len
+        # Saved with the training state, so that a resumed run replaces the same codes at the same steps.
+        self.register_buffer("initialised", torch.tensor(False))
+        self.register_buffer("uses", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("window", torch.zeros(positions, size, dtype=torch.int64))
+        self._teachers: dict[str, nn.Module] = {}
+        self.heads = self._make_heads(config)
+        if run.model.init_from is not None:
+            self._start_from(Path(run.model.init_from))
+
+    def _make_heads(self, config: LAQConfig) -> nn.ModuleDict:
+        """Heads on the decoder for the targets that are asked for; their teachers are kept out of the checkpoint."""
+        heads = nn.ModuleDict()
+        if self.settings.feature_model is not None:
+            dino = DinoFeatures(self.settings.feature_model, config.grid)
+            self._teachers["feature"] = dino
+            heads["feature"] = FeatureHead(config.dim, dino.width)
+        if self.settings.flow_model is not None:
+            self._teachers["flow"] = RaftFlow(self.settings.flow_model)
+            heads["flow"] = FlowHead(config.dim, config.patch_size, config.grid)
+        return heads
+
+    def _start_from(self, path: Path) -> None:
+        stored = LAQ.from_checkpoint(path).state_dict()
+        check_state(stored, self.laq.state_dict(), f"model.init_from: {path}")
+        self.laq.load_state_dict(stored)
+        self.initialised.fill_(True)
+
+    def forward(self, frames: Tensor, valid: Tensor | None = None) -> LAQOutput:
+        """As `LAQ.forward`."""
+        return self.laq(frames, valid)
+
+    # ---- training
+
+    def on_fit_start(self) -> None:
+        """Bring the teachers to the device, and start counting steps where a resumed run left off."""
+        for teacher in self._teachers.values():
+            teacher.to(self.device)
+        self._seen_step = self.global_step
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Place the codebook among the first batch's own differences, once."""
+        if bool(self.initialised):
+            return
+        frames, valid, _ = _windows(batch)
+        vectors = self.laq.encode_vectors(frames)[valid].flatten(0, 1)
+        if len(vectors):
+            self.laq.quantizer.initialise(vectors)
+            self._share_codebook()
+            self.initialised.fill_(True)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        frames, valid, _ = _windows(batch)
+        out = self.laq(frames, valid)
+        parts = self._losses(out, frames, valid)
+        loss = torch.stack(list(parts.values())).sum()
+        self.log_dict({f"loss_{k}": v.detach() for k, v in parts.items()}, batch_size=len(frames))
+        with torch.no_grad():
+            counts = code_counts(out.codes[valid], self.laq.config.codebook_size)
+            self.uses += counts.sum(0)
+            self.window += counts
+        return loss
+
+    def _losses(self, out: LAQOutput, frames: Tensor, valid: Tensor) -> dict[str, Tensor]:
+        pixels = frames.float() / 255 if frames.dtype == torch.uint8 else frames
+        background = self.settings.background_weight
+        parts = {"pixel": pixel_loss(out.recon.float(), pixels, valid, background)}
+        if self.settings.quantizer == "vq":
+            parts["quantizer"] = masked_mean(out.quantizer_loss, valid)
+        if "feature" in self.heads:
+            target = self._teachers["feature"](pixels[:, 1:].flatten(0, 1)).unflatten(0, valid.shape)
+            error = ((self.heads["feature"](out.tokens) - target) ** 2).mean((2, 3))
+            parts["feature"] = self.settings.feature_weight * masked_mean(error, valid)
+        if "flow" in self.heads:
+            current, following = pixels[:, :-1], pixels[:, 1:]
+            target = self._teachers["flow"](current.flatten(0, 1), following.flatten(0, 1)).unflatten(0, valid.shape)
+            weight = background + (1 - background) * moving_pixels(current, following)
+            error = (weight * (self.heads["flow"](out.tokens) - target) ** 2).mean((2, 3, 4))
+            ramp = min(1.0, self.global_step / max(1.0, _FLOW_RAMP * self._total_steps()))
+            parts["flow"] = ramp * self.settings.flow_weight * masked_mean(error, valid)
+        return parts
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Replace unused codes and report usage, after the optimizer's step is complete."""
+        step = self.global_step
+        if step == self._seen_step:
+            return  # gradients are still being accumulated
+        self._seen_step = step
+        threshold = replacement_at(step, self._total_steps())
+        if threshold is not None:
+            self._replace(threshold)
+        if step % USAGE_WINDOW == 0:
+            self._report_usage()
+
+    def _replace(self, threshold: float) -> None:
+        uses = _summed(self.uses)
+        if self.global_rank == 0:
+            self.laq.quantizer.replace(uses, threshold)
+        self._share_codebook()
+        self.uses.zero_()
+
+    def _share_codebook(self) -> None:
+        """Give every process the first one's codebook: what is drawn must be drawn once."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for value in self.laq.quantizer.state_dict().values():
+                torch.distributed.broadcast(value, src=0)
+
+    def _report_usage(self) -> None:
+        counts = _summed(self.window)
+        share = float((counts > 0).double().mean())
+        total = counts.sum(0)
+        self.log("codes_used", share, batch_size=1)
+        self.log("perplexity", float(perplexity(counts.double()).mean()), batch_size=1)
+        self.window.zero_()
+        self._warn(float((total > 0).double().mean()), "training", int(total.sum()))
+
+    def _warn(self, share: float, where: str, uses: int) -> None:
+        """Say once that codes are not in use, unless there were too few uses or steps to tell."""
+        enough = uses >= self.laq.config.codebook_size and self.global_step >= _JUDGED_FROM
+        collapsed = enough and share < USED_FLOOR
+        if collapsed and not self._collapsed:
+            _LOG.warning(
+                "only %.0f %% of the codes are in use (%s, step %d): the codebook is collapsing; try a smaller "
+                "model.codebook_size, a longer data.offset_seconds, or model.quantizer=fsq",
+                100 * share,
+                where,
+                self.global_step,
+            )
+        self._collapsed = collapsed
+
+    # ---- validation
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self._meter = LAQMeter(self.laq.config, max(1, len(self._sources)), seed=0)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure one batch; nothing of the codebook changes."""
+        frames, valid, source = _windows(batch)
+        assert self._meter is not None, "Lightning starts an epoch before its first step"
+        out = self._meter.update(self.laq, frames, valid, source)
+        pixels = frames.float() / 255 if frames.dtype == torch.uint8 else frames
+        loss = pixel_loss(out.recon.float(), pixels, valid, self.settings.background_weight)
+        self.log("val_loss", loss, batch_size=len(frames), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of all sources together, and of each where there are several."""
+        if self._meter is None:
+            return
+        scores = self._meter.compute()
+        if scores.pairs == 0:
+            return
+        metrics = {
+            "val_psnr": scores.psnr,
+            "val_psnr_gain": scores.psnr_gain,
+            "val_permutation_gap": scores.permutation_gap,
+        }
+        names = [source.repo_id for source in self._sources] if len(self._sources) > 1 else []
+        groups = {"val": scores} | {f"val_{n}": self._meter.compute(i) for i, n in enumerate(names)}
+        for prefix, group in groups.items():
+            for position, (share, spread) in enumerate(zip(group.used_share, group.perplexity, strict=True)):
+                metrics[f"{prefix}_codes_used_{position}"] = share
+                metrics[f"{prefix}_perplexity_{position}"] = spread
+            # A source that is judged by itself may collapse while the others hide it.
+            self._warn(max(group.used_share), prefix, group.pairs)
+        self.log_dict({k: v for k, v in metrics.items() if math.isfinite(v)}, batch_size=1)
+
+    # ---- optimizer, checkpoint
+
+    def _total_steps(self) -> int:
+        trainer = self.run.trainer
+        return trainer.steps if trainer.max_epochs is None else int(self.trainer.estimated_stepping_batches)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a warm-up and a cosine; neither codebook nor vectors of norms and biases decay."""
+        codebook = set(self.laq.quantizer.parameters())
+        trained = [p for p in self.parameters() if p.requires_grad]
+        decayed = [p for p in trained if p.ndim > 1 and p not in codebook]
+        others = [p for p in trained if p.ndim <= 1 or p in codebook]
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": _WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}],
+            lr=self.run.trainer.learning_rate or preset_learning_rate(self.settings.preset),
+            betas=_BETAS,
+        )
+        total = self._total_steps()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the quantizer alone, as `LAQ.from_checkpoint` reads it."""
+        self.laq.save(folder, cameras=self._cameras, sources=self._sources, step=self.global_step)
+
+
+def _windows(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames ``[B, T, C, H, W]``, validity and source; each camera of a batch becomes windows of its own."""
+    frames, valid = batch["frames"], batch["valid"]
+    source = batch["source"] if "source" in batch else torch.zeros(len(frames), dtype=torch.int64, device=valid.device)
+    if frames.ndim == 6:
+        views = frames.shape[2]
+        frames = frames.transpose(1, 2).flatten(0, 1)
+        valid, source = valid.repeat_interleave(views, 0), source.repeat_interleave(views, 0)
+    return frames, valid, source
+
+
+def _summed(counts: Tensor) -> Tensor:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return counts
+    total = counts.clone()
+    torch.distributed.all_reduce(total)
+    return total
+
+
+def _sources(datamodule: Any) -> list[LAQSource]:
+    infos = [source.info for source in getattr(datamodule, "train_sources", [])]
+    return [LAQSource(repo_id=i.repo_id, fingerprint=i.fingerprint(), fps=i.fps) for i in infos]
+
+
+def _cameras(datamodule: Any) -> list[str]:
+    sources = getattr(datamodule, "train_sources", [])
+    return list(dict.fromkeys(camera for s in sources for camera in (s.cameras or s.info.cameras)))

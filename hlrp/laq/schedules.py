@@ -1,0 +1,37 @@
+"""When things happen in a quantizer's training: learning rate, replacement of unused codes, reports of usage."""
+
+import math
+
+USAGE_WINDOW = 50
+"""Steps over which the use of codes is counted for the log."""
+
+_LEARNING_RATES = {"tiny": 1e-3, "base": 1e-4, "hlrp": 1e-4}
+_WARMUP_STEPS, _WARMUP_SHARE = 1000, 0.05
+_FINAL_FACTOR = 0.01
+# Up to a step: how often unused codes are replaced, and the share of an even use under which a code counts as unused.
+_REPLACEMENTS = ((100, 10, 0.1), (1000, 50, 0.1), (5000, 500, 0.05), (50_000, 2000, 0.01))
+_SETTLED = 0.8  # share of the run after which the codebook is left alone
+
+
+def preset_learning_rate(preset: str) -> float:
+    """The learning rate where the run names none."""
+    return _LEARNING_RATES[preset]
+
+
+def learning_rate_factor(step: int, total: int) -> float:
+    """Share of the learning rate at ``step`` of ``total``: a linear warm-up, then a cosine down to a hundredth."""
+    warmup = max(1, min(_WARMUP_STEPS, int(_WARMUP_SHARE * total)))
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return _FINAL_FACTOR + (1 - _FINAL_FACTOR) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def replacement_at(step: int, total: int) -> float | None:
+    """Threshold with which unused codes are replaced after ``step`` of ``total`` optimizer steps; None: not then."""
+    if step > _SETTLED * total:
+        return None
+    for until, every, threshold in _REPLACEMENTS:
+        if step <= until:
+            return threshold if step % every == 0 else None
+    return None
