@@ -76,6 +76,8 @@ class LightMetaworldEnv(MetaworldEnv):
     observation and frame of an episode are its own; `truncated` is set after ``episode_length`` steps.
     """
 
+    _env: Any
+
     def __init__(
         self,
         task: str,
