@@ -154,17 +154,24 @@ class VideoReader:
         return np.stack(frames)
 
 
-def frame_seconds(table: Episodes, camera: str) -> Callable[[int], "NDArray[np.float64]"]:
-    """A function from an episode to the times of its frames in the video file, as LeRobot computes them."""
-    import numpy as np
+class FrameTimes:
+    """Where the frames of an episode lie in its video file, as LeRobot computes it.
 
-    stamps = read_column(table.info, "timestamp")[:, 0]
-    begins = table.video[camera][1]
+    Args:
+        table: Episode table of the dataset.
+        camera: A video feature.
+    """
 
-    def seconds(episode: int) -> "NDArray[np.float64]":
-        return stamps[table.start[episode] : table.end[episode]].astype(np.float64) + begins[episode]
+    def __init__(self, table: Episodes, camera: str) -> None:
+        self._table, self._begins = table, table.video[camera][1]
+        self._stamps = read_column(table.info, "timestamp")[:, 0]
 
-    return seconds
+    def seconds(self, episode: int) -> "NDArray[np.float64]":
+        """Time of every frame of ``episode`` in the file, float64 `[n]`."""
+        import numpy as np
+
+        rows = slice(int(self._table.start[episode]), int(self._table.end[episode]))
+        return self._stamps[rows].astype(np.float64) + self._begins[episode]
 
 
 def sequential_frames(
@@ -216,7 +223,7 @@ class SequentialDecoder:
         self.table, self.camera = table, camera
         self.size = target_size(size, frame_size(table.info, camera))
         self._is_video = table.info.features[camera]["dtype"] == "video"
-        self._seconds = frame_seconds(table, camera) if self._is_video else None
+        self._times = FrameTimes(table, camera) if self._is_video else None
 
     def frames(
         self,
@@ -237,7 +244,7 @@ class SequentialDecoder:
                 on_bad(item)
 
     def _video_chunks(self, episodes: Sequence[int], chunk: int, threads: int) -> Iterator[FrameChunk | BadVideoError]:
-        assert self._seconds is not None
+        assert self._times is not None
         paths = self.table.video[self.camera][0]
         reader: VideoReader | None = None
         try:
@@ -248,7 +255,7 @@ class SequentialDecoder:
                             reader.close()
                             reader = None
                         reader = VideoReader(paths[episode], episode, threads=threads)
-                    seconds = self._seconds(episode)
+                    seconds = self._times.seconds(episode)
                     for start in range(0, len(seconds), chunk):
                         frames = reader.read(seconds[start : start + chunk], episode)
                         yield FrameChunk(episode, start, frames.transpose(0, 3, 1, 2))

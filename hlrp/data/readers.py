@@ -5,7 +5,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hlrp.data.decode import VideoReader, frame_seconds, frame_size, resize_frames, target_size
+from hlrp.data.decode import FrameTimes, VideoReader, frame_size, resize_frames, target_size
 from hlrp.data.episodes import Episodes
 from hlrp.data.images import EmbeddedImages
 
@@ -40,7 +40,7 @@ class DirectReader:
         self._table, self._camera = table, camera
         self.size = target_size(size, frame_size(table.info, camera))
         self._is_video = table.info.features[camera]["dtype"] == "video"
-        self._seconds = frame_seconds(table, camera) if self._is_video else None
+        self._times = FrameTimes(table, camera) if self._is_video else None
         self._images = None if self._is_video else EmbeddedImages(table, camera)
         self._open: OrderedDict[Path, VideoReader] = OrderedDict()
         self._process = os.getpid()
@@ -65,8 +65,8 @@ class DirectReader:
     def _decode(self, indices: "NDArray[np.int64]", episode: int) -> "NDArray[np.uint8]":
         if self._images is not None:
             return self._images.read_frames(indices, episode)
-        assert self._seconds is not None
-        seconds = self._seconds(episode)[indices - int(self._table.start[episode])]
+        assert self._times is not None
+        seconds = self._times.seconds(episode)[indices - int(self._table.start[episode])]
         video = self._video(self._table.video[self._camera][0][episode], episode)
         return video.read(seconds, episode).transpose(0, 3, 1, 2)
 

@@ -101,6 +101,11 @@ class ResumableSampler(Sampler[list[int]]):
             part = order[batch * self.global_batch : (batch + 1) * self.global_batch]
             yield part[self.rank :: self.world_size].tolist()
 
+    @property
+    def sampler(self) -> "ResumableSampler":
+        """This sampler: Lightning calls `set_epoch` on the sampler of a loader's batch sampler."""
+        return self
+
     def set_epoch(self, epoch: int) -> None:
         """Say which pass comes next; the one that was loaded keeps its position."""
         self.epoch = epoch

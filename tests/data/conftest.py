@@ -1,0 +1,21 @@
+"""Small datasets for the tests of data: two video cameras, and one of pictures in the tables."""
+
+from pathlib import Path
+
+import pytest
+from small_datasets import LENGTHS, TOP, WRIST, camera, record
+
+
+@pytest.fixture(scope="session")
+def video_root(tmp_path_factory) -> Path:
+    """5 episodes at 10 fps of two 48x64 video cameras, actions of 3, tasks push and pull in turn."""
+    features = {TOP: camera("video", 48, 64), WRIST: camera("video", 48, 64)}
+    features["action"] = {"dtype": "float32", "shape": (3,), "names": None}
+    return record(tmp_path_factory.mktemp("data") / "video", features, 10, LENGTHS, [TOP, WRIST])
+
+
+@pytest.fixture(scope="session")
+def image_root(tmp_path_factory) -> Path:
+    """2 episodes at 30 fps of one 48x64 camera kept as pictures, without actions."""
+    features = {"observation.image": camera("image", 48, 64)}
+    return record(tmp_path_factory.mktemp("data") / "image", features, 30, [12, 15], ["observation.image"])

@@ -1,0 +1,101 @@
+"""The order of the data: a function of seed and epoch, entered anywhere, the same for any number of processes."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from hlrp.data import ResumableSampler
+from hlrp.errors import UserError
+
+
+def flat(batches):
+    return [i for batch in batches for i in batch]
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    first, again = ResumableSampler([103], 8, seed=3), ResumableSampler([103], 8, seed=3)
+    list(first)  # what was read before does not matter
+    assert list(first) == list(again)
+    again.set_epoch(1)
+    assert list(again) != list(first)
+    assert list(ResumableSampler([103], 8, seed=4)) != list(first)
+    order = flat(first)
+    assert len(order) == 96 == len(set(order)) and max(order) <= 102
+
+
+@pytest.mark.parametrize("position", [0, 1, 5, 12])
+def test_it_continues_where_it_was_left(position):
+    whole = ResumableSampler([103], 8, seed=3)
+    whole.set_epoch(2)
+    resumed = ResumableSampler([103], 8, seed=3)
+    resumed.load_state_dict(whole.state_dict(position))
+    assert list(resumed) == list(whole)[position:]
+    assert len(resumed) == len(whole) == 12
+    for sampler in (whole, resumed):
+        sampler.set_epoch(3)
+    assert list(resumed) == list(whole)
+
+
+def test_an_iterator_keeps_its_epoch():
+    sampler = ResumableSampler([40], 4, seed=1)
+    expected = list(sampler)
+    batches = iter(sampler)
+    sampler.set_epoch(1)
+    assert list(batches) == expected
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_processes_share_the_global_batches_of_one(processes, shuffle):
+    one = ResumableSampler([50, 70], 12, seed=9, weights=[1, 2], shuffle=shuffle)
+    parts = [
+        ResumableSampler(
+            [50, 70], 12 // processes, seed=9, weights=[1, 2], shuffle=shuffle, rank=r, world_size=processes
+        )
+        for r in range(processes)
+    ]
+    for whole, *shares in zip(one, *parts, strict=True):
+        assert sorted(whole) == sorted(flat(shares))
+        assert len({len(s) for s in shares}) == 1
+    for part in parts:
+        part.load_state_dict({"epoch": 0, "position": 4})
+    assert sorted(list(one)[4]) == sorted(flat(next(iter(p)) for p in parts))
+
+
+def test_sources_are_mixed_by_weight():
+    sampler = ResumableSampler([10, 1000], 10, seed=0, weights=[1, 1])
+    positions = np.asarray(flat(sampler))
+    small = positions[positions < 10]
+    assert len(small) == len(positions) / 2 == 505
+    counts = np.bincount(small, minlength=10)
+    assert counts.max() - counts.min() <= 1  # passed over in rounds, not drawn blindly
+    large = positions[positions >= 10]
+    assert len(set(large.tolist())) == len(large)
+    sampler.set_epoch(1)
+    assert set(flat(sampler)) - set(positions.tolist())  # another part of the large one
+
+
+def test_without_shuffling_everything_is_read_once():
+    assert flat(ResumableSampler([7, 4], 4, shuffle=False)) == list(range(11))
+    shares = [flat(ResumableSampler([11], 2, shuffle=False, rank=r, world_size=2)) for r in range(2)]
+    assert sorted(shares[0] + shares[1]) == sorted([*range(11), 0])
+
+
+def test_an_order_of_other_data_is_refused():
+    state = ResumableSampler([103], 8, seed=3).state_dict(5)
+    for other in (ResumableSampler([104], 8, seed=3), ResumableSampler([103], 4, seed=3), ResumableSampler([103], 8)):
+        with pytest.raises(UserError, match=r"was .* and is now"):
+            other.load_state_dict(state)
+    doubled = ResumableSampler([103], 4, seed=3, world_size=2)
+    doubled.load_state_dict(state)  # the same global batches
+    with pytest.raises(UserError, match="fewer than one batch"):
+        ResumableSampler([3], 4)
+
+
+def test_a_loader_reads_whole_batches_of_the_sampler():
+    from torch.utils.data import DataLoader
+
+    sampler = ResumableSampler([20], 4, seed=2)
+    loader = DataLoader(list(range(20)), batch_sampler=sampler)
+    assert [b.tolist() for b in islice(loader, 5)] == list(sampler)
