@@ -1,6 +1,7 @@
 """`hlrp train`: train a policy with LeRobot or Lightning from one configuration."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 FLAGS = {
     "trainer": "trainer_type",
     "policy": "model.policy_type",
+    "model": "model.kind",
     "dataset": "data.repo_id",
     "dataset_root": "data.root",
     "episodes": "data.episodes",
@@ -25,6 +27,7 @@ FLAGS = {
     "devices": "trainer.devices",
     "precision": "trainer.precision",
     "seed": "trainer.seed",
+    "keep_last": "trainer.keep_last",
     "output_dir": "output_dir",
     "init_from": "model.init_from",
     "allow_download": "allow_download",
@@ -43,6 +46,7 @@ def train(
     ] = None,
     trainer: Annotated[str | None, typer.Option(help="lerobot or lightning.")] = None,
     policy: Annotated[str | None, typer.Option(help="Policy to train; `hlrp policies` lists them.")] = None,
+    model: Annotated[str | None, typer.Option(help="laq or foundation, in place of --policy.")] = None,
     config: Annotated[str | None, typer.Option("-c", "--config", help="YAML file, or a shipped name.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Hub name of the dataset.")] = None,
     dataset_root: Annotated[Path | None, typer.Option(help="Folder of the dataset.")] = None,
@@ -54,6 +58,7 @@ def train(
     devices: Annotated[int | None, typer.Option(help="Processes, one per GPU.")] = None,
     precision: Annotated[str | None, typer.Option(help="32, bf16 or fp16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and sample order.")] = None,
+    keep_last: Annotated[int | None, typer.Option(help="Checkpoints to keep; all if not given.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Run folder; outputs/<job>/<time> if not given.")] = None,
     init_from: Annotated[str | None, typer.Option(help="Weights to start from: run, checkpoint, Hub name.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Run folder to continue.")] = None,
@@ -73,14 +78,24 @@ def train(
         result = _resume(resume, flags, overrides or [], config, dry_run=dry_run)
     else:
         result = _fresh(config, overrides or [], flags, dry_run=dry_run)
-    if result is None:
-        return
+    if result is None or int(os.environ.get("LOCAL_RANK") or os.environ.get("RANK") or 0) > 0:
+        return  # of several processes one speaks
     if json_output:
         typer.echo(json.dumps(result.to_json()))
         return
     typer.echo(f"run         {result.path}")
     typer.echo(f"checkpoint  {result.checkpoint}")
-    typer.echo(f"next        hlrp eval {result.path}")
+    typer.echo(f"next        {_next_command(result.path)}")
+
+
+def _next_command(path: Path) -> str:
+    from hlrp.runs import RunDirectory
+
+    manifest = RunDirectory.open(path).manifest
+    if manifest.get("policy") == "laq":
+        root = manifest.get("dataset", {}).get("root", "DIR")
+        return f"hlrp laq-report {path} --dataset-root {root}"
+    return f"hlrp eval {path}"
 
 
 def _fresh(
@@ -90,8 +105,11 @@ def _fresh(
 
     if init_from := flags.get("model.init_from"):
         _name_policy_of(Path(str(init_from[0])), flags)
-    if config is None and "model.policy_type" not in flags and not any(o.startswith("model.") for o in overrides):
-        raise UserError("nothing says what to train", where="--policy", fix="give --policy NAME or --config FILE")
+    named = {"model.policy_type", "model.kind"} & flags.keys() or any(o.startswith("model.") for o in overrides)
+    if config is None and not named:
+        raise UserError(
+            "nothing says what to train", where="--policy", fix="give --policy NAME, --model laq or --config FILE"
+        )
     run = load_config(config, overrides, flags).config
     from trainers import get_trainer
 
@@ -104,7 +122,7 @@ def _fresh(
 
 def _name_policy_of(init_from: Path, flags: dict[str, tuple[Any, str]]) -> None:
     """A local checkpoint knows its policy: it need not be named again."""
-    if "model.policy_type" in flags or not init_from.exists():
+    if {"model.policy_type", "model.kind"} & flags.keys() or not init_from.exists():
         return
     from hlrp.runs import resolve_pretrained
 

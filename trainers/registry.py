@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 TRAINERS: dict[str, str] = {
     "lerobot": "trainers.lerobot_trainer:LeRobotTrainer",
+    "lightning": "trainers.lightning_trainer:LightningTrainer",
 }
 
 

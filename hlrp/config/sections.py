@@ -241,6 +241,40 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _by_name(value: Any) -> Any:
+    """A callback that needs no arguments may be given by its name alone."""
+    items = _listed(value)
+    return (
+        [{"class_path": item} if isinstance(item, str) else item for item in items]
+        if isinstance(items, list)
+        else value
+    )
+
+
+OWNED_TRAINER_ARGS: dict[str, str] = {
+    "accelerator": "trainer.device",
+    "strategy": "trainer.strategy",
+    "devices": "trainer.devices",
+    "precision": "trainer.precision",
+    "logger": "trainer.logger",
+    "callbacks": "trainer.callbacks",
+    "max_epochs": "trainer.max_epochs",
+    "max_steps": "trainer.steps",
+    "limit_train_batches": "trainer.limit_train_batches",
+    "val_check_interval": "trainer.val_check_interval",
+    "log_every_n_steps": "trainer.log_freq",
+    "accumulate_grad_batches": "trainer.accumulate_grad_batches",
+    "gradient_clip_val": "trainer.gradient_clip_val",
+    "profiler": "trainer.profiler",
+    "default_root_dir": "output_dir",
+    "enable_checkpointing": "trainer.save_freq and trainer.keep_last",
+    "enable_progress_bar": "the progress that is always shown",
+    "plugins": "the trainer's own checkpoint format",
+    "fast_dev_run": "trainer.steps",
+}
+"""Arguments of Lightning's Trainer that the schema sets itself, and what they are called here."""
+
+
 class LightningTrainerSection(TrainerSection):
     """Lightning's training loop."""
 
@@ -248,7 +282,10 @@ class LightningTrainerSection(TrainerSection):
     gradient_clip_val: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     strategy: str = "auto"
     """Lightning strategy, such as auto, ddp, fsdp."""
-    callbacks: list[ClassPath] = Field(default_factory=list)
+    callbacks: Annotated[
+        list[ClassPath], BeforeValidator(_by_name, json_schema_input_type=list[ClassPath | str] | str)
+    ] = Field(default_factory=list)
+    """Callbacks: names in lightning.pytorch.callbacks, or `{class_path, init_args}`."""
     logger: Annotated[
         list[Literal["csv", "tensorboard", "wandb"]],
         BeforeValidator(_listed, json_schema_input_type=list[str] | str),
@@ -262,6 +299,16 @@ class LightningTrainerSection(TrainerSection):
     """Batches per epoch (a whole number) or share of them (a fraction)."""
     val_check_interval: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] | None = None
     """Training batches (a whole number) or share of an epoch (a fraction) between validations."""
+    trainer_args: dict[str, Any] = Field(default_factory=dict)
+    """Any other argument of Lightning's Trainer, such as `deterministic: true`."""
+
+    @field_validator("trainer_args")
+    @classmethod
+    def _refuse_owned(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name in OWNED_TRAINER_ARGS:
+                raise ValueError(f"'{name}' is set by this configuration: use {OWNED_TRAINER_ARGS[name]}")
+        return value
 
 
 class SourceSection(Settings):

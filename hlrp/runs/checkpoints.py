@@ -15,6 +15,9 @@ _TRAINING_FILES = (
     "optimizer_param_groups.json",
     "optimizer_state.safetensors",
 )
+# What Lightning's trainer writes in their place.
+LIGHTNING_STATE = "lightning.json"
+LIGHTNING_TENSORS = "lightning.safetensors"
 _MAX_HEADER = 100_000_000
 
 
@@ -75,6 +78,16 @@ def _training_state_problem(folder: Path) -> str | None:
     return None
 
 
+def _lightning_problem(path: Path) -> str | None:
+    """Lightning's trainer renames whole folders into place: only damage done later is left to find."""
+    state = path / TRAINING_STATE
+    problem = _json_problem(state / LIGHTNING_STATE) or safetensors_problem(state / LIGHTNING_TENSORS)
+    if problem:
+        return f"{TRAINING_STATE}: {problem}"
+    weights = sorted((path / PRETRAINED).glob("*.safetensors"))
+    return next((problem for file in weights if (problem := safetensors_problem(file))), None)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One folder below `checkpoints/`.
@@ -102,6 +115,8 @@ class Checkpoint:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Examine one checkpoint folder whose name is its step."""
+    if (path / TRAINING_STATE / LIGHTNING_STATE).exists():
+        return Checkpoint(step=int(path.name), path=path, problem=_lightning_problem(path))
     problem = pretrained_problem(path / PRETRAINED) or _training_state_problem(path / TRAINING_STATE)
     return Checkpoint(step=int(path.name), path=path, problem=problem)
 

@@ -1,0 +1,65 @@
+"""Writing `checkpoints/<step>/` of a Lightning run: whole or not at all, and only as many as are to be kept."""
+
+import shutil
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+
+from hlrp.files import fsync_folder, fsync_tree
+from hlrp.runs import list_checkpoints
+from hlrp.runs.checkpoints import PRETRAINED, TRAINING_STATE
+from trainers.lightning_models import export
+
+_UNFINISHED = ".unfinished-"
+_DISCARDED = ".discarded-"
+
+
+def save_checkpoint(trainer: Trainer, module: LightningModule, folder: Path, *, keep_last: int | None) -> None:
+    """Save the step that ``trainer`` has completed below ``folder``; every process has to call it.
+
+    The checkpoint appears by a rename once its files are on disk, so that a kill at any moment leaves either all of
+    it or nothing. Older ones are removed only after that.
+
+    Args:
+        trainer: In the middle of `fit`.
+        module: What is trained; what it exports goes to `pretrained_model/`.
+        folder: `checkpoints/` of the run; used by the first process alone.
+        keep_last: Checkpoints to keep; None: all.
+    """
+    final = folder / f"{trainer.global_step:06d}"
+    temporary = folder / f"{_UNFINISHED}{final.name}"
+    if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        clear_unfinished(folder)
+    # A collective: the processes gather what each of them knows, and the first one writes.
+    trainer.save_checkpoint(temporary / TRAINING_STATE, weights_only=False)
+    if trainer.is_global_zero:
+        export(module, temporary / PRETRAINED)
+        fsync_tree(temporary)
+        if final.exists():
+            _discard(final)
+        temporary.rename(final)
+        fsync_folder(folder)
+        _prune(folder, keep_last)
+    trainer.strategy.barrier("hlrp checkpoint")
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a kill left between the steps of writing or pruning."""
+    for leftover in (*folder.glob(f"{_UNFINISHED}*"), *folder.glob(f"{_DISCARDED}*")):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _discard(checkpoint: Path) -> None:
+    # Renamed first: a checkpoint that is half deleted must not look like one.
+    doomed = checkpoint.with_name(f"{_DISCARDED}{checkpoint.name}")
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _prune(folder: Path, keep_last: int | None) -> None:
+    if keep_last is None:
+        return
+    whole = [checkpoint for checkpoint in list_checkpoints(folder) if checkpoint.complete]
+    for checkpoint in whole[:-keep_last]:
+        _discard(checkpoint.path)

@@ -1,0 +1,236 @@
+"""Exact resume in the middle of an epoch: Lightning's loops, saved after a step is complete, with order and randomness.
+
+Lightning saves inside a step, before the module's own `on_train_batch_end` and before validation, keeps no random
+state, and starts a shuffled loader anew. All use of Lightning's private loops is in this module.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.utilities.data import _set_sampler_epoch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loops import _FitLoop, _TrainingEpochLoop
+from lightning.pytorch.loops.fetchers import _DataFetcher
+from torch.utils.data import DataLoader
+
+
+def rng_states() -> dict[str, Any]:
+    """State of every random generator that training draws from, in this process."""
+    states: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    states["numpy"] = np.random.get_state(legacy=False)
+    if torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def set_rng_states(states: dict[str, Any]) -> None:
+    """Set what `rng_states` returned; states of GPUs that are not here are left out."""
+    torch.set_rng_state(states["torch"])
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    for index, state in enumerate(states.get("cuda", [])[: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(state, index)
+
+
+class _KeepWorking:
+    """Worker start-up: Ctrl-C reaches the whole process group, but only the training process decides what it means."""
+
+    def __init__(self, then: Callable[[int], None] | None) -> None:
+        self._then = then
+
+    def __call__(self, worker: int) -> None:
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self._then is not None:
+            self._then(worker)
+
+
+def _resumable_sampler(loader: Any) -> Any:
+    """The loader's sampler that can start anywhere, if it has one."""
+    for name in ("batch_sampler", "sampler"):
+        sampler = getattr(loader, name, None)
+        if hasattr(sampler, "state_dict") and hasattr(sampler, "load_state_dict"):
+            return sampler
+    return None
+
+
+class ResumableLoader:
+    """A loader that continues at the batch where it was left.
+
+    A sampler with `state_dict` and `load_state_dict` starts there at once; with any other, the epoch's order is drawn
+    again from the random state it began with, and the batches that were trained on are read and dropped.
+
+    Args:
+        loader: Any iterable of batches; `len` is that of the loader.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+        self._epoch = self._delivered = 0
+        self._ended = False
+        self._order: dict[str, Any] | None = None
+        if isinstance(loader, DataLoader) and loader.num_workers > 0:
+            loader.worker_init_fn = _KeepWorking(loader.worker_init_fn)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Say which pass over the data the next iteration is; the one that was loaded keeps its position."""
+        if epoch != self._epoch:
+            self._epoch, self._delivered, self._ended, self._order = epoch, 0, False, None
+
+    def __iter__(self) -> Iterator[Any]:
+        # Lightning asks for the iterator before it says which epoch it is: nothing happens until the first batch.
+        if self._ended:
+            self._delivered, self._ended, self._order = 0, False, None
+        for batch in self._continue():
+            self._delivered += 1
+            yield batch
+        self._ended = True
+
+    def _continue(self) -> Iterator[Any]:
+        _set_sampler_epoch(self.loader, self._epoch)
+        sampler = _resumable_sampler(self.loader)
+        if sampler is not None:
+            sampler.load_state_dict({"epoch": self._epoch, "position": self._delivered})
+            return iter(self.loader)
+        if self._delivered == 0 or self._order is None:
+            self._order = rng_states()
+            return iter(self.loader)
+        now = rng_states()
+        set_rng_states(self._order)
+        batches = iter(self.loader)
+        for _ in range(self._delivered):
+            next(batches, None)
+        set_rng_states(now)
+        return batches
+
+    def close(self) -> None:
+        """End the worker processes, if there are any."""
+        iterator = getattr(self.loader, "_iterator", None)
+        if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
+            self.loader._iterator = None
+
+    def state_dict(self, ahead: int = 0) -> dict[str, Any]:
+        """Where the training is, ``ahead`` batches before what was read."""
+        return {"epoch": self._epoch, "delivered": self._delivered - ahead, "order": self._order}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self._epoch, self._delivered = state["epoch"], state["delivered"]
+        self._order, self._ended = state["order"], False
+
+
+class StepTimes:
+    """Seconds of the last step: waiting for data, and all else without validation and checkpoints."""
+
+    data_s = 0.0
+    update_s = 0.0
+
+
+class ExactEpochLoop(_TrainingEpochLoop):
+    """Calls ``after_step`` when a step is complete, validation included, and keeps the random state."""
+
+    def __init__(self, trainer: Trainer, after_step: Callable[[StepTimes], None]) -> None:
+        super().__init__(trainer, min_steps=trainer.min_steps, max_steps=trainer.max_steps)
+        self._after_step = after_step
+        self._random: list[dict[str, Any]] | None = None
+        self.times = StepTimes()
+        self._fetch_began = 0.0
+
+    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
+        """Go on with the next step: the one that the checkpoint was taken at needs no finishing."""
+        super().on_run_start(data_fetcher)
+        self.restarting = False
+        self.val_loop.reset_restart_stage()
+        self.trainer.fit_loop._restarting = False
+        if self._random is not None:
+            if self.trainer.global_rank < len(self._random):
+                set_rng_states(self._random[self.trainer.global_rank])
+            self._random = None
+
+    def _on_before_fetch(self) -> None:
+        super()._on_before_fetch()
+        self._fetch_began = time.perf_counter()
+
+    def _on_after_fetch(self) -> None:
+        super()._on_after_fetch()
+        self.times.data_s = time.perf_counter() - self._fetch_began
+
+    def advance(self, data_fetcher: _DataFetcher) -> None:
+        """Run one batch, timed."""
+        began = time.perf_counter()
+        super().advance(data_fetcher)
+        self.times.update_s = max(0.0, time.perf_counter() - began - self.times.data_s)
+
+    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        """End the step as Lightning does, then let the run look at it."""
+        super().on_advance_end(data_fetcher)
+        self._after_step(self.times)
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        """Lightning's state and the random state of every process."""
+        states: list[Any] = [rng_states()]
+        if self.trainer.world_size > 1:
+            states = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(states, rng_states())
+        return {**super().on_save_checkpoint(), "random": states}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        """Take the state; the random generators are set when the first batch is about to be read."""
+        super().on_load_checkpoint(state_dict)
+        self._random = state_dict.get("random")
+
+
+class ExactFitLoop(_FitLoop):
+    """Iterates over loaders that can be continued in the middle of an epoch."""
+
+    def __init__(self, trainer: Trainer, after_step: Callable[[StepTimes], None]) -> None:
+        super().__init__(trainer, min_epochs=trainer.min_epochs, max_epochs=trainer.max_epochs)
+        self.epoch_loop = ExactEpochLoop(trainer, after_step)
+
+    def _loaders(self) -> list[ResumableLoader]:
+        loaders = self._combined_loader.flattened if self._combined_loader is not None else []
+        return [loader for loader in loaders if isinstance(loader, ResumableLoader)]
+
+    def _load_combined_loader_states(self) -> None:
+        # Called between the loaders' preparation (distributed samplers) and their first iterator.
+        if self._combined_loader is None:
+            return
+        prepared = self._combined_loader.flattened
+        self._combined_loader.flattened = [
+            loader if isinstance(loader, ResumableLoader) else ResumableLoader(loader) for loader in prepared
+        ]
+        states, self._combined_loader_states_to_load = self._combined_loader_states_to_load, []
+        if states:
+            self._combined_loader._load_state_dicts(states)
+
+    def on_advance_start(self) -> None:
+        """Tell the loaders which epoch it is."""
+        self.setup_data()
+        for loader in self._loaders():
+            loader.start_epoch(self.epoch_progress.current.processed)
+        super().on_advance_start()
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        """Lightning's state and the position of every loader."""
+        ahead = len(getattr(self._data_fetcher, "batches", ()))
+        return {**super().on_save_checkpoint(), "combined_loader": [x.state_dict(ahead) for x in self._loaders()]}
+
+    def teardown(self) -> None:
+        """Also end the loaders' worker processes."""
+        for loader in self._loaders():
+            loader.close()
+        super().teardown()
+
+
+def make_exact(trainer: Trainer, after_step: Callable[[StepTimes], None]) -> None:
+    """Give ``trainer`` loops that resume exactly and report every completed step."""
+    trainer.fit_loop = ExactFitLoop(trainer, after_step)

@@ -1,0 +1,139 @@
+"""What Lightning trains: from the `model` section to a module, its data, and its weights for others to load."""
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hlrp.config import ClassPath, FromConfig, LaqModel, LightningRun, PolicyModel, require_dataset, resolve_class_path
+from hlrp.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lightning.pytorch import LightningDataModule, LightningModule
+
+# Kind of model to its Lightning module; imported when a run asks for it.
+MODULES: dict[str, str] = {"laq": "hlrp.laq.module:LAQModule"}
+
+
+def job_name(run: LightningRun) -> str:
+    """Name of what is trained, for folders and lists."""
+    model = run.model
+    if isinstance(model, PolicyModel):
+        return model.policy_type
+    return model.class_path.rpartition(".")[2].lower() if isinstance(model, ClassPath) else model.kind
+
+
+def check_model(run: LightningRun) -> None:
+    """Check what can be checked without importing torch.
+
+    Raises:
+        UserError: The run has no dataset, or this trainer has no module for its model.
+    """
+    require_dataset(run)
+    if isinstance(run.model, ClassPath) or (not isinstance(run.model, PolicyModel) and run.model.kind in MODULES):
+        return
+    asked = job_name(run)
+    fix = "train it with --trainer lerobot" if isinstance(run.model, PolicyModel) else suggest(asked, MODULES)
+    raise UserError(f"the Lightning trainer has no module for {asked!r}", where="model", fix=fix)
+
+
+def build_datamodule(run: LightningRun, say: "Callable[[str], None]") -> "LightningDataModule":
+    """The run's data: windows of frames, of the size and spacing that its model asks for.
+
+    Args:
+        run: The configuration.
+        say: Told what takes its time, such as decoding into the frame store.
+
+    Raises:
+        UserError: The `data` section does not fit the dataset.
+    """
+    from hlrp.data.data_module import FrameDataModule
+
+    options: dict[str, Any] = {}
+    if isinstance(run.model, LaqModel):
+        from hlrp.laq.config import LAQConfig
+
+        config = LAQConfig.from_run(run)
+        options = {"size": config.image_size, "offset_seconds": config.offset_seconds}
+    return FrameDataModule(run, announce=say, **options)
+
+
+def orders_itself(datamodule: Any) -> bool:
+    """Whether the data give every process its own share, so that Lightning's distributed sampler must be off."""
+    from hlrp.data.data_module import FrameDataModule
+
+    return isinstance(datamodule, FrameDataModule)
+
+
+def build_module(run: LightningRun, datamodule: "LightningDataModule | None") -> "LightningModule":
+    """The module that the run trains.
+
+    Args:
+        run: The configuration.
+        datamodule: The run's data; given to modules whose constructor has a parameter of that name.
+
+    Raises:
+        UserError: No module for this model, or it refuses its settings.
+    """
+    check_model(run)
+    if isinstance(run.model, ClassPath):
+        return _build_class(run, datamodule)
+    target = _load(MODULES[job_name(run)])
+    module: LightningModule = target(**_known(target, {"run": run, "datamodule": datamodule}))
+    return module
+
+
+def _build_class(run: LightningRun, datamodule: "LightningDataModule | None") -> "LightningModule":
+    from lightning.pytorch import LightningModule
+
+    if not isinstance(run.model, ClassPath):
+        raise TypeError("the model section names no class")
+    found: Any = resolve_class_path(run.model.class_path)
+    if not issubclass(found, LightningModule):
+        raise UserError(
+            f"{run.model.class_path!r} is not a LightningModule",
+            where="model.class_path",
+            fix="name a subclass of lightning.pytorch.LightningModule",
+        )
+    arguments = _known(found, {"datamodule": datamodule}) | run.model.init_args
+    module: LightningModule = (
+        found.from_config(arguments) if issubclass(found, FromConfig) else _construct(found, arguments)
+    )
+    return module
+
+
+def _construct(target: Any, arguments: dict[str, Any]) -> Any:
+    try:
+        inspect.signature(target).bind(**arguments)
+    except TypeError as error:
+        raise UserError(
+            f"{target.__name__} cannot be built: {error}",
+            where="model.init_args",
+            fix=suggest("", inspect.signature(target).parameters),
+        ) from error
+    return target(**arguments)
+
+
+def _known(target: Any, offered: dict[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(target).parameters
+    return {name: value for name, value in offered.items() if name in parameters}
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def export(module: "LightningModule", folder: Path) -> None:
+    """Write what others load without this trainer, through the module's own `save_pretrained(folder)` if it has one.
+
+    Args:
+        module: What is trained.
+        folder: `pretrained_model/` of a checkpoint; made here. Without the method it is not made at all.
+    """
+    save = getattr(module, "save_pretrained", None)
+    if callable(save):
+        folder.mkdir(parents=True, exist_ok=True)
+        save(folder)

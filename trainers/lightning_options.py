@@ -1,0 +1,211 @@
+"""From the `trainer` section to the arguments of Lightning's Trainer."""
+
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+
+from hlrp.config import ClassPath, FromConfig, LightningTrainerSection, resolve_class_path
+from hlrp.config.sections import OWNED_TRAINER_ARGS
+from hlrp.errors import UserError, suggest
+from trainers.lightning_state import SafeCheckpointIO
+
+_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+_OWN_FORMATS = ("fsdp", "deepspeed", "model_parallel", "xla")
+_COPIES = ("spawn", "fork", "notebook")
+
+
+def trainer_arguments(
+    section: LightningTrainerSection, path: Path, *, start: int, log_freq: int, share_out: bool
+) -> dict[str, Any]:
+    """Arguments of Lightning's Trainer for a run.
+
+    Args:
+        section: The `trainer` section.
+        path: The run directory; loggers write below it.
+        start: Step that the run continues at; 0 for a fresh one.
+        log_freq: Steps between rows of metrics.
+        share_out: Whether Lightning has to share the samples out among several processes.
+
+    Raises:
+        UserError: Something asked for does not exist or is not installed here.
+    """
+    accelerator, devices = _devices(section)
+    if section.precision == "fp16" and accelerator == "cpu":
+        raise UserError("fp16 needs a GPU", where="--precision / trainer.precision", fix="use bf16 or 32")
+    epochs = section.max_epochs
+    arguments: dict[str, Any] = {
+        "accelerator": accelerator,
+        "devices": devices,
+        "strategy": _strategy(section.strategy),
+        "precision": _PRECISIONS[section.precision or "32"],
+        "max_steps": section.steps if epochs is None else -1,
+        "max_epochs": -1 if epochs is None else epochs,
+        "accumulate_grad_batches": section.accumulate_grad_batches,
+        "gradient_clip_val": section.gradient_clip_val,
+        "callbacks": [build_callback(callback) for callback in section.callbacks],
+        "logger": [_logger(name, path, start) for name in section.logger],
+        "profiler": _profiler(section.profiler, path),
+        "limit_train_batches": section.limit_train_batches,
+        "log_every_n_steps": log_freq,
+        "plugins": [SafeCheckpointIO(), *_environment()],
+        "default_root_dir": path,
+        "use_distributed_sampler": share_out,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        # A run that starts with a validation starts late, and its figures are those of the untrained model.
+        "num_sanity_val_steps": 0,
+    }
+    return arguments | _validation(section) | _other(section)
+
+
+def _devices(section: LightningTrainerSection) -> tuple[str, Any]:
+    device = section.device
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    count = torch.cuda.device_count() if kind == "cuda" else None
+    wanted = int(index) + 1 if index else section.devices
+    if not available[kind] or (count is not None and wanted > count):
+        raise UserError(
+            f"device {device!r} x {section.devices} was asked for, but this machine has "
+            + (f"{count} GPUs that PyTorch can use" if count else "no such device that PyTorch can use"),
+            where="--device, --devices / trainer.device, trainer.devices",
+            fix="`hlrp doctor` shows what is there; --device cpu always works",
+        )
+    if index and section.devices > 1:
+        raise UserError(
+            f"device {device!r} is one GPU, but {section.devices} devices were asked for",
+            where="--device, --devices",
+            fix="use --device cuda",
+        )
+    return kind, [int(index)] if index else section.devices
+
+
+def _strategy(name: str) -> str:
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    known = ("auto", *StrategyRegistry.available_strategies())
+    if name not in known:
+        raise UserError(f"unknown strategy {name!r}", where="trainer.strategy", fix=suggest(name, known))
+    if any(part in name for part in _COPIES):
+        raise UserError(
+            f"strategy {name!r} trains in copies of this process, which cannot keep the run's folder",
+            where="trainer.strategy",
+            fix="use ddp",
+        )
+    if name.startswith(_OWN_FORMATS):
+        raise UserError(
+            f"strategy {name!r} writes checkpoints in a pickled format of its own, which is never read here",
+            where="trainer.strategy",
+            fix="use ddp, with a smaller batch_size and accumulate_grad_batches if memory is short",
+        )
+    return name
+
+
+def _validation(section: LightningTrainerSection) -> dict[str, Any]:
+    """Validate every `eval_steps` steps, or as `val_check_interval` says; counted over epochs where it is a number."""
+    interval: int | float | None = section.val_check_interval
+    if section.eval_steps:
+        if interval is not None:
+            raise UserError(
+                "'eval_steps' and 'val_check_interval' both say when to validate",
+                where="trainer.eval_steps, trainer.val_check_interval",
+                fix="keep eval_steps",
+            )
+        interval = section.eval_steps * section.accumulate_grad_batches
+    if interval is None:
+        return {}
+    return {"val_check_interval": interval} | ({"check_val_every_n_epoch": None} if isinstance(interval, int) else {})
+
+
+def _other(section: LightningTrainerSection) -> dict[str, Any]:
+    known = set(inspect.signature(Trainer).parameters) - set(OWNED_TRAINER_ARGS)
+    for name in section.trainer_args:
+        if name not in known:
+            raise UserError(
+                f"Lightning's Trainer has no argument {name!r}",
+                where=f"trainer.trainer_args.{name}",
+                fix=suggest(name, known),
+            )
+    return dict(section.trainer_args)
+
+
+def build_callback(spec: ClassPath) -> Callback:
+    """A callback by its class name in `lightning.pytorch.callbacks`, or by a dotted class path.
+
+    Raises:
+        UserError: There is no such callback, or it does not take these arguments.
+    """
+    from lightning.pytorch import callbacks
+
+    name = spec.class_path
+    if "." in name:
+        found: Any = resolve_class_path(name)
+    else:
+        known = {n: c for n in callbacks.__all__ if inspect.isclass(c := getattr(callbacks, n))}
+        if name not in known:
+            raise UserError(f"unknown callback {name!r}", where="trainer.callbacks", fix=suggest(name, known, limit=30))
+        found = known[name]
+    if not issubclass(found, Callback):
+        raise UserError(f"{name!r} is not a callback of Lightning", where="trainer.callbacks", fix="name a Callback")
+    if issubclass(found, FromConfig):
+        built: Callback = found.from_config(spec.init_args)
+        return built
+    try:
+        inspect.signature(found).bind(**spec.init_args)
+        return found(**spec.init_args)  # type: ignore[no-any-return]
+    except (TypeError, ValueError, ModuleNotFoundError) as error:
+        raise UserError(
+            f"callback {name!r} cannot be built: {error}",
+            where="trainer.callbacks",
+            fix=f"its arguments are {inspect.signature(found)}",
+        ) from error
+
+
+def _logger(name: str, path: Path, start: int) -> Logger:
+    from lightning.pytorch import loggers
+
+    folder = path / "logs"
+    try:
+        if name == "csv":
+            # Lightning's writer begins its file anew; a resumed run must not take the rows before it along.
+            return loggers.CSVLogger(folder, name="csv", version=f"from_{start:06d}")
+        if name == "tensorboard":
+            return loggers.TensorBoardLogger(folder, name="tensorboard", version="")
+        return loggers.WandbLogger(project=os.environ.get("WANDB_PROJECT", "hlrp"), id=_wandb_id(path), save_dir=folder)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the logger {name!r} is not installed", where="trainer.logger", fix=f"pip install {name}"
+        ) from error
+
+
+def _wandb_id(path: Path) -> str:
+    """An id that a resumed run finds again: its folder's name and that of the folder above."""
+    return f"{path.parent.name}-{path.name}"
+
+
+def _profiler(name: str | None, path: Path) -> Any:
+    from lightning.pytorch import profilers
+
+    if name is None:
+        return None
+    kinds: dict[str, Any] = {
+        "simple": profilers.SimpleProfiler,
+        "advanced": profilers.AdvancedProfiler,
+        "pytorch": profilers.PyTorchProfiler,
+    }
+    return kinds[name](dirpath=path, filename="profile")
+
+
+def _environment() -> list[Any]:
+    """On Slurm, Lightning would requeue by itself, with a checkpoint of its own: here the trainer saves instead."""
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

@@ -1,0 +1,226 @@
+"""What a Lightning run reports of itself: rows of `metrics.jsonl`, the log file, warnings, progress."""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import psutil
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers.logger import Logger
+from rich.console import Console
+
+from hlrp.runs import RunDirectory
+from hlrp.runs.directory import LOG, METRICS
+from trainers.lightning_loops import StepTimes
+from trainers.progress import TrainingProgress
+
+_LOG = logging.getLogger("hlrp.train")
+
+
+class RunLogger(Logger):
+    """Lightning's side of the run's metrics: what modules pass to `self.log`."""
+
+    def __init__(self, recorder: "Recorder") -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    @property
+    def name(self) -> str:
+        """As Lightning asks for it."""
+        return "hlrp"
+
+    @property
+    def version(self) -> str:
+        """As Lightning asks for it."""
+        return ""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Keep what a training step logged for its row; what a validation logged is a row of its own."""
+        self._recorder.logged({name: float(value) for name, value in metrics.items() if name != "epoch"})
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run's configuration is in its folder."""
+
+
+class Recorder:
+    """Collects what happens between two rows and writes them, in the first process alone.
+
+    Args:
+        console: Where to say it.
+        directory: The run; None in all processes but the first.
+        warnings: What is known before the start.
+    """
+
+    def __init__(self, console: Console, directory: RunDirectory | None, warnings: list[str]) -> None:
+        self._console, self._directory = console, directory
+        self.warnings = warnings
+        self.row: dict[str, Any] = {}
+        self.grad_norm: torch.Tensor | None = None
+        self._progress: TrainingProgress | None = None
+        self._metrics: TextIO | None = None
+        self._trainer: Trainer | None = None
+        self._last_step = 0
+        self._logged: dict[str, float] = {}
+        self._losses: list[torch.Tensor] = []
+        self._samples = 0
+        self._data_s = self._update_s = 0.0
+
+    def begin(self, trainer: Trainer, total: int) -> None:
+        """Open the files and the progress; the first step is next."""
+        self._trainer, self._last_step = trainer, trainer.global_step
+        if self._directory is None:
+            return
+        self._metrics = (self._directory.path / METRICS).open("a", encoding="utf8")
+        self._progress = TrainingProgress(self._console, total, trainer.global_step)
+        self._progress.__enter__()
+
+    def end(self) -> None:
+        """Close what `begin` opened; safe to call at any time."""
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
+        if self._metrics is not None:
+            self._metrics.close()
+        self._progress = self._metrics = None
+
+    def batch(self, outputs: Any, batch: Any) -> None:
+        """Count one batch; the loss stays on its device, where reading it would stop the pipeline."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, torch.Tensor):
+            self._losses.append(loss.detach().float().mean())
+        self._samples += batch_length(batch)
+
+    def times(self, times: StepTimes) -> None:
+        """Count the seconds of one batch."""
+        self._data_s += times.data_s
+        self._update_s += times.update_s
+
+    def step(self, step: int) -> None:
+        """Move the progress."""
+        if self._progress is not None:
+            self._progress.step(step)
+
+    def logged(self, metrics: dict[str, float]) -> None:
+        """Take metrics of the module: for the next row while training, as a row while validating."""
+        if self._trainer is not None and self._trainer.validating:
+            row = {"step": self._trainer.global_step, **metrics}
+            self._write(row)
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            self._console.print(f"step {row['step']}  {shown}")
+        else:
+            self._logged.update(metrics)
+
+    def write_row(self, trainer: Trainer) -> None:
+        """Write the row of the steps since the last one; every process has to call it."""
+        began = time.perf_counter()
+        step, batches = trainer.global_step, max(1, len(self._losses))
+        steps = max(1, step - self._last_step)
+        loss = torch.stack(self._losses).mean() if self._losses else torch.tensor(math.nan)
+        loss = trainer.strategy.reduce(loss, reduce_op="mean")
+        if self._directory is not None:
+            row: dict[str, Any] = {"step": step, "loss": float(loss)}
+            if self.grad_norm is not None:
+                row["grad_norm"] = float(self.grad_norm)
+            if trainer.optimizers:
+                row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+            # Reading the loss waits for the device: these seconds are work too.
+            busy = self._update_s + time.perf_counter() - began
+            samples = self._samples * trainer.world_size
+            row |= {
+                "update_s": busy / steps,
+                "data_s": self._data_s / steps,
+                "data_wait": self._data_s / max(busy + self._data_s, 1e-9),
+                "samples_per_s": samples / max(busy + self._data_s, 1e-9),
+                "samples": round(step * samples / steps),
+                "epochs": trainer.current_epoch
+                + (trainer.fit_loop.batch_idx + 1) / max(trainer.num_training_batches, 1),
+                "rss_mb": psutil.Process().memory_info().rss / 2**20,
+            }
+            self._show({**row, **self._logged}, batches)
+        self._last_step, self._losses, self._samples, self._logged = step, [], 0, {}
+        self._data_s = self._update_s = 0.0
+
+    def _show(self, row: dict[str, Any], batches: int) -> None:
+        self.row = row
+        self._write(row)
+        _LOG.info("step %d (%d batches): %s", row["step"], batches, json.dumps(row))
+        if self._progress is not None:
+            self._progress.row(row)
+        if math.isnan(row["loss"]):
+            self.warn(f"the loss is not a number from step {row['step']} on: lower the learning rate or check the data")
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self._metrics is not None:
+            self._metrics.write(json.dumps({**row, "time": round(time.time(), 3)}) + "\n")
+            self._metrics.flush()
+
+    def flush(self) -> None:
+        """Bring the rows to disk, before a checkpoint says that they happened."""
+        if self._metrics is not None:
+            os.fsync(self._metrics.fileno())
+
+    def warn(self, message: str) -> None:
+        """Say it once, and keep it in the manifest."""
+        if message in self.warnings or self._directory is None:
+            return
+        self.warnings.append(message)
+        self._console.print(f"warning: {message}", style="yellow")
+        self._directory.update(warnings=self.warnings)
+
+
+class _Warnings(logging.Handler):
+    """Passes warnings of this project's modules on to the terminal and the manifest."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(logging.WARNING)
+        self._recorder = recorder
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING:
+            self._recorder.warn(record.getMessage())
+
+
+def batch_length(batch: Any) -> int:
+    """Samples in a batch: the length of the first tensor found in it; 0 if there is none."""
+    if isinstance(batch, torch.Tensor):
+        return int(batch.shape[0]) if batch.dim() else 1
+    items: Any = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return next((length for item in items if (length := batch_length(item))), 0)
+
+
+@contextmanager
+def log_file(folder: Path | None, recorder: Recorder | None = None) -> Iterator[None]:
+    """Send what Python, Lightning and warnings log to the run's `log.txt`, and keep it off the terminal.
+
+    Args:
+        folder: The run directory; None: the log is dropped.
+        recorder: Told the warnings of this project's own modules.
+    """
+    chatty = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning", "py.warnings")]
+    before = [(log, log.handlers[:], log.propagate) for log in chatty]
+    root, ours, level = logging.getLogger(), logging.getLogger("hlrp"), _LOG.level
+    handler = logging.FileHandler(folder / LOG, encoding="utf8") if folder else logging.NullHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    warn = _Warnings(recorder) if recorder is not None else logging.NullHandler()
+    for log in chatty:
+        log.handlers, log.propagate = [handler], False
+    _LOG.setLevel(logging.INFO)
+    root.addHandler(handler)
+    ours.addHandler(warn)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        ours.removeHandler(warn)
+        for log, handlers, propagate in before:
+            log.handlers, log.propagate = handlers, propagate
+        _LOG.setLevel(level)
+        handler.close()

@@ -1,0 +1,235 @@
+"""One `fit` of Lightning with a run directory around it: steps, checkpoints, stopping, outcome."""
+
+import logging
+import shutil
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from hlrp.errors import HlrpError, Interrupted, UserError, WorkError
+from hlrp.runs import RunDirectory
+from hlrp.runs.directory import LOG
+from trainers.base import RunResult
+from trainers.lerobot_command import default_log_freq, default_save_freq
+from trainers.lerobot_session import explain_failure
+from trainers.lightning_checkpoints import save_checkpoint
+from trainers.lightning_loops import StepTimes, make_exact
+from trainers.lightning_recording import Recorder, RunLogger, log_file
+from trainers.lightning_signals import StoppedBySignal, StopRequests
+
+# On a GPU, asking all processes whether one of them was told to stop waits for the device; not on every step.
+_STEPS_BETWEEN_QUESTIONS = 10
+
+
+@dataclass(frozen=True)
+class SessionPlan:
+    """What a session is to do.
+
+    Args:
+        log_freq: Steps between rows; None: chosen from the length.
+        save_freq: Steps between checkpoints; None: chosen from the length.
+        keep_last: Checkpoints to keep; None: all.
+        seed: Seed of the run.
+        resume_from: Checkpoint folder to continue.
+        warnings: Known before the start.
+    """
+
+    log_freq: int | None
+    save_freq: int | None
+    keep_last: int | None
+    seed: int
+    resume_from: Path | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+class _Watch(Callback):
+    """Lightning's hooks that the session needs."""
+
+    def __init__(self, session: "LightningSession") -> None:
+        self._session = session
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._session.begin(trainer)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        self._session.measure_gradient(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._session.recorder.batch(outputs, batch)
+
+
+class LightningSession:
+    """Runs a trainer and keeps its run directory.
+
+    Args:
+        trainer: Lightning's trainer, not yet used.
+        directory: The run's folder; None in all processes but the first.
+        plan: What to do.
+        console: Where to say it.
+    """
+
+    def __init__(self, trainer: Trainer, directory: RunDirectory | None, plan: SessionPlan, console: Console) -> None:
+        self._trainer, self._directory, self._plan, self._console = trainer, directory, plan, console
+        self.recorder = Recorder(console, directory, list(plan.warnings))
+        self._requests = StopRequests()
+        self._module: LightningModule | None = None
+        self._total = self._log_freq = self._save_freq = 1
+        self._seen = self._saved = -1
+        make_exact(trainer, self.after_step)
+        trainer.callbacks.append(_Watch(self))
+        trainer.loggers = [*trainer.loggers, RunLogger(self.recorder)]
+
+    def run(self, module: LightningModule, datamodule: Any, *, compiled: bool = False) -> RunResult:
+        """Fit, and close the run directory whatever happens.
+
+        Raises:
+            UserError: Refused before the first step; a fresh run's folder is removed again.
+            WorkError: Failed; the manifest says why.
+            Interrupted: Stopped by a signal; the checkpoint is saved.
+        """
+        self._module = module
+        path = self._directory.path if self._directory else None
+        model: Any = torch.compile(module) if compiled else module
+        resume = self._plan.resume_from
+        failure: BaseException | None = None
+        with log_file(path, self.recorder), self._requests:
+            try:
+                self._trainer.fit(model, ckpt_path=resume / "training_state" if resume else None, **_data(datamodule))
+            except (Exception, KeyboardInterrupt, SystemExit) as error:
+                failure = error
+                if not isinstance(error, HlrpError | StoppedBySignal):
+                    logging.getLogger("hlrp.train").error("%s", traceback.format_exc())
+            finally:
+                self.recorder.end()
+        return self._finish(failure)
+
+    def begin(self, trainer: Trainer) -> None:
+        """Training is about to start: its length is known, and from now on there is something to save."""
+        self._total = trainer.max_steps if trainer.max_steps > 0 else int(trainer.estimated_stepping_batches)
+        self._log_freq = self._plan.log_freq or default_log_freq(self._total)
+        self._save_freq = self._plan.save_freq or default_save_freq(self._total)
+        self._seen = self._saved = trainer.global_step
+        if trainer.global_rank > 0 and self._plan.resume_from is None:
+            # Weights are made from one seed everywhere; noise must differ, or the processes repeat each other.
+            torch.manual_seed(self._plan.seed + trainer.global_rank)
+        if self._directory is not None:
+            self._directory.update(steps=self._total, processes=trainer.world_size)
+        self.recorder.begin(trainer, self._total)
+        self._requests.install()
+        self._requests.training = True
+
+    def measure_gradient(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take the gradient's norm before clipping, for steps that get a row."""
+        if self._is_due(trainer.global_step + 1, self._log_freq):
+            gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            self.recorder.grad_norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
+
+    def _is_due(self, step: int, interval: int) -> bool:
+        return step % interval == 0 or step == self._total
+
+    def after_step(self, times: StepTimes) -> None:
+        """Look at a completed batch: rows, checkpoints, requests to stop."""
+        trainer, recorder = self._trainer, self.recorder
+        recorder.times(times)
+        step = trainer.global_step
+        if step == self._seen:
+            return  # gradients are still being accumulated
+        self._seen = step
+        recorder.step(step)
+        if self._is_due(step, self._log_freq):
+            recorder.write_row(trainer)
+        stop = self._told_to_stop(step)
+        if self._is_due(step, self._save_freq) or stop:
+            self.save()
+        if stop:
+            raise StoppedBySignal
+
+    def save(self) -> None:
+        """Save a checkpoint of the step that is complete, unless there is one."""
+        if self._module is None or self._saved == self._trainer.global_step:
+            return
+        self.recorder.flush()
+        folder = (self._directory.path if self._directory else Path(self._trainer.default_root_dir)) / "checkpoints"
+        save_checkpoint(self._trainer, self._module, folder, keep_last=self._plan.keep_last)
+        self._saved = self._trainer.global_step
+
+    def _told_to_stop(self, step: int) -> bool:
+        told = self._requests.number is not None
+        if self._trainer.world_size == 1:
+            return told
+        on_cpu = self._trainer.strategy.root_device.type == "cpu"
+        if not on_cpu and step % _STEPS_BETWEEN_QUESTIONS:
+            return False
+        # All stop together, or those that go on would wait for the others for ever.
+        return bool(self._trainer.strategy.reduce_boolean_decision(told, all=False))
+
+    def _finish(self, failure: BaseException | None) -> RunResult:
+        if self._directory is None:
+            return self._finish_other(failure)
+        if isinstance(failure, StoppedBySignal | KeyboardInterrupt | Interrupted | SystemExit):
+            self._raise_interrupted(failure)
+        if failure is not None:
+            self._raise_failed(failure)
+        row, warnings = self.recorder.row, self.recorder.warnings
+        latest = self._directory.latest()
+        self._directory.finish("finished", final_metrics=row, warnings=warnings)
+        return RunResult(self._directory.path, latest.path if latest else None, row, warnings)
+
+    def _finish_other(self, failure: BaseException | None) -> RunResult:
+        if isinstance(failure, StoppedBySignal):
+            # The first process ends with the signal's code; any code but 0 here would make Lightning kill it.
+            raise SystemExit(0)
+        if failure is not None:
+            raise failure
+        return RunResult(Path(self._trainer.default_root_dir), None, self.recorder.row, self.recorder.warnings)
+
+    def _discard_if_fresh(self, directory: RunDirectory) -> bool:
+        if self._plan.resume_from is None and not directory.checkpoints():
+            shutil.rmtree(directory.path)
+            return True
+        return False
+
+    def _raise_interrupted(self, failure: BaseException) -> NoReturn:
+        directory = self._directory
+        if directory is None:
+            raise failure
+        if isinstance(failure, Interrupted):
+            if not self._discard_if_fresh(directory):
+                directory.finish("interrupted", reason=str(failure))
+            raise failure
+        number = self._requests.number or 2
+        reason = f"stopped by signal {number}"
+        directory.finish("interrupted", reason=reason, final_metrics=self.recorder.row, warnings=self.recorder.warnings)
+        latest = directory.latest()
+        kept = f"checkpoint {latest.path.name} is saved" if latest else "there is no checkpoint yet"
+        hint = f"; go on with: hlrp train --resume {directory.path}" if latest else ""
+        raise Interrupted(f"interrupted: {kept}{hint}", number) from None
+
+    def _raise_failed(self, failure: BaseException) -> NoReturn:
+        directory = self._directory
+        if directory is None:
+            raise failure
+        if isinstance(failure, UserError) and not self._requests.training and self._discard_if_fresh(directory):
+            raise failure
+        message = str(failure)
+        reason = message if isinstance(failure, HlrpError) else explain_failure(type(failure).__name__, message, 1, [])
+        directory.finish("failed", reason=reason, final_metrics=self.recorder.row, warnings=self.recorder.warnings)
+        if isinstance(failure, UserError):
+            raise failure
+        raise WorkError(f"training failed: {reason}\n  log:   {directory.path / LOG}") from failure
+
+
+def _data(datamodule: Any) -> dict[str, Any]:
+    from lightning.pytorch import LightningDataModule
+
+    if datamodule is None:
+        return {}
+    key = "datamodule" if isinstance(datamodule, LightningDataModule) else "train_dataloaders"
+    return {key: datamodule}

@@ -1,0 +1,312 @@
+"""Lightning's training behind the same interface as LeRobot's: one configuration, one kind of run directory."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import ValidationError
+
+from hlrp.config import ClassPath, LightningRun, LightningTrainerSection, to_yaml
+from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
+from hlrp.errors import UserError
+from hlrp.runs import RunDirectory, new_run_path
+from hlrp.runs.directory import git_commit
+from trainers.base import BaseTrainer, RunResult
+from trainers.lightning_models import build_datamodule, build_module, check_model, job_name, orders_itself
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+    from rich.console import Console
+    from torch.utils.data import DataLoader
+
+    from hlrp.runs import Checkpoint
+
+
+class LightningTrainer(BaseTrainer):
+    """Runs Lightning's training on this project's modules, or on any LightningModule.
+
+    Args:
+        settings: Fields of the `trainer` section: `steps`, `batch_size`, `callbacks`, `strategy`, ...
+    """
+
+    trainer_type: ClassVar[str] = "lightning"
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def fit(
+        self,
+        module: "LightningModule | None" = None,
+        datamodule: "LightningDataModule | DataLoader[Any] | None" = None,
+        *,
+        run: LightningRun | None = None,
+        output_dir: Path | str | None = None,
+    ) -> RunResult:
+        """Train a module with Lightning.
+
+        Args:
+            module: What to train; built from ``run`` if not given.
+            datamodule: Its data, or a plain DataLoader; built from ``run`` if not given.
+            run: A whole run configuration. Its `trainer` section replaces this trainer's settings.
+            output_dir: Run directory to make; by default the run's, or `outputs/<module>/<time>`.
+
+        Raises:
+            UserError: A mistake in what was asked; nothing is left on disk.
+            WorkError: Training failed; the run says why.
+            Interrupted: Stopped by a signal after a checkpoint was saved.
+        """
+        if run is None:
+            run = self._run_for(module)
+        if output_dir is not None:
+            run = run.model_copy(update={"output_dir": Path(output_dir)})
+        dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
+        return _execute(run, module, datamodule, dataset=dataset)
+
+    def _run_for(self, module: "LightningModule | None") -> LightningRun:
+        if module is None:
+            raise UserError("nothing says what to train", fix="give a module, or run=LightningRun(...)")
+        cls = type(module)
+        # The record of a module made in Python: it can be looked at, and resumed with the module given again.
+        place = ".".join(part for part in f"{cls.__module__}.{cls.__qualname__}".split(".") if part.isidentifier())
+        try:
+            section = LightningTrainerSection(**self.settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(
+                f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+                where="LightningTrainer(...)",
+                fix=f"settings are {', '.join(LightningTrainerSection.model_fields)}",
+            ) from error
+        return LightningRun(trainer_type="lightning", trainer=section, model=ClassPath(class_path=place))
+
+    @staticmethod
+    def _check(run: LightningRun, *, needs_data: bool, needs_module: bool) -> list[DatasetInfo]:
+        """Refuse what can be refused before torch is imported; return the datasets of the run."""
+        if needs_module:
+            check_model(run)
+        return find_datasets(run) if needs_data else []
+
+    def resume(
+        self,
+        directory: RunDirectory,
+        run: LightningRun,
+        *,
+        steps: int | None = None,
+        module: "LightningModule | None" = None,
+        datamodule: "LightningDataModule | DataLoader[Any] | None" = None,
+    ) -> RunResult:
+        """Continue a run from its newest complete checkpoint, in its own folder.
+
+        Args:
+            directory: The run.
+            run: Its configuration.
+            steps: New length of the run.
+            module: For a run that was started with a module made in Python: that module, made again.
+            datamodule: The same for its data.
+        """
+        checkpoint, skipped, run = plan_resume(directory, run, steps)
+        dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
+        _check_same_data(directory, dataset)
+        return _execute(
+            run, module, datamodule, dataset=dataset, directory=directory, checkpoint=checkpoint, notes=skipped
+        )
+
+    @staticmethod
+    def dry_run(run: LightningRun, *, resume: RunDirectory | None = None, steps: int | None = None) -> str:
+        """What would be trained, after every check that needs no torch."""
+        start = 0
+        if resume is not None:
+            checkpoint, _, run = plan_resume(resume, run, steps)
+            start = checkpoint.step
+        check_model(run)
+        trainer = run.trainer
+        length = f"{trainer.max_epochs} epochs" if trainer.max_epochs else f"steps {start} to {trainer.steps}"
+        batch = trainer.batch_size * trainer.devices * trainer.accumulate_grad_batches
+        data = "\n".join(
+            f"data      {d.root} ({d.episodes} episodes, {d.frames} frames, {d.fps:g} fps)" for d in find_datasets(run)
+        )
+        return f"train     {job_name(run)} with Lightning, {length}, {batch} samples per step\n{data}"
+
+
+def find_datasets(run: LightningRun) -> list[DatasetInfo]:
+    """The datasets that the run names, checked by their metadata.
+
+    Raises:
+        UserError: One is missing or broken, or an episode does not exist.
+    """
+    data = run.data
+    if data.sources:
+        return [read_dataset(s.repo_id, s.root, where=f"data.sources.{i}") for i, s in enumerate(data.sources)]
+    dataset = read_dataset(data.repo_id, data.root)
+    check_episodes(dataset, data.episodes)
+    return [dataset]
+
+
+def plan_resume(
+    directory: RunDirectory, run: LightningRun, steps: int | None
+) -> "tuple[Checkpoint, list[str], LightningRun]":
+    """Find the checkpoint to continue from.
+
+    Returns:
+        The checkpoint, a line for each newer one that cannot be used, and the run with its new length.
+
+    Raises:
+        UserError: There is none, or the run is complete.
+    """
+    from trainers.lerobot_trainer import resumable
+
+    checkpoint, skipped = resumable(directory)
+    section = run.trainer
+    if steps is not None:
+        section = section.model_copy(update={"steps": steps, "max_epochs": None})
+    total = section.steps if section.max_epochs is None else int(directory.manifest.get("steps") or sys.maxsize)
+    if total <= checkpoint.step:
+        raise UserError(
+            f"the run is complete: it has {checkpoint.step} of {total} steps",
+            where=str(directory.path),
+            fix=f"train longer with --resume {directory.path} --steps {checkpoint.step * 2}",
+        )
+    return checkpoint, skipped, run.model_copy(update={"trainer": section})
+
+
+def _check_same_data(directory: RunDirectory, datasets: list[DatasetInfo]) -> None:
+    """Refuse to continue on data that have changed: the order and the held-out episodes would be others."""
+    before = directory.manifest.get("dataset", {}).get("fingerprint")
+    now = _describe(datasets).get("fingerprint")
+    if before and now and before != now:
+        raise UserError(
+            f"the data have changed since the run began: fingerprint {before} then, {now} now",
+            where=", ".join(str(d.root) for d in datasets),
+            fix="restore the dataset, or start a new run",
+        )
+
+
+def _describe(datasets: list[DatasetInfo]) -> dict[str, Any]:
+    described = [
+        {
+            "repo_id": d.repo_id,
+            "root": str(d.root.absolute()),
+            "fingerprint": d.fingerprint(),
+            "episodes": d.episodes,
+            "frames": d.frames,
+            "fps": d.fps,
+        }
+        for d in datasets
+    ]
+    if len(described) == 1:
+        return described[0]
+    joined = "+".join(str(d["fingerprint"]) for d in described)
+    return {"sources": described, "fingerprint": joined} if described else {}
+
+
+def _execute(
+    run: LightningRun,
+    module: "LightningModule | None",
+    datamodule: Any,
+    *,
+    dataset: list[DatasetInfo],
+    directory: RunDirectory | None = None,
+    checkpoint: "Checkpoint | None" = None,
+    notes: list[str] | None = None,
+) -> RunResult:
+    """Build what is missing and run it; the folder is made last, so that a refusal leaves nothing."""
+    from rich.console import Console
+
+    # Before Lightning's own import, which this shortens by seconds.
+    from trainers import lightning_imports  # noqa: F401  isort: skip
+    from lightning.pytorch import Trainer, seed_everything
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    from trainers.lerobot_command import default_log_freq
+    from trainers.lightning_options import trainer_arguments
+    from trainers.lightning_recording import log_file
+    from trainers.lightning_session import LightningSession, SessionPlan
+
+    section, first = run.trainer, rank_zero_only.rank == 0
+    console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not first)
+    path = directory.path if directory else _new_path(run, first)
+    # With a length in epochs the steps are not known yet.
+    log_freq = section.log_freq or (default_log_freq(section.steps) if section.max_epochs is None else 50)
+    start = checkpoint.step if checkpoint else 0
+    for note in notes or []:
+        console.print(f"warning: {note}", style="yellow")
+    console.print(f"making the model and the data ({job_name(run)})")
+    seed_everything(section.seed, workers=True, verbose=False)
+    own_data = datamodule is not None
+    datamodule = datamodule if own_data else build_datamodule(run, console.print)
+    arguments = trainer_arguments(
+        section, path, start=start, log_freq=log_freq, share_out=not orders_itself(datamodule)
+    )
+    with log_file(None):
+        trainer = _make_trainer(Trainer, arguments)
+    module = module if module is not None else build_module(run, datamodule)
+    if first:
+        directory = _open(run, path, dataset, directory, checkpoint, notes or [])
+        console.print(f"run: {path}")
+        if not own_data:
+            _announce(console, run, trainer)
+    plan = SessionPlan(
+        log_freq=log_freq,
+        save_freq=section.save_freq,
+        keep_last=section.keep_last,
+        seed=section.seed,
+        resume_from=checkpoint.path if checkpoint else None,
+        warnings=notes or [],
+    )
+    session = LightningSession(trainer, directory if first else None, plan, console)
+    return session.run(module, datamodule, compiled=section.compile)
+
+
+def _make_trainer(cls: "type[Trainer]", arguments: dict[str, Any]) -> "Trainer":
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    try:
+        return cls(**arguments)
+    except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
+        raise UserError(
+            f"Lightning refuses these settings: {error}", where="trainer", fix="change the named setting"
+        ) from error
+
+
+def _new_path(run: LightningRun, first: bool) -> Path:
+    # Other processes write nothing, and the first one may have made the folder already.
+    return new_run_path(run.output_dir, run.job_name or job_name(run)) if first else Path.cwd()
+
+
+def _open(
+    run: LightningRun,
+    path: Path,
+    dataset: list[DatasetInfo],
+    directory: RunDirectory | None,
+    checkpoint: "Checkpoint | None",
+    notes: list[str],
+) -> RunDirectory:
+    if directory is not None and checkpoint is not None:
+        from trainers.lightning_checkpoints import clear_unfinished
+
+        clear_unfinished(directory.path / "checkpoints")
+        directory.rewind_metrics(checkpoint.step)
+        resumed = [*directory.manifest.get("resumed", []), {"step": checkpoint.step, "skipped": notes}]
+        directory.update(status="running", steps=run.trainer.steps, resumed=resumed, reason=None)
+        return directory
+    return RunDirectory.create(
+        path,
+        config_yaml=to_yaml(run),
+        trainer="lightning",
+        policy=job_name(run),
+        dataset=_describe(dataset),
+        seed=run.trainer.seed,
+        steps=run.trainer.steps,
+        git_commit=git_commit(Path(__file__).parent),
+        command=sys.argv,
+        warnings=notes,
+    )
+
+
+def _announce(console: "Console", run: LightningRun, trainer: "Trainer") -> None:
+    section = run.trainer
+    batch = section.batch_size * trainer.world_size * section.accumulate_grad_batches
+    console.print(
+        f"{batch} samples per step ({section.batch_size} x {trainer.world_size} processes x "
+        f"{section.accumulate_grad_batches} accumulated) on {trainer.strategy.root_device}"
+    )
