@@ -2,12 +2,13 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hlrp.errors import UserError
+from hlrp.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from trainers.eval_types import EvalRequest, EvalResult
@@ -70,11 +71,14 @@ def evaluate_command(
     from trainers.eval_compare import evaluate_against
     from trainers.evaluation import evaluate
 
-    with EvalView() as view:
-        if compare is not None:
-            result = evaluate_against(request, compare, listener=view)
-        else:
-            result = evaluate(request, listener=view)
+    try:
+        with EvalView() as view:
+            if compare is not None:
+                result = evaluate_against(request, compare, listener=view)
+            else:
+                result = evaluate(request, listener=view)
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted: no results were written", signal.SIGINT) from error
     if json_output:
         typer.echo(json.dumps({**result.to_json(), "folder": str(result.folder)}))
     else:
