@@ -69,18 +69,23 @@ class Staging:
         folder.mkdir(exist_ok=True)
         final = folder / f"{number:06d}{'.failed' if demonstration is None else '.npz'}"
         temporary = folder / f".{final.name}.{os.getpid()}"
-        with temporary.open("wb") as file:
-            if demonstration is not None:
-                np.savez(
-                    file,
-                    image=demonstration.image,
-                    state=demonstration.state,
-                    action=demonstration.action,
-                    reset_seed=np.int64(demonstration.reset_seed),
-                )
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(final)
+        try:
+            with temporary.open("wb") as file:
+                if demonstration is not None:
+                    np.savez(
+                        file,
+                        image=demonstration.image,
+                        state=demonstration.state,
+                        action=demonstration.action,
+                        reset_seed=np.int64(demonstration.reset_seed),
+                    )
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(final)
+        except BaseException:
+            # A full disk must not be kept full by the half that did not fit.
+            temporary.unlink(missing_ok=True)
+            raise
         fsync_folder(folder)
 
     def load(self, task: str, number: int) -> "Demonstration":
