@@ -13,6 +13,7 @@ import platform
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def native_dataset(root: Path, camera: str, times: list[float]):
+def native_dataset(root: Path, camera: str, times: list[float]) -> Any:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     # The decoder is the same on both sides; with LeRobot's default the pixels would be those of torchcodec.
@@ -44,7 +45,7 @@ def native_dataset(root: Path, camera: str, times: list[float]):
     )
 
 
-def native_frames(dataset, camera: str, index: int, size: tuple[int, int]) -> np.ndarray:
+def native_frames(dataset: Any, camera: str, index: int, size: tuple[int, int]) -> np.ndarray:
     frames = dataset[int(index)][camera]
     if frames.dtype != torch.uint8:  # pictures kept in the tables
         frames = (frames * 255).round().to(torch.uint8)
@@ -66,8 +67,7 @@ def main() -> None:
         stored = FrameWindows([source], cache="disk", cache_root=Path(folder), **options)
         made_s = time.perf_counter() - began
 
-        count, equal, began = 0, True, time.perf_counter()
-        native_s = 0.0
+        count, equal, native_s = 0, True, 0.0
         while native_s < args.seconds:
             index = int(rng.integers(len(stored)))
             began = time.perf_counter()

@@ -37,7 +37,8 @@ class FrameDataModule(LightningDataModule):
     trainer holds out the same ones. Loaders are ordered by `ResumableSampler`, which mixes sources by weight and starts
     anywhere in an epoch; Lightning's own distributed sampler must be off (`use_distributed_sampler=False`).
 
-    Worker processes are forked: nothing is imported again, and the frame store is shared with them, not copied.
+    Worker processes are forked: nothing is imported again, and the frame store is shared with them, not copied. With a
+    cache there are none unless `data.num_workers` is given.
 
     Args:
         run: The run; `data` and `trainer` are read.
@@ -52,7 +53,7 @@ class FrameDataModule(LightningDataModule):
         progress: Called meanwhile as (frames done, frames to do).
 
     Raises:
-        UserError: The run names no dataset, one that cannot be read, or no offset.
+        UserError: The run names no dataset, one that cannot be read, or no offset; or it asks for another decoder than PyAV.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class FrameDataModule(LightningDataModule):
         max_val_windows: int = 2048,
         cache_root: Path | None = None,
         cache_limit_gb: float = 50.0,
-        announce: Callable[[str], None] = _log.info,
+        announce: Callable[[str], None] = _log.warning,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__()
@@ -77,6 +78,12 @@ class FrameDataModule(LightningDataModule):
                 "the time between the frames of a window is not given",
                 where="data.offset_seconds",
                 fix="set it, e.g. data.offset_seconds=0.1",
+            )
+        if run.data.video_backend not in (None, "pyav"):
+            raise UserError(
+                f"frames of windows are decoded through PyAV, not {run.data.video_backend!r}",
+                where="data.video_backend",
+                fix="leave it out",
             )
         self.run, self._max_val_windows = run, max_val_windows
         self._options: dict[str, Any] = {
@@ -156,8 +163,14 @@ class FrameDataModule(LightningDataModule):
         )
         return self._loader(_Spread(self.val_windows, positions), sampler)
 
+    def _workers(self) -> int:
+        data = self.run.data
+        # From the store, this process gathers batches faster than workers hand them over (docs/frames.md).
+        unasked = "num_workers" not in data.model_fields_set
+        return 0 if unasked and data.cache != "off" else data.num_workers
+
     def _loader(self, windows: FrameWindows | _Spread, sampler: ResumableSampler) -> DataLoader[Batch]:
-        workers = self.run.data.num_workers
+        workers = self._workers()
         forked = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
         return DataLoader(
             windows,

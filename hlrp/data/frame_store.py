@@ -116,14 +116,14 @@ class FrameStore:
         self,
         episodes: Sequence[int] | None = None,
         *,
-        announce: Callable[[str], None] = _log.info,
+        announce: Callable[[str], None] = _log.warning,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Decode what is missing, on all cores, and say beforehand how much it is.
 
         Args:
             episodes: Episodes whose frames will be read; none: all.
-            announce: Given a sentence before the work begins, if there is any.
+            announce: Given a sentence before the work begins, if there is any; by default it is logged so that it shows.
             progress: Called as (frames done, frames to do).
 
         Raises:
@@ -169,6 +169,8 @@ class FrameStore:
             return  # another process made it while this one waited for the lock
         _require_space(self.bytes_to_make(episodes), shutil.disk_usage(folder).free, "disk space", "HLRP_CACHE")
         announce(self._sentence(episodes, folder))
+        for left_over in folder.glob(".*.tmp"):
+            left_over.unlink()  # of a manifest whose writing was killed; the lock says that nobody writes one now
         write_json(folder / "manifest.json", self._manifest())
         with _DiskStorage(folder, len(self.table), self.table.info.frames * self.frame_bytes, self.frame_bytes) as disk:
             self._decode(self.missing(episodes), disk, progress)

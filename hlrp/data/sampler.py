@@ -103,7 +103,7 @@ class ResumableSampler(Sampler[list[int]]):
 
     @property
     def sampler(self) -> "ResumableSampler":
-        """This sampler: Lightning calls `set_epoch` on the sampler of a loader's batch sampler."""
+        """Itself: Lightning calls `set_epoch` on the sampler of a loader's batch sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:

@@ -152,7 +152,7 @@ class FrameWindows(Dataset[Batch]):
         drop_invalid: bool = False,
         cache_root: Path | None = None,
         cache_limit_gb: float = 50.0,
-        announce: Callable[[str], None] = _log.info,
+        announce: Callable[[str], None] = _log.warning,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         import numpy as np

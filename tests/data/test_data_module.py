@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from small_datasets import LENGTHS, TOP
+from small_datasets import TOP
 
 from hlrp.config import LightningRun
 from hlrp.data import FrameDataModule, ResumableSampler
@@ -116,4 +116,20 @@ def test_an_offset_must_come_from_somewhere(video_root):
     with pytest.raises(UserError, match="time between the frames"):
         FrameDataModule(run_of(video_root, offset_seconds=None))
     assert FrameDataModule(run_of(video_root, offset_seconds=None), offset_seconds=0.4)
-    assert sum(LENGTHS) == 90
+
+
+def test_the_cache_needs_no_workers_unless_they_are_asked_for(image_root):
+    asked = FrameDataModule(run_of(image_root, eval_split=0.0), size=24)
+    assert asked.train_dataloader().num_workers == 2
+    run = run_of(image_root, eval_split=0.0)
+    data = run.data.model_dump(exclude_unset=True)
+    del data["num_workers"]
+    for cache, workers in (("ram", 0), ("off", run.data.num_workers)):
+        section = type(run.data).model_validate(data | {"cache": cache})
+        module = FrameDataModule(run.model_copy(update={"data": section}), size=24)
+        assert module.train_dataloader().num_workers == workers
+
+
+def test_another_decoder_is_refused(video_root):
+    with pytest.raises(UserError, match="PyAV"):
+        FrameDataModule(run_of(video_root, video_backend="torchcodec"))
