@@ -10,14 +10,15 @@ from hlrp.data.dataset_info import DatasetInfo, read_dataset
 
 if TYPE_CHECKING:
     from hlrp.data.data_module import FrameDataModule
-    from hlrp.data.decode import BadVideoError, FrameChunk, sequential_frames
+    from hlrp.data.decode import FrameChunk, sequential_frames
     from hlrp.data.episodes import read_episodes, split_episodes, window_offset
     from hlrp.data.frame_store import FrameStore
+    from hlrp.data.images import BadVideoError
     from hlrp.data.sampler import ResumableSampler
     from hlrp.data.windows import FrameWindows, WindowSource
 
 _LAZY = {
-    "BadVideoError": "decode",
+    "BadVideoError": "images",
     "FrameChunk": "decode",
     "FrameDataModule": "data_module",
     "FrameStore": "frame_store",

@@ -53,7 +53,8 @@ class FrameDataModule(LightningDataModule):
         progress: Called meanwhile as (frames done, frames to do).
 
     Raises:
-        UserError: The run names no dataset, one that cannot be read, or no offset; or it asks for another decoder than PyAV.
+        UserError: The run names no dataset, one that cannot be read, or no offset; or it asks for a decoder other than
+            PyAV.
     """
 
     def __init__(

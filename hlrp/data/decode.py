@@ -1,5 +1,6 @@
 """Frames in order: every video is decoded once, from front to back, at the speed of the decoder."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hlrp.data.columns import read_column
 from hlrp.data.dataset_info import DatasetInfo, check_episodes
 from hlrp.data.episodes import Episodes, check_camera, read_episodes
-from hlrp.errors import WorkError
+from hlrp.data.images import BadVideoError, EmbeddedImages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,17 +17,6 @@ if TYPE_CHECKING:
 TOLERANCE_S = 1e-4
 """How far a frame's time in the video may lie from its time in the table: LeRobot's own default."""
 _SEEK_BEYOND_S = 2.0
-
-
-class BadVideoError(WorkError):
-    """Frames of one episode cannot be decoded."""
-
-    def __init__(self, path: Path, episode: int, reason: str) -> None:
-        self.path, self.episode, self.reason = path, episode, reason
-        super().__init__(
-            f"the frames of episode {episode} cannot be decoded: {reason}\n  where: {path}\n"
-            "  fix:   copy the file again, or leave the episode out"
-        )
 
 
 class FrameChunk(NamedTuple):
@@ -224,6 +214,7 @@ class SequentialDecoder:
         self.size = target_size(size, frame_size(table.info, camera))
         self._is_video = table.info.features[camera]["dtype"] == "video"
         self._times = FrameTimes(table, camera) if self._is_video else None
+        self._images = None if self._is_video else EmbeddedImages(table, camera)
 
     def frames(
         self,
@@ -268,9 +259,9 @@ class SequentialDecoder:
     def _image_chunks(self, episodes: Sequence[int], chunk: int) -> Iterator[FrameChunk | BadVideoError]:
         import numpy as np
 
-        from hlrp.data.images import EmbeddedImages
-
-        images = EmbeddedImages(self.table, self.camera)
+        # The index of the tables is shared; what is loaded of them belongs to one thread.
+        images = copy.copy(self._images)
+        assert images is not None
         for episode in episodes:
             try:
                 first, length = int(self.table.start[episode]), int(self.table.lengths[episode])

@@ -123,7 +123,7 @@ class FrameStore:
 
         Args:
             episodes: Episodes whose frames will be read; none: all.
-            announce: Given a sentence before the work begins, if there is any; by default it is logged so that it shows.
+            announce: Given a sentence before the work begins, if there is any.
             progress: Called as (frames done, frames to do).
 
         Raises:

@@ -1,14 +1,26 @@
 """Image features: pictures kept as PNG or JPEG bytes inside the dataset's tables."""
 
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlrp.data.episodes import Episodes
-from hlrp.errors import UserError
+from hlrp.errors import UserError, WorkError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+class BadVideoError(WorkError):
+    """Frames of one episode cannot be decoded."""
+
+    def __init__(self, path: Path, episode: int, reason: str) -> None:
+        self.path, self.episode, self.reason = path, episode, reason
+        super().__init__(
+            f"the frames of episode {episode} cannot be decoded: {reason}\n  where: {path}\n"
+            "  fix:   copy the file again, or leave the episode out"
+        )
 
 
 class EmbeddedImages:
@@ -68,8 +80,6 @@ class EmbeddedImages:
         """
         import numpy as np
         from PIL import Image
-
-        from hlrp.data.decode import BadVideoError
 
         frames = []
         try:
