@@ -99,15 +99,17 @@ class ResumableLoader:
         sampler = _resumable_sampler(self.loader)
         if sampler is not None:
             sampler.load_state_dict({"epoch": self._epoch, "position": self._delivered})
+        if self._delivered == 0 or (sampler is None and self._order is None):
+            self._order = rng_states() if sampler is None else None
             return iter(self.loader)
-        if self._delivered == 0 or self._order is None:
-            self._order = rng_states()
-            return iter(self.loader)
+        # A loader draws a seed for its workers: the run drew it when the epoch began.
         now = rng_states()
-        set_rng_states(self._order)
+        if sampler is None and self._order is not None:
+            set_rng_states(self._order)
         batches = iter(self.loader)
-        for _ in range(self._delivered):
-            next(batches, None)
+        if sampler is None:
+            for _ in range(self._delivered):
+                next(batches, None)
         set_rng_states(now)
         return batches
 
