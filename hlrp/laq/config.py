@@ -28,7 +28,7 @@ class LAQConfig(BaseModel):
     heads: int = Field(default=4, ge=1)
     spatial_layers: int = Field(default=2, ge=0)
     temporal_layers: int = Field(default=1, ge=0)
-    decoder_layers: int = Field(default=3, ge=1)
+    decoder_layers: int = Field(default=2, ge=1)
     num_frames: int = Field(default=2, ge=2)
     """Frames T of a window."""
     offset_seconds: float = Field(default=0.1, gt=0, allow_inf_nan=False)

@@ -56,6 +56,7 @@ class LAQModule(LightningModule):
         self._sources = _sources(datamodule)
         self._cameras = _cameras(datamodule)
         self._meter: LAQMeter | None = None
+        self._recent = torch.empty(0, config.code_dim)
         self._seen_step = 0
         self._collapsed = False
         size, positions = config.codebook_size, config.code_seq_len
@@ -118,6 +119,7 @@ class LAQModule(LightningModule):
         self.log_dict({f"loss_{k}": v.detach() for k, v in parts.items()}, batch_size=len(frames))
         with torch.no_grad():
             counts = code_counts(out.codes[valid], self.laq.config.codebook_size)
+            self._recent = out.vectors[valid].flatten(0, 1)
             self.uses += counts.sum(0)
             self.window += counts
         return loss
@@ -156,7 +158,7 @@ class LAQModule(LightningModule):
     def _replace(self, threshold: float) -> None:
         uses = _summed(self.uses)
         if self.global_rank == 0:
-            self.laq.quantizer.replace(uses, threshold)
+            self.laq.quantizer.replace(uses, threshold, self._recent)
         self._share_codebook()
         self.uses.zero_()
 

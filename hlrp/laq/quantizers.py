@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from hlrp.errors import UserError
 
-_REVIVAL_NOISE = 0.1  # share of the codebook's spread; exact copies would tie with their original and stay dead
+_REVIVAL_NOISE = 0.1  # share of the vectors' spread
+
+# The pixel loss is about 0.01: the usual 0.25 would pull all vectors onto one code before they say anything.
+_COMMITMENT = 0.005
 
 
 class Quantized(NamedTuple):
@@ -52,17 +55,18 @@ class Quantizer(nn.Module, ABC):
     def initialise(self, vectors: Tensor) -> None:
         """Place the codebook among ``vectors [N, D]``; nothing to do for a fixed one."""
 
-    def replace(self, counts: Tensor, threshold: float) -> Tensor:
-        """Move codes that are hardly used beside much-used ones.
+    def replace(self, counts: Tensor, threshold: float, vectors: Tensor) -> Tensor:
+        """Move codes that are hardly used to where vectors are.
 
         Args:
             counts: Uses of each code since the last call, ``[K]``.
             threshold: A code used less than this share of an even use (``counts.sum() / K``) is moved.
+            vectors: Recent vectors ``[N, D]``.
 
         Returns:
             Which codes were moved, ``[K]`` bool.
         """
-        return torch.zeros(self.size, dtype=torch.bool, device=counts.device)
+        return torch.zeros(self.size, dtype=torch.bool, device=counts.device)  # a fixed grid has nothing to move
 
 
 def _nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
@@ -86,23 +90,25 @@ class _Codebook(Quantizer):
 
     @torch.no_grad()
     def initialise(self, vectors: Tensor) -> None:
-        # Drawn with replacement if there are fewer vectors than codes; the noise tells the copies apart.
-        draws = torch.randperm(len(vectors), device=vectors.device)
-        chosen = vectors[draws.repeat(-(-self.size // len(vectors)))[: self.size]].to(self.codebook)
-        spread = vectors.float().std(dim=0, correction=0).to(chosen)
-        self.codebook.copy_(chosen + _REVIVAL_NOISE * spread * torch.randn_like(chosen))
+        """Draw all codes from ``vectors [N, D]``."""
+        self.codebook.copy_(self._drawn(self.size, vectors))
 
     @torch.no_grad()
-    def replace(self, counts: Tensor, threshold: float) -> Tensor:
+    def replace(self, counts: Tensor, threshold: float, vectors: Tensor) -> Tensor:
+        """Draw the codes that are hardly used from ``vectors [N, D]``, which favours where the vectors are dense."""
         unused = counts < threshold * counts.sum() / self.size
-        if not bool(unused.any()) or bool(unused.all()):
-            return torch.zeros_like(unused)
-        # In proportion to use, so that the code that carries most is split first.
-        source = torch.multinomial(counts.float().masked_fill(unused, 0), int(unused.sum()), replacement=True)
-        spread = self.codebook[~unused].std(dim=0, correction=0)
-        noise = _REVIVAL_NOISE * spread * torch.randn(len(source), self.dim, device=spread.device, dtype=spread.dtype)
-        self.codebook[unused] = self.codebook[source] + noise
+        moved = int(unused.sum())
+        if moved and len(vectors):
+            self.codebook[unused] = self._drawn(moved, vectors)
         return unused
+
+    def _drawn(self, count: int, vectors: Tensor) -> Tensor:
+        # Resting scenes give equal vectors, and few vectors are drawn more than once: the noise tells copies apart,
+        # which would otherwise tie with their original and stay dead.
+        order = torch.randperm(len(vectors), device=vectors.device).repeat(-(-count // len(vectors)))
+        chosen = vectors[order[:count]].to(self.codebook)
+        spread = vectors.float().std(dim=0, correction=0).to(chosen)
+        return chosen + _REVIVAL_NOISE * spread * torch.randn_like(chosen)
 
 
 class NSVQ(_Codebook):
@@ -139,8 +145,8 @@ class NSVQ(_Codebook):
 class VQ(_Codebook):
     """Nearest code with gradients turned by the rotation trick (vector-quantize-pytorch) and the two usual losses."""
 
-    def __init__(self, dim: int, size: int, *, commitment: float = 0.25) -> None:
-        from vector_quantize_pytorch import VectorQuantize
+    def __init__(self, dim: int, size: int, *, commitment: float = _COMMITMENT) -> None:
+        from vector_quantize_pytorch import VectorQuantize  # type: ignore[import-untyped]
 
         super().__init__(dim, size)
         self.commitment = commitment

@@ -1,0 +1,198 @@
+"""Training: what Lightning calls, the codebook's upkeep, warnings, optional targets, exact state."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from laq_toys import moving_square
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from hlrp.config import LightningRun
+from hlrp.errors import UserError
+from hlrp.laq import LAQ, LAQModule
+from hlrp.laq.schedules import learning_rate_factor, replacement_at
+
+warnings.filterwarnings("ignore", module="lightning")
+
+
+def make_run(steps: int = 30, frames: int = 2, **model: Any) -> LightningRun:
+    return LightningRun.model_validate(
+        {
+            "trainer_type": "lightning",
+            "trainer": {"steps": steps, "batch_size": 16},
+            "model": {"kind": "laq", "preset": "tiny", "image_size": [24, 24], **model},
+            "data": {"root": "toy", "num_frames": frames},
+        }
+    )
+
+
+def make_batches(count: int, frames: int = 2, sources: int = 1) -> DataLoader[Any]:
+    video, _ = moving_square(16 * count, frames, (24, 24))
+    valid = torch.ones(len(video), frames - 1, dtype=torch.bool)
+    valid[::5, -1] = frames == 2
+    source = torch.arange(len(video)) % sources
+    batches = [
+        {"frames": f, "valid": v, "source": s}
+        for f, v, s in zip(video.split(16), valid.split(16), source.split(16), strict=True)
+    ]
+    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+def fit(
+    module: LAQModule, steps: int, train: DataLoader[Any], val: DataLoader[Any] | None = None, **options: Any
+) -> Trainer:
+    trainer = Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+    trainer.fit(module, train, val)
+    return trainer
+
+
+@pytest.mark.parametrize("quantizer", ["nsvq", "fsq", "vq"])
+def test_training_uses_the_codes_and_beats_copying(quantizer: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = LAQModule(make_run(150, quantizer=quantizer))
+    trainer = fit(module, 150, make_batches(16), make_batches(4), check_val_every_n_epoch=5)
+    scores = {k: float(v) for k, v in trainer.callback_metrics.items()}
+    assert scores["val_psnr_gain"] > 3
+    # Three motions are all there is to tell apart.
+    assert scores["val_permutation_gap"] > 0.5
+    assert max(scores[f"val_codes_used_{s}"] for s in range(4)) > 2 / 16
+    assert {"loss_pixel", "codes_used", "perplexity", "val_loss"} <= scores.keys()
+
+    module.save_pretrained(tmp_path)
+    loaded, frames = LAQ.from_checkpoint(tmp_path), next(iter(make_batches(1)))["frames"]
+    assert loaded.manifest is not None
+    assert loaded.manifest.step == 150
+    assert torch.equal(loaded.encode(frames), module.laq.encode(frames))
+
+
+def test_validation_changes_no_weight_and_no_count() -> None:
+    module = LAQModule(make_run())
+    fit(module, 4, make_batches(4))
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).validate(module, make_batches(3), verbose=False)
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+
+
+def test_unused_codes_are_replaced_after_the_step_and_once_per_step() -> None:
+    module = LAQModule(make_run(40))
+    module.initialised.fill_(True)
+    with torch.no_grad():
+        module.laq.quantizer.codes[4:] = 1e3
+    fit(module, 9, make_batches(4))
+    assert float(module.laq.quantizer.codes[4:].detach().min()) > 900
+    module = LAQModule(make_run(40))
+    module.initialised.fill_(True)
+    with torch.no_grad():
+        module.laq.quantizer.codes[4:] = 1e3
+    fit(module, 10, make_batches(20), accumulate_grad_batches=2)
+    assert float(module.laq.quantizer.codes[4:].detach().max()) < 900
+    assert int(module.uses.sum()) == 0
+
+
+def test_masked_pairs_count_as_no_use() -> None:
+    module = LAQModule(make_run(3, frames=3))
+    loader = make_batches(3, frames=3)
+    fit(module, 3, loader)
+    valid = sum(int(batch["valid"].sum()) for batch in loader)
+    assert valid < 3 * 16 * 2
+    assert int(module.uses.sum()) == 4 * valid
+    assert int(module.window.sum()) == 4 * valid
+
+
+def test_a_collapsed_codebook_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    module = LAQModule(make_run(400, codebook_size=32))
+    module._seen_step = 0
+    module.window[:, 3] = 1000
+    with caplog.at_level(logging.WARNING, "hlrp.train"):
+        module._warn(1 / 32, "training", 1000)
+        assert caplog.messages == []  # too early to tell
+        trainer = fit(module, 0, make_batches(1))
+        trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed = 0
+        trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 250
+        module._warn(1 / 32, "training", 10)
+        assert caplog.messages == []  # too few uses to tell
+        module._warn(1 / 32, "training", 1000)
+        module._warn(1 / 32, "training", 1000)
+    assert len(caplog.messages) == 1
+    assert "only 3 % of the codes" in caplog.messages[0]
+
+
+def test_several_sources_are_scored_apart() -> None:
+    module = LAQModule(make_run())
+    module._sources = [_source("first"), _source("second")]
+    trainer = fit(module, 2, make_batches(2), make_batches(2, sources=2), limit_train_batches=2)
+    assert "val_first_codes_used_0" in trainer.callback_metrics
+    assert "val_second_perplexity_3" in trainer.callback_metrics
+
+
+def _source(name: str) -> Any:
+    from hlrp.laq.checkpoint import LAQSource
+
+    return LAQSource(repo_id=name, fingerprint="0" * 16, fps=10)
+
+
+def test_several_cameras_are_windows_of_their_own() -> None:
+    module = LAQModule(make_run())
+    video, _ = moving_square(32, 2, (24, 24))
+    views = video.view(16, 2, 2, 3, 24, 24).transpose(1, 2)
+    loader: Any = DataLoader([{"frames": views, "valid": torch.ones(16, 1, dtype=torch.bool)}], batch_size=None)
+    fit(module, 1, loader)
+    assert int(module.uses.sum()) == 32 * 4
+
+
+def test_feature_and_flow_targets_teach_their_heads(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from torchvision.models.optical_flow import raft_small
+    from transformers import Dinov2Config, Dinov2Model
+
+    dino = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=7)
+    Dinov2Model(dino).save_pretrained(tmp_path / "dino")
+    save_file(raft_small(weights=None, progress=False).state_dict(), tmp_path / "raft.safetensors")
+    run = make_run(4, feature_model=tmp_path / "dino", flow_model=tmp_path / "raft.safetensors")
+    module = LAQModule(run)
+    before = {k: v.clone() for k, v in module.heads.state_dict().items()}
+    trainer = fit(module, 3, make_batches(3))
+    assert {"loss_feature", "loss_flow"} <= trainer.callback_metrics.keys()
+    assert float(trainer.callback_metrics["loss_feature"]) > 0
+    assert not any(torch.equal(before[k], v) for k, v in module.heads.state_dict().items() if "weight" in k)
+    assert not any("dino" in k or "teacher" in k for k in module.state_dict())
+    assert all(not p.requires_grad for t in module._teachers.values() for p in t.parameters())
+    features = module._teachers["feature"](torch.rand(2, 3, 24, 24))
+    assert features.shape == (2, 4, 16)
+    assert module._teachers["flow"](torch.rand(2, 3, 24, 24), torch.rand(2, 3, 24, 24)).shape == (2, 2, 24, 24)
+    module.save_pretrained(tmp_path / "laq")
+    LAQ.from_checkpoint(tmp_path / "laq")
+
+
+def test_missing_or_wrong_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no model folder"):
+        LAQModule(make_run(feature_model=tmp_path / "none"))
+    with pytest.raises(UserError, match="flow model cannot be read"):
+        LAQModule(make_run(flow_model=tmp_path / "none.safetensors"))
+    LAQModule(make_run(codebook_size=8)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"quantizer.codes: file \(8, 32\), model \(16, 32\)"):
+        LAQModule(make_run(init_from=str(tmp_path)))
+    started = LAQModule(make_run(codebook_size=8, init_from=str(tmp_path)))
+    assert bool(started.initialised)
+
+
+def test_learning_rate_and_replacement_schedules() -> None:
+    rates = [learning_rate_factor(step, 1000) for step in range(1001)]
+    assert rates[0] == pytest.approx(1 / 50)
+    assert max(rates) == rates[50] == pytest.approx(1)
+    assert rates[1000] == pytest.approx(0.01)
+    assert [s for s in range(1, 250) if replacement_at(s, 1000)] == [*range(10, 101, 10), 150, 200]
+    assert replacement_at(900, 1000) is None
