@@ -61,6 +61,7 @@ class LAQScores:
         pairs: Valid pairs seen.
         codes_used: Codes used at least once, per position.
         used_share: The same as a share of K.
+        codebook_used: Codes used at least once at any position, as a share of K.
         perplexity: Per position, in [1, K].
         moving_share: Share of pixels that move.
         psnr: dB on moving pixels, predicted from the true codes.
@@ -71,6 +72,7 @@ class LAQScores:
     pairs: int
     codes_used: list[int]
     used_share: list[float]
+    codebook_used: float
     perplexity: list[float]
     moving_share: float
     psnr: float
@@ -143,6 +145,7 @@ class LAQMeter:
             pairs=int(used[0].sum()),
             codes_used=(used > 0).sum(-1).tolist(),
             used_share=((used > 0).double().mean(-1)).tolist(),
+            codebook_used=float((used.sum(0) > 0).double().mean()),
             perplexity=perplexity(used.double()).tolist(),
             moving_share=error[3] / error[4] if error[4] else float("nan"),
             psnr=psnr(error[0], error[3] * channels),

@@ -217,6 +217,7 @@ class LAQModule(LightningModule):
             "val_psnr": scores.psnr,
             "val_psnr_gain": scores.psnr_gain,
             "val_permutation_gap": scores.permutation_gap,
+            "val_codes_used": scores.codebook_used,
         }
         names = [source.repo_id for source in self._sources] if len(self._sources) > 1 else []
         groups = {"val": scores} | {f"val_{n}": self._meter.compute(i) for i, n in enumerate(names)}
@@ -225,7 +226,7 @@ class LAQModule(LightningModule):
                 metrics[f"{prefix}_codes_used_{position}"] = share
                 metrics[f"{prefix}_perplexity_{position}"] = spread
             # A source that is judged by itself may collapse while the others hide it.
-            self._warn(max(group.used_share), prefix, group.pairs)
+            self._warn(group.codebook_used, prefix, group.pairs)
         self.log_dict({k: v for k, v in metrics.items() if math.isfinite(v)}, batch_size=1)
 
     # ---- optimizer, checkpoint

@@ -80,6 +80,9 @@ def test_a_model_that_needs_its_codes_has_a_permutation_gap(small: Build) -> Non
     assert scores.psnr_gain > 3
     assert scores.permutation_gap > 1
     assert max(scores.codes_used) >= 3
+    codes = laq.encode(video)
+    assert scores.codes_used == [len(codes[..., s].unique()) for s in range(4)]
+    assert scores.codebook_used == len(codes.unique()) / 16
 
     batch = {
         "frames": video,
