@@ -7,8 +7,9 @@ from trainers.registry import TRAINERS, get_trainer
 if TYPE_CHECKING:
     from trainers.base import BaseTrainer, RunResult
     from trainers.lerobot_trainer import LeRobotTrainer
+    from trainers.lightning_trainer import LightningTrainer
 
-__all__ = ["TRAINERS", "BaseTrainer", "LeRobotTrainer", "RunResult", "get_trainer"]
+__all__ = ["TRAINERS", "BaseTrainer", "LeRobotTrainer", "LightningTrainer", "RunResult", "get_trainer"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from trainers.lerobot_trainer import LeRobotTrainer
 
         return LeRobotTrainer
+    if name == "LightningTrainer":
+        from trainers.lightning_trainer import LightningTrainer
+
+        return LightningTrainer
     raise AttributeError(f"module 'trainers' has no attribute {name!r}")

@@ -217,8 +217,9 @@ class ExactFitLoop(_FitLoop):
     def on_advance_start(self) -> None:
         """Tell the loaders which epoch it is."""
         self.setup_data()
+        progress: Any = self.epoch_progress.current
         for loader in self._loaders():
-            loader.start_epoch(self.epoch_progress.current.processed)
+            loader.start_epoch(progress.processed)
         super().on_advance_start()
 
     def on_save_checkpoint(self) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def build_callback(spec: ClassPath) -> Callback:
         return built
     try:
         inspect.signature(found).bind(**spec.init_args)
-        return found(**spec.init_args)  # type: ignore[no-any-return]
+        return found(**spec.init_args)
     except (TypeError, ValueError, ModuleNotFoundError) as error:
         raise UserError(
             f"callback {name!r} cannot be built: {error}",

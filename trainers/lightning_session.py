@@ -83,7 +83,8 @@ class LightningSession:
         self._total = self._log_freq = self._save_freq = 1
         self._seen = self._saved = -1
         make_exact(trainer, self.after_step)
-        trainer.callbacks.append(_Watch(self))
+        callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set by one of the trainer's parts
+        callbacks.append(_Watch(self))
         trainer.loggers = [*trainer.loggers, RunLogger(self.recorder)]
 
     def run(self, module: LightningModule, datamodule: Any, *, compiled: bool = False) -> RunResult:

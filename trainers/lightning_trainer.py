@@ -222,7 +222,7 @@ def _execute(
     from trainers.lightning_recording import log_file
     from trainers.lightning_session import LightningSession, SessionPlan
 
-    section, first = run.trainer, rank_zero_only.rank == 0
+    section, first = run.trainer, getattr(rank_zero_only, "rank", 0) == 0
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not first)
     path = directory.path if directory else _new_path(run, first)
     # With a length in epochs the steps are not known yet.

@@ -137,6 +137,13 @@ def test_keep_last_a_broken_newest_checkpoint_and_leftovers(tmp_path: Path) -> N
         _resume(out, steps=10)
 
 
+def test_every_epoch_passes_over_the_data_once_in_another_order(whole: tuple[Path, list[int]]) -> None:
+    epochs = [whole[1][i * 48 : (i + 1) * 48] for i in range(3)]
+    assert [len(set(epoch)) for epoch in epochs] == [48, 48, 48]
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert _rows(whole[0])[-1]["epochs"] == pytest.approx(40 / 12)
+
+
 def test_rows_hold_what_lerobots_hold(whole: tuple[Path, list[int]]) -> None:
     rows = [row for row in RunDirectory.open(whole[0]).metrics() if "loss" in row]
     expected = {"step", "loss", "lr", "grad_norm", "update_s", "data_s", "data_wait", "samples_per_s", "samples"}
@@ -215,21 +222,3 @@ def test_a_resumable_sampler_continues_without_reading_what_was_trained_on(tmp_p
     resumed = _resume(tmp_path / "stopped", data=toy.Data(**data))
     assert resumed.ids == whole.ids[15 * 4 :]
     _assert_same(tmp_path / "whole", tmp_path / "stopped", 20)
-
-
-def test_two_processes_at_half_the_batch_give_the_curve_of_one(tmp_path: Path) -> None:
-    """Gloo on the CPU, nothing random, stopped in one process and resumed: equal but for the order of additions."""
-    settings: dict[str, Any] = {"steps": 24, "log_freq": 1, "device": "cpu"}
-    settings["trainer_args"] = {"use_distributed_sampler": False}
-    data = {"noise": False, "resumable": True}
-    net = toy.Net(noise=False)
-    _fit(tmp_path / "one", net, toy.Data(batch=10, **data), **settings)
-    two: dict[str, Any] = {**settings, "data": {"batch": 5, **data}, "devices": 2, "strategy": "ddp"}
-    stopped = _program(tmp_path / "two", **two, net={"noise": False, "at": 12})
-    assert "checkpoint 000012 is saved" in stopped.stderr, stopped.stderr
-    resumed = _program(tmp_path / "two", **two, net={"noise": False}, resume=True)
-    assert resumed.returncode == 0, resumed.stderr
-    one, both = ([row["loss"] for row in _rows(tmp_path / name) if "loss" in row] for name in ("one", "two"))
-    assert len(one) == 24
-    assert both == pytest.approx(one, rel=1e-4)
-    assert RunDirectory.open(tmp_path / "two").manifest["processes"] == 2
