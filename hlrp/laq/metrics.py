@@ -284,6 +284,6 @@ def random_laq(config: LAQConfig, frames: Sequence[Tensor], *, seed: int = 0, de
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         laq = LAQ(config).to(device).eval()
-        vectors = torch.cat([laq.encode_vectors(f).flatten(0, 2) for f in frames])[:_INITIAL_VECTORS]
+        vectors = torch.cat([laq.encode_vectors(f).flatten(0, 1) for f in frames])[:_INITIAL_VECTORS]
         laq.quantizer.initialise(vectors)
     return laq

@@ -125,7 +125,7 @@ class LAQ(nn.Module):
         self.config = config
         self.manifest: LAQManifest | None = None
         self.encoder = Encoder(config)
-        self.quantizer = make_quantizer(config.quantizer, config.code_dim, config.codebook_size)
+        self.quantizer = make_quantizer(config.quantizer, config.code_dim, config.codebook_size, config.code_seq_len)
         self.decoder = Decoder(config)
 
     def forward(self, frames: Tensor, valid: Tensor | None = None) -> LAQOutput:

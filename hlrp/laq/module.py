@@ -56,13 +56,13 @@ class LAQModule(LightningModule):
         self._sources = _sources(datamodule)
         self._cameras = _cameras(datamodule)
         self._meter: LAQMeter | None = None
-        self._recent = torch.empty(0, config.code_dim)
+        self._recent = torch.empty(0, config.code_seq_len, config.code_dim)
         self._seen_step = 0
         self._collapsed = False
         size, positions = config.codebook_size, config.code_seq_len
         # Saved with the training state, so that a resumed run replaces the same codes at the same steps.
         self.register_buffer("initialised", torch.tensor(False))
-        self.register_buffer("uses", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("uses", torch.zeros(positions, size, dtype=torch.int64))
         self.register_buffer("window", torch.zeros(positions, size, dtype=torch.int64))
         self._teachers: dict[str, nn.Module] = {}
         self.heads = self._make_heads(config)
@@ -104,7 +104,7 @@ class LAQModule(LightningModule):
         if bool(self.initialised):
             return
         frames, valid, _ = _windows(batch)
-        vectors = self.laq.encode_vectors(frames)[valid].flatten(0, 1)
+        vectors = self.laq.encode_vectors(frames)[valid]
         if len(vectors):
             self.laq.quantizer.initialise(vectors)
             self._share_codebook()
@@ -119,8 +119,8 @@ class LAQModule(LightningModule):
         self.log_dict({f"loss_{k}": v.detach() for k, v in parts.items()}, batch_size=len(frames))
         with torch.no_grad():
             counts = code_counts(out.codes[valid], self.laq.config.codebook_size)
-            self._recent = out.vectors[valid].flatten(0, 1)
-            self.uses += counts.sum(0)
+            self._recent = out.vectors[valid]
+            self.uses += counts
             self.window += counts
         return loss
 

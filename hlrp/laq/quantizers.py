@@ -1,7 +1,8 @@
 """Turning differences into codes: NSVQ, FSQ and VQ behind one interface.
 
-Vectors are ``[B, S, D]``, codes ``[B, S]`` int64 in ``[0, K)``. One codebook serves all S positions. ``forward`` never
-changes a codebook: initialising it and replacing unused codes are calls of their own, made by the training loop.
+Vectors are ``[B, S, D]``, codes ``[B, S]`` int64 in ``[0, K)``. Learned codebooks are one per position: the positions'
+vectors differ so much that they would only divide a common one among them. ``forward`` never changes a codebook:
+initialising it and replacing unused codes are calls of their own, made by the training loop.
 """
 
 from abc import ABC, abstractmethod
@@ -38,11 +39,12 @@ class Quantizer(nn.Module, ABC):
     Args:
         dim: Width D of the vectors.
         size: Codes K.
+        positions: Positions S.
     """
 
-    def __init__(self, dim: int, size: int) -> None:
+    def __init__(self, dim: int, size: int, positions: int) -> None:
         super().__init__()
-        self.dim, self.size = dim, size
+        self.dim, self.size, self.positions = dim, size, positions
 
     @abstractmethod
     def forward(self, vectors: Tensor) -> Quantized:
@@ -50,30 +52,31 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def lookup(self, codes: Tensor) -> Tensor:
-        """Vectors of codes: ``[B, S] -> [B, S, D]``."""
+        """Vectors of codes: ``[..., S] -> [..., S, D]``."""
 
     def initialise(self, vectors: Tensor) -> None:
-        """Place the codebook among ``vectors [N, D]``; nothing to do for a fixed one."""
+        """Place the codebooks among ``vectors [N, S, D]``; nothing to do for a fixed one."""
 
     def replace(self, counts: Tensor, threshold: float, vectors: Tensor) -> Tensor:
         """Move codes that are hardly used to where vectors are.
 
         Args:
-            counts: Uses of each code since the last call, ``[K]``.
-            threshold: A code used less than this share of an even use (``counts.sum() / K``) is moved.
-            vectors: Recent vectors ``[N, D]``.
+            counts: Uses of each code since the last call, ``[S, K]``.
+            threshold: A code used less than this share of an even use at its position is moved.
+            vectors: Recent vectors ``[N, S, D]``.
 
         Returns:
-            Which codes were moved, ``[K]`` bool.
+            Which codes were moved, ``[S, K]`` bool.
         """
-        return torch.zeros(self.size, dtype=torch.bool, device=counts.device)  # a fixed grid has nothing to move
+        return torch.zeros_like(counts, dtype=torch.bool)  # a fixed grid has nothing to move
 
 
 def _nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the nearest code: ``[B, S, D], [K, D] -> [B, S]``. In float32: bfloat16 distances tie."""
-    flat = vectors.detach().flatten(0, -2).float()
-    distances = (codebook.detach().float() ** 2).sum(-1) - 2 * flat @ codebook.detach().float().T
-    return distances.argmin(dim=-1).view(vectors.shape[:-1])
+    """Index of the nearest code: ``[B, S, D], [S, K, D] -> [B, S]``. In float32: bfloat16 distances tie."""
+    with torch.autocast(vectors.device.type, enabled=False):
+        codes = codebook.detach().float()
+        distances = (codes**2).sum(-1) - 2 * torch.einsum("bsd,skd->bsk", vectors.detach().float(), codes)
+    return distances.argmin(dim=-1)
 
 
 class _Codebook(Quantizer):
@@ -82,24 +85,27 @@ class _Codebook(Quantizer):
     @property
     @abstractmethod
     def codebook(self) -> Tensor:
-        """The codes ``[K, D]``, changed in place by `initialise` and `replace`."""
+        """The codes ``[S, K, D]``, changed in place by `initialise` and `replace`."""
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Rows of the codebook."""
-        return self.codebook[codes]
+        """Rows of the codebooks."""
+        return self.codebook[torch.arange(self.positions, device=codes.device), codes]
 
     @torch.no_grad()
     def initialise(self, vectors: Tensor) -> None:
-        """Draw all codes from ``vectors [N, D]``."""
-        self.codebook.copy_(self._drawn(self.size, vectors))
+        """Draw all codes from ``vectors [N, S, D]``."""
+        for codes, seen in zip(self.codebook, vectors.unbind(1), strict=True):
+            codes.copy_(self._drawn(self.size, seen))
 
     @torch.no_grad()
     def replace(self, counts: Tensor, threshold: float, vectors: Tensor) -> Tensor:
-        """Draw the codes that are hardly used from ``vectors [N, D]``, which favours where the vectors are dense."""
-        unused = counts < threshold * counts.sum() / self.size
-        moved = int(unused.sum())
-        if moved and len(vectors):
-            self.codebook[unused] = self._drawn(moved, vectors)
+        """Draw the codes that are hardly used from ``vectors [N, S, D]``, which favours where the vectors are dense."""
+        unused = counts < threshold * counts.sum(-1, keepdim=True) / self.size
+        if len(vectors) == 0:
+            return torch.zeros_like(unused)
+        for codes, seen, move in zip(self.codebook, vectors.unbind(1), unused, strict=True):
+            if moved := int(move.sum()):
+                codes[move] = self._drawn(moved, seen)
         return unused
 
     def _drawn(self, count: int, vectors: Tensor) -> Tensor:
@@ -118,19 +124,19 @@ class NSVQ(_Codebook):
     the length of the error; in evaluation ``q = c``. No further loss.
     """
 
-    def __init__(self, dim: int, size: int) -> None:
-        super().__init__(dim, size)
-        self.codes = nn.Parameter(torch.randn(size, dim))
+    def __init__(self, dim: int, size: int, positions: int) -> None:
+        super().__init__(dim, size, positions)
+        self.codes = nn.Parameter(torch.randn(positions, size, dim))
 
     @property
     def codebook(self) -> Tensor:
-        """The codes, ``[K, D]``."""
+        """The codes, ``[S, K, D]``."""
         return self.codes
 
     def forward(self, vectors: Tensor) -> Quantized:
         """Noise in place of the error in training, the nearest code in evaluation."""
         codes = _nearest(vectors, self.codes)
-        chosen = self.codes[codes]
+        chosen = self.lookup(codes)
         loss = vectors.new_zeros(len(vectors))
         if not self.training:
             return Quantized(chosen, codes, loss)
@@ -145,16 +151,19 @@ class NSVQ(_Codebook):
 class VQ(_Codebook):
     """Nearest code with gradients turned by the rotation trick (vector-quantize-pytorch) and the two usual losses."""
 
-    def __init__(self, dim: int, size: int, *, commitment: float = _COMMITMENT) -> None:
+    def __init__(self, dim: int, size: int, positions: int, *, commitment: float = _COMMITMENT) -> None:
         from vector_quantize_pytorch import VectorQuantize  # type: ignore[import-untyped]
 
-        super().__init__(dim, size)
+        super().__init__(dim, size, positions)
         self.commitment = commitment
         # A learned codebook rather than a moving average: the average changes in forward and would need its own
         # synchronisation between processes.
         self.quantize = VectorQuantize(
-            dim=dim,
+            dim=dim * positions,
+            codebook_dim=dim,
             codebook_size=size,
+            heads=positions,
+            separate_codebook_per_head=True,
             learnable_codebook=True,
             ema_update=False,
             commitment_weight=0.0,
@@ -164,13 +173,14 @@ class VQ(_Codebook):
 
     @property
     def codebook(self) -> Tensor:
-        """The codes, ``[K, D]``."""
+        """The codes, ``[S, K, D]``."""
         return self.quantize.codebook
 
     def forward(self, vectors: Tensor) -> Quantized:
         """The nearest code; the losses pull codes and vectors together."""
-        quantized, codes, _ = self.quantize(vectors.float())
-        chosen = self.codebook[codes]
+        quantized, codes, _ = self.quantize(vectors.float().flatten(1)[:, None])
+        quantized, codes = quantized.view_as(vectors), codes.reshape(vectors.shape[:2])
+        chosen = self.lookup(codes)
         pull_codes = ((chosen - vectors.detach()) ** 2).mean((1, 2))
         pull_vectors = ((chosen.detach() - vectors) ** 2).mean((1, 2))
         return Quantized(quantized.to(vectors), codes, pull_codes + self.commitment * pull_vectors)
@@ -179,10 +189,10 @@ class VQ(_Codebook):
 class FSQ(Quantizer):
     """Finite scalar quantization (vector-quantize-pytorch): a fixed grid in a few learned directions."""
 
-    def __init__(self, dim: int, size: int) -> None:
+    def __init__(self, dim: int, size: int, positions: int) -> None:
         from vector_quantize_pytorch import FSQ as FiniteScalar  # noqa: N811 - the class here is named after the rule
 
-        super().__init__(dim, size)
+        super().__init__(dim, size, positions)
         levels = fsq_levels(size)
         self.quantize = FiniteScalar(levels=levels, dim=dim, preserve_symmetry=2 in levels)
 
@@ -214,14 +224,14 @@ def fsq_levels(size: int) -> list[int]:
 QUANTIZERS: dict[str, type[Quantizer]] = {"nsvq": NSVQ, "fsq": FSQ, "vq": VQ}
 
 
-def make_quantizer(name: str, dim: int, size: int) -> Quantizer:
-    """Build the quantizer ``name`` of ``size`` codes for vectors of width ``dim``.
+def make_quantizer(name: str, dim: int, size: int, positions: int) -> Quantizer:
+    """Build the quantizer ``name`` of ``size`` codes at each of ``positions``, for vectors of width ``dim``.
 
     Raises:
         UserError: vector-quantize-pytorch, which ``fsq`` and ``vq`` come from, is not installed.
     """
     try:
-        return QUANTIZERS[name](dim, size)
+        return QUANTIZERS[name](dim, size, positions)
     except ModuleNotFoundError as error:
         if error.name != "vector_quantize_pytorch":
             raise

@@ -80,7 +80,7 @@ def test_weights_of_another_shape_are_refused_name_by_name(small: Build, tmp_pat
     small().save(tmp_path / "k16")
     for other, message in (
         ("fsq", r"only in the model: quantizer.codes.*only in the file: quantizer"),
-        ("k8", r"quantizer.codes: file \(8, 8\), model \(16, 8\)"),
+        ("k8", r"quantizer.codes: file \(4, 8, 8\), model \(4, 16, 8\)"),
     ):
         weights = (tmp_path / other / "model.safetensors").read_bytes()
         (tmp_path / "k16/model.safetensors").write_bytes(weights)

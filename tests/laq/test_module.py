@@ -90,15 +90,15 @@ def test_unused_codes_are_replaced_after_the_step_and_once_per_step() -> None:
     module = LAQModule(make_run(40))
     module.initialised.fill_(True)
     with torch.no_grad():
-        module.laq.quantizer.codes[4:] = 1e3
+        module.laq.quantizer.codes[:, 4:] = 1e3
     fit(module, 9, make_batches(4))
-    assert float(module.laq.quantizer.codes[4:].detach().min()) > 900
+    assert float(module.laq.quantizer.codes[:, 4:].detach().min()) > 900
     module = LAQModule(make_run(40))
     module.initialised.fill_(True)
     with torch.no_grad():
-        module.laq.quantizer.codes[4:] = 1e3
+        module.laq.quantizer.codes[:, 4:] = 1e3
     fit(module, 10, make_batches(20), accumulate_grad_batches=2)
-    assert float(module.laq.quantizer.codes[4:].detach().max()) < 900
+    assert float(module.laq.quantizer.codes[:, 4:].detach().max()) < 900
     assert int(module.uses.sum()) == 0
 
 
@@ -183,7 +183,7 @@ def test_missing_or_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="flow model cannot be read"):
         LAQModule(make_run(flow_model=tmp_path / "none.safetensors"))
     LAQModule(make_run(codebook_size=8)).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"quantizer.codes: file \(8, 32\), model \(16, 32\)"):
+    with pytest.raises(UserError, match=r"quantizer.codes: file \(4, 8, 32\), model \(4, 16, 32\)"):
         LAQModule(make_run(init_from=str(tmp_path)))
     started = LAQModule(make_run(codebook_size=8, init_from=str(tmp_path)))
     assert bool(started.initialised)
