@@ -67,7 +67,7 @@ def install_training_hooks(emit: Emit, stop: StopRequest, preflight: Callable[[A
     - a checkpoint appears under its final name only when all of it is on disk,
     - a stop request saves a checkpoint at the end of the running step, then ends the loop,
     - on resume the random state is restored right before the first update, so that what the data loader drew
-      from it in between does not shift dropout and noise.
+      from it in between does not shift dropout and noise; and the data go on in the epoch they had reached.
 
     Args:
         emit: Called as ``emit(event, **fields)``; only on the main process does it write.
@@ -81,6 +81,7 @@ def install_training_hooks(emit: Emit, stop: StopRequest, preflight: Callable[[A
     _report_metrics(lerobot_train, emit)
     _save_atomically(lerobot_train, emit, stop)
     _restore_random_state(lerobot_train)
+    _restore_epoch(lerobot_train)
     return lerobot_train.main
 
 
@@ -115,7 +116,8 @@ def _report_metrics(script: Any, emit: Emit) -> None:
         elif isinstance(record.msg, str) and (match := _EVAL_LOSS.match(record.msg)):
             emit("eval_loss", steps=int(match[1]), eval_loss=float(match[2]))
         elif record.msg == "Suite %s aggregated: %s" and isinstance(record.args, tuple) and record.args[0] == "overall":
-            emit("rollouts", **{k: v for k, v in dict(record.args[1]).items() if isinstance(v, int | float)})
+            totals: Any = record.args[1]
+            emit("rollouts", **{k: v for k, v in totals.items() if isinstance(v, int | float)})
         return record
 
     logging.setLogRecordFactory(record_factory)
@@ -183,6 +185,27 @@ def _restore_random_state(script: Any) -> None:
         return load(checkpoint_dir, *args, **kwargs)
 
     script.load_training_state = load_training_state
+
+
+def _restore_epoch(script: Any) -> None:
+    """Keep the sampler's epoch on resume.
+
+    LeRobot puts the sampler at the right epoch and sample; then Accelerate, whose own count starts at 0 in every
+    process, sets the epoch back, and a run resumed after its first epoch repeats that epoch's order.
+    """
+    sampler_class = script.EpisodeAwareSampler
+
+    class ResumedSampler(sampler_class):  # type: ignore[misc, valid-type]
+        _resumed_epoch = 0
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            super().load_state_dict(state)
+            self._resumed_epoch = state["epoch"]
+
+        def set_epoch(self, epoch: int) -> None:
+            super().set_epoch(self._resumed_epoch + epoch)
+
+    script.EpisodeAwareSampler = ResumedSampler
 
 
 def check_policy_features(cfg: Any) -> None:

@@ -151,9 +151,10 @@ class TrainingSession:
             shutil.rmtree(self._directory.path)
 
     def _refusal(self) -> str:
-        """The message with which LeRobot's argument parser refused."""
-        errors = [line for line in self._tail if "error:" in line.lower()]
-        reason = (errors or self._tail or ["it printed nothing"])[-1].strip()
+        """The message with which LeRobot's argument parser refused: from its last `error:` line on."""
+        starts = [i for i, line in enumerate(self._tail) if "error:" in line.lower()]
+        lines = self._tail[starts[-1] :] if starts else self._tail[-1:] or ["it printed nothing"]
+        reason = " ".join(line.strip() for line in lines)
         return f"LeRobot did not accept the settings: {reason.partition('error: ')[2] or reason}"
 
     def _raise_interrupted(self, stopped_by: int | None) -> NoReturn:

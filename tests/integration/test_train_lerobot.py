@@ -250,7 +250,17 @@ def test_init_from_another_run_starts_from_its_weights(straight: Path, toy_root:
         "cpu",
     ]
     done = hlrp(
-        *args, "--steps", "1", "--batch-size", "4", "--output-dir", str(run), "--lr", "1e-9", "data.num_workers=0"
+        *args,
+        "--steps",
+        "1",
+        "--batch-size",
+        "4",
+        "--output-dir",
+        str(run),
+        "--lr",
+        "1e-9",
+        "data.num_workers=0",
+        "model.optimizer_lr_backbone=1e-9",
     )
     assert done.code == 0, done.err
     before, after = _weights(straight), _weights(run)
