@@ -124,6 +124,8 @@ def _name_policy_of(init_from: Path, flags: dict[str, tuple[Any, str]]) -> None:
     """A local checkpoint knows its policy: it need not be named again."""
     if {"model.policy_type", "model.kind"} & flags.keys() or not init_from.exists():
         return
+    if any(next(init_from.glob(f"{below}manifest.json"), None) for below in ("", "*/", "checkpoints/*/*/")):
+        return  # a quantizer: no policy
     from hlrp.runs import resolve_pretrained
 
     config = json.loads((resolve_pretrained(init_from) / "config.json").read_text(encoding="utf8"))

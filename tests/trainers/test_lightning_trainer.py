@@ -222,3 +222,31 @@ def test_a_resumable_sampler_continues_without_reading_what_was_trained_on(tmp_p
     resumed = _resume(tmp_path / "stopped", data=toy.Data(**data))
     assert resumed.ids == whole.ids[15 * 4 :]
     _assert_same(tmp_path / "whole", tmp_path / "stopped", 20)
+
+
+def test_a_length_in_epochs_resumes_too(tmp_path: Path) -> None:
+    settings = {"max_epochs": 3, "log_freq": 1, "save_freq": 10, "device": "cpu"}
+    whole = _fit(tmp_path / "whole", **settings)
+    assert len(whole.ids) == 3 * 48
+    assert RunDirectory.open(tmp_path / "whole").manifest["steps"] == 36
+    with pytest.raises(Interrupted):
+        _fit(tmp_path / "stopped", toy.Net(at=17), **settings)
+    assert _resume(tmp_path / "stopped").ids == whole.ids[17 * 4 :]
+    assert _rows(tmp_path / "stopped") == _rows(tmp_path / "whole")
+    _assert_same(tmp_path / "whole", tmp_path / "stopped", 36)
+
+
+def test_numbers_drawn_in_the_workers_of_a_plain_loader_are_drawn_again(tmp_path: Path) -> None:
+    settings = EXACT | {"steps": 20, "save_freq": 20, "precision": "bf16"}
+    whole = _fit(tmp_path / "whole", data=toy.Data(workers=2), **settings)
+    with pytest.raises(Interrupted):
+        _fit(tmp_path / "stopped", toy.Net(at=15), toy.Data(workers=2), **settings)
+    assert _resume(tmp_path / "stopped", data=toy.Data(workers=2)).ids == whole.ids[15 * 4 :]
+    assert _rows(tmp_path / "stopped") == _rows(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_compiled_module_trains_and_resumes(tmp_path: Path) -> None:
+    assert len(_fit(tmp_path / "run", steps=3, log_freq=1, device="cpu", compile=True).ids) == 12
+    _resume(tmp_path / "run", steps=5)
+    assert list(RunDirectory.open(tmp_path / "run").metrics())[-1]["step"] == 5
