@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 bash scripts/setup.sh
-export PATH="$PWD/.venv/bin:$PATH" PYTHONDONTWRITEBYTECODE="" HF_HUB_OFFLINE=1
+export PATH="$PWD/.venv/bin:$PATH" HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE
 ruff check .
 ruff format --check .
 mypy

@@ -1,6 +1,7 @@
 """From a run configuration to the arguments of LeRobot's own training command."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -153,6 +154,10 @@ def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
     """The process for ``arguments`` under the run's launcher, precision and network settings."""
     asked = {"name": run.model.policy_type, "fields": run.model.policy_fields}
     environment = {"PYTHONUNBUFFERED": "1", ASKED_POLICY: json.dumps(asked)}
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # By default idle compute threads spin. Beside data workers that need the same cores a CPU step then takes
+        # several times as long.
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"
     if run.allow_download or run.push_to_hub:
         environment[ALLOW_DOWNLOAD] = "1"
     else:
