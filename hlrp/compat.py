@@ -4,10 +4,10 @@ Nothing of LeRobot is imported at module level: that takes 10 to 20 s, and most 
 """
 
 import logging
-import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -289,6 +289,21 @@ def offline_backbone(policy: Any) -> str | None:
     )
 
 
-def hub_is_offline() -> bool:
-    """Whether the environment forbids Hub access."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+@contextmanager
+def evaluation_without_bars() -> Iterator[None]:
+    """LeRobot's rollout draws its own bars, whatever tqdm is told, unless it believes to run inside Slurm."""
+    from lerobot.scripts import lerobot_eval
+
+    original = lerobot_eval.inside_slurm
+    lerobot_eval.inside_slurm = lambda: True
+    try:
+        yield
+    finally:
+        lerobot_eval.inside_slurm = original
+
+
+def lazy_async_envs() -> Any:
+    """LeRobot's (private) vector environment whose processes start on first use."""
+    from lerobot.envs.utils import _LazyAsyncVectorEnv
+
+    return _LazyAsyncVectorEnv

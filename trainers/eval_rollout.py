@@ -2,10 +2,10 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hlrp.compat import evaluation_without_bars
 from trainers.eval_policy import LoadedPolicy, without_prints
 from trainers.eval_types import Episode, Listener, TaskResult
 
@@ -76,19 +76,6 @@ class Film:
         self._frames = []
 
 
-@contextlib.contextmanager
-def _without_lerobots_bars() -> Iterator[None]:
-    """LeRobot's rollout draws its own bars, whatever tqdm is told, unless it believes to run inside Slurm."""
-    from lerobot.scripts import lerobot_eval
-
-    original = lerobot_eval.inside_slurm
-    lerobot_eval.inside_slurm = lambda: True
-    try:
-        yield
-    finally:
-        lerobot_eval.inside_slurm = original
-
-
 def _batch_episodes(task: str, first: int, seeds: list[int], data: dict[str, Any]) -> list[Episode]:
     """Episodes of one rollout; what an environment does after its episode's end is not counted."""
     episodes = []
@@ -139,7 +126,7 @@ def run_task(
         if film.wanted:
             film.capture(env)
 
-    with torch.no_grad(), amp, _without_lerobots_bars(), without_prints():
+    with torch.no_grad(), amp, evaluation_without_bars(), without_prints():
         for first in range(0, episodes, vec.num_envs):
             seeds = [seed + first + i for i in range(vec.num_envs)]
             count = min(vec.num_envs, episodes - first)

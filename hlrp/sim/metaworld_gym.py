@@ -17,7 +17,9 @@ import metaworld
 import mujoco
 import numpy as np
 from lerobot.envs.metaworld import DIFFICULTY_TO_TASKS, MetaworldEnv
-from lerobot.envs.utils import NEW_ROLLOUT_OPTION, FreezeAfterEpisodeEnd, _LazyAsyncVectorEnv
+from lerobot.envs.utils import NEW_ROLLOUT_OPTION, FreezeAfterEpisodeEnd
+
+from hlrp.compat import lazy_async_envs
 
 _open_envs: "weakref.WeakSet[LightMetaworldEnv]" = weakref.WeakSet()
 
@@ -195,7 +197,7 @@ class HoldFinalState(FreezeAfterEpisodeEnd):
         return super().reset(seed=seed, options=_thawing(seed, options))
 
 
-class _LazyAsyncEnvs(_LazyAsyncVectorEnv):
+class _LazyAsyncEnvs(lazy_async_envs()):  # type: ignore[misc]
     """LeRobot's lazily started worker processes, thawed by any reset that names seeds."""
 
     def _ensure(self) -> None:
