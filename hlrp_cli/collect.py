@@ -57,7 +57,7 @@ def collect(
         typer.echo(json.dumps({**asdict(result), "output": str(result.output)}))
         return
     failed = sum(result.failed_attempts.values())
-    console().print(
+    console(result=True).print(
         f"{sum(result.episodes.values())} episodes, {result.frames} frames in {result.output} (simulated in "
         f"{result.simulate_s:.1f} s, written in {result.encode_s:.1f} s; {failed} failed attempts left out)",
         markup=False,
@@ -66,14 +66,12 @@ def collect(
 
 @contextmanager
 def _progress() -> "Iterator[Report]":
-    from hlrp_cli.console import is_terminal
+    from hlrp_cli.console import console
 
-    if not is_terminal():
+    if not console().is_terminal:
         yield _plain_lines()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from hlrp_cli.console import console
 
     columns = (
         TextColumn("{task.description}"),

@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 @lru_cache
-def console() -> "Console":
-    """Console on standard error, so that `--json` on standard output stays machine-readable."""
+def console(*, result: bool = False) -> "Console":
+    """A Rich console: what a command found on standard output, how it goes on standard error.
+
+    Args:
+        result: Write to standard output; the default keeps that free for `--json`.
+    """
     from rich.console import Console
 
+    stream = sys.stdout if result else sys.stderr
     # Without a terminal Rich guesses 80 columns and breaks paths apart; lines of a log may be as long as they are.
-    width = None if sys.stderr.isatty() else int(os.environ.get("COLUMNS", "160"))
-    return Console(stderr=True, width=width, highlight=False, soft_wrap=not sys.stderr.isatty())
-
-
-def is_terminal() -> bool:
-    """Whether live progress can be drawn (standard error is a terminal)."""
-    return console().is_terminal
+    width = None if stream.isatty() else int(os.environ.get("COLUMNS", "160"))
+    return Console(stderr=not result, width=width, highlight=False, soft_wrap=not stream.isatty())

@@ -107,6 +107,6 @@ def _report(results: Path, seconds: float) -> None:
     for task, row in rows:
         low, high = row["success_interval"]
         table.add_row(task, f"{row['successes']}/{row['episodes']}", f"{low:.0%} to {high:.0%}")
-    console().print(table)
-    console().print(f"videos: {results}")
-    console().print(f"the whole demo took {seconds:.0f} s")
+    console(result=True).print(table)
+    console(result=True).print(f"videos: {results}")
+    console(result=True).print(f"the whole demo took {seconds:.0f} s")

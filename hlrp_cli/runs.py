@@ -42,7 +42,7 @@ def list_(
         started = manifest.get("started", "")[:19].replace("T", " ")
         shown = "" if loss is None else f"{loss:.4g}"
         table.add_row(started, manifest.get("status", "?"), manifest.get("policy", "?"), done, shown, str(run.path))
-    console().print(table)
+    console(result=True).print(table)
 
 
 def show(
