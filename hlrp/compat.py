@@ -208,6 +208,31 @@ def _restore_epoch(script: Any) -> None:
     script.EpisodeAwareSampler = ResumedSampler
 
 
+def check_policy_values(name: str, fields: dict[str, Any]) -> None:
+    """Build the policy's configuration class from ``fields`` for the sake of its own checks.
+
+    LeRobot's argument parser does so too, but keeps the reason of a refusal to itself.
+
+    Raises:
+        UserError: With the reason the class gives.
+    """
+    import draccus
+    from lerobot.configs.policies import PreTrainedConfig
+
+    config_class = PreTrainedConfig.get_choice_class(name)
+    try:
+        draccus.decode(config_class, {"device": "cpu", **fields})
+    except Exception as error:
+        reason: BaseException = error
+        while reason.__cause__ or reason.__context__:
+            reason = reason.__cause__ or reason.__context__ or reason
+        raise UserError(
+            f"policy {name!r} refuses its settings: {' '.join(str(reason).split())}",
+            where=f"model ({', '.join(fields)})",
+            fix=f"`hlrp policies {name}` lists its fields and defaults",
+        ) from error
+
+
 def check_policy_features(cfg: Any) -> None:
     """Check that the dataset has what the policy needs, before frames are read or weights made.
 

@@ -152,7 +152,8 @@ def resume_arguments(
 
 def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
     """The process for ``arguments`` under the run's launcher, precision and network settings."""
-    asked = {"name": run.model.policy_type, "fields": run.model.policy_fields}
+    # Fields on top of a checkpoint are judged together with its own values, which LeRobot reads.
+    asked = {"name": run.model.policy_type, "fields": run.model.policy_fields, "fresh": not run.model.init_from}
     environment = {"PYTHONUNBUFFERED": "1", ASKED_POLICY: json.dumps(asked)}
     if "OMP_WAIT_POLICY" not in os.environ:
         # By default idle compute threads spin. Beside data workers that need the same cores a CPU step then takes

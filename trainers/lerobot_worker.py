@@ -124,6 +124,8 @@ def _check_policy() -> None:
     if asked := os.environ.get(ASKED_POLICY):
         policy = json.loads(asked)
         catalog.check_fields(policy["name"], policy["fields"])
+        if policy["fresh"]:
+            compat.check_policy_values(policy["name"], policy["fields"])
 
 
 if __name__ == "__main__":
