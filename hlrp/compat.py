@@ -217,6 +217,7 @@ def check_policy_values(name: str, fields: dict[str, Any]) -> None:
         UserError: With the reason the class gives.
     """
     import draccus
+    import lerobot.policies  # noqa: F401 - importing registers LeRobot's own policies
     from lerobot.configs.policies import PreTrainedConfig
 
     config_class = PreTrainedConfig.get_choice_class(name)

@@ -133,7 +133,7 @@ class TrainingSession:
     def _finish(self, code: int, stopped_by: int | None) -> RunResult:
         kind = self._outcome["kind"] if self._outcome else None
         directory = self._directory
-        if kind == "user_error" or (directory is None and kind != "interrupted" and stopped_by is None and code != 0):
+        if kind == "user_error" or (directory is None and kind is None and stopped_by is None and code != 0):
             self._discard_if_fresh()
             message = self._outcome["message"] if kind == "user_error" and self._outcome else self._refusal()
             raise UserError(message)
