@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import hlrp
+from command import hlrp
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = [

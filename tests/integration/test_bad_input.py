@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import assert_user_error, hlrp
+from command import assert_user_error, hlrp
 from make_dataset import make_dataset
 
 

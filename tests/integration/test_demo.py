@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from conftest import hlrp
+from command import hlrp
 
 from hlrp.runs import RunDirectory
 

@@ -2,7 +2,7 @@
 
 import json
 
-from conftest import hlrp
+from command import hlrp
 
 
 def add_distribution(site, name: str, version: str) -> None:

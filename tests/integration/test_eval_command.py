@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_user_error, hlrp
+from command import assert_user_error, hlrp
 from tiny_policies import save_tiny_act
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import assert_user_error, hlrp, hlrp_argv
+from command import assert_user_error, hlrp, hlrp_argv
 
 from hlrp.runs import RunDirectory
 
