@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 
 # One module per command, each with `register(app)`. They import only what their flags need.
-COMMANDS = ("train", "eval", "collect", "demo", "config", "runs", "policies", "doctor")
+COMMANDS = ("train", "eval", "laq_report", "collect", "demo", "config", "runs", "policies", "doctor")
 
 
 @app.callback()

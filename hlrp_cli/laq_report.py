@@ -1,0 +1,81 @@
+"""`hlrp laq-report`: measure a latent action quantizer on held-out episodes, and say whether its codes are worth it."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("laq-report")(laq_report)
+
+
+def laq_report(
+    run: Annotated[Path, typer.Argument(help="Run of a quantizer, its checkpoint, or the folder of its weights.")],
+    dataset_root: Annotated[
+        list[Path] | None, typer.Option(help="Folder of a dataset, repeatable; the run's own if not given.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the card; RUN/laq-report if not given.")] = None,
+    camera: Annotated[
+        list[str] | None, typer.Option(help="Camera, repeatable; those it was trained on if not given.")
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Windows to measure per source.")] = 2048,
+    batch_size: Annotated[int, typer.Option(min=2, help="Windows at a time.")] = 64,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps.")] = None,
+    seed: Annotated[int, typer.Option(help="Of what is drawn at random.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+) -> None:
+    """Write the quality card of a latent action quantizer: report.json and report.html."""
+    from hlrp.laq.checkpoint import find_model
+    from hlrp.runs.directory import check_writable
+    from hlrp_cli.console import console
+
+    find_model(run)
+    folder = output if output is not None else run / "laq-report"
+    check_writable(folder)
+    chosen = _device(device)
+    from hlrp.laq.report import make_report
+
+    report = make_report(
+        run,
+        dataset_root or [],
+        cameras=camera or [],
+        device=chosen,
+        batch_size=batch_size,
+        max_windows=windows,
+        seed=seed,
+        say=lambda text: console().print(text, markup=False),
+    )
+    data, page = report.write(folder)
+    if json_output:
+        typer.echo(json.dumps(report.to_json()))
+        return
+    words = {True: "passed", False: "not passed", None: "not decided"}
+    for source in report.sources:
+        typer.echo(source.held_out.name)
+        for check in source.checks:
+            typer.echo(f"  {words[check.passed]:<12}{check.text}")
+    typer.echo(f"gate        {words[report.passed]}")
+    typer.echo(f"numbers     {data}")
+    typer.echo(f"page        {page}")
+
+
+def _device(asked: str | None) -> str:
+    import torch
+
+    from hlrp.errors import UserError
+
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = asked.partition(":")
+    counts = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if kind not in counts or (number and not number.isdigit()) or int(number or 0) >= counts[kind]:
+        there = ", ".join(name for name, count in counts.items() if count)
+        raise UserError(f"there is no device {asked!r}", where="--device", fix=f"here are: {there}")
+    return asked
