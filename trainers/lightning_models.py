@@ -51,12 +51,12 @@ def build_datamodule(run: LightningRun, say: "Callable[[str], None]") -> "Lightn
     """
     from hlrp.data.data_module import FrameDataModule
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"cameras": run.data.cameras, "cache_limit_gb": run.data.cache_limit_gb}
     if isinstance(run.model, LaqModel):
         from hlrp.laq.config import LAQConfig
 
         config = LAQConfig.from_run(run)
-        options = {"size": config.image_size, "offset_seconds": config.offset_seconds}
+        options |= {"size": config.image_size, "offset_seconds": config.offset_seconds}
     return FrameDataModule(run, announce=say, **options)
 
 

@@ -343,6 +343,10 @@ class DataSection(Settings):
     """Processes that read data; 0: the training process itself."""
     cache: Annotated[Literal["off", "ram", "disk"], BeforeValidator(lambda v: "off" if v is False else v)] = "off"
     """Where decoded frames are kept."""
+    cache_limit_gb: float = Field(default=50.0, gt=0, allow_inf_nan=False)
+    """Most that may have to be decoded into the cache, in GB."""
+    cameras: list[str] | None = Field(default=None, min_length=1)
+    """Image features to read windows from, of every source; none: the only one there is."""
     num_frames: int = Field(default=2, ge=2)
     """Frames T of a label's window, the current one included."""
     offset_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)

@@ -209,6 +209,7 @@ def make_report(
     run = None if found is None else found[1]
     held = held_out_sources(run, read_manifest(model), roots, cameras)
     laq = LAQ.from_checkpoint(model, device)
+    # A run that kept its frames on the disk has decoded these already.
     cache: Literal["ram", "disk"] = "disk" if run is not None and run.data.cache == "disk" else "ram"
     readers = [_Reader(h, laq.config, device, batch_size, max_windows, cache, seed, say) for h in held]
     settle = [b["frames"] for r in readers for _, b in zip(range(_SETTLING_BATCHES), r, strict=False)]
