@@ -40,6 +40,7 @@ header p, .note, .range, .where { color: var(--quiet); }
 .mark.fail { color: var(--fail); } .mark.fail::before { content: "✗ "; }
 .mark.open { color: var(--open); } .mark.open::before { content: "? "; }
 .wide { overflow-x: auto; }
+.wide + .wide { margin-top: 22px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 5px 18px 5px 0; vertical-align: top; font-weight: 400; }
 thead th { color: var(--quiet); font-size: 13.5px; border-bottom: 1px solid var(--line); }

@@ -122,7 +122,18 @@ def _numbers(source: "SourceReport") -> str:
     )
     moving = f"<p class=note>{source.laq.scores.moving_share:.1%} of the pixels move.</p>"
     head = ["", "this quantizer", f"{len(source.random)} random", "meaning"]
-    return _table(head, rows) + moving + note + _dimensions(source)
+    return _table(head, rows) + moving + note + _underrated(source) + _dimensions(source)
+
+
+def _underrated(source: "SourceReport") -> str:
+    """A warning where the probe contradicts itself: more features cannot hold less."""
+    probes = source.laq.probes
+    if probes is None or probes["frames_codes"].r2 >= probes["codes"].r2:
+        return ""
+    return (
+        '<p class="note">Frame and codes together score below codes alone: the thumbnail has many more columns and '
+        "shares one regularisation with the codes, so with these few episodes what codes add is underestimated.</p>"
+    )
 
 
 def _probe_rows(source: "SourceReport") -> list[list[str]]:
@@ -153,8 +164,9 @@ def _row(
 ) -> list[str]:
     others = [value(m) for m in source.random]
     random = _number(fmean(others), form) if others else "–"
-    if others and form.format(min(others)) != form.format(max(others)):
-        random += f' <span class="range">{form.format(min(others))} … {form.format(max(others))}</span>'
+    low, high = (_number(end(others), form) if others else "" for end in (min, max))
+    if low != high:
+        random += f' <span class="range">{low} … {high}</span>'
     return [
         escape(label),
         f"<strong>{_number(value(source.laq), form)}</strong>",
@@ -164,7 +176,11 @@ def _row(
 
 
 def _number(value: float, form: str) -> str:
-    return form.format(value).replace("-", "−") if value == value else "–"  # noqa: PLR0124 - false for nan alone
+    if value != value:  # noqa: PLR0124 - true for nan alone
+        return "–"
+    text = form.format(value)
+    # What rounds to nothing has no sign.
+    return form.format(0.0) if float(text.rstrip("%")) == 0 else text.replace("-", "−")
 
 
 def _dimensions(source: "SourceReport") -> str:

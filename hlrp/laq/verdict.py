@@ -100,7 +100,7 @@ def _probe_checks(source: str, probes: Probes | None, random: Sequence[Probes]) 
     over_random = probes["codes"].r2 - untrained
     frames = probes["frames"].r2
     over_frames = probes["frames_codes"].r2 - frames
-    text = f"Beside the frame, codes add R2 {over_frames:+.3f} about the actions (more than {PROBE_GAIN:+g})"
+    text = f"Beside the frame, codes add R² {over_frames:+.3f} about the actions (more than {PROBE_GAIN:+g})"
     passed: bool | None = over_frames > PROBE_GAIN
     if not passed and frames > 1 - PROBE_GAIN:
         # Nothing could add 0.1 to 0.95: that speaks of the data, not of the codes.
@@ -112,7 +112,7 @@ def _probe_checks(source: str, probes: Probes | None, random: Sequence[Probes]) 
             over_random,
             PROBE_GAIN,
             over_random > PROBE_GAIN,
-            f"Codes alone tell R2 {probes['codes'].r2:.3f} of the actions, a random quantizer's {untrained:.3f}: "
+            f"Codes alone tell R² {probes['codes'].r2:.3f} of the actions, a random quantizer's {untrained:.3f}: "
             f"{over_random:+.3f} (more than {PROBE_GAIN:+g})",
         ),
         Check("probe_over_frames", source, over_frames, PROBE_GAIN, passed, text),
