@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hlrp.data.episodes import read_episodes, split_episodes, window_offset
     from hlrp.data.frame_store import FrameStore
     from hlrp.data.images import BadVideoError
+    from hlrp.data.latent_table import LatentTable
     from hlrp.data.sampler import ResumableSampler
     from hlrp.data.windows import FrameWindows, WindowSource
 
@@ -23,6 +24,7 @@ _LAZY = {
     "FrameDataModule": "data_module",
     "FrameStore": "frame_store",
     "FrameWindows": "windows",
+    "LatentTable": "latent_table",
     "ResumableSampler": "sampler",
     "WindowSource": "windows",
     "read_episodes": "episodes",
@@ -38,6 +40,7 @@ __all__ = [
     "FrameDataModule",
     "FrameStore",
     "FrameWindows",
+    "LatentTable",
     "ResumableSampler",
     "WindowSource",
     "read_dataset",
