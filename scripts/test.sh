@@ -9,4 +9,5 @@ export PATH="$PWD/.venv/bin:$PATH" HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE
 ruff check .
 ruff format --check .
 mypy
-python -m pytest "$@"
+# Most tests start programs that spend their time importing: two at a time. A file's tests share what they train.
+python -m pytest -n 2 --dist loadfile "$@"

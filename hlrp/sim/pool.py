@@ -191,13 +191,17 @@ def _context() -> Any:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_HEAVY)
-    # The server and its children inherit a blocked SIGINT: Ctrl-C reaches the whole process group, also in the seconds
-    # of its imports, and it is this process that decides what ends.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Ctrl-C reaches the whole process group, also in the seconds of the server's imports, and it is this process that
+    # decides what ends. An ignored signal stays ignored in a new program; a blocked one does not, since
+    # multiprocessing's resource tracker, started on the way, unblocks it.
+    if threading.current_thread() is not threading.main_thread():
+        forkserver.ensure_running()
+        return context
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         forkserver.ensure_running()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
     return context
 
 
