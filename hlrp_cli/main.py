@@ -21,7 +21,19 @@ app = typer.Typer(
 )
 
 # One module per command, each with `register(app)`. They import only what their flags need.
-COMMANDS = ("train", "eval", "laq_report", "collect", "demo", "config", "runs", "policies", "doctor")
+COMMANDS = (
+    "train",
+    "eval",
+    "laq_report",
+    "precompute_latents",
+    "latents",
+    "collect",
+    "demo",
+    "config",
+    "runs",
+    "policies",
+    "doctor",
+)
 
 
 @app.callback()

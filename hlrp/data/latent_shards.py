@@ -144,6 +144,10 @@ class ShardRows:
         self, rows: "NDArray[np.int64]", codes: "NDArray[Any]", valid: "NDArray[np.bool_]", vectors: Any = None
     ) -> None:
         """Set rows by global index ``[n]``: codes ``[n, T-1, S]``, valid ``[n, T-1]``, vectors ``[n, T-1, S, D]``."""
+        if (self.vectors is None) != (vectors is None):
+            raise ValueError(
+                f"the table has vectors: {self.vectors is not None}, given are some: {vectors is not None}"
+            )
         local = rows - self.range.first_row
         self.codes[local] = np.where(valid[..., None], codes, 0)
         self.valid[local] = valid

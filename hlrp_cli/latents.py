@@ -1,0 +1,56 @@
+"""`hlrp latents`: check latent tables."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group."""
+    group = typer.Typer(help="Check latent tables.", no_args_is_help=True)
+    # Without this, Typer would make the only command the group itself.
+    group.callback()(_root)
+    group.command("verify")(verify)
+    app.add_typer(group, name="latents")
+
+
+def _root() -> None:
+    """Check latent tables."""
+
+
+def verify(
+    table: Annotated[Path, typer.Argument(help="Folder of the latent table.")],
+    dataset_root: Annotated[Path, typer.Option(help="Folder of the dataset that it labels.")],
+    laq: Annotated[Path | None, typer.Option(help="Run of the quantizer: encodes a sample again.")] = None,
+    sample: Annotated[int, typer.Option(min=1, help="With --laq: frames to encode again.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of the choice of frames.")] = 0,
+    device: Annotated[str | None, typer.Option(help="With --laq: cpu, cuda, cuda:N or mps.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Check that a table holds every frame once, unchanged, of this dataset, as the quantizer codes it. 1 if not."""
+    from hlrp.laq.verify_latents import verify_table
+
+    chosen = "cpu"
+    if laq is not None:
+        from hlrp_cli.devices import choose_device
+
+        chosen = choose_device(device)
+    found = verify_table(table, dataset_root, laq, sample=sample, seed=seed, device=chosen)
+    if json_output:
+        from dataclasses import asdict
+
+        typer.echo(json.dumps({"ok": found.ok, **asdict(found)}))
+    else:
+        for problem in found.problems:
+            typer.echo(f"wrong  {problem}")
+        if found.ok:
+            sampled = (
+                f"{found.sampled} pairs encoded again, {found.different or 0:.2%} of their codes differ"
+                if found.sampled
+                else "nothing encoded again (--laq RUN does)"
+            )
+            typer.echo(f"good   {found.rows} frames in {found.shards} shards; {sampled}")
+    if not found.ok:
+        raise typer.Exit(1)

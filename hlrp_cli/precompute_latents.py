@@ -1,0 +1,187 @@
+"""`hlrp precompute-latents`: label every frame of a dataset with a latent action quantizer."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hlrp.errors import UserError
+
+if TYPE_CHECKING:
+    from hlrp.data.latent_column import ColumnResult
+    from hlrp.laq.labelling import LabelProgress, LabelRequest, LabelResult
+
+_LINE_EVERY_S = 5.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("precompute-latents")(precompute_latents)
+
+
+def precompute_latents(
+    laq: Annotated[Path, typer.Option(help="Run of a quantizer, its checkpoint, or the folder of its weights.")],
+    dataset_root: Annotated[Path | None, typer.Option(help="Folder of the dataset.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of a dataset that is on this machine.")] = None,
+    camera: Annotated[str | None, typer.Option(help="Camera; the one it was trained on if not given.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the table [default: RUN/latents/DATASET].")] = None,
+    write_column: Annotated[
+        Path | None, typer.Option(help="Also make this dataset: the same with a column latent_codes, videos linked.")
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="With --write-column: copy videos, do not link.")] = False,
+    vectors: Annotated[bool, typer.Option("--vectors", help="Keep continuous latents too.")] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Windows to encode at a time [default: 32 on a CPU, else 256].")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Mark what cannot be decoded invalid; go on.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write the codes of every frame of a dataset, each frame decoded once, into a latent table.
+
+    Killed or stopped, the same command continues. Under torchrun or srun every process labels its share.
+    """
+    from hlrp.runs.directory import check_writable
+    from hlrp_cli.devices import choose_device
+
+    if dataset is None and dataset_root is None:
+        raise UserError("nothing says what to label", where="--dataset-root", fix="give the folder of a dataset")
+    if copy and write_column is None:
+        raise UserError("--copy copies videos into a new dataset", where="--copy", fix="add --write-column FOLDER")
+    chosen = choose_device(device)
+    # On a CPU what a larger batch allocates falls out of the cache: 256 windows at a time took twice as long as 32.
+    windows = batch_size or (32 if chosen == "cpu" else 256)
+    request = _request(laq, dataset, dataset_root, camera, output, vectors, windows, skip_bad)
+    for folder in (request.output, write_column):
+        if folder is not None:
+            check_writable(folder)
+    from hlrp.data.latent_column import check_column
+    from hlrp.laq.labelling import label, load_encoder
+
+    if write_column is not None:
+        check_column(request.info, write_column, request.identity())
+    encoder, _ = load_encoder(laq, chosen, vectors=vectors)
+    with _progress(request) as report:
+        result = label(request, encoder, device=chosen, progress=report)
+    column = _write_column(result, request, write_column, copy) if write_column is not None else None
+    _show(result, request, column, json_output)
+
+
+def _request(
+    laq: Path,
+    dataset: str | None,
+    root: Path | None,
+    camera: str | None,
+    output: Path | None,
+    vectors: bool,
+    batch_size: int,
+    skip_bad: bool,
+) -> "LabelRequest":
+    from hlrp.data import read_dataset
+    from hlrp.laq.checkpoint import read_manifest
+    from hlrp.laq.labelling import LabelRequest, Ranks, choose_camera, default_output
+
+    manifest = read_manifest(laq)
+    info = read_dataset(dataset, root, where="--dataset-root")
+    chosen = choose_camera(info, manifest, camera)
+    return LabelRequest(
+        info=info,
+        camera=chosen,
+        output=output if output is not None else default_output(laq, info, chosen),
+        config=manifest.config,
+        laq_sha256=manifest.weights_sha256,
+        vectors=vectors,
+        batch_size=batch_size,
+        skip_bad=skip_bad,
+        ranks=Ranks.of(os.environ),
+    )
+
+
+def _write_column(result: "LabelResult", request: "LabelRequest", folder: Path, copy: bool) -> "ColumnResult | None":
+    from hlrp.data import LatentTable
+    from hlrp.data.latent_column import write_column
+
+    if not result.complete:
+        return None  # the process that finishes the table writes the dataset
+    return write_column(LatentTable.open(result.output), request.info, folder, copy=copy)
+
+
+def _show(result: "LabelResult", request: "LabelRequest", column: "ColumnResult | None", json_output: bool) -> None:
+    from hlrp_cli.console import console
+
+    for bad in result.bad:
+        console().print(f"skipped episode {bad.episode}: {bad.path}: {bad.reason}", markup=False)
+    if json_output:
+        values: dict[str, Any] = {
+            "output": str(result.output),
+            "complete": result.complete,
+            "frames": result.frames,
+            "kept": result.kept,
+            "seconds": round(result.seconds, 3),
+            "bad_episodes": sorted(bad.episode for bad in result.bad),
+            "missing_shards": result.missing_shards,
+            "dataset": str(column.output) if column is not None else None,
+        }
+        typer.echo(json.dumps(values))
+        return
+    rate = f" ({result.frames / result.seconds:.0f} frames/s)" if result.frames and result.seconds > 0 else ""
+    kept = f", {result.kept} were there" if result.kept else ""
+    typer.echo(f"labelled {result.frames} frames of {request.info.repo_id}{rate}{kept}")
+    if result.complete:
+        typer.echo(f"table    {result.output}")
+    else:
+        rank, world = request.ranks
+        typer.echo(
+            f"process {rank + 1} of {world} is done; {result.missing_shards} shards of the others are missing, and the "
+            f"last one to finish completes the table"
+        )
+    if column is not None:
+        typer.echo(f"dataset  {column.output}")
+
+
+@contextmanager
+def _progress(request: "LabelRequest") -> "Iterator[Callable[[LabelProgress], None]]":
+    from hlrp_cli.console import console
+
+    rank, world = request.ranks
+    what = f"labelling {request.info.repo_id}" + (f", process {rank + 1} of {world}" if world > 1 else "")
+    if not console().is_terminal:
+        yield _plain_lines(what)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, console=console()) as bar:
+        task = bar.add_task(what, total=request.info.frames, rate="")
+
+        def report(progress: "LabelProgress") -> None:
+            bar.update(task, total=progress.total, completed=progress.done, rate=_rate(progress))
+
+        yield report
+
+
+def _rate(progress: "LabelProgress") -> str:
+    if progress.rate <= 0:
+        return "starting" if progress.done < progress.total else ""
+    left = int((progress.total - progress.done) / progress.rate)
+    return f"{progress.rate:.0f} frames/s, ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+
+
+def _plain_lines(what: str) -> "Callable[[LabelProgress], None]":
+    """Lines for logs: the first, the last and one every few seconds."""
+    from hlrp_cli.console import console
+
+    last: list[float] = []
+
+    def report(progress: "LabelProgress") -> None:
+        now = time.monotonic()
+        if not last or now - last[0] >= _LINE_EVERY_S or progress.done == progress.total:
+            last[:] = [now]
+            console().print(f"{what}: {progress.done}/{progress.total} frames, {_rate(progress)}", markup=False)
+
+    return report
