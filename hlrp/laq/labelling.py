@@ -296,11 +296,17 @@ class _Labelling:
         with closing(iter(frames)) as items:
             for item in items:
                 shard = shard_of[item.episode]
-                if current is None or current.range is not shard:
-                    self._close(current, batcher)
-                    current = ShardRows(self._identity, shard, self._table)
+                current = current or ShardRows(self._identity, shard, self._table)
                 self._take(item, current, batcher)
-        self._close(current, batcher)
+                if item.episode == shard.end_episode - 1 and self._ends_episode(item):
+                    # At once: what comes next may be an error or a kill.
+                    self._close(current, batcher)
+                    current = None
+
+    def _ends_episode(self, item: DeviceChunk | BadVideoError) -> bool:
+        if isinstance(item, BadVideoError):
+            return True
+        return item.start + len(item.frames) == int(self._table.lengths[item.episode])
 
     def _take(self, item: DeviceChunk | BadVideoError, shard: ShardRows, batcher: WindowBatcher) -> None:
         episode = item.episode
@@ -332,9 +338,7 @@ class _Labelling:
             valid = rows[:, None] + self._steps < ends[:, None]
             shard.fill(rows, codes.numpy(), valid, None if vectors is None else vectors.numpy())
 
-    def _close(self, shard: ShardRows | None, batcher: WindowBatcher) -> None:
-        if shard is None:
-            return
+    def _close(self, shard: ShardRows, batcher: WindowBatcher) -> None:
         self._encode_all(batcher.flush(), shard)
         self._resolve(0)
         shard.write(self._request.output)

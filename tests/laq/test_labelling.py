@@ -1,0 +1,298 @@
+"""Labelling: the codes are those of the windows, whatever is killed, shared or broken on the way."""
+
+import os
+import shutil
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from make_dataset import make_dataset
+
+from hlrp.data import BadVideoError, FrameWindows, LatentTable, WindowSource, read_dataset
+from hlrp.data.decode import SequentialDecoder
+from hlrp.errors import UserError
+from hlrp.laq import LAQ, LAQConfig, labelling
+from hlrp.laq.labelling import LabelRequest, LAQEncoder, Ranks, choose_camera, default_output, label
+from hlrp.laq.verify_latents import verify_table
+
+EPISODES, LENGTH = 6, 21
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """6 episodes of 21 frames of 48x48 pixels, 10 per second."""
+    return make_dataset(tmp_path_factory.mktemp("labelling") / "squares", episodes=EPISODES, length=LENGTH, size=48)
+
+
+@pytest.fixture(scope="module")
+def broken_root(root, tmp_path_factory):
+    """The same with a hole of zeros in the middle of its video."""
+    broken = tmp_path_factory.mktemp("broken") / "squares"
+    shutil.copytree(root, broken)
+    path = next((broken / "videos").rglob("*.mp4"))
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"mdat") + 4
+    # From a third of the pictures on to the half of them; the index at the end of the file stays whole.
+    size = int.from_bytes(content[begin - 8 : begin - 4], "big") - 8
+    hole = slice(begin + size // 3, begin + size // 2)
+    content[hole] = bytes(hole.stop - hole.start)
+    path.write_bytes(content)
+    return broken
+
+
+@pytest.fixture
+def job(root, tmp_path, small):
+    """Builds a request and its encoder."""
+
+    def build(data=root, output="table", num_frames=2, offset_seconds=0.3, **changes):
+        torch.manual_seed(3)
+        laq = small(num_frames=num_frames, offset_seconds=offset_seconds)
+        request = LabelRequest(
+            info=read_dataset(None, data),
+            camera="observation.image",
+            output=tmp_path / output,
+            config=laq.config,
+            laq_sha256="5" * 64,
+            batch_size=7,
+            shard_frames=30,
+        )
+        request = replace(request, **changes)
+        return request, LAQEncoder(laq, vectors=request.vectors), laq
+
+    return build
+
+
+def content(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize(("num_frames", "offset_seconds"), [(2, 0.1), (2, 0.5), (3, 0.3), (4, 0.7)])
+def test_codes_are_those_of_the_windows(job, monkeypatch, num_frames, offset_seconds):
+    # Chunks of 5 frames, batches of 7 and windows of up to 22: everything that could be cut is cut.
+    monkeypatch.setattr(labelling, "CHUNK", 5)
+    request, encoder, laq = job(num_frames=num_frames, offset_seconds=offset_seconds, vectors=True)
+    result = label(request, encoder)
+    assert result.complete and result.frames == EPISODES * LENGTH
+    windows = FrameWindows(
+        [WindowSource(request.info)], num_frames=num_frames, offset_seconds=offset_seconds, size=(16, 24)
+    ).__getitems__(range(EPISODES * LENGTH))
+    codes, valid = (table := LatentTable.open(request.output)).codes(windows["index"])
+    assert codes.shape == (EPISODES * LENGTH, num_frames - 1, 4)
+    assert torch.equal(valid, windows["valid"]) and valid.any() and not valid.all()
+    assert torch.equal(codes[valid], laq.encode(windows["frames"])[valid])
+    assert len(codes[valid].unique()) > 1
+    assert not codes[~valid].any()
+    vectors = table.vectors(windows["index"])
+    assert torch.allclose(vectors[valid], laq.encode_vectors(windows["frames"])[valid], atol=1e-5)
+    assert len(table.manifest.shards) == 3
+
+
+def test_every_frame_is_decoded_once(job, monkeypatch):
+    decoded = []
+    frames = SequentialDecoder.frames
+
+    def spy(self, *args, **options):
+        for chunk in frames(self, *args, **options):
+            decoded.extend((chunk.episode, chunk.start + i) for i in range(len(chunk.frames)))
+            yield chunk
+
+    monkeypatch.setattr(SequentialDecoder, "frames", spy)
+    request, encoder, _ = job(num_frames=4)
+    label(request, encoder)
+    assert decoded == [(e, i) for e in range(EPISODES) for i in range(LENGTH)]
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(job, tmp_path):
+    request, encoder, _ = job(output="whole", vectors=True, shard_frames=1, batch_size=3)
+    began = time.monotonic()
+    label(request, encoder)
+    took = time.monotonic() - began
+    whole = content(request.output)
+    rng = np.random.default_rng(0)
+    left = set()
+    for attempt in range(20):
+        again = replace(request, output=tmp_path / str(attempt))
+        child = os.fork()
+        if child == 0:
+            label(again, encoder)
+            os._exit(0)
+        time.sleep(rng.uniform(0, took))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        left.add(len(list(again.output.glob("shard-*"))))
+        result = label(again, encoder)
+        assert result.complete and result.frames + result.kept == EPISODES * LENGTH
+        assert content(again.output) == whole
+    assert left - {0, EPISODES}, "no kill came in the middle"
+
+
+def test_leftovers_of_a_kill_in_a_write_vanish(job):
+    request, encoder, _ = job()
+    request.output.mkdir()
+    (request.output / ".shard-00000.safetensors.abc.tmp").write_bytes(b"half")
+    label(request, encoder)
+    assert not list(request.output.glob(".*"))
+
+
+def test_ranks_share_the_work_and_the_last_one_finishes(job, tmp_path):
+    request, encoder, _ = job(output="one")
+    label(request, encoder)
+    shared = replace(request, output=tmp_path / "shared")
+    first = label(replace(shared, ranks=Ranks(1, 2)), encoder)
+    assert not first.complete and first.missing_shards == 1
+    with pytest.raises(UserError, match="not finished"):
+        LatentTable.open(shared.output)
+    last = label(replace(shared, ranks=Ranks(0, 2)), encoder)
+    assert last.complete and first.frames + last.frames == EPISODES * LENGTH
+    assert content(shared.output) == content(request.output)
+    more = replace(request, output=tmp_path / "more")
+    done = [label(replace(more, ranks=Ranks(rank, 5)), encoder) for rank in range(5)]
+    assert [r.complete for r in done] == [False] * 4 + [True]
+    assert content(more.output) == content(request.output)
+
+
+def test_ranks_come_from_the_launcher():
+    assert Ranks.of({}) == (0, 1)
+    assert Ranks.of({"RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"}) == (3, 4)
+    assert Ranks.of({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}) == (1, 2)
+    for wrong in ("4", "x", "-1"):
+        with pytest.raises(UserError, match="RANK"):
+            Ranks.of({"RANK": wrong, "WORLD_SIZE": "4"})
+    for world in range(1, 9):
+        shares = [list(Ranks(r, world).share(5)) for r in range(world)]
+        assert [piece for share in shares for piece in share] == list(range(5))
+
+
+def test_a_corrupt_video_is_one_error_that_names_file_and_episode(job, broken_root):
+    request, encoder, _ = job(data=broken_root, shard_frames=1)
+    with pytest.raises(BadVideoError) as caught:
+        label(request, encoder)
+    assert caught.value.episode > 0 and f"episode {caught.value.episode}" in str(caught.value)
+    assert ".mp4" in str(caught.value)
+    # What came before is kept, and --skip-bad goes on from there.
+    result = label(replace(request, skip_bad=True), encoder)
+    assert result.complete and result.kept == caught.value.episode * LENGTH
+
+
+def test_what_cannot_be_decoded_is_invalid_and_the_rest_is_not_touched(job, root, broken_root):
+    request, encoder, _ = job()
+    label(request, encoder)
+    whole = LatentTable.open(request.output)
+    request, encoder, _ = job(data=broken_root, output="broken", skip_bad=True)
+    result = label(request, encoder)
+    broken = LatentTable.open(request.output)
+    bad = broken.manifest.bad_episodes
+    assert sorted(e.episode for e in result.bad) == bad and 0 < len(bad) < EPISODES
+    index = np.arange(EPISODES * LENGTH)
+    (codes, valid), (good_codes, good_valid) = broken.codes(index), whole.codes(index)
+    hit = torch.from_numpy(np.isin(index // LENGTH, bad))
+    assert not valid[hit].any() and not codes[hit].any()
+    assert torch.equal(valid[~hit], good_valid[~hit])
+    # The first episode lies before the hole; what a decoder makes of pictures near it is its own affair.
+    assert torch.equal(codes[:LENGTH], good_codes[:LENGTH])
+    assert verify_table(request.output, broken_root).ok
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"laq_sha256": "6" * 64}, "laq_sha256"),
+        ({"config": LAQConfig(image_size=(16, 24), patch_size=8, offset_seconds=0.2)}, "offset_seconds: 0.3 / 0.2"),
+        ({"vectors": True}, "vector_dim: None / 8"),
+    ],
+)
+def test_labels_of_another_kind_are_not_mixed(job, changes, name):
+    request, encoder, _ = job()
+    label(request, encoder)
+    for finished in (True, False):
+        if not finished:
+            (request.output / "manifest.json").unlink()
+            (request.output / "shard-00001.safetensors").unlink()
+        before = content(request.output)
+        with pytest.raises(UserError, match=name):
+            label(replace(request, **changes), encoder)
+        assert content(request.output) == before
+
+
+def test_progress_counts_every_frame(job):
+    request, encoder, _ = job(shard_frames=1)
+    seen = []
+    label(request, encoder, progress=seen.append)
+    total = EPISODES * LENGTH
+    assert (seen[0].done, seen[-1].done, seen[-1].made) == (0, total, total)
+    assert all(p.total == total and p.done <= total for p in seen)
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    label(request, encoder, progress=seen.append)
+    assert (seen[-1].done, seen[-1].made, seen[-1].rate) == (total, 0, 0.0)
+
+
+def test_camera_and_place_have_good_defaults(root, small, tmp_path):
+    info = read_dataset(None, root)
+    small().save(tmp_path / "model", cameras=["observation.image", "wrist"])
+    manifest = LAQ.from_checkpoint(tmp_path / "model").manifest
+    two = replace(info, features=info.features | {"side": info.features["observation.image"]})
+    assert choose_camera(two, manifest, None) == "observation.image"
+    assert choose_camera(two, manifest, "side") == "side"
+    run = tmp_path / "run"
+    (run / "checkpoints" / "000010" / "pretrained_model").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    expected = run / "latents" / "squares"
+    assert default_output(run, info, "observation.image") == expected
+    assert default_output(run / "checkpoints" / "000010" / "pretrained_model", info, "observation.image") == expected
+    assert default_output(run, two, "side").name == "squares--side"
+
+
+class TestVerification:
+    """`verify_table` finds what is wrong."""
+
+    @pytest.fixture
+    def table(self, root, small, tmp_path):
+        laq = small(offset_seconds=0.3)
+        laq.save(tmp_path / "laq", cameras=["observation.image"])
+        manifest = LAQ.from_checkpoint(tmp_path / "laq").manifest
+        request = LabelRequest(
+            read_dataset(None, root), None, tmp_path / "table", laq.config, manifest.weights_sha256, shard_frames=30
+        )
+        label(request, LAQEncoder(laq))
+        return request.output
+
+    def test_a_good_table(self, table, root):
+        found = verify_table(table, root, table.parent / "laq", sample=40)
+        assert found.ok and (found.rows, found.shards) == (EPISODES * LENGTH, 3)
+        assert found.sampled > 20 and found.different == 0
+
+    @pytest.mark.parametrize("damage", ["flip", "missing", "swap", "unfinished"])
+    def test_damage(self, table, root, damage):
+        shard, other = table / "shard-00001.safetensors", table / "shard-00000.safetensors"
+        if damage == "flip":
+            data = bytearray(shard.read_bytes())
+            data[-100] ^= 1
+            shard.write_bytes(data)
+        elif damage == "missing":
+            shard.unlink()
+        elif damage == "swap":
+            shard.write_bytes(other.read_bytes())
+        else:
+            (table / "manifest.json").unlink()
+        found = verify_table(table, root)
+        assert not found.ok
+        assert ("not finished" if damage == "unfinished" else "shard-00001") in found.problems[0]
+
+    def test_another_quantizer_or_wrong_codes(self, table, root, small, tmp_path):
+        small(offset_seconds=0.3).save(tmp_path / "other")
+        assert "quantizer" in verify_table(table, root, tmp_path / "other").problems[0]
+        # The same weights said to be others' work: only encoding again can tell.
+        torch.manual_seed(9)
+        wrong = tmp_path / "wrong"
+        info = read_dataset(None, root)
+        sha256 = LatentTable.open(table).identity.laq_sha256
+        label(
+            LabelRequest(info, None, wrong, LAQConfig(**small(offset_seconds=0.3).config.model_dump()), sha256),
+            LAQEncoder(small(offset_seconds=0.3)),
+        )
+        assert verify_table(wrong, root).ok
+        found = verify_table(wrong, root, tmp_path / "laq")
+        assert not found.ok and "came out differently" in found.problems[0] and found.different > 0.1
