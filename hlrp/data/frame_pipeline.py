@@ -1,8 +1,8 @@
-"""Decoding ahead in a thread, onto a device: decoding, transfer and what is done with the frames overlap."""
+"""Decoding ahead in threads, onto a device: decoding, transfer and what is done with the frames overlap."""
 
 import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +10,15 @@ import torch
 from torch import Tensor
 
 from hlrp.data.decode import FrameChunk, SequentialDecoder
+from hlrp.data.frame_store import cores
 from hlrp.data.images import BadVideoError
 
-_AHEAD = 4
-"""Chunks that may wait: enough to cover the encoder's pauses, few enough to stay small."""
+_JOB_FRAMES = 512
+"""Frames of a job, about: opening a video and finding a place in it costs as much as some tens of small frames."""
+
+_MAX_WORKERS = 4
+_AHEAD_BYTES = 64 << 20
+_PINNED = 3
 
 
 class DeviceChunk(NamedTuple):
@@ -30,10 +35,19 @@ class DeviceChunk(NamedTuple):
     frames: Tensor
 
 
-class FramePipeline:
-    """Decodes episodes in a thread and moves their frames to a device once.
+class _Job:
+    """Neighbouring episodes that one thread decodes, and what it has decoded of them."""
 
-    To a CUDA device frames go through pinned memory on a stream of their own, so that the copy runs beside kernels.
+    def __init__(self, episodes: list[int], ahead: int) -> None:
+        self.episodes = episodes
+        self.decoded: queue.Queue[FrameChunk | BaseException | None] = queue.Queue(ahead)
+
+
+class FramePipeline:
+    """Decodes episodes in threads, several at once but given in order, and moves their frames to a device once.
+
+    What waits is limited to some tens of megabytes. To a CUDA device frames go through pinned memory on a stream of
+    their own, so that the copy runs beside kernels.
 
     Args:
         decoder: Of the camera.
@@ -42,7 +56,7 @@ class FramePipeline:
         chunk: Most frames of an item.
         skip_bad: Give a `BadVideoError` in place of the rest of an episode that cannot be decoded; otherwise it is
             raised.
-        threads: Threads of the video decoder; 0: its own choice.
+        workers: Threads that decode; 0: one per core, but not many.
     """
 
     def __init__(
@@ -53,95 +67,126 @@ class FramePipeline:
         *,
         chunk: int = 64,
         skip_bad: bool = False,
-        threads: int = 0,
+        workers: int = 0,
     ) -> None:
-        self._decoder, self._episodes, self._device = decoder, episodes, device
-        self._chunk, self._skip_bad, self._threads = chunk, skip_bad, threads
-        self._queue: queue.Queue[Any] = queue.Queue(_AHEAD)
+        self._decoder, self._device = decoder, device
+        self._chunk, self._skip_bad = chunk, skip_bad
+        self._workers = workers or min(cores(), _MAX_WORKERS)
+        self._decoder_threads = max(1, cores() // self._workers)
+        height, width = decoder.size
+        ahead = max(2, _AHEAD_BYTES // (self._workers * chunk * height * width * 3))
+        self._jobs = [_Job(group, ahead) for group in self._groups(episodes)]
         self._stop = threading.Event()
-        self._pinned = _PinnedBuffers() if device.type == "cuda" else None
+        self._pinned = _PinnedBuffers(device) if device.type == "cuda" else None
+
+    def _groups(self, episodes: Sequence[int]) -> Iterator[list[int]]:
+        lengths, group, frames = self._decoder.table.lengths, list[int](), 0
+        for episode in episodes:
+            group.append(episode)
+            frames += int(lengths[episode])
+            if frames >= _JOB_FRAMES:
+                yield group
+                group, frames = [], 0
+        if group:
+            yield group
 
     def __iter__(self) -> Generator[DeviceChunk | BadVideoError]:
-        thread = threading.Thread(target=self._decode, name="decode", daemon=True)
-        thread.start()
+        # A thread begins a job only if it is among the next few: the others' results would have to wait in memory.
+        may_begin = threading.Semaphore(self._workers)
+        todo: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        for job in [*self._jobs, *[None] * self._workers]:
+            todo.put(job)
+        threads = [
+            threading.Thread(target=self._work, args=(todo, may_begin), name=f"decode-{i}", daemon=True)
+            for i in range(self._workers)
+        ]
+        for thread in threads:
+            thread.start()
         try:
-            while (item := self._queue.get()) is not None:
-                if isinstance(item, BadVideoError) and self._skip_bad:
-                    yield item
-                elif isinstance(item, BaseException):
-                    raise item
-                else:
-                    yield self._to_device(item)
+            for job in self._jobs:
+                while (item := job.decoded.get()) is not None:
+                    if isinstance(item, BadVideoError) and self._skip_bad:
+                        yield item
+                    elif isinstance(item, BaseException):
+                        raise item
+                    else:
+                        yield self._to_device(item)
+                may_begin.release()
         finally:
             self._stop.set()
-            thread.join()
+            may_begin.release(self._workers)
+            for thread in threads:
+                thread.join()
 
-    def _decode(self) -> None:
-        try:
-            for item in self._decoder.frames(
-                self._episodes,
-                chunk=self._chunk,
-                threads=self._threads,
-                on_bad=self._put_bad if self._skip_bad else None,
-            ):
-                # Pictures and resized frames may have another layout in memory than decoded video.
-                frames = np.ascontiguousarray(item.frames.transpose(0, 2, 3, 1))
-                if not self._put((item, self._pinned.fill(frames) if self._pinned else torch.from_numpy(frames))):
-                    return
-            self._put(None)
-        except BaseException as error:  # whatever it is, it belongs to the thread that waits for frames
-            self._put(error)
+    def _work(self, todo: "queue.SimpleQueue[_Job | None]", may_begin: threading.Semaphore) -> None:
+        while True:
+            may_begin.acquire()
+            job = todo.get()
+            if job is None or self._stop.is_set():
+                may_begin.release()  # for the next thread to see the end
+                return
+            try:
+                self._decode(job)
+            except BaseException as error:  # whatever it is, it belongs to the thread that waits for frames
+                self._put(job, error)
 
-    def _put_bad(self, error: BadVideoError) -> None:
-        self._put(error)
+    def _decode(self, job: _Job) -> None:
+        def on_bad(error: BadVideoError) -> None:
+            self._put(job, error)
 
-    def _put(self, item: Any) -> bool:
+        frames = self._decoder.frames(
+            job.episodes,
+            chunk=self._chunk,
+            threads=self._decoder_threads,
+            on_bad=on_bad if self._skip_bad else None,
+        )
+        for item in frames:
+            # Pictures and resized frames may have another layout in memory than decoded video.
+            last = np.ascontiguousarray(item.frames.transpose(0, 2, 3, 1))
+            if not self._put(job, item._replace(frames=last)):
+                return
+        self._put(job, None)
+
+    def _put(self, job: _Job, item: FrameChunk | BaseException | None) -> bool:
         while not self._stop.is_set():
             try:
-                self._queue.put(item, timeout=0.2)
+                job.decoded.put(item, timeout=0.2)
             except queue.Full:
                 continue
             return True
         return False
 
-    def _to_device(self, item: tuple[FrameChunk, Any]) -> DeviceChunk:
-        chunk, frames = item
-        on_device = self._pinned.send(frames, self._device) if self._pinned else frames.to(self._device)
-        return DeviceChunk(chunk.episode, chunk.start, on_device)
+    def _to_device(self, item: FrameChunk) -> DeviceChunk:
+        frames = torch.from_numpy(item.frames)
+        return DeviceChunk(item.episode, item.start, self._pinned.send(frames) if self._pinned else frames)
 
 
 class _PinnedBuffers:
     """Page-locked buffers in turn; one is filled again only after its copy to the device has ended."""
 
-    def __init__(self) -> None:
-        # Two more than can wait: one is being filled while another is being sent.
-        self._free: queue.Queue[tuple[Tensor | None, Any]] = queue.Queue()
-        for _ in range(_AHEAD + 2):
-            self._free.put((None, None))
-        self._stream: Any = None
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._stream = device, torch.cuda.Stream(device)
+        self._buffers: list[tuple[Tensor, Any] | None] = [None] * _PINNED
+        self._next = 0
 
-    def fill(self, frames: "np.ndarray[Any, Any]") -> Tensor:
-        """Copy frames into a free buffer; called by the decoding thread."""
-        buffer, sent = self._free.get()
-        if sent is not None:
-            sent.synchronize()
+    def send(self, frames: Tensor) -> Tensor:
+        """Start the copy to the device; the current stream waits for it, the host does not."""
+        held = self._buffers[self._next]
+        buffer = None
+        if held is not None:
+            held[1].synchronize()
+            buffer = held[0]
         if buffer is None or buffer.shape[1:] != frames.shape[1:] or len(buffer) < len(frames):
             buffer = torch.empty(frames.shape, dtype=torch.uint8, pin_memory=True)
-        buffer[: len(frames)].copy_(torch.from_numpy(frames))
-        return buffer[: len(frames)]
-
-    def send(self, frames: Tensor, device: torch.device) -> Tensor:
-        """Start the copy to the device; the current stream waits for it, the host does not."""
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(device)
-        current = torch.cuda.current_stream(device)
+        buffer[: len(frames)].copy_(frames)
+        current = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._stream):
-            result = frames.to(device, non_blocking=True)
+            result = buffer[: len(frames)].to(self._device, non_blocking=True)
             sent = torch.cuda.Event()
             sent.record()
         current.wait_stream(self._stream)
         # Its memory was taken on the copying stream; it may be taken anew only after the current one is done with it.
         result.record_stream(current)
-        whole = frames if frames._base is None else frames._base
-        self._free.put((whole, sent))
+        self._buffers[self._next] = (buffer, sent)
+        self._next = (self._next + 1) % _PINNED
         return result

@@ -219,7 +219,7 @@ def label(
     *,
     device: str = "cpu",
     progress: Callable[[LabelProgress], None] | None = None,
-    threads: int = 0,
+    workers: int = 0,
 ) -> LabelResult:
     """Write the codes of every frame into a latent table; continues what a killed run has left.
 
@@ -231,7 +231,7 @@ def label(
         encoder: Gives the codes.
         device: Where ``encoder`` wants its windows.
         progress: Called after every shard and about twice a second.
-        threads: Threads of the video decoder; 0: its own choice.
+        workers: Threads that decode; 0: one per core, but not many.
 
     Raises:
         UserError: The folder holds labels of another kind, or there is no such camera.
@@ -247,7 +247,7 @@ def label(
     todo = [shard for shard in mine if not (request.output / shard.name).is_file()]
     work = _Labelling(request, identity, table, encoder, torch.device(device), progress)
     began = time.monotonic()
-    work.run(todo, sum(shard.rows for shard in mine), threads)
+    work.run(todo, sum(shard.rows for shard in mine), workers)
     missing = sum(not (request.output / shard.name).is_file() for shard in shards)
     complete = missing == 0 and (
         (request.output / MANIFEST).is_file() or finish_table(request.output, identity, shards)
@@ -277,7 +277,7 @@ class _Labelling:
         self.made = 0
         self.bad: list[BadVideoError] = []
 
-    def run(self, todo: list[ShardRange], total: int, threads: int) -> None:
+    def run(self, todo: list[ShardRange], total: int, workers: int) -> None:
         """Label the shards ``todo``; ``total`` frames are this process's in all."""
         self._total, self._kept = total, total - sum(shard.rows for shard in todo)
         self._began = self._reported = time.monotonic()
@@ -287,7 +287,7 @@ class _Labelling:
         shard_of = {e: shard for shard in todo for e in range(shard.first_episode, shard.end_episode)}
         decoder = SequentialDecoder(self._table, self._identity.camera, self._request.config.image_size)
         frames = FramePipeline(
-            decoder, list(shard_of), self._device, chunk=CHUNK, skip_bad=self._request.skip_bad, threads=threads
+            decoder, list(shard_of), self._device, chunk=CHUNK, skip_bad=self._request.skip_bad, workers=workers
         )
         batcher = WindowBatcher(
             self._identity.num_frames, self._identity.offset_frames, self._request.batch_size, CHUNK
