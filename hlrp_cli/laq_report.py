@@ -31,11 +31,12 @@ def laq_report(
     from hlrp.laq.checkpoint import find_model
     from hlrp.runs.directory import check_writable
     from hlrp_cli.console import console
+    from hlrp_cli.devices import choose_device
 
     find_model(run)
     folder = output if output is not None else run / "laq-report"
     check_writable(folder)
-    chosen = _device(device)
+    chosen = choose_device(device)
     from hlrp.laq.report import make_report
 
     report = make_report(
@@ -60,22 +61,3 @@ def laq_report(
     typer.echo(f"gate        {words[report.passed]}")
     typer.echo(f"numbers     {data}")
     typer.echo(f"page        {page}")
-
-
-def _device(asked: str | None) -> str:
-    import torch
-
-    from hlrp.errors import UserError
-
-    if asked is None:
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, number = asked.partition(":")
-    counts = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
-        "mps": int(torch.backends.mps.is_available()),
-    }
-    if kind not in counts or (number and not number.isdigit()) or int(number or 0) >= counts[kind]:
-        there = ", ".join(name for name, count in counts.items() if count)
-        raise UserError(f"there is no device {asked!r}", where="--device", fix=f"here are: {there}")
-    return asked
