@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     # Rich help costs 0.2 s of imports on every --help.
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
 # One module per command, each with `register(app)`. They import only what their flags need.
