@@ -187,21 +187,19 @@ def _context() -> Any:
     configure_gl()
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_HEAVY)
-    # Ctrl-C reaches the whole process group, also in the seconds of the server's imports, and it is this process that
-    # decides what ends. An ignored signal stays ignored in a new program; a blocked one does not, since
-    # multiprocessing's resource tracker, started on the way, unblocks it.
-    if threading.current_thread() is not threading.main_thread():
-        forkserver.ensure_running()
-        return context
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The server and its children inherit a blocked SIGINT: Ctrl-C reaches the whole process group, also in the seconds
+    # of its imports, and it is this process that decides what ends. It stays blocked here for that long, so that none
+    # is lost. The resource tracker unblocks SIGINT when it starts, so it has to run before.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
