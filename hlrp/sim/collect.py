@@ -153,8 +153,13 @@ def collect(request: CollectRequest, report: Report = lambda _: None) -> Collect
     tasks = request.check()
     probe_rendering()
     try:
-        with _signals_raise(), Staging.open(request.output, _settings(request, tasks)) as staging:
-            return _record(request, tasks, staging, report)
+        with _signals_raise() as check, Staging.open(request.output, _settings(request, tasks)) as staging:
+
+            def checked(progress: CollectProgress) -> None:
+                check()
+                report(progress)
+
+            return _record(request, tasks, staging, checked)
     except _SignalError as stop:
         kept = partial_path(request.output)
         what = f"stopped; finished episodes are kept in {kept}\n  fix:   the same command continues"
@@ -333,13 +338,21 @@ class _SignalError(BaseException):
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
+def _signals_raise() -> Iterator[Callable[[], None]]:
+    """Raise where a signal arrives; what is given raises once more, should a destructor have swallowed the first."""
+    received: list[int] = []
+
+    def check() -> None:
+        if received:
+            raise _SignalError(received[0])
+
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield check
         return
     wanted = (signal.SIGINT, signal.SIGTERM)
 
     def stop(number: int, _frame: object) -> None:
+        received.append(number)
         # A second signal must not break into the clean-up; it takes seconds at most.
         for each in wanted:
             signal.signal(each, signal.SIG_IGN)
@@ -347,7 +360,7 @@ def _signals_raise() -> Iterator[None]:
 
     before = {each: signal.signal(each, stop) for each in wanted}
     try:
-        yield
+        yield check
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
