@@ -1,7 +1,6 @@
 """From a run configuration to the arguments of LeRobot's own training command."""
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -155,10 +154,6 @@ def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
     # Fields on top of a checkpoint are judged together with its own values, which LeRobot reads.
     asked = {"name": run.model.policy_type, "fields": run.model.policy_fields, "fresh": not run.model.init_from}
     environment = {"PYTHONUNBUFFERED": "1", ASKED_POLICY: json.dumps(asked)}
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # By default idle compute threads spin. Beside data workers that need the same cores a CPU step then takes
-        # several times as long.
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"
     if run.allow_download or run.push_to_hub:
         environment[ALLOW_DOWNLOAD] = "1"
     else:
