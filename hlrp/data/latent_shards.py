@@ -1,8 +1,6 @@
 """Shards of a latent table: safetensors files of contiguous episodes, each of which says what its codes mean."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hlrp.data.episodes import Episodes
 from hlrp.errors import UserError
-from hlrp.files import fsync_folder
+from hlrp.files import write_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -184,21 +182,11 @@ class ShardRows:
 
 
 def _write(folder: Path, name: str, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(folder / name)
+        write_bytes(folder / name, content)
     except FileNotFoundError:
         if not (folder / name).is_file():  # else the same command ran twice at once, and the other one was done first
             raise
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    fsync_folder(folder)
 
 
 def read_header(path: Path) -> ShardHeader:

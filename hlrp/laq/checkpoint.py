@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hlrp import __version__
 from hlrp.errors import UserError
-from hlrp.files import fsync_folder, write_text
+from hlrp.files import write_bytes, write_text
 from hlrp.laq.config import LAQConfig
 from hlrp.runs import safetensors_problem
 
@@ -102,18 +100,7 @@ def _write_weights(laq: "LAQ", folder: Path) -> str:
     from safetensors.torch import save as to_bytes
 
     content = to_bytes({name: value.detach().cpu().contiguous() for name, value in laq.state_dict().items()})
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{WEIGHTS}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(folder / WEIGHTS)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    fsync_folder(folder)
+    write_bytes(folder / WEIGHTS, content)
     return hashlib.sha256(content).hexdigest()
 
 
