@@ -1,0 +1,244 @@
+"""What every backend of the foundation model takes and gives; nothing else of a backend is known outside it.
+
+`S` is the number of code positions that a backend predicts. With `T` frames in a label window and `s` codes per
+transition it is `(T - 1) * s`: transitions follow one another, earliest first. `K` is the number of codes per position.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+class BackendMode(StrEnum):
+    """What a backend is supervised on and predicts."""
+
+    CODES = "codes"
+    """Discrete codes, by cross-entropy."""
+    VECTORS = "vectors"
+    """Continuous latents, by regression of standardised targets."""
+    FLOW = "flow"
+    """Continuous latents, by flow matching."""
+
+
+@dataclass(frozen=True)
+class FoundationBatch:
+    """One observation per sample, and what is known of its future. Checked when made.
+
+    Args:
+        images: Camera to frames at time t, ``[B, 3, H, W]``, uint8 in 0..255 or floating point in [0, 1]; at least one
+            camera, all of one batch size; cameras may differ in size.
+        instruction: The task in words, B strings; an empty string where there is none.
+        image_masks: Camera to bool ``[B]``, True where the sample has this camera; None, or no entry: all have it.
+        state: Robot state, floating point ``[B, D_state]``; None: no state.
+        target_codes: int64 ``[B, S]`` in ``[0, K)`` wherever ``target_mask`` holds; None: no labels.
+        target_vectors: Continuous latents, floating point ``[B, S, D]``; None: no such labels.
+        target_mask: bool ``[B, S]``, True where the label may be trained on; None: everywhere.
+        meta: Anything that backends do not read, such as `index` and `source`.
+
+    Raises:
+        ValueError: A field has a wrong shape, type or range; the message names the field and what it should be.
+    """
+
+    images: Mapping[str, Tensor]
+    instruction: Sequence[str]
+    image_masks: Mapping[str, Tensor] | None = None
+    state: Tensor | None = None
+    target_codes: Tensor | None = None
+    target_vectors: Tensor | None = None
+    target_mask: Tensor | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise ValueError("images: at least one camera is needed")
+        for camera, image in self.images.items():
+            _expect(f"images[{camera!r}]", image, "[B, 3, H, W]", (self.batch_size, 3, None, None))
+            if image.dtype != torch.uint8 and not image.is_floating_point():
+                raise ValueError(f"images[{camera!r}]: uint8 or floating point is needed, not {image.dtype}")
+        if len(self.instruction) != self.batch_size or not all(isinstance(s, str) for s in self.instruction):
+            raise ValueError(
+                f"instruction: {self.batch_size} strings are needed, one per sample, got {len(self.instruction)}"
+            )
+        self._check_masks()
+        if self.state is not None:
+            _expect("state", self.state, "[B, D_state]", (self.batch_size, None))
+        self._check_targets()
+
+    def _check_masks(self) -> None:
+        masks = self.image_masks or {}
+        if unknown := masks.keys() - self.images.keys():
+            raise ValueError(f"image_masks: no such camera: {', '.join(sorted(unknown))}; {', '.join(self.images)}")
+        for camera, mask in masks.items():
+            _expect(f"image_masks[{camera!r}]", mask, "[B]", (self.batch_size,))
+            _expect_type(f"image_masks[{camera!r}]", mask, torch.bool)
+
+    def _check_targets(self) -> None:
+        codes, vectors, mask = self.target_codes, self.target_vectors, self.target_mask
+        positions = None
+        if codes is not None:
+            _expect("target_codes", codes, "[B, S]", (self.batch_size, None))
+            _expect_type("target_codes", codes, torch.int64)
+            positions = codes.shape[1]
+        if vectors is not None:
+            _expect("target_vectors", vectors, "[B, S, D]", (self.batch_size, positions, None))
+            positions = vectors.shape[1]
+        if mask is not None:
+            if positions is None:
+                raise ValueError("target_mask: there are neither target_codes nor target_vectors that it could mask")
+            _expect("target_mask", mask, "[B, S]", (self.batch_size, positions))
+            _expect_type("target_mask", mask, torch.bool)
+
+    @property
+    def batch_size(self) -> int:
+        """Number of samples B."""
+        return len(next(iter(self.images.values())))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return next(iter(self.images.values())).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch with every tensor on ``device``."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            return {k: move(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+
+    def without_targets(self) -> Self:
+        """The same observations without what is known of their future."""
+        return replace(self, target_codes=None, target_vectors=None, target_mask=None)
+
+    def check_codes(self, code_seq_len: int, codebook_size: int) -> tuple[Tensor, Tensor]:
+        """The code labels and where they hold, checked against what a backend predicts.
+
+        Returns:
+            Codes int64 ``[B, S]`` and mask bool ``[B, S]``.
+
+        Raises:
+            ValueError: There are no code labels, or not S of them, or a supervised one lies outside ``[0, K)``.
+        """
+        codes = self.target_codes
+        if codes is None:
+            raise ValueError("target_codes: the batch has no labels")
+        if codes.shape[1] != code_seq_len:
+            raise ValueError(f"target_codes: {codes.shape[1]} positions, this model predicts {code_seq_len}")
+        mask = torch.ones_like(codes, dtype=torch.bool) if self.target_mask is None else self.target_mask
+        outside = mask & ((codes < 0) | (codes >= codebook_size))
+        # One synchronisation with the device a batch; on the CPU it costs nothing.
+        if codes.device.type == "cpu" and bool(outside.any()):
+            raise ValueError(f"target_codes: {int(codes[outside][0])} is outside [0, {codebook_size})")
+        return codes, mask
+
+
+@dataclass(frozen=True)
+class LatentOutput:
+    """What a backend predicts.
+
+    Args:
+        codes: int64 ``[B, S]``, each in ``[0, K)``; None in the continuous modes.
+        logits: ``[B, S, K]``, unnormalised; None in the continuous modes and where tokens were sampled one by one.
+        vectors: Continuous latents in the units of the labels, ``[B, S, D]``; None in mode `codes`.
+    """
+
+    codes: Tensor | None = None
+    logits: Tensor | None = None
+    vectors: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The loss of a batch.
+
+    Args:
+        loss: Scalar, the mean over supervised positions; a zero that is connected to the parameters if there are none.
+        per_sample: ``[B]``, the mean over each sample's supervised positions; zero where it has none.
+        supervised: bool ``[B]``, whether the sample has any supervised position.
+        logits: ``[B, S, K]`` per position, given the labels before it, detached; None in the continuous modes.
+        metrics: Further numbers to log, detached.
+    """
+
+    loss: Tensor
+    per_sample: Tensor
+    supervised: Tensor
+    logits: Tensor | None = None
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@runtime_checkable
+class VLABackend(Protocol):
+    """A vision-language model that predicts latents. Implementations are `torch.nn.Module`s as well."""
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes K per position."""
+
+    @property
+    def code_seq_len(self) -> int:
+        """Positions S that are predicted."""
+
+    @property
+    def mode(self) -> BackendMode:
+        """What it is supervised on."""
+
+    def setup(self) -> None:
+        """Check that tokenizer, processor and model fit each other; called once before the first batch.
+
+        Raises:
+            UserError: They do not; the message names both sides.
+        """
+
+    def loss_from_batch(self, batch: FoundationBatch) -> LossOutput:
+        """The training loss.
+
+        Raises:
+            ValueError: The batch lacks the labels that the mode needs.
+        """
+
+    def latent_from_batch(
+        self, batch: FoundationBatch, *, temperature: float = 0.0, generator: torch.Generator | None = None
+    ) -> LatentOutput:
+        """Predict from the observations alone; targets in the batch are not read.
+
+        Args:
+            batch: The observations.
+            temperature: 0: the most likely codes; above: sampled.
+            generator: Source of randomness; None: the global one.
+        """
+
+    def part(self, name: str) -> Sequence[torch.nn.Module]:
+        """The modules of a part, `vision`, `language` or `head`; together they hold every parameter once."""
+
+
+def masked_losses(losses: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Reduce losses per position over what is supervised.
+
+    Args:
+        losses: ``[B, S]``; entries outside the mask may hold anything, NaN included.
+        mask: bool ``[B, S]``.
+
+    Returns:
+        Scalar mean over the mask (a graph-connected zero if it is empty), mean per sample ``[B]`` and bool ``[B]``.
+    """
+    kept = torch.where(mask, losses, torch.zeros_like(losses))
+    total, count = kept.sum(), mask.sum()
+    per_sample = kept.sum(1) / mask.sum(1).clamp(min=1)
+    return total / count.clamp(min=1), per_sample, mask.any(1)
+
+
+def _expect(name: str, value: Tensor, shape: str, sizes: Sequence[int | None]) -> None:
+    fits = value.ndim == len(sizes) and all(n in (None, m) for n, m in zip(sizes, value.shape, strict=False))
+    if not fits:
+        raise ValueError(f"{name}: {shape} with B = {sizes[0]} is needed, got {list(value.shape)}")
+
+
+def _expect_type(name: str, value: Tensor, dtype: torch.dtype) -> None:
+    if value.dtype != dtype:
+        raise ValueError(f"{name}: {dtype} is needed, not {value.dtype}")
