@@ -1,0 +1,65 @@
+"""What a foundation model predicts and sees: decided once, saved with its weights."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from hlrp.foundation.backends.interfaces import BackendMode
+
+
+def _square(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class LatentSpec(BaseModel):
+    """The labels: what their numbers mean. Immutable; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    codebook_size: int = Field(ge=2)
+    """Codes K per position."""
+    code_seq_len: int = Field(ge=1)
+    """Codes s per transition between neighbouring frames."""
+    num_frames: int = Field(ge=2)
+    """Frames T of a label's window, the current one included."""
+    offset_seconds: float = Field(gt=0, allow_inf_nan=False)
+    """Time between neighbouring frames of the window."""
+    laq_sha256: str
+    """SHA-256 of the weights of the quantizer that the labels come from."""
+    vector_dim: int | None = Field(default=None, ge=1)
+    """Width D of the continuous latents; none: there are only codes."""
+
+    @property
+    def positions(self) -> int:
+        """Positions S that are predicted: (T - 1) * s, the earliest transition first."""
+        return (self.num_frames - 1) * self.code_seq_len
+
+
+class BackendConfig(BaseModel):
+    """Everything beside the backbone that decides a backend's weights and inputs. Immutable; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    backend: Literal["smol_latent_head", "qwen3vl_chat"]
+    mode: BackendMode = BackendMode.CODES
+    spec: LatentSpec
+    cameras: tuple[str, ...] = Field(min_length=1)
+    """Dataset keys of the images, in this order."""
+    image_size: Annotated[
+        tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None, BeforeValidator(_square)
+    ] = None
+    """Height and width that frames are given in; none: as recorded."""
+    state_dim: int | None = Field(default=None, ge=1)
+    """Numbers of the robot's state; none: the state is not used."""
+    max_text_tokens: int = Field(default=48, ge=1)
+    """Longest instruction in tokens; longer ones are cut."""
+    layers: int | None = Field(default=None, ge=1)
+    """First layers of the language model that are kept; none: all."""
+
+    @model_validator(mode="after")
+    def _check_agreement(self) -> Self:
+        if self.mode is not BackendMode.CODES and self.spec.vector_dim is None:
+            raise ValueError(f"mode {self.mode.value!r} needs spec.vector_dim, the width of the continuous latents")
+        if len(set(self.cameras)) != len(self.cameras):
+            raise ValueError(f"cameras are named twice: {', '.join(self.cameras)}")
+        return self
