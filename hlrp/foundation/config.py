@@ -36,7 +36,7 @@ class LatentSpec(BaseModel):
 
 
 class BackendConfig(BaseModel):
-    """Everything beside the backbone that decides a backend's weights and inputs. Immutable; unknown keys are refused."""
+    """What, beside the backbone, decides a backend's weights and inputs. Immutable; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
