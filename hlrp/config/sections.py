@@ -280,6 +280,13 @@ class LightningTrainerSection(TrainerSection):
 
     accumulate_grad_batches: int = Field(default=1, ge=1)
     gradient_clip_val: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Largest norm of the gradient, 0: any; none: the policy's preset, and for other models any."""
+    optimizer: dict[str, Any] | None = None
+    """Of a policy, in LeRobot's terms: `{type: adamw, lr: 1e-4, ...}`; none: the policy's preset."""
+    scheduler: dict[str, Any] | None = None
+    """Of a policy's learning rate, in LeRobot's terms, or `{type: none}`; none: the policy's preset."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of a running average of a policy's weights, which is then what is validated and saved."""
     strategy: str = "auto"
     """Lightning strategy, such as auto, ddp, fsdp."""
     callbacks: Annotated[
