@@ -61,3 +61,30 @@ def read_column(info: DatasetInfo, name: str) -> "NDArray[np.float32]":
             fix="the dataset is incomplete: copy or record it again",
         )
     return values
+
+
+def read_tasks(info: DatasetInfo) -> list[str]:
+    """The task sentences of a dataset by `task_index`; empty if it has none.
+
+    Raises:
+        UserError: The table of tasks cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = info.root / "meta" / "tasks.parquet"
+    if not path.is_file():
+        return []
+    try:
+        columns = pq.read_table(path).to_pydict()
+        numbers = columns.pop("task_index")
+        # The sentences are the index of a data frame; what the column is called depends on the writer.
+        sentences = next(values for values in columns.values() if all(isinstance(v, str) for v in values))
+        result = [""] * (max(numbers, default=-1) + 1)
+        for number, sentence in zip(numbers, sentences, strict=True):
+            result[number] = sentence
+    except (OSError, ValueError, KeyError, StopIteration, pa.ArrowException) as error:
+        raise UserError(
+            f"the table of tasks cannot be read: {error!r}", where=str(path), fix="restore the dataset"
+        ) from error
+    return result

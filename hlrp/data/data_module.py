@@ -13,17 +13,18 @@ from torch.utils.data import DataLoader, Subset
 from hlrp.config import LightningRun, SourceSection, require_dataset
 from hlrp.data.dataset_info import read_dataset
 from hlrp.data.episodes import split_episodes
+from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.sampler import ResumableSampler
-from hlrp.data.windows import Batch, FrameWindows, WindowSource
+from hlrp.data.windows import FrameWindows, WindowSource
 from hlrp.errors import UserError
 
 _log = logging.getLogger("hlrp.data")
 
 
-class _Spread(Subset[Batch]):
-    """Windows at given positions, read a batch at a time."""
+class Spread(Subset[Batch]):
+    """Samples at given positions, read a batch at a time."""
 
-    def __init__(self, windows: FrameWindows, positions: list[int]) -> None:
+    def __init__(self, windows: Mixture, positions: list[int]) -> None:
         super().__init__(windows, positions)
 
     def __getitems__(self, indices: list[int]) -> Any:
@@ -88,7 +89,7 @@ class FrameDataModule(LightningDataModule):
             )
         self.run, self._max_val_windows = run, max_val_windows
         self._options: dict[str, Any] = {
-            "num_frames": run.data.num_frames,
+            "num_frames": run.data.num_frames or 2,
             "offset_seconds": offset,
             "size": size,
             "cache": run.data.cache,
@@ -99,8 +100,8 @@ class FrameDataModule(LightningDataModule):
             "progress": progress,
         }
         self.train_sources, self.val_sources = self._split(run, cameras)
-        self.train_windows: FrameWindows | None = None
-        self.val_windows: FrameWindows | None = None
+        self.train_windows: Mixture | None = None
+        self.val_windows: Mixture | None = None
 
     @staticmethod
     def _split(run: LightningRun, cameras: list[str] | None) -> tuple[list[WindowSource], list[WindowSource]]:
@@ -123,9 +124,13 @@ class FrameDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Open the windows, decoding them into the cache if the run asks for one; a second call does nothing."""
         if self.train_windows is None and stage in ("fit", None):
-            self.train_windows = FrameWindows(self.train_sources, drop_invalid=True, **self._options)
+            self.train_windows = self.open_windows(self.train_sources)
         if self.val_windows is None and self.val_sources:
-            self.val_windows = FrameWindows(self.val_sources, drop_invalid=True, **self._options)
+            self.val_windows = self.open_windows(self.val_sources)
+
+    def open_windows(self, sources: list[WindowSource]) -> Mixture:
+        """The samples of some sources; a subclass may give others."""
+        return FrameWindows(sources, drop_invalid=True, **self._options)
 
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer
@@ -162,7 +167,7 @@ class FrameDataModule(LightningDataModule):
         sampler = ResumableSampler(
             [count], self.run.trainer.batch_size, shuffle=False, rank=rank, world_size=world_size
         )
-        return self._loader(_Spread(self.val_windows, positions), sampler)
+        return self._loader(Spread(self.val_windows, positions), sampler)
 
     def _workers(self) -> int:
         data = self.run.data
@@ -170,14 +175,14 @@ class FrameDataModule(LightningDataModule):
         unasked = "num_workers" not in data.model_fields_set
         return 0 if unasked and data.cache != "off" else data.num_workers
 
-    def _loader(self, windows: FrameWindows | _Spread, sampler: ResumableSampler) -> DataLoader[Batch]:
+    def _loader(self, windows: Mixture | Spread, sampler: ResumableSampler) -> DataLoader[Batch]:
         workers = self._workers()
         forked = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
         return DataLoader(
             windows,
             batch_sampler=sampler,
             num_workers=workers,
-            collate_fn=FrameWindows.collate,
+            collate_fn=Mixture.collate,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context="fork" if forked else None,
             persistent_workers=workers > 0,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hlrp.data.columns import read_column
 from hlrp.data.dataset_info import INFO, DatasetInfo
 from hlrp.data.latent_shards import LatentIdentity
 from hlrp.data.latent_table import LatentTable
@@ -19,7 +20,8 @@ from hlrp.errors import UserError
 from hlrp.files import fsync_tree, write_json
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
 
 CODES, VALID = "latent_codes", "latent_valid"
 """Names of the columns. Not `observation.*`: LeRobot would make them inputs of a policy."""
@@ -86,6 +88,73 @@ def _labels_of(folder: Path) -> LatentIdentity | None:
         return LatentIdentity.model_validate(said["identity"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+class LatentColumn:
+    """The labels that a dataset carries itself, looked up as in a `LatentTable`. All are read when it is made.
+
+    Args:
+        info: A dataset that `write_column` made.
+
+    Raises:
+        UserError: It has no such columns, does not say what they mean, or they are not what it says.
+    """
+
+    def __init__(self, info: DatasetInfo) -> None:
+        absent = [name for name in (CODES, VALID) if name not in info.features]
+        identity = _labels_of(info.root)
+        if absent or identity is None:
+            problem = f"no column {absent[0]!r}" if absent else f"no {PROVENANCE} that says what its codes mean"
+            raise UserError(
+                f"the dataset has {problem}",
+                where=str(info.root),
+                fix="label it with hlrp precompute-latents --write-column, or give a table with --latents",
+            )
+        self.info, self.identity = info, identity
+        pairs, positions = identity.num_frames - 1, identity.code_seq_len
+        stored = [list(info.features[name]["shape"]) for name in (CODES, VALID)]
+        if stored != [[pairs, positions], [pairs]] or identity.rows != info.frames:
+            raise UserError(
+                f"the columns of codes have shapes {stored} for {info.frames} frames, {PROVENANCE} says "
+                f"{[[pairs, positions], [pairs]]} for {identity.rows}",
+                where=str(info.root),
+                fix="write the dataset again with hlrp precompute-latents --write-column",
+            )
+        self._codes = read_column(info, CODES).astype(np.int64).reshape(-1, pairs, positions)
+        self._valid = read_column(info, VALID).astype(bool).reshape(-1, pairs)
+
+    def check(self, *, dataset: DatasetInfo | None = None, **asked: Any) -> None:
+        """As `LatentTable.check`, but for the dataset, which the codes are part of.
+
+        Raises:
+            UserError: Naming both sides of everything that differs.
+        """
+        differ = [f"{what}: the column has {a}, asked for is {b}" for what, a, b in self.identity.mismatches(**asked)]
+        if differ:
+            raise UserError(
+                f"the dataset's codes do not fit: {'; '.join(differ)}",
+                where=str(self.info.root),
+                fix="label the dataset again with hlrp precompute-latents",
+            )
+
+    def codes(self, indices: "ArrayLike") -> "tuple[Tensor, Tensor]":
+        """As `LatentTable.codes`."""
+        import torch
+
+        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        return torch.from_numpy(self._codes[wanted]), torch.from_numpy(self._valid[wanted])
+
+    def vectors(self, indices: "ArrayLike") -> "Tensor":
+        """A column holds codes alone.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(
+            "the dataset's column holds codes, no continuous latents",
+            where=str(self.info.root),
+            fix="label with --vectors --output DIR, and give that table with --latents",
+        )
 
 
 def write_column(table: LatentTable, info: DatasetInfo, output: Path, *, copy: bool = False) -> ColumnResult:

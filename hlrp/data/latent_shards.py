@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hlrp.data.episodes import Episodes
+from hlrp.data.dataset_info import DatasetInfo
+from hlrp.data.episodes import Episodes, window_offset
 from hlrp.errors import UserError
 from hlrp.files import write_bytes
 
@@ -51,6 +52,45 @@ class LatentIdentity(BaseModel):
         """Where two identities disagree, as "name: this one / the other"."""
         mine, theirs = self.model_dump(), other.model_dump()
         return [f"{name}: {mine[name]} / {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+
+    def mismatches(
+        self,
+        *,
+        dataset: DatasetInfo | None = None,
+        laq: str | None = None,
+        camera: str | None = None,
+        offset_seconds: float | None = None,
+        num_frames: int | None = None,
+        code_seq_len: int | None = None,
+        codebook_size: int | None = None,
+    ) -> list[tuple[str, Any, Any]]:
+        """Where these labels are not what is asked for, as (what, here, asked for); what is None is not asked for.
+
+        Args:
+            dataset: The dataset to label.
+            laq: SHA-256 of the quantizer's weights.
+            camera: Feature that was labelled.
+            offset_seconds: Time between the frames of a window.
+            num_frames: Frames T of a window.
+            code_seq_len: Positions S of a transition.
+            codebook_size: Codes K.
+        """
+        asked: list[tuple[str, Any, Any]] = [
+            ("quantizer (SHA-256 of its weights)", self.laq_sha256, laq),
+            ("camera", self.camera, camera),
+            ("offset in seconds", self.offset_seconds, offset_seconds),
+            ("frames T of a window", self.num_frames, num_frames),
+            ("code positions S", self.code_seq_len, code_seq_len),
+            ("codes K", self.codebook_size, codebook_size),
+        ]
+        if dataset is not None:
+            asked += [
+                ("dataset", self.dataset_fingerprint, dataset.fingerprint()),
+                ("frames", self.rows, dataset.frames),
+                ("episodes", self.episodes, dataset.episodes),
+                ("offset in frames", self.offset_frames, window_offset(self.offset_seconds, dataset.fps)),
+            ]
+        return [(what, here, other) for what, here, other in asked if other is not None and here != other]
 
 
 class ShardRange(BaseModel):

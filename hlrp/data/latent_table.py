@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hlrp.data.dataset_info import DatasetInfo
-from hlrp.data.episodes import window_offset
 from hlrp.data.latent_shards import LatentIdentity, ShardRange, map_arrays, read_header
 from hlrp.errors import UserError
 from hlrp.files import write_json
@@ -181,36 +179,9 @@ class LatentTable:
     def __len__(self) -> int:
         return self.identity.rows
 
-    def differences(
-        self,
-        *,
-        dataset: DatasetInfo | None = None,
-        laq: str | None = None,
-        camera: str | None = None,
-        offset_seconds: float | None = None,
-        num_frames: int | None = None,
-        code_seq_len: int | None = None,
-        codebook_size: int | None = None,
-    ) -> list[str]:
+    def differences(self, **asked: Any) -> list[str]:
         """Where the table is not what is asked for, each as one phrase that names both sides; see `check`."""
-        mine = self.identity
-        asked: list[tuple[str, Any, Any]] = [
-            ("quantizer (SHA-256 of its weights)", mine.laq_sha256, laq),
-            ("camera", mine.camera, camera),
-            ("offset in seconds", mine.offset_seconds, offset_seconds),
-            ("frames T of a window", mine.num_frames, num_frames),
-            ("code positions S", mine.code_seq_len, code_seq_len),
-            ("codes K", mine.codebook_size, codebook_size),
-        ]
-        if dataset is not None:
-            fingerprint = dataset.fingerprint()
-            asked += [
-                ("dataset", mine.dataset_fingerprint, fingerprint),
-                ("frames", mine.rows, dataset.frames),
-                ("episodes", mine.episodes, dataset.episodes),
-                ("offset in frames", mine.offset_frames, window_offset(mine.offset_seconds, dataset.fps)),
-            ]
-        return [f"{name}: the table has {a}, asked for is {b}" for name, a, b in asked if b is not None and a != b]
+        return [f"{what}: the table has {a}, asked for is {b}" for what, a, b in self.identity.mismatches(**asked)]
 
     def check(self, **asked: Any) -> None:
         """Check that the table is what a run needs; what is None is not checked.

@@ -2,12 +2,15 @@
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from hlrp.data.decode import FrameTimes, VideoReader, frame_size, resize_frames, target_size
 from hlrp.data.episodes import Episodes
+from hlrp.data.frame_store import FrameStore
 from hlrp.data.images import EmbeddedImages
+from hlrp.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,3 +88,64 @@ class DirectReader:
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_open": OrderedDict(), "_inherited": []}
+
+
+class FramesWanted(NamedTuple):
+    """Frames that are going to be read.
+
+    Args:
+        table: Episode table of the dataset.
+        camera: Feature to read.
+        size: Height and width.
+        episodes: Episodes that they lie in; none: all.
+    """
+
+    table: Episodes
+    camera: str
+    size: tuple[int, int]
+    episodes: list[int] | None
+
+
+def open_readers(
+    wanted: Sequence[FramesWanted],
+    *,
+    cache: Literal["off", "ram", "disk"],
+    root: Path | None,
+    limit_gb: float,
+    announce: Callable[[str], None],
+    progress: Callable[[int, int], None] | None,
+) -> list[FrameReader]:
+    """A reader for each item of ``wanted``; what is wanted twice is kept and decoded once.
+
+    Args:
+        wanted: What will be read.
+        cache: off: decode at every access; ram, disk: from a `FrameStore`, made now if need be.
+        root: Where the frame stores live; none: in the platform's cache folder.
+        limit_gb: Most that may have to be decoded, over all items, in GB.
+        announce: Given a sentence before frames are decoded into the cache, saying how much that is.
+        progress: Called meanwhile as (frames done, frames to do).
+
+    Raises:
+        UserError: A cache beyond its limit.
+    """
+    if cache == "off":
+        return [DirectReader(w.table, w.camera, w.size) for w in wanted]
+    stores: dict[tuple[Path, str, tuple[int, int]], FrameStore] = {}
+    episodes: dict[FrameStore, list[int] | None] = {}
+    readers: list[FrameReader] = []
+    for table, camera, size, some in wanted:
+        key = (table.info.root.resolve(), camera, size)
+        store = stores.setdefault(key, FrameStore(table, camera, size, where=cache, root=root))
+        before = episodes.get(store, [])
+        episodes[store] = None if before is None or some is None else sorted({*before, *some})
+        readers.append(store)
+    need = sum(store.bytes_to_make(some) for store, some in episodes.items()) / 1e9
+    if need > limit_gb:
+        raise UserError(
+            f"decoded frames would take {need:.1f} GB, more than the limit of {limit_gb:g} GB",
+            where="data.cache_limit_gb",
+            fix="raise it, use fewer episodes or smaller frames, or data.cache=off",
+        )
+    for store, some in episodes.items():
+        store.prepare(some, announce=announce, progress=progress)
+    return readers

@@ -6,23 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch.utils.data import Dataset, default_collate
-
 from hlrp.data.columns import read_column
 from hlrp.data.dataset_info import DatasetInfo, check_episodes
 from hlrp.data.decode import frame_size, target_size
 from hlrp.data.episodes import Episodes, check_camera, read_episodes, window_offset
-from hlrp.data.frame_store import FrameStore
-from hlrp.data.readers import DirectReader, FrameReader
+from hlrp.data.mixture import Batch, Mixture
+from hlrp.data.readers import FrameReader, FramesWanted, open_readers
 from hlrp.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+__all__ = ["Batch", "FrameWindows", "WindowSource"]
+
 _log = logging.getLogger("hlrp.data")
-Batch = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,7 @@ class _Source:
         self.starts = self.table.frame_indices(spec.episodes)
         self.readers: list[FrameReader] = []
         self.action_total: NDArray[np.float64] | None = None
+        self.action_width: int | None = None
         self.labelled = np.zeros(len(self.table), bool)
         if with_actions and "action" in spec.info.features:
             actions = read_column(spec.info, "action").astype(np.float64)
@@ -75,7 +74,7 @@ class _Source:
         """Drop the frames after which not even one pair fits into the episode."""
         self.starts = self.starts[self.starts + self.offset < self.table.end[self.table.episode_of(self.starts)]]
 
-    def read(self, starts: "NDArray[np.int64]", action_dim: int | None) -> "dict[str, NDArray[Any]]":
+    def read(self, starts: "NDArray[np.int64]") -> "dict[str, NDArray[Any]]":
         import numpy as np
 
         episode = self.table.episode_of(starts)
@@ -90,8 +89,8 @@ class _Source:
             "index": starts,
             "episode_index": episode,
         }
-        if action_dim is not None:
-            result |= self._actions(indices, valid, episode, action_dim)
+        if self.action_width is not None:
+            result |= self._actions(indices, valid, episode, self.action_width)
         return result
 
     def _actions(
@@ -107,7 +106,7 @@ class _Source:
         return {"action_sum": sums, "has_action": has_action}
 
 
-class FrameWindows(Dataset[Batch]):
+class FrameWindows(Mixture):
     """Windows of ``num_frames`` frames, `offset_seconds` apart, that begin at every frame of the chosen episodes.
 
     A sample is a dictionary:
@@ -155,8 +154,6 @@ class FrameWindows(Dataset[Batch]):
         announce: Callable[[str], None] = _log.warning,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        import numpy as np
-
         if num_frames < 2:
             raise UserError(f"a window needs 2 frames or more, not {num_frames}", where="data.num_frames")
         if offset_seconds <= 0:
@@ -165,14 +162,24 @@ class FrameWindows(Dataset[Batch]):
             raise UserError("there is no dataset to read windows from", where="data.sources")
         self.sources = tuple(sources)
         self.num_frames, self.offset_seconds = num_frames, offset_seconds
-        self._parts = [_Source(s, num_frames, offset_seconds, with_actions) for s in sources]
+        super().__init__(
+            [_Source(s, num_frames, offset_seconds, with_actions) for s in sources], [s.weight for s in sources]
+        )
         self.size = self._common_size(size)
         if drop_invalid:
             for part in self._parts:
                 part.keep_valid()
         self._action_dim = max(p.action_dim for p in self._parts) if with_actions else None
-        self._ends = np.cumsum([len(p.starts) for p in self._parts])
-        self._open(cache, cache_root, cache_limit_gb, announce, progress)
+        for part in self._parts:
+            part.action_width = self._action_dim
+        wanted = [FramesWanted(p.table, c, self.size, p.spec.episodes) for p in self._parts for c in p.cameras]
+        readers = iter(
+            open_readers(
+                wanted, cache=cache, root=cache_root, limit_gb=cache_limit_gb, announce=announce, progress=progress
+            )
+        )
+        for part in self._parts:
+            part.readers = [next(readers) for _ in part.cameras]
 
     def _common_size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
         sizes = {
@@ -188,88 +195,7 @@ class FrameWindows(Dataset[Batch]):
             raise UserError(f"sources differ in the number of cameras: {counts}", fix="choose as many of each")
         return next(iter(sizes.values()))
 
-    def _open(
-        self,
-        cache: Literal["off", "ram", "disk"],
-        root: Path | None,
-        limit_gb: float,
-        announce: Callable[[str], None],
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        if cache == "off":
-            for part in self._parts:
-                part.readers = [DirectReader(part.table, c, self.size) for c in part.cameras]
-            return
-        wanted = []
-        for part in self._parts:
-            stores = [FrameStore(part.table, c, self.size, where=cache, root=root) for c in part.cameras]
-            part.readers = list(stores)
-            wanted += [(store, part.spec.episodes) for store in stores]
-        need = sum(store.bytes_to_make(episodes) for store, episodes in wanted) / 1e9
-        if need > limit_gb:
-            raise UserError(
-                f"decoded frames would take {need:.1f} GB, more than the limit of {limit_gb:g} GB",
-                where="data.cache_limit_gb",
-                fix="raise it, use fewer episodes or smaller frames, or data.cache=off",
-            )
-        for store, episodes in wanted:
-            store.prepare(episodes, announce=announce, progress=progress)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    @property
-    def lengths(self) -> list[int]:
-        """Windows of each source; positions count through the sources in this order."""
-        return [len(p.starts) for p in self._parts]
-
-    @property
-    def weights(self) -> list[float]:
-        """Sampling weight of each source."""
-        return [s.weight for s in self.sources]
-
     @property
     def action_dim(self) -> int:
         """A of `action_sum`: the width of the widest action, 0 without actions."""
         return self._action_dim or 0
-
-    def ids(self, positions: Sequence[int] | None = None) -> "NDArray[np.int64]":
-        """Stable names of samples: int64 `[n, 2]` of (source, global frame index), all of them by default."""
-        import numpy as np
-
-        at = np.arange(len(self)) if positions is None else np.asarray(positions, np.int64)
-        source = np.searchsorted(self._ends, at, side="right")
-        index = np.empty(len(at), np.int64)
-        for number, part in enumerate(self._parts):
-            rows = source == number
-            index[rows] = part.starts[at[rows] - (self._ends[number] - len(part.starts))]
-        return np.stack([source, index], axis=1)
-
-    def __getitem__(self, position: int) -> Batch:
-        if not -len(self) <= position < len(self):
-            raise IndexError(position)
-        return {k: v[0] for k, v in self.__getitems__([position % len(self)]).items()}
-
-    def __getitems__(self, positions: Sequence[int]) -> Batch:
-        import numpy as np
-
-        ids = self.ids(positions)
-        parts = []
-        for number in np.unique(ids[:, 0]):
-            rows = np.flatnonzero(ids[:, 0] == number)
-            parts.append((rows, self._parts[number].read(ids[rows, 1], self._action_dim)))
-        if len(parts) == 1:
-            batch = parts[0][1]
-        else:
-            order = np.argsort(np.concatenate([rows for rows, _ in parts]))
-            batch = {k: np.concatenate([values[k] for _, values in parts])[order] for k in parts[0][1]}
-        batch["source"] = ids[:, 0]
-        return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in batch.items()}
-
-    @staticmethod
-    def collate(batch: Batch | list[Batch]) -> Batch:
-        """A batch as it is; a list of samples stacked."""
-        if isinstance(batch, dict):
-            return batch
-        collated: Batch = default_collate(batch)
-        return collated

@@ -119,23 +119,30 @@ def find_model(path: Path) -> Path:
     Raises:
         UserError: There is no quantizer.
     """
-    steps = [p for p in (path / "checkpoints").glob("*") if p.name.isdigit() and not p.is_symlink()]
-    newest_first = sorted(steps, key=lambda p: int(p.name), reverse=True)
-    candidates = [path, path / MODEL_FOLDER, *(p / MODEL_FOLDER for p in newest_first)]
-    broken = []
-    for folder in candidates:
-        if not (folder / MANIFEST).is_file():
-            continue
-        problem = safetensors_problem(folder / WEIGHTS)
-        if problem is None:
-            return folder
-        broken.append(f"{folder}: {problem}")
+    folder, broken = whole_model(path)
+    if folder is not None:
+        return folder
     raise UserError(
         f"{path} holds no latent action quantizer" + (f" that is whole ({'; '.join(broken)})" if broken else ""),
         where="--laq / latents.laq",
         fix="give a run of `hlrp train --trainer lightning --model laq`, or a folder with model.safetensors and "
         "manifest.json",
     )
+
+
+def whole_model(path: Path) -> tuple[Path | None, list[str]]:
+    """The folder with a manifest and whole weights that ``path`` means, and what is wrong with newer ones."""
+    steps = [p for p in (path / "checkpoints").glob("*") if p.name.isdigit() and not p.is_symlink()]
+    newest_first = sorted(steps, key=lambda p: int(p.name), reverse=True)
+    broken = []
+    for folder in (path, path / MODEL_FOLDER, *(p / MODEL_FOLDER for p in newest_first)):
+        if not (folder / MANIFEST).is_file():
+            continue
+        problem = safetensors_problem(folder / WEIGHTS)
+        if problem is None:
+            return folder, broken
+        broken.append(f"{folder}: {problem}")
+    return None, broken
 
 
 def _read(path: Path) -> LAQManifest:
