@@ -17,6 +17,8 @@ FLAGS = {
     "trainer": "trainer_type",
     "policy": "model.policy_type",
     "model": "model.kind",
+    "backend": "model.backend",
+    "backbone": "model.backbone",
     "dataset": "data.repo_id",
     "dataset_root": "data.root",
     "episodes": "data.episodes",
@@ -30,6 +32,8 @@ FLAGS = {
     "keep_last": "trainer.keep_last",
     "output_dir": "output_dir",
     "init_from": "model.init_from",
+    "latents": "latents.table",
+    "online_laq": "latents.laq",
     "allow_download": "allow_download",
     "push_to_hub": "push_to_hub",
 }
@@ -47,6 +51,8 @@ def train(
     trainer: Annotated[str | None, typer.Option(help="lerobot or lightning.")] = None,
     policy: Annotated[str | None, typer.Option(help="Policy to train; `hlrp policies` lists them.")] = None,
     model: Annotated[str | None, typer.Option(help="laq or foundation, in place of --policy.")] = None,
+    backend: Annotated[str | None, typer.Option(help="smol_latent_head or qwen3vl_chat.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Vision-language model: Hub name, folder or tiny.")] = None,
     config: Annotated[str | None, typer.Option("-c", "--config", help="YAML file, or a shipped name.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Hub name of the dataset.")] = None,
     dataset_root: Annotated[Path | None, typer.Option(help="Folder of the dataset.")] = None,
@@ -61,6 +67,8 @@ def train(
     keep_last: Annotated[int | None, typer.Option(help="Checkpoints to keep; all if not given.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Run folder; outputs/<job>/<time> if not given.")] = None,
     init_from: Annotated[str | None, typer.Option(help="Weights to start from: run, checkpoint, Hub name.")] = None,
+    latents: Annotated[Path | None, typer.Option(help="Latent table with the labels.")] = None,
+    online_laq: Annotated[Path | None, typer.Option(help="Run of a quantizer that labels while training.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Run folder to continue.")] = None,
     allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
     push_to_hub: Annotated[bool, typer.Option("--push-to-hub", help="Upload the finished policy.")] = False,
@@ -95,6 +103,9 @@ def _next_command(path: Path) -> str:
     if manifest.get("policy") == "laq":
         root = manifest.get("dataset", {}).get("root", "DIR")
         return f"hlrp laq-report {path} --dataset-root {root}"
+    if manifest.get("policy") == "foundation":
+        root = manifest.get("dataset", {}).get("root", "DIR")
+        return f"hlrp train --policy hlrp_action_expert_latent --init-from {path} --dataset-root {root}"
     return f"hlrp eval {path}"
 
 

@@ -79,14 +79,49 @@ class LaqModel(Settings):
     init_from: str | None = None
 
 
+class LoraSection(Settings):
+    """Low-rank adapters on the language model, whose own weights then stay as they are."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0, allow_inf_nan=False)
+    """Adapters are scaled by alpha / rank."""
+    targets: list[str] = Field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1)
+    """Last parts of the names of the layers that get one."""
+
+
 class FoundationModel(Settings):
-    """A vision-language model that predicts latent codes."""
+    """A vision-language model that predicts, from one frame, the latent codes of what happens next."""
 
     kind: Literal["foundation"]
     backend: Literal["smol_latent_head", "qwen3vl_chat"] = "smol_latent_head"
-    backbone: str = "tiny"
-    """A pretrained model's name or local folder, or `tiny`: the same architecture, small, random weights."""
+    backbone: str | None = Field(default=None, min_length=1)
+    """A pretrained model's name or local folder, or `tiny`: the same architecture, small, random weights. None: that of
+    `init_from`, else `tiny`."""
+    mode: Literal["codes", "vectors", "flow"] = "codes"
+    """What is predicted: codes, or continuous latents by regression or by flow matching."""
+    image_size: Annotated[
+        tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None, BeforeValidator(_square)
+    ] = None
+    """Height and width that frames are read at, or one number for a square; none: as recorded."""
+    use_state: bool = False
+    """Whether `observation.state` is an input."""
+    layers: int | None = Field(default=None, ge=1)
+    """First layers of the language model that are kept; none: all."""
+    max_text_tokens: int = Field(default=48, ge=1)
+    """Longest instruction in tokens; longer ones are cut."""
+    train_vision: bool | None = None
+    """Whether the vision part is trained; none: only that of `tiny`."""
+    train_language: bool = True
+    """Whether the language model is trained; the head always is."""
+    lora: LoraSection | None = None
     init_from: str | None = None
+    """Run or checkpoint of a foundation model to start from."""
+
+    @model_validator(mode="after")
+    def _check_lora(self) -> Self:
+        if self.lora is not None and not self.train_language:
+            raise ValueError("'lora' trains the language model, but 'train_language' is false")
+        return self
 
 
 def _model_kind(value: Any) -> str | None:

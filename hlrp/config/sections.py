@@ -327,6 +327,8 @@ class SourceSection(Settings):
     """How often this source is sampled, relative to the others."""
     labelled_episodes: Episodes | None = None
     """Episodes whose actions may be trained on; none: all."""
+    table: FilePath | None = None
+    """Latent table of this source; none: `latents.table` if it is of this source, else its column `latent_codes`."""
 
     _unique = field_validator("labelled_episodes")(lambda value: value and _unique_episodes(value))
 
@@ -354,8 +356,8 @@ class DataSection(Settings):
     """Most that may have to be decoded into the cache, in GB."""
     cameras: list[str] | None = Field(default=None, min_length=1)
     """Image features to read windows from, of every source; none: the only one there is."""
-    num_frames: int = Field(default=2, ge=2)
-    """Frames T of a label's window, the current one included."""
+    num_frames: int | None = Field(default=None, ge=2)
+    """Frames T of a label's window, the current one included; none: those of the labels, else 2."""
     offset_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time between neighbouring frames of the window; none: the latent model's own."""
     sources: list[SourceSection] = Field(default_factory=list)
