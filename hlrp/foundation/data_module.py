@@ -1,0 +1,94 @@
+"""Lightning's view of the foundation model's samples."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hlrp.config import FoundationModel, LightningRun, SourceSection, require_dataset
+from hlrp.data import FrameDataModule, WindowSource, read_dataset
+from hlrp.data.mixture import Batch
+from hlrp.errors import UserError
+from hlrp.foundation.labels import LabelSource, resolve_labels
+from hlrp.foundation.windows import FoundationSamples, cameras_of
+
+_log = logging.getLogger("hlrp.data")
+_STATISTICS_BATCH = 64
+
+
+class FoundationDataModule(FrameDataModule):
+    """Single frames with instruction and label for a run: as `FrameDataModule`, but batches are `FoundationSamples`'.
+
+    Precomputed and online labels give the same samples in the same order.
+
+    Args:
+        run: A run whose model has kind `foundation`.
+        labels: Where labels come from; none: as the run's `latents` section says.
+        max_val_windows: Held-out samples per validation, spread evenly over all of them.
+        cache_root: Where frame stores live; none: in the platform's cache folder.
+        announce: Given a sentence before frames are decoded into the cache.
+        progress: Called meanwhile as (frames done, frames to do).
+
+    Raises:
+        UserError: No dataset or labels, or they do not belong together.
+    """
+
+    def __init__(
+        self,
+        run: LightningRun,
+        *,
+        labels: LabelSource | None = None,
+        max_val_windows: int = 2048,
+        cache_root: Path | None = None,
+        announce: Callable[[str], None] = _log.warning,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        require_dataset(run)
+        if not isinstance(run.model, FoundationModel):
+            raise UserError("the run's model is no foundation model", where="model", fix="set model.kind=foundation")
+        data = run.data
+        sections = data.sources or [SourceSection(repo_id=data.repo_id, root=data.root)]
+        infos = [read_dataset(section.repo_id, section.root) for section in sections]
+        self.labels = labels or resolve_labels(run, infos, vectors=run.model.mode != "codes")
+        self.cameras = cameras_of(infos, data.cameras, self.labels)
+        self._model = run.model
+        super().__init__(
+            run,
+            offset_seconds=self.labels.spec.offset_seconds,
+            max_val_windows=max_val_windows,
+            cache_root=cache_root,
+            cache_limit_gb=data.cache_limit_gb,
+            announce=announce,
+            progress=progress,
+        )
+
+    def open_windows(self, sources: list[WindowSource]) -> FoundationSamples:
+        """The samples of some sources."""
+        shared = ("cache", "cache_root", "cache_limit_gb", "announce", "progress")
+        return FoundationSamples(
+            sources,
+            self.labels,
+            cameras=self.cameras,
+            size=self._model.image_size,
+            use_state=self._model.use_state,
+            **{name: self._options[name] for name in shared},
+        )
+
+    @property
+    def train_samples(self) -> FoundationSamples:
+        """What is trained on; opened if need be."""
+        self.setup("fit")
+        assert isinstance(self.train_windows, FoundationSamples)
+        return self.train_windows
+
+    def spread(self, count: int) -> Iterator[Batch]:
+        """Batches of ``count`` training samples, spread evenly over all of them and always the same."""
+        samples = self.train_samples
+        count = min(count, len(samples))
+        positions = [i * len(samples) // count for i in range(count)]
+        for first in range(0, count, _STATISTICS_BATCH):
+            yield samples.__getitems__(positions[first : first + _STATISTICS_BATCH])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must have in common with this one: the data, their order and the labels' origin."""
+        return {**super().state_dict(), "laq_sha256": self.labels.spec.laq_sha256}

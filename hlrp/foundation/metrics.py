@@ -1,0 +1,127 @@
+"""How well labels are predicted, beside what knowing nothing of the picture would give.
+
+Shapes: B batch, S positions, K codes, D width of a vector.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hlrp.foundation.labels import count_codes
+from hlrp.laq.metrics import perplexity
+
+
+@dataclass(frozen=True)
+class CodeScores:
+    """Scores of predicted codes; nan where nothing was measured.
+
+    Args:
+        accuracy: Share of labels that are predicted, per position.
+        majority: The same if the code that is most frequent in training were always predicted.
+        sequence_accuracy: Share of samples, among those with all S labels, of which every position is right.
+        used: Distinct codes that are predicted, per position.
+        perplexity: Perplexity of the predicted codes' distribution, per position.
+    """
+
+    accuracy: list[float]
+    majority: list[float]
+    sequence_accuracy: float
+    used: list[int]
+    perplexity: list[float]
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Over the positions that have labels."""
+        return _mean(self.accuracy)
+
+    @property
+    def mean_majority(self) -> float:
+        """Over the positions that have labels."""
+        return _mean(self.majority)
+
+
+class CodeMeter:
+    """Counts over batches; what several processes have counted is added up in the end.
+
+    Args:
+        positions: S.
+        codebook_size: K.
+        device: Where the batches are.
+    """
+
+    def __init__(self, positions: int, codebook_size: int, device: torch.device) -> None:
+        self._size = codebook_size
+        kwargs = {"dtype": torch.int64, "device": device}
+        self._correct = torch.zeros(positions, **kwargs)  # type: ignore[call-overload]
+        self._whole = torch.zeros(2, **kwargs)  # type: ignore[call-overload]
+        self._true = torch.zeros(positions, codebook_size, **kwargs)  # type: ignore[call-overload]
+        self._predicted = torch.zeros(positions, codebook_size, **kwargs)  # type: ignore[call-overload]
+
+    def update(self, predicted: Tensor, codes: Tensor, mask: Tensor) -> None:
+        """Count a batch: predicted and true codes int64 ``[B, S]``, and where there is a label, bool ``[B, S]``."""
+        right = (predicted == codes) & mask
+        complete = mask.all(1)
+        self._correct += right.sum(0)
+        self._whole += torch.stack([(right.all(1) & complete).sum(), complete.sum()])
+        self._true += count_codes(codes, mask, self._size)
+        self._predicted += count_codes(predicted, mask, self._size)
+
+    def compute(self, majority: Tensor) -> CodeScores:
+        """The scores of all that was counted.
+
+        Args:
+            majority: The most frequent code of each position in training, int64 ``[S]``.
+        """
+        correct, whole, true, predicted = (
+            summed(x).cpu() for x in (self._correct, self._whole, self._true, self._predicted)
+        )
+        total = true.sum(1)
+        hits = true.gather(1, majority.cpu()[:, None])[:, 0]
+        return CodeScores(
+            accuracy=_shares(correct, total),
+            majority=_shares(hits, total),
+            sequence_accuracy=_shares(whole[:1], whole[1:])[0],
+            used=(predicted > 0).sum(1).tolist(),
+            perplexity=perplexity(predicted.double()).tolist(),
+        )
+
+
+class VectorMeter:
+    """Coefficient of determination of predicted continuous latents, over all positions and widths together."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
+
+    def update(self, predicted: Tensor, vectors: Tensor, mask: Tensor) -> None:
+        """Count a batch: vectors ``[B, S, D]`` and where there is a label, bool ``[B, S]``."""
+        true = torch.where(mask[..., None], vectors.double(), 0)
+        error = torch.where(mask[..., None], predicted.double() - true, 0)
+        width = vectors.shape[-1]
+        self._sums += torch.stack([error.square().sum(), true.sum(), true.square().sum(), mask.sum() * width])
+
+    def compute(self) -> float:
+        """R²: 0 is as good as always predicting the mean of these labels; nan without labels."""
+        error, total, squares, count = summed(self._sums).tolist()
+        spread = squares - total * total / count if count else 0.0
+        return 1 - error / spread if spread > 0 else math.nan
+
+
+def summed(value: Tensor) -> Tensor:
+    """The sum over all processes; ``value`` itself is not changed."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    total = value.clone()
+    torch.distributed.all_reduce(total)
+    return total
+
+
+def _shares(part: Tensor, whole: Tensor) -> list[float]:
+    pairs = zip(part.tolist(), whole.tolist(), strict=True)
+    return [a / b if b else math.nan for a, b in pairs]
+
+
+def _mean(values: list[float]) -> float:
+    known = [v for v in values if math.isfinite(v)]
+    return sum(known) / len(known) if known else math.nan

@@ -1,0 +1,149 @@
+"""One validation of a foundation model: labels held out, predicted with and without their true instruction."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hlrp.foundation.backends.interfaces import BackendMode, FoundationBatch, LossOutput, VLABackend
+from hlrp.foundation.config import BackendConfig
+from hlrp.foundation.metrics import CodeMeter, CodeScores, VectorMeter
+from hlrp.foundation.pictures import Sample, write_samples
+
+FREE_SAMPLES = 512
+"""Samples whose codes are generated one by one, where a backend does that: much slower than one forward pass."""
+
+_PICTURES = 8
+
+
+class Validation:
+    """Collects one pass over held-out batches.
+
+    Args:
+        backend: What is judged.
+        config: Its configuration.
+        tasks: Distinct instructions of the training data; with two or more, each is also replaced by the next one.
+        batches: Batches of the pass.
+        device: Where they are.
+    """
+
+    def __init__(
+        self, backend: VLABackend, config: BackendConfig, tasks: Sequence[str], *, batches: int, device: torch.device
+    ) -> None:
+        self._backend, self._config, self._device = backend, config, device
+        self._other = {task: tasks[(i + 1) % len(tasks)] for i, task in enumerate(tasks)} if len(tasks) > 1 else {}
+        self._codes = self._code_meter()
+        self._shuffled = self._code_meter()
+        self._free = self._code_meter()
+        self._vectors, self._shuffled_vectors = VectorMeter(device), VectorMeter(device)
+        self._one_by_one: bool | None = None
+        self._generated = 0
+        self._every = max(1, batches // _PICTURES)
+        self._samples: list[Sample] = []
+
+    def _code_meter(self) -> CodeMeter:
+        return CodeMeter(self._config.spec.positions, self._config.spec.codebook_size, self._device)
+
+    def update(self, batch: FoundationBatch, number: int) -> LossOutput:
+        """Measure one batch, the ``number``-th; returns its loss."""
+        codes, mask = batch.target_codes, batch.target_mask
+        assert codes is not None and mask is not None
+        out = self._backend.loss_from_batch(batch)
+        if self._config.mode is BackendMode.CODES:
+            assert out.logits is not None
+            predicted = out.logits.argmax(-1)
+            self._codes.update(predicted, codes, mask)
+            if self._other:
+                other = self._backend.loss_from_batch(self._misled(batch))
+                assert other.logits is not None
+                self._shuffled.update(other.logits.argmax(-1), codes, mask)
+            free = self._generate(batch, codes, mask)
+            if number % self._every == 0 and len(self._samples) < _PICTURES:
+                self._keep(batch, codes, mask, predicted if free is None else free)
+        else:
+            self._measure_vectors(batch, mask)
+        return out
+
+    def _misled(self, batch: FoundationBatch) -> FoundationBatch:
+        """The same pictures with the instruction of another task."""
+        return replace(batch, instruction=[self._other.get(s, next(iter(self._other))) for s in batch.instruction])
+
+    def _generate(self, batch: FoundationBatch, codes: Tensor, mask: Tensor) -> Tensor | None:
+        """Codes predicted without sight of the labels before them; None where that is what was measured already."""
+        if self._one_by_one is False or self._generated >= FREE_SAMPLES:
+            return None
+        free = self._backend.latent_from_batch(batch.without_targets())
+        self._one_by_one = free.logits is None
+        if not self._one_by_one:
+            return None
+        assert free.codes is not None
+        self._generated += batch.batch_size
+        self._free.update(free.codes, codes, mask)
+        return free.codes
+
+    def _measure_vectors(self, batch: FoundationBatch, mask: Tensor) -> None:
+        assert batch.target_vectors is not None
+        # The same noise for both: only the instruction differs.
+        for meter, inputs in ((self._vectors, batch), (self._shuffled_vectors, self._misled(batch))):
+            if inputs is not batch and not self._other:
+                continue
+            generator = torch.Generator(self._device).manual_seed(0)
+            predicted = self._backend.latent_from_batch(inputs.without_targets(), generator=generator).vectors
+            assert predicted is not None
+            meter.update(predicted, batch.target_vectors, mask)
+
+    def _keep(self, batch: FoundationBatch, codes: Tensor, mask: Tensor, predicted: Tensor) -> None:
+        frame = batch.images[self._config.cameras[0]][0].cpu()
+        if frame.dtype != torch.uint8:
+            frame = (frame.clamp(0, 1) * 255).round().to(torch.uint8)
+        index = batch.meta.get("index")
+        self._samples.append(
+            Sample(
+                frame=frame,
+                instruction=batch.instruction[0],
+                predicted=predicted[0].tolist(),
+                true=torch.where(mask[0], codes[0], -1).tolist(),
+                name="" if index is None else f"frame {int(index[0])}",
+            )
+        )
+
+    def compute(self, majority: Tensor) -> dict[str, float]:
+        """All metrics by the name that they are logged under; nan where nothing was measured.
+
+        Args:
+            majority: The most frequent code of each position in training, ``[S]``.
+        """
+        if self._config.mode is not BackendMode.CODES:
+            found = {"val_r2": self._vectors.compute()}
+            return found | ({"val_r2_shuffled": self._shuffled_vectors.compute()} if self._other else {})
+        scores = self._codes.compute(majority)
+        metrics = _named("val_", scores)
+        metrics["val_majority"] = scores.mean_majority
+        metrics["val_gain"] = scores.mean_accuracy - scores.mean_majority
+        metrics["val_gain_least"] = min(
+            (a - m for a, m in zip(scores.accuracy, scores.majority, strict=True) if math.isfinite(a)), default=math.nan
+        )
+        for position, (share, used, spread) in enumerate(
+            zip(scores.majority, scores.used, scores.perplexity, strict=True)
+        ):
+            metrics[f"val_majority_{position}"] = share
+            metrics[f"val_codes_predicted_{position}"] = used
+            metrics[f"val_perplexity_{position}"] = spread
+        if self._other:
+            metrics |= _named("val_shuffled_", self._shuffled.compute(majority))
+        if self._one_by_one:
+            metrics |= _named("val_free_", self._free.compute(majority))
+        return metrics
+
+    def write_pictures(self, path: Path) -> None:
+        """Write the samples that were kept, if any, as a PNG."""
+        if self._samples:
+            write_samples(self._samples, path)
+
+
+def _named(prefix: str, scores: CodeScores) -> dict[str, float]:
+    named = {f"{prefix}accuracy": scores.mean_accuracy, f"{prefix}sequence_accuracy": scores.sequence_accuracy}
+    return named | {f"{prefix}accuracy_{s}": value for s, value in enumerate(scores.accuracy)}

@@ -1,0 +1,239 @@
+"""Samples of the foundation model: one frame, its instruction and state, and what its label is made from."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hlrp.data import DatasetInfo, WindowSource, read_episodes, window_offset
+from hlrp.data.columns import read_column, read_tasks
+from hlrp.data.dataset_info import check_episodes
+from hlrp.data.decode import frame_size, target_size
+from hlrp.data.episodes import Episodes, check_camera
+from hlrp.data.mixture import Batch, Mixture
+from hlrp.data.readers import FrameReader, FramesWanted, open_readers
+from hlrp.errors import UserError, suggest
+from hlrp.foundation.labels import FRAMES, VALID, LabelSource
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_log = logging.getLogger("hlrp.data")
+STATE = "observation.state"
+INSTRUCTION = "instruction"
+_PRESENT = ".present"
+
+
+class _Part:
+    """What `FoundationSamples` keeps of one source; starts are the frames that a label may begin at."""
+
+    def __init__(self, spec: WindowSource, number: int, labels: LabelSource, cameras: Sequence[str]) -> None:
+        import numpy as np
+
+        check_episodes(spec.info, spec.episodes)
+        self.spec, self.number, self.labels = spec, number, labels
+        self.table: Episodes = read_episodes(spec.info)
+        self.offset = window_offset(labels.spec.offset_seconds, spec.info.fps)
+        self.steps = np.arange(labels.spec.num_frames, dtype=np.int64) * self.offset
+        starts = self.table.frame_indices(spec.episodes)
+        # Without one pair inside the episode there is no label, whatever makes them: all sources give the same samples.
+        self.starts = starts[starts + self.offset < self.table.end[self.table.episode_of(starts)]]
+        self.cameras = [c for c in cameras if c in spec.info.cameras]
+        if not self.cameras:
+            raise UserError(
+                f"{spec.info.repo_id} has none of the cameras {', '.join(cameras)}",
+                where="data.cameras",
+                fix=f"choose from {', '.join(spec.info.cameras) or 'another dataset: this one has none'}",
+            )
+        for camera in self.cameras:
+            check_camera(spec.info, camera)
+        self.task_index = read_column(spec.info, "task_index")[:, 0].astype(np.int64)
+        self.states: NDArray[np.float32] | None = None
+        # By camera, in the order and with the sizes of the whole mixture.
+        self.sizes: dict[str, tuple[int, int]] = {}
+        self.readers: dict[str, FrameReader] = {}
+        self.label_reader: FrameReader | None = None
+        self.partial = False
+        self.state_dim = 0
+
+    def read(self, starts: "NDArray[np.int64]") -> "dict[str, NDArray[Any]]":
+        import numpy as np
+
+        count = len(starts)
+        result: dict[str, NDArray[Any]] = {"index": starts, "episode_index": self.table.episode_of(starts)}
+        for camera, size in self.sizes.items():
+            reader = self.readers.get(camera)
+            result[camera] = np.zeros((count, 3, *size), np.uint8) if reader is None else reader.read(starts)
+            if self.partial:
+                result[camera + _PRESENT] = np.full(count, reader is not None)
+        if self.states is not None:
+            result[STATE] = np.zeros((count, self.state_dim), np.float32)
+            result[STATE][:, : self.states.shape[1]] = self.states[starts]
+        if self.label_reader is not None:
+            result |= self._window(self.label_reader, starts, result["episode_index"])
+        return result | {"task_index": self.task_index[starts]} | self.labels.read(self.number, starts)
+
+    def _window(
+        self, reader: FrameReader, starts: "NDArray[np.int64]", episode: "NDArray[np.int64]"
+    ) -> "dict[str, NDArray[Any]]":
+        import numpy as np
+
+        last = self.table.end[episode][:, None] - 1
+        wanted = starts[:, None] + self.steps
+        indices = np.minimum(wanted, last)
+        frames = reader.read(indices.reshape(-1)).reshape(*indices.shape, 3, *reader.size)
+        return {FRAMES: frames, VALID: wanted[:, 1:] <= last}
+
+
+class FoundationSamples(Mixture):
+    """Single frames with instruction, for every frame after which at least one pair of the label's window fits.
+
+    A sample is a dictionary:
+
+    - one entry per camera: uint8 `[3, H, W]`; with a camera that a source lacks, also `<camera>.present`, bool;
+    - `instruction`: the task in words; `task_index`: its number in the source;
+    - with ``use_state``: `observation.state`, float32 `[D]`, as recorded, zero-padded to the widest source;
+    - `index`, `episode_index`, `source`: int64; (`source`, `index`) names a sample for good;
+    - what `LabelSource.read` gives; with online labels `label_frames`, uint8 `[T, 3, h, w]`, and `label_valid`, bool
+      `[T-1]`.
+
+    Args:
+        sources: Datasets; `cameras` of a source is not read.
+        labels: Where labels come from.
+        cameras: What the model sees.
+        size: Height and width, or one number for a square; none: as recorded.
+        use_state: Whether to give the state.
+        cache: off: decode at every access; ram, disk: from a frame store, made now if need be.
+        cache_root: Where frame stores live; none: in the platform's cache folder.
+        cache_limit_gb: Most that may have to be decoded into the cache, in GB.
+        announce: Given a sentence before frames are decoded into the cache.
+        progress: Called meanwhile as (frames done, frames to do).
+
+    Raises:
+        UserError: A source lacks what is asked for, or the cache would be too large.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[WindowSource],
+        labels: LabelSource,
+        *,
+        cameras: Sequence[str],
+        size: int | tuple[int, int] | None = None,
+        use_state: bool = False,
+        cache: Literal["off", "ram", "disk"] = "off",
+        cache_root: Path | None = None,
+        cache_limit_gb: float = 50.0,
+        announce: Callable[[str], None] = _log.warning,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        parts = [_Part(source, number, labels, cameras) for number, source in enumerate(sources)]
+        super().__init__(parts, [source.weight for source in sources])
+        self.sources = tuple(sources)
+        self._parts: Sequence[_Part] = parts
+        self._tasks = [read_tasks(source.info) for source in sources]
+        self._set_sizes(cameras, size)
+        if use_state:
+            self._read_states()
+        wanted = [FramesWanted(p.table, c, p.sizes[c], p.spec.episodes) for p in parts for c in p.cameras]
+        if labels.window is not None:
+            wanted += [
+                FramesWanted(p.table, labels.window.cameras[p.number], labels.window.size, p.spec.episodes)
+                for p in parts
+            ]
+        readers = iter(
+            open_readers(
+                wanted, cache=cache, root=cache_root, limit_gb=cache_limit_gb, announce=announce, progress=progress
+            )
+        )
+        for part in parts:
+            part.readers = {camera: next(readers) for camera in part.cameras}
+        if labels.window is not None:
+            for part in parts:
+                part.label_reader = next(readers)
+
+    def _set_sizes(self, cameras: Sequence[str], size: int | tuple[int, int] | None) -> None:
+        """One size per camera over all sources, since they share batches."""
+        sizes: dict[str, tuple[int, int]] = {}
+        for camera in cameras:
+            found = {
+                p.spec.info.repo_id: target_size(size, frame_size(p.spec.info, camera))
+                for p in self._parts
+                if camera in p.cameras
+            }
+            if not found:
+                known = sorted({c for p in self._parts for c in p.spec.info.cameras})
+                raise UserError(
+                    f"no dataset of the run has a camera {camera!r}", where="data.cameras", fix=suggest(camera, known)
+                )
+            if len(set(found.values())) > 1:
+                listed = "; ".join(f"{repo}: {h}x{w}" for repo, (h, w) in found.items())
+                raise UserError(
+                    f"{camera} differs in size ({listed})", where="model.image_size", fix="ask for one, e.g. 512"
+                )
+            sizes[camera] = next(iter(found.values()))
+        partial = any(len(p.cameras) < len(cameras) for p in self._parts)
+        for part in self._parts:
+            part.sizes, part.partial = sizes, partial
+
+    def _read_states(self) -> None:
+        for part in self._parts:
+            part.states = read_column(part.spec.info, STATE)
+        width = max(p.states.shape[1] for p in self._parts if p.states is not None)
+        for part in self._parts:
+            part.state_dim = width
+
+    @property
+    def starts(self) -> "list[NDArray[np.int64]]":
+        """Global frame indices of the samples of each source."""
+        return [part.starts for part in self._parts]
+
+    @property
+    def state_dim(self) -> int | None:
+        """Width of the state; None if it is not given."""
+        return self._parts[0].state_dim or None
+
+    @property
+    def tasks(self) -> list[str]:
+        """The distinct instructions of the samples, sorted."""
+        import numpy as np
+
+        return sorted(
+            {
+                self._instruction(part.number, int(task))
+                for part in self._parts
+                for task in np.unique(part.task_index[part.starts])
+            }
+        )
+
+    def state_statistics(self) -> "tuple[NDArray[np.float64], NDArray[np.float64]] | None":
+        """Mean and standard deviation of the state over all samples, float64 `[D]` each; None without state."""
+        import numpy as np
+
+        parts = [(p, p.states) for p in self._parts if p.states is not None and len(p.starts)]
+        if not parts:
+            return None
+        padded = [np.pad(s[p.starts], ((0, 0), (0, p.state_dim - s.shape[1]))) for p, s in parts]
+        values = np.concatenate(padded).astype(np.float64)
+        return values.mean(0), values.std(0)
+
+    def _instruction(self, source: int, task: int) -> str:
+        tasks = self._tasks[source]
+        return tasks[task] if 0 <= task < len(tasks) else ""
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        batch = super().__getitems__(positions)
+        named = zip(batch["source"].tolist(), batch["task_index"].tolist(), strict=True)
+        batch[INSTRUCTION] = [self._instruction(source, task) for source, task in named]
+        return batch
+
+
+def cameras_of(infos: Sequence[DatasetInfo], asked: Sequence[str] | None, labels: LabelSource) -> tuple[str, ...]:
+    """The cameras that a model sees: those asked for, else those that the labels are made from."""
+    return tuple(asked) if asked is not None else tuple(dict.fromkeys(labels.cameras[: len(infos)]))
+
+
+def present(batch: Batch, camera: str) -> Any:
+    """Which samples of a batch have the camera, bool `[B]`; None: all."""
+    return batch.get(camera + _PRESENT)
