@@ -5,7 +5,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hlrp.config import ClassPath, FromConfig, LaqModel, LightningRun, PolicyModel, require_dataset, resolve_class_path
+from hlrp.config import (
+    ClassPath,
+    FoundationModel,
+    FromConfig,
+    LaqModel,
+    LightningRun,
+    PolicyModel,
+    require_dataset,
+    resolve_class_path,
+)
 from hlrp.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -14,7 +23,10 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule
 
 # Kind of model to its Lightning module; imported when a run asks for it.
-MODULES: dict[str, str] = {"laq": "hlrp.laq.module:LAQModule"}
+MODULES: dict[str, str] = {
+    "laq": "hlrp.laq.module:LAQModule",
+    "foundation": "hlrp.foundation.vla_backend_module:FoundationModule",
+}
 
 
 def job_name(run: LightningRun) -> str:
@@ -40,7 +52,7 @@ def check_model(run: LightningRun) -> None:
 
 
 def build_datamodule(run: LightningRun, say: "Callable[[str], None]") -> "LightningDataModule":
-    """The run's data: windows of frames, of the size and spacing that its model asks for.
+    """The run's data: what its model asks for, of the sizes and spacing that it asks for.
 
     Args:
         run: The configuration.
@@ -51,6 +63,10 @@ def build_datamodule(run: LightningRun, say: "Callable[[str], None]") -> "Lightn
     """
     from hlrp.data.data_module import FrameDataModule
 
+    if isinstance(run.model, FoundationModel):
+        from hlrp.foundation.data_module import FoundationDataModule
+
+        return FoundationDataModule(run, announce=say)
     options: dict[str, Any] = {"cameras": run.data.cameras, "cache_limit_gb": run.data.cache_limit_gb}
     if isinstance(run.model, LaqModel):
         from hlrp.laq.config import LAQConfig
