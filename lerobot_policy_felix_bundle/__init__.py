@@ -5,5 +5,13 @@ LeRobot imports every installed distribution whose name starts with `lerobot_pol
 """
 
 from hlrp.sim.metaworld_light import MetaworldLightEnv
+from lerobot_policy_felix_bundle.policies.hlrp_action_expert_direct import HLRPActionExpertDirectConfig
+from lerobot_policy_felix_bundle.policies.hlrp_action_expert_latent import HLRPActionExpertLatentConfig
+from lerobot_policy_felix_bundle.policies.hlrp_vla_direct import HLRPVLADirectConfig
 
-__all__ = ["MetaworldLightEnv"]
+__all__ = [
+    "HLRPActionExpertDirectConfig",
+    "HLRPActionExpertLatentConfig",
+    "HLRPVLADirectConfig",
+    "MetaworldLightEnv",
+]

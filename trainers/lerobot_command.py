@@ -12,6 +12,7 @@ from hlrp.config import LeRobotRun
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.runs import Checkpoint
 from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY
+from trainers.policy_labels import foundation_of, label_fields
 
 WORKER = "trainers.lerobot_worker"
 _DTYPES = {"32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -93,14 +94,16 @@ def build_arguments(
     """
     trainer, data, model = run.trainer, run.data, run.model
     arguments: dict[str, Any] = {}
-    if model.init_from:
+    foundation = foundation_of(model)
+    if model.init_from and not foundation:
         arguments["policy.path"] = str(model.init_from)
     else:
         arguments["policy.type"] = model.policy_type
     if trainer.device:
         arguments["policy.device"] = trainer.device
     arguments["policy.push_to_hub"] = run.push_to_hub
-    for key, value in _policy_fields(run, known_fields).items():
+    started = {"init_from": foundation} if foundation else {}
+    for key, value in (_policy_fields(run, known_fields) | label_fields(run, dataset) | started).items():
         arguments[f"policy.{key}"] = value
     arguments["dataset.repo_id"] = data.repo_id or (dataset.repo_id if dataset else "")
     if dataset:

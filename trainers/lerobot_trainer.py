@@ -14,6 +14,7 @@ from hlrp.runs.directory import git_commit
 from trainers.base import BaseTrainer, RunResult
 from trainers.lerobot_command import Command, build_arguments, build_command, resume_arguments
 from trainers.lerobot_session import TrainingSession
+from trainers.policy_labels import foundation_of
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvmap")
 
@@ -109,21 +110,26 @@ def plan(run: LeRobotRun) -> tuple[Command, DatasetInfo | None, Path, int]:
             where="trainer.max_epochs",
             fix="give --steps",
         )
-    if run.model.init_from and Path(run.model.init_from).exists():
-        run = run.model_copy(
-            update={
-                "model": run.model.model_copy(update={"init_from": str(resolve_pretrained(Path(run.model.init_from)))})
-            }
-        )
-    elif run.model.init_from and not run.allow_download:
-        raise UserError(
-            f"{run.model.init_from!r} is not a folder on this machine",
-            where="--init-from / model.init_from",
-            fix="give a local folder, or add --allow-download",
-        )
+    if run.model.init_from and not foundation_of(run.model):
+        run = _resolve_start(run)
     steps = run.trainer.total_steps(_frames(dataset, run)) if dataset else run.trainer.steps
     path = new_run_path(run.output_dir, run.job_name or run.model.policy_type)
     return build_command(run, build_arguments(run, dataset, path, steps, known)), dataset, path, steps
+
+
+def _resolve_start(run: LeRobotRun) -> LeRobotRun:
+    """The run with the `pretrained_model` folder that its `init_from` means."""
+    start = str(run.model.init_from)
+    if Path(start).exists():
+        model = run.model.model_copy(update={"init_from": str(resolve_pretrained(Path(start)))})
+        return run.model_copy(update={"model": model})
+    if not run.allow_download:
+        raise UserError(
+            f"{start!r} is not a folder on this machine",
+            where="--init-from / model.init_from",
+            fix="give a local folder, or add --allow-download",
+        )
+    return run
 
 
 def _frames(dataset: DatasetInfo, run: LeRobotRun) -> int:

@@ -1,0 +1,1 @@
+"""What the policies share: configuration, labels in LeRobot's loop, observations, the action expert, losses."""

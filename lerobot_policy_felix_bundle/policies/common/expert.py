@@ -1,0 +1,187 @@
+"""The action expert: LeRobot's, from SmolVLA, on the keys and values that a backend's VLM left of the prefix.
+
+Shapes: B batch, N tokens of the prefix, M tokens of the expert, H actions of a chunk, A width of an action, S code
+positions, W width of the expert.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lerobot.policies.common.flow_matching import euler_integrate
+from lerobot.policies.common.vla_utils import make_att_2d_masks
+from lerobot.policies.rtc.modeling_rtc import RTCProcessor
+from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from lerobot.policies.smolvla.modeling_smolvla import VLAFlowMatching
+from torch import Tensor, nn
+
+from lerobot_policy_felix_bundle.policies.common.configuration import HLRPExpertConfig
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the VLM made of an observation.
+
+    Args:
+        hidden: Last hidden states, ``[B, N, width]``.
+        mask: bool ``[B, N]``, True for tokens that are there.
+        cache: Keys and values of every layer.
+    """
+
+    hidden: Tensor
+    mask: Tensor
+    cache: "DynamicCache"
+
+
+class _Borrowed:
+    """What LeRobot's expert asks of its VLM, for one that belongs to another module."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.config = model, model.config
+
+    def eval(self) -> None:
+        self.model.eval()
+
+
+class ActionExpert(VLAFlowMatching):
+    """LeRobot's flow-matching expert without a VLM of its own.
+
+    Args:
+        config: The policy's configuration; its features are known.
+        vlm: The VLM that makes prefixes, a `SmolVLMModel`. Not a child of this module: it belongs to the backend.
+        folder: Folder of the backbone, which LeRobot reads the expert's sizes from.
+        rtc: Real-time chunking, if it is on.
+    """
+
+    def __init__(self, config: HLRPExpertConfig, vlm: nn.Module, folder: Path, rtc: RTCProcessor | None = None) -> None:
+        super().__init__(_smolvla_config(config, folder), rtc_processor=rtc)
+        # LeRobot builds a VLM and a projection of the state beside its expert; those that are trained are the
+        # backend's, registered once, there.
+        del self.vlm_with_expert.vlm, self.state_proj
+        self.vlm_with_expert.__dict__["vlm"] = _Borrowed(vlm)
+        self.action_dim = config.action_dim
+
+    @property
+    def width(self) -> int:
+        """Width W of the expert's tokens."""
+        return int(self.vlm_with_expert.expert_hidden_size)
+
+    def attend(self, prefix: Prefix, tokens: Tensor, blocks: Tensor) -> Tensor:
+        """Run tokens through the expert; they see the prefix, and of each other what the blocks allow.
+
+        Args:
+            prefix: Keys and values; unchanged afterwards.
+            tokens: ``[B, M, W]``.
+            blocks: ``[M]``, 1 where a block begins that the tokens before cannot see.
+
+        Returns:
+            ``[B, M, W]`` float32.
+        """
+        batch, count = tokens.shape[:2]
+        there = torch.ones(batch, count, dtype=torch.bool, device=tokens.device)
+        among = make_att_2d_masks(there, blocks.to(tokens.device)[None].expand(batch, -1))
+        mask = torch.cat([prefix.mask[:, None].expand(-1, count, -1), among], dim=2)
+        positions = prefix.mask.sum(1, keepdim=True) + torch.arange(count, device=tokens.device)
+        outputs, _ = self.vlm_with_expert.forward(
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=prefix.cache,
+            inputs_embeds=[None, tokens],
+            use_cache=True,
+        )
+        # Self-attention layers append their own keys and values.
+        prefix.cache.crop(prefix.mask.shape[1])
+        result: Tensor = outputs[1].float()
+        return result
+
+    def velocity(self, prefix: Prefix, noisy: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The flow at ``noisy`` ``[B, H, A]`` and ``time`` ``[B]``, given condition tokens ``[B, S, W]`` if any."""
+        tokens, _, blocks = self.embed_suffix(noisy, time)
+        blocks = blocks[0]
+        if condition is not None:
+            tokens = torch.cat([condition.to(tokens.dtype), tokens], dim=1)
+            first = torch.zeros(condition.shape[1], dtype=blocks.dtype, device=blocks.device)
+            first[0] = 1
+            blocks = torch.cat([first, blocks])
+        flow: Tensor = self.action_out_proj(self.attend(prefix, tokens, blocks)[:, -noisy.shape[1] :])
+        return flow
+
+    def flow_losses(
+        self,
+        prefix: Prefix,
+        actions: Tensor,
+        condition: Tensor | None = None,
+        *,
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+    ) -> Tensor:
+        """Squared errors of the flow at a random time.
+
+        Args:
+            prefix: The observation.
+            actions: Normalised chunk ``[B, H, A]``.
+            condition: ``[B, S, W]``.
+            noise: As actions; drawn if None.
+            time: ``[B]`` in [0, 1], 1 being noise; drawn if None.
+
+        Returns:
+            ``[B, H, A]`` float32.
+        """
+        noise = self.sample_noise(actions.shape, actions.device) if noise is None else noise
+        time = self.sample_time(len(actions), actions.device) if time is None else time
+        weight = time[:, None, None]
+        noisy = weight * noise + (1 - weight) * actions
+        flow = self.velocity(prefix, noisy, time, condition)
+        return nn.functional.mse_loss(flow, (noise - actions).float(), reduction="none")
+
+    def sample(
+        self, prefix: Prefix, condition: Tensor | None = None, *, noise: Tensor | None = None, **guidance: Any
+    ) -> Tensor:
+        """A chunk ``[B, H, A]``, normalised; the prefix serves every denoising step.
+
+        Args:
+            prefix: The observation.
+            condition: ``[B, S, W]``.
+            noise: ``[B, H, A]`` to start from; drawn if None.
+            **guidance: LeRobot's arguments of real-time chunking.
+        """
+        if noise is None:
+            shape = (len(prefix.mask), self.config.chunk_size, self.action_dim)
+            noise = self.sample_noise(shape, prefix.mask.device)
+        return euler_integrate(
+            lambda noisy, time: self.velocity(prefix, noisy, time, condition),
+            noise,
+            self.config.num_steps,
+            rtc_processor=self.rtc_processor,
+            rtc_enabled=self._rtc_enabled(),
+            inference_delay=guidance.get("inference_delay"),
+            prev_chunk_left_over=guidance.get("prev_chunk_left_over"),
+            execution_horizon=guidance.get("execution_horizon"),
+        )
+
+
+def _smolvla_config(config: HLRPExpertConfig, folder: Path) -> SmolVLAConfig:
+    frozen = config.vlm_mode != "cotrained"
+    return SmolVLAConfig(
+        device=config.device,
+        push_to_hub=False,
+        chunk_size=config.chunk_size,
+        n_action_steps=config.n_action_steps,
+        num_steps=config.num_steps,
+        vlm_model_name=str(folder),
+        load_vlm_weights=False,
+        train_expert_only=frozen,
+        freeze_vision_encoder=not config.trains_vision,
+        num_vlm_layers=config.vlm_layers or 0,
+        self_attn_every_n_layers=config.self_attn_every_n_layers,
+        expert_width_multiplier=config.expert_width_multiplier,
+        min_period=config.min_period,
+        max_period=config.max_period,
+        max_state_dim=1,
+        max_action_dim=config.action_dim,
+        rtc_config=config.rtc_config,
+    )

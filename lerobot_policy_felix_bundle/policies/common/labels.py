@@ -1,0 +1,227 @@
+"""Labels in LeRobot's training loop: a step of the preprocessor that is saved with the checkpoint.
+
+LeRobot's default conversion drops every column of a dataset but a few; `index` and `episode_index` survive. So the step
+looks the codes up by `index`, from a latent table or the dataset's own column, or has a frozen quantizer make them from
+the frames of the label's window. Where there is no `index`, as at inference, it does nothing and needs no file.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lerobot.configs import PipelineFeatureType, PolicyFeature
+from lerobot.lerobot_types import EnvTransition, TransitionKey
+from lerobot.processor import ProcessorStep, ProcessorStepRegistry
+
+from hlrp.errors import UserError
+from lerobot_policy_felix_bundle.policies.common.configuration import MEANING, HLRPPolicyConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hlrp.foundation.labels import OnlineLabels
+
+CODES, CODE_MASK, ACTION_MASK, STAMP = "hlrp.codes", "hlrp.code_mask", "hlrp.action_mask", "hlrp.labels"
+"""What the step adds to a batch: int64 ``[B, S]``, bool ``[B, S]``, bool ``[B]``, and which labels these are."""
+
+_PAD = "_is_pad"
+
+
+@ProcessorStepRegistry.register(name="hlrp_latent_labels")
+@dataclass
+class LatentLabelsStep(ProcessorStep):
+    """Adds latent codes and which actions may be trained on to a training batch.
+
+    Args:
+        source: `none`, `precomputed` or `online`.
+        table: Folder of a latent table; None with `precomputed`: the column of ``dataset``.
+        dataset: Folder of the dataset that is trained on.
+        laq: Run of the quantizer that labels `online`.
+        camera: The camera whose frames it labels.
+        meaning: What the codes must mean: `codebook_size`, `code_seq_len`, `num_frames`, `offset_seconds`,
+            `laq_sha256`.
+        labelled_episodes: Episodes whose actions may be trained on; None: all.
+    """
+
+    source: str = "none"
+    table: str | None = None
+    dataset: str | None = None
+    laq: str | None = None
+    camera: str | None = None
+    meaning: dict[str, Any] = field(default_factory=dict)
+    labelled_episodes: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        self._rows: Any = None
+        self._online: OnlineLabels | None = None
+        self._episodes: Tensor | None = None
+        self.stamp = hashlib.sha256(json.dumps(self.get_config(), sort_keys=True).encode()).hexdigest()[:16]
+
+    @classmethod
+    def of(cls, config: HLRPPolicyConfig) -> "LatentLabelsStep":
+        """The step that a policy's configuration asks for."""
+        return cls(
+            source=config.latent_source if config.uses_latents else "none",
+            table=config.latent_table,
+            dataset=config.latent_dataset,
+            laq=config.latent_laq,
+            camera=config.latent_camera,
+            meaning={name: getattr(config, name) for name in MEANING} if config.uses_latents else {},
+            labelled_episodes=config.labelled_episodes,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def transform_features(
+        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
+    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
+        """Labels are no features."""
+        return features
+
+    def __call__(self, transition: EnvTransition) -> EnvTransition:
+        """Label a batch that has an `index`; anything else passes unchanged.
+
+        Raises:
+            UserError: The labels are missing or do not mean what the policy expects.
+        """
+        known = transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}
+        if "index" not in known:
+            return transition
+        observation = transition.get(TransitionKey.OBSERVATION) or {}
+        seen, added = self.label(observation, known)
+        result = dict(transition)
+        result[TransitionKey.OBSERVATION] = seen
+        pads = {k: seen[k] for k in known if k in seen}
+        result[TransitionKey.COMPLEMENTARY_DATA] = {**known, **pads, **added}
+        return result  # type: ignore[return-value]
+
+    def label(self, observation: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Labels of a batch.
+
+        Args:
+            observation: `observation.*` entries; with `online` each has an axis of T frames behind the batch's.
+            known: `index` ``[B]``, `episode_index` ``[B]``, and `*_is_pad` flags.
+
+        Returns:
+            The observation at time t, and the entries `CODES`, `CODE_MASK`, `ACTION_MASK` and `STAMP` that there are.
+        """
+        added: dict[str, Any] = {STAMP: self.stamp}
+        seen = dict(observation)
+        if self.source == "precomputed":
+            added[CODES], added[CODE_MASK] = self._look_up(known["index"])
+        elif self.source == "online":
+            added[CODES], added[CODE_MASK] = self._make(observation, known)
+            seen = {k: _first_frame(k, v) for k, v in observation.items()}
+        if self.labelled_episodes is not None:
+            added[ACTION_MASK] = self._labelled(known["episode_index"])
+        return seen, added
+
+    def _look_up(self, index: "Tensor") -> "tuple[Tensor, Tensor]":
+        if self._rows is None:
+            self._rows = open_rows(self.table, self.dataset)
+            self._rows.check(**checked_meaning(self.meaning))
+        codes, valid = self._rows.codes(index.reshape(-1).cpu())
+        mask = valid.repeat_interleave(codes.shape[2], 1)
+        return codes.flatten(1).to(index.device), mask.to(index.device)
+
+    def _make(self, observation: Mapping[str, Any], known: Mapping[str, Any]) -> "tuple[Tensor, Tensor]":
+        import torch
+
+        from hlrp.foundation.labels import FRAMES, VALID
+
+        frames = observation[str(self.camera)]
+        if frames.ndim != 5:
+            raise UserError(
+                f"labels made while training need a window of {self.meaning['num_frames']} frames of {self.camera}, "
+                f"the batch has {list(frames.shape)}",
+                where="latent_laq",
+                fix="train with LeRobot's datasets, which read the windows that the policy asks for",
+            )
+        if self._online is None:
+            self._online = open_online(str(self.laq), str(self.camera), self.meaning)
+        self._online.to(frames.device)
+        padded = known.get(f"{self.camera}{_PAD}")
+        if padded is None:
+            padded = torch.zeros(frames.shape[:2], dtype=torch.bool, device=frames.device)
+        assert self._online.window is not None, "a quantizer reads frames"
+        batch = {FRAMES: _resized(frames, self._online.window.size), VALID: ~padded[:, 1:].bool()}
+        made = self._online.labels(batch)
+        return made.codes, made.mask
+
+    def _labelled(self, episode: "Tensor") -> "Tensor":
+        import torch
+
+        if self._episodes is None:
+            self._episodes = torch.tensor(sorted(self.labelled_episodes or []), dtype=torch.int64)
+        self._episodes = self._episodes.to(episode.device)
+        return torch.isin(episode.reshape(-1), self._episodes)
+
+
+def checked_meaning(meaning: Mapping[str, Any]) -> dict[str, Any]:
+    """The policy's side of `LatentTable.check`."""
+    names = {name: name for name in MEANING} | {"laq_sha256": "laq"}
+    return {names[name]: value for name, value in meaning.items()}
+
+
+def open_rows(table: str | None, dataset: str | None) -> Any:
+    """A latent table, or the column of a dataset: both have `identity`, `check` and `codes`.
+
+    Raises:
+        UserError: It is missing, unfinished or damaged.
+    """
+    if table is not None:
+        from hlrp.data.latent_table import LatentTable
+
+        return LatentTable.open(Path(table))
+    from hlrp.data.dataset_info import read_dataset
+    from hlrp.data.latent_column import LatentColumn
+
+    return LatentColumn(read_dataset(None, Path(str(dataset))))
+
+
+def open_online(laq: str, camera: str, meaning: Mapping[str, Any]) -> "OnlineLabels":
+    """The quantizer that labels while training, checked against what the policy expects.
+
+    Raises:
+        UserError: There is none, or its codes mean something else.
+    """
+    from hlrp.foundation.labels import OnlineLabels
+    from hlrp.laq import LAQ
+    from hlrp.laq.checkpoint import find_model, read_manifest
+
+    folder = find_model(Path(laq))
+    made = OnlineLabels(LAQ.from_checkpoint(folder), read_manifest(folder).weights_sha256, (camera,))
+    differ = [f"{k}: the quantizer has {getattr(made.spec, k)}, the policy {v}" for k, v in meaning.items()]
+    differ = [text for text, (k, v) in zip(differ, meaning.items(), strict=True) if v != getattr(made.spec, k)]
+    if differ:
+        raise UserError(
+            f"the quantizer does not fit the policy: {'; '.join(differ)}",
+            where=laq,
+            fix="use the quantizer that the policy was trained with",
+        )
+    return made
+
+
+def _first_frame(name: str, value: Any) -> Any:
+    if not hasattr(value, "ndim"):
+        return value
+    return value[:, :1] if name.endswith(_PAD) else value[:, 0]
+
+
+def _resized(frames: "Tensor", size: tuple[int, int]) -> "Tensor":
+    """Windows ``[B, T, C, H, W]`` in [0, 1] as uint8 of the quantizer's size, as latent tables are made from."""
+    import torch
+
+    from hlrp.data.decode import resize_frames
+
+    pixels = frames if frames.dtype == torch.uint8 else (frames * 255).round().to(torch.uint8)
+    if tuple(pixels.shape[-2:]) == tuple(size):
+        return pixels
+    flat = pixels.flatten(0, 1)
+    resized = torch.from_numpy(resize_frames(flat.cpu().numpy(), size)).to(pixels.device)
+    return resized.unflatten(0, pixels.shape[:2])

@@ -1,0 +1,206 @@
+"""What the policies have in common: labels, a backend, a queue of actions, and a checkpoint that needs nothing else."""
+
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.utils.constants import ACTION
+from torch import Tensor, nn
+
+from hlrp.errors import UserError
+from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
+from lerobot_policy_felix_bundle.policies.common.labels import ACTION_MASK, CODE_MASK, CODES, STAMP, LatentLabelsStep
+from lerobot_policy_felix_bundle.policies.common.losses import Term, reduce_terms
+from lerobot_policy_felix_bundle.policies.common.meaning import resolve_meaning
+
+BACKBONE = "backbone"
+"""Folder beside a checkpoint's weights: configuration, tokenizer and processor of the VLM."""
+
+
+class HLRPPolicy(PreTrainedPolicy):
+    """Base of the policies.
+
+    Args:
+        config: The configuration; what it leaves open is filled in.
+        backbone_folder: Folder to rebuild the backbone from, without weights; None: a fresh policy, whose backbone's
+            weights are loaded.
+        dataset_meta: LeRobot's metadata of the dataset that is trained on; None at inference.
+
+    Raises:
+        UserError: Labels, backbone or foundation model do not fit.
+    """
+
+    config_class = HLRPPolicyConfig
+    name = "hlrp_policy"
+    config: HLRPPolicyConfig
+
+    # Layers that FSDP wraps; Accelerate reads the second name.
+    _fsdp_wrap_modules: ClassVar[list[str]] = ["LlamaDecoderLayer", "SmolVLMEncoderLayer"]
+    _no_split_modules: ClassVar[list[str]] = _fsdp_wrap_modules
+
+    def __init__(
+        self,
+        config: HLRPPolicyConfig,
+        *,
+        backbone_folder: Path | None = None,
+        dataset_meta: Any | None = None,
+        **_: Any,
+    ) -> None:
+        super().__init__(config)
+        config.validate_features()
+        resolve_meaning(config, dataset_meta)
+        self._labels = LatentLabelsStep.of(config)
+        self._queue: deque[Tensor] = deque(maxlen=config.n_action_steps)
+        self.build(backbone_folder)
+
+    def build(self, backbone_folder: Path | None) -> None:
+        """Make the modules; with a folder their weights are loaded later."""
+        raise NotImplementedError
+
+    def save_backbone(self, folder: Path) -> None:
+        """Write what `build` needs, without weights."""
+        raise NotImplementedError
+
+    def terms(self, batch: Mapping[str, Any], **given: Any) -> dict[str, Term]:
+        """The losses of a labelled batch."""
+        raise NotImplementedError
+
+    def chunk(self, batch: Mapping[str, Any], **given: Any) -> Tensor:
+        """A chunk of normalised actions ``[B, chunk_size, A]``."""
+        raise NotImplementedError
+
+    def get_optim_params(self) -> list[nn.Parameter]:
+        """Everything that is trained."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def reset(self) -> None:
+        """Forget the actions that are left; called when an episode begins."""
+        self._queue.clear()
+
+    def forward(  # type: ignore[override]
+        self, batch: dict[str, Any], reduction: str = "mean", **given: Any
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The training loss.
+
+        Args:
+            batch: A preprocessed batch: images ``[B, 3, H, W]``, `action` ``[B, chunk_size, A]``, `action_is_pad`
+                ``[B, chunk_size]``, `task`, and what `LatentLabelsStep` adds.
+            reduction: `mean`: a scalar over what is supervised; `none`: per sample ``[B]``, zero where nothing is.
+            **given: `noise` and `time` of the flow, in place of random ones.
+
+        Returns:
+            The loss, and numbers to log.
+        """
+        return reduce_terms(self.terms(self._labelled(batch), **given), reduction)
+
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: dict[str, Any], **given: Any) -> Tensor:
+        """A chunk of normalised actions for an observation.
+
+        Args:
+            batch: A preprocessed observation; labels in it are not read.
+            **given: `noise` to start from; LeRobot's arguments of real-time chunking.
+
+        Returns:
+            ``[B, chunk_size, A]`` float32; the postprocessor brings them to the dataset's units.
+        """
+        self.eval()
+        return self.chunk(batch, **given).float()
+
+    @torch.no_grad()
+    def select_action(self, batch: dict[str, Any], **given: Any) -> Tensor:
+        """The next action ``[B, A]``, normalised; every `n_action_steps` calls a chunk is predicted."""
+        self.eval()
+        if not self._queue:
+            actions = self.predict_action_chunk(batch, **given)
+            self._queue.extend(actions.transpose(0, 1)[: self.config.n_action_steps])
+        return self._queue.popleft()
+
+    def _labelled(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with this policy's labels: a preprocessor that came with other weights may have had others."""
+        stamp = batch.get(STAMP)
+        if stamp == self._labels.stamp or (stamp is None and "index" not in batch):
+            return batch
+        observation = {k: v for k, v in batch.items() if k.startswith("observation.")}
+        rest = {k: v for k, v in batch.items() if k not in (CODES, CODE_MASK, ACTION_MASK)}
+        seen, added = self._labels.label(observation, rest)
+        return {**rest, **seen, **added}
+
+    def action_mask(self, batch: Mapping[str, Any]) -> Tensor:
+        """Which actions of the chunks are trained on, bool ``[B, chunk_size]``."""
+        actions = batch[ACTION]
+        padded = batch.get("action_is_pad")
+        mask = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device) if padded is None else ~padded
+        labelled = batch.get(ACTION_MASK)
+        return mask if labelled is None else mask & labelled[:, None]
+
+    def codes(self, batch: Mapping[str, Any], positions: int) -> tuple[Tensor, Tensor]:
+        """The batch's codes int64 ``[B, S]`` and where they hold, bool ``[B, S]``; all False without labels."""
+        if CODES in batch:
+            mask: Tensor = batch[CODE_MASK]
+            # An invalid pair's code means nothing; a fixed one keeps it out of every computation.
+            return torch.where(mask, batch[CODES], 0), mask
+        count, device = len(batch[ACTION]), batch[ACTION].device
+        codes = torch.zeros(count, positions, dtype=torch.int64, device=device)
+        return codes, torch.zeros_like(codes, dtype=torch.bool)
+
+    def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        super()._save_pretrained(save_directory, state_dict=state_dict)
+        self.save_backbone(save_directory / BACKBONE)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_name_or_path: str | Path, **options: Any) -> Self:
+        """Load a policy; see LeRobot's `PreTrainedPolicy.from_pretrained`. Weights must fit name by name.
+
+        Raises:
+            UserError: They do not, or the folder lacks its `backbone`.
+        """
+        folder = _backbone_folder(str(pretrained_name_or_path), options)
+        policy: Self = super().from_pretrained(
+            pretrained_name_or_path, **{**options, "strict": True, "backbone_folder": folder}
+        )
+        return policy
+
+    @classmethod
+    def _load_as_safetensor(cls, model: Self, model_file: str, map_location: str, strict: bool) -> Self:
+        try:
+            return super()._load_as_safetensor(model, model_file, map_location, strict)
+        except (RuntimeError, KeyError) as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise UserError(
+                f"the weights do not fit the policy: {'; '.join(lines[:6])}",
+                where=model_file,
+                fix="leave the fields that decide sizes (backbone, chunk_size, vlm_layers, ...) as in its config.json",
+            ) from error
+
+
+def _backbone_folder(name: str, options: Mapping[str, Any]) -> Path:
+    if Path(name).is_dir():
+        folder = Path(name) / BACKBONE
+    else:
+        from huggingface_hub import snapshot_download
+
+        known = {k: options[k] for k in ("revision", "cache_dir", "local_files_only", "token") if options.get(k)}
+        folder = Path(snapshot_download(name, allow_patterns=[f"{BACKBONE}/*"], **known)) / BACKBONE
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"the checkpoint has no {BACKBONE}/config.json, from which its vision-language model is rebuilt",
+            where=name,
+            fix="copy the whole pretrained_model folder",
+        )
+    return folder
+
+
+def chunk_of(batch: Mapping[str, Any], size: int) -> Tensor:
+    """The batch's actions ``[B, chunk_size, A]``.
+
+    Raises:
+        ValueError: They are not chunks of that size.
+    """
+    actions: Tensor = batch[ACTION]
+    if actions.ndim != 3 or actions.shape[1] != size:
+        raise ValueError(f"action: [B, {size}, A] is needed, got {list(actions.shape)}")
+    return actions

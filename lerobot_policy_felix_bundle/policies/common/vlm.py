@@ -1,0 +1,143 @@
+"""The vision-language model of a policy: built from a backbone, a foundation model or a checkpoint's own files."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hlrp.config.models import FoundationModel, LoraSection
+from hlrp.errors import UserError
+from hlrp.foundation.backbones import resolve_backbone
+from hlrp.foundation.backends.interfaces import BackendMode, VLABackend
+from hlrp.foundation.backends.registry import backend_class
+from hlrp.foundation.config import BackendConfig, LatentSpec
+from hlrp.foundation.trainable import choose_trainable
+from lerobot_policy_felix_bundle.policies.common.configuration import TINY, HLRPPolicyConfig
+from lerobot_policy_felix_bundle.policies.common.meaning import spec_of
+
+_SMOL = "smol_latent_head"
+# A policy without codes builds the same backend and drops the head that would predict these.
+_NO_CODES = LatentSpec(codebook_size=2, code_seq_len=1, num_frames=2, offset_seconds=1.0, laq_sha256="none")
+_HEAD = ("head.", "flow.", "target_")
+
+
+def build_backend(config: HLRPPolicyConfig, restored: Path | None, backend: str = _SMOL) -> tuple[Any, Path]:
+    """The backend that a policy's configuration asks for, its parts frozen, trained or given adapters.
+
+    Args:
+        config: The policy's configuration.
+        restored: A checkpoint's folder of backbone files, whose weights follow; None: a fresh policy.
+        backend: Name of the backend.
+
+    Returns:
+        The backend, a `VLABackend` and `torch.nn.Module`, and the folder of its backbone.
+
+    Raises:
+        UserError: There is no such backbone, or the foundation model of ``init_from`` does not fit.
+    """
+    foundation = _Foundation(config.init_from, backend) if config.init_from is not None and restored is None else None
+    if restored is not None:
+        folder = restored
+    elif foundation is not None:
+        folder = foundation.backbone(config)
+    else:
+        folder = resolve_backbone(config.backbone, backend, allow_download=config.allow_download)
+    built = backend_class(backend).from_backbone(
+        _backend_config(config, backend), folder, weights=restored is None and foundation is None
+    )
+    if foundation is not None:
+        foundation.load_into(built, with_head=config.uses_latents)
+    _choose(built, config, backend)
+    return built, folder
+
+
+def _backend_config(config: HLRPPolicyConfig, backend: str) -> BackendConfig:
+    return BackendConfig(
+        backend=backend,  # type: ignore[arg-type]
+        spec=spec_of(config) if config.uses_latents else _NO_CODES,
+        cameras=config.cameras,
+        image_size=config.image_size,
+        state_dim=config.state_dim,
+        max_text_tokens=config.max_text_tokens,
+        layers=config.vlm_layers,
+    )
+
+
+def _choose(backend: VLABackend, config: HLRPPolicyConfig, name: str) -> None:
+    lora = LoraSection(rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets)
+    model = FoundationModel(
+        kind="foundation",
+        backend=name,  # type: ignore[arg-type]
+        train_vision=config.trains_vision,
+        train_language=config.vlm_mode != "frozen",
+        lora=lora if config.vlm_mode == "lora" else None,
+    )
+    choose_trainable(backend, model, pretrained=config.backbone != TINY)
+
+
+class _Foundation:
+    """A foundation model that a policy starts from."""
+
+    def __init__(self, path: str, backend: str) -> None:
+        from hlrp.foundation.checkpoint import find_model, read_manifest
+
+        self.path = find_model(Path(path))
+        self.manifest = read_manifest(self.path)
+        if self.manifest.config.backend != backend:
+            raise UserError(
+                f"the foundation model has backend {self.manifest.config.backend}, the policy needs {backend}",
+                where="policy.init_from",
+                fix="use a foundation model of that backend",
+            )
+
+    def backbone(self, config: HLRPPolicyConfig) -> Path:
+        """Its backbone files; also writes into ``config`` what its weights decide."""
+        from hlrp.foundation.checkpoint import BACKBONE
+
+        theirs = self.manifest.config
+        if config.uses_latents and theirs.mode is not BackendMode.CODES:
+            raise UserError(
+                f"the foundation model predicts {theirs.mode.value}, policy {config.type!r} needs codes",
+                where="policy.init_from",
+                fix="use a foundation model trained with mode=codes, or hlrp_action_expert_direct",
+            )
+        if config.vlm_layers not in (None, theirs.layers):
+            raise UserError(
+                f"the foundation model has {theirs.layers or 'all'} language layers, the policy asks for "
+                f"{config.vlm_layers}",
+                where="policy.vlm_layers",
+                fix="leave it out",
+            )
+        if theirs.state_dim not in (None, config.state_dim):
+            raise UserError(
+                f"the foundation model reads a state of width {theirs.state_dim}, the policy {config.state_dim}",
+                where="policy.use_state, policy.init_from",
+                fix="use the dataset that the foundation model was trained on, or one without state",
+            )
+        config.vlm_layers, config.max_text_tokens = theirs.layers, theirs.max_text_tokens
+        config.backbone = self.manifest.backbone.name
+        if config.image_size is None:
+            config.image_size = theirs.image_size
+        return self.path / BACKBONE
+
+    def load_into(self, backend: nn.Module, *, with_head: bool) -> None:
+        """Load its weights; only a head that is dropped, and the projection of a state that it lacks, may differ.
+
+        Raises:
+            UserError: Anything else differs.
+        """
+        from safetensors.torch import load_file
+
+        from hlrp.foundation.checkpoint import split_tied
+        from hlrp.laq.checkpoint import WEIGHTS, check_state
+
+        stored = load_file(self.path / WEIGHTS)
+        expected, tied = split_tied(backend.state_dict())
+        dropped = () if with_head else _HEAD
+        own = {n for n in expected if n.startswith(dropped)} if dropped else set()
+        if self.manifest.config.state_dim is None:
+            own |= {n for n in expected if n.startswith("state_projection.")}
+        stored = {n: v for n, v in stored.items() if not (dropped and n.startswith(dropped))}
+        check_state(stored, {n: v for n, v in expected.items() if n not in own}, str(self.path / WEIGHTS))
+        state = stored | {n: expected[n] for n in own}
+        backend.load_state_dict(state | {name: state[owner] for name, owner in tied.items()}, strict=True)

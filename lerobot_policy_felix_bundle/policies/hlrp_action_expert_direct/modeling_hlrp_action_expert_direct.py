@@ -1,0 +1,37 @@
+"""`hlrp_action_expert_direct`: image, state and language to actions, through a VLM and a flow-matching expert."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lerobot_policy_felix_bundle.policies.common.expert_policy import ExpertPolicy
+from lerobot_policy_felix_bundle.policies.common.losses import Term
+from lerobot_policy_felix_bundle.policies.common.policy import chunk_of
+from lerobot_policy_felix_bundle.policies.hlrp_action_expert_direct.configuration_hlrp_action_expert_direct import (
+    HLRPActionExpertDirectConfig,
+)
+
+
+class HLRPActionExpertDirectPolicy(ExpertPolicy):
+    """See `HLRPActionExpertDirectConfig`; loss, chunks and queue are documented in `HLRPPolicy`."""
+
+    config_class: ClassVar[type] = HLRPActionExpertDirectConfig
+    name = "hlrp_action_expert_direct"
+    config: HLRPActionExpertDirectConfig
+
+    def build(self, backbone_folder: Path | None) -> None:
+        """Without the head that would predict codes, and with nothing trained that no action depends on."""
+        super().build(backbone_folder)
+        self.drop_code_head()
+
+    def terms(self, batch: Mapping[str, Any], **given: Any) -> dict[str, Term]:
+        """The flow's squared error."""
+        actions = chunk_of(batch, self.config.chunk_size)
+        losses = self.expert.flow_losses(self.prefix(batch), actions, **given)
+        return {"action": Term(losses, self.action_mask(batch))}
+
+    def chunk(self, batch: Mapping[str, Any], **given: Any) -> Tensor:
+        """Denoise a chunk over the observation's keys and values."""
+        return self.expert.sample(self.prefix(batch), **given)

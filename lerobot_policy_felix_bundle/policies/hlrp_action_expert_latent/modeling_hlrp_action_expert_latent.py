@@ -1,0 +1,135 @@
+"""`hlrp_action_expert_latent`: the action expert knows the latent codes of what happens next.
+
+Shapes: B batch, S code positions, K codes, W width of the expert.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lerobot_policy_felix_bundle.policies.common.expert import Prefix
+from lerobot_policy_felix_bundle.policies.common.expert_policy import ExpertPolicy
+from lerobot_policy_felix_bundle.policies.common.losses import Term
+from lerobot_policy_felix_bundle.policies.common.meaning import spec_of
+from lerobot_policy_felix_bundle.policies.common.policy import chunk_of
+from lerobot_policy_felix_bundle.policies.hlrp_action_expert_latent.configuration_hlrp_action_expert_latent import (
+    HLRPActionExpertLatentConfig,
+)
+
+
+class CodeTokens(nn.Module):
+    """Condition tokens of codes: one embedding for each code of each position, and one for an unknown code there.
+
+    Args:
+        positions: S.
+        codebook_size: K.
+        width: W.
+    """
+
+    def __init__(self, positions: int, codebook_size: int, width: int) -> None:
+        super().__init__()
+        self.codebook_size = codebook_size
+        self.table = nn.Embedding(positions * (codebook_size + 1), width)
+        self.register_buffer("first", torch.arange(positions) * (codebook_size + 1), persistent=False)
+
+    def forward(self, codes: Tensor, known: Tensor) -> Tensor:
+        """Codes int64 ``[B, S]`` and which of them are known, bool ``[B, S]``, to ``[B, S, W]``."""
+        tokens: Tensor = self.table(torch.where(known, codes, self.codebook_size) + self.first)
+        return tokens
+
+
+class CodeSuffix(nn.Module):
+    """Queries that the expert turns into logits of codes: a suffix of its own, beside that of the actions.
+
+    Args:
+        positions: S.
+        codebook_size: K.
+        width: W.
+    """
+
+    def __init__(self, positions: int, codebook_size: int, width: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(positions, width))
+        self.out = nn.Linear(width, codebook_size)
+
+    def tokens(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Tokens ``[B, S, W]`` and blocks ``[S]``: they see one another."""
+        blocks = torch.zeros(len(self.queries), dtype=torch.int64, device=self.queries.device)
+        blocks[0] = 1
+        return self.queries.expand(batch, -1, -1), blocks
+
+
+class HLRPActionExpertLatentPolicy(ExpertPolicy):
+    """See `HLRPActionExpertLatentConfig`; loss, chunks and queue are documented in `HLRPPolicy`."""
+
+    config_class: ClassVar[type] = HLRPActionExpertLatentConfig
+    name = "hlrp_action_expert_latent"
+    config: HLRPActionExpertLatentConfig
+    updates: Tensor
+
+    def build(self, backbone_folder: Path | None) -> None:
+        """The VLM with its head, the expert, and the tokens of the codes."""
+        super().build(backbone_folder)
+        spec = spec_of(self.config)
+        self.positions = spec.positions
+        part = CodeTokens if self.config.conditioning == "tokens" else CodeSuffix
+        self.latents = part(spec.positions, spec.codebook_size, self.expert.width)
+        if self.config.conditioning == "suffix":
+            self.drop_code_head()
+        # Saved, so that a resumed run goes on with the schedule.
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def update(self) -> None:
+        """Count an optimizer step; LeRobot's loop calls it."""
+        self.updates += 1
+
+    def predict_codes(self, batch: Mapping[str, Any]) -> Tensor:
+        """The likeliest codes for a preprocessed observation, int64 ``[B, S]``."""
+        with torch.no_grad():
+            return self._code_logits(self.prefix(batch)).argmax(-1)
+
+    def _code_logits(self, prefix: Prefix) -> Tensor:
+        """``[B, S, K]``."""
+        if isinstance(self.latents, CodeSuffix):
+            tokens, blocks = self.latents.tokens(len(prefix.mask))
+            logits: Tensor = self.latents.out(self.expert.attend(prefix, tokens, blocks))
+            return logits
+        logits = self.backend.head(prefix.hidden, prefix.mask)
+        return logits.float()
+
+    def terms(self, batch: Mapping[str, Any], **given: Any) -> dict[str, Term]:
+        """The flow's squared error given codes, and the cross-entropy of the codes."""
+        actions = chunk_of(batch, self.config.chunk_size)
+        codes, known = self.codes(batch, self.positions)
+        prefix = self.prefix(batch)
+        logits = self._code_logits(prefix)
+        condition = None
+        if isinstance(self.latents, CodeTokens):
+            condition = self.latents(*self._shown(codes, known, logits.detach().argmax(-1)))
+        losses = self.expert.flow_losses(prefix, actions, condition, **given)
+        surprise = nn.functional.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
+        right = (logits.detach().argmax(-1) == codes) & known
+        accuracy = right.sum() / known.sum().clamp(min=1)
+        return {
+            "action": Term(losses, self.action_mask(batch)),
+            "latent": Term(surprise.view_as(codes), known, self.config.latent_weight, {"accuracy": accuracy}),
+        }
+
+    def _shown(self, codes: Tensor, known: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """What the expert is shown: labels; the VLM's own codes where there are none, and more and more often."""
+        draws = torch.rand(2, len(codes), 1, device=codes.device)
+        share = self.config.own_codes * (self.updates / self.config.own_codes_steps).clamp(max=1)
+        use_own = ~known | (draws[0] < share)
+        dropped = draws[1] < self.config.condition_dropout
+        return torch.where(use_own, own, codes), (~dropped).expand_as(codes)
+
+    def chunk(self, batch: Mapping[str, Any], **given: Any) -> Tensor:
+        """Predict codes from the observation, then denoise a chunk given them; both use one pass of the VLM."""
+        prefix = self.prefix(batch)
+        if isinstance(self.latents, CodeSuffix):
+            return self.expert.sample(prefix, **given)
+        codes = self._code_logits(prefix).argmax(-1)
+        return self.expert.sample(prefix, self.latents(codes, torch.ones_like(codes, dtype=torch.bool)), **given)
