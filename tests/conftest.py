@@ -13,6 +13,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+def pytest_runtest_call() -> None:
+    """Undo what encoding leaves behind: SVT-AV1, run as root, makes the calling thread a realtime one.
+
+    Every process started from it would be one too, and take both cores from all others.
+    """
+    if hasattr(os, "sched_setscheduler"):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 @pytest.fixture(scope="session")
 def g1_root() -> Path:
     """Real robot episodes (Unitree G1, 240x320, 30 fps); kept beside the checkout, so absent for most people."""

@@ -1,5 +1,7 @@
 """A small LeRobotDataset v3.0 with real encoded video, made by LeRobot's own writer."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,12 @@ def make_dataset(
     action_dim: int = 3,
     camera: str | None = "observation.image",
     action: bool = True,
+    tasks: Sequence[str] = ("move the square",),
 ) -> Path:
-    """Record a square that moves as its actions say; ``camera=None`` and ``action=False`` leave features out."""
+    """Record a square that moves as its actions say; ``camera=None`` and ``action=False`` leave features out.
+
+    Episodes take the ``tasks`` in turn.
+    """
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     features: dict[str, dict[str, object]] = {"observation.state": {"dtype": "float32", "shape": (2,), "names": None}}
@@ -29,11 +35,14 @@ def make_dataset(
         repo_id=root.name, fps=FPS, root=root, features=features, use_videos=camera is not None
     )
     rng = np.random.default_rng(0)
-    for _ in range(episodes):
+    for episode in range(episodes):
         position = rng.uniform(10, size - 10, 2)
         for _ in range(length):
             move = rng.uniform(-2, 2, action_dim).astype(np.float32)
-            frame: dict[str, object] = {"observation.state": position.astype(np.float32), "task": "move the square"}
+            frame: dict[str, object] = {
+                "observation.state": position.astype(np.float32),
+                "task": tasks[episode % len(tasks)],
+            }
             if camera:
                 image = np.full((size, size, 3), 40, np.uint8)
                 x, y = position.astype(int)
@@ -45,4 +54,7 @@ def make_dataset(
             position = np.clip(position + move[:2], 6, size - 6)
         dataset.save_episode()
     dataset.finalize()
+    # SVT-AV1, run as root, makes the calling thread a realtime one; so would all be that is started from here.
+    if hasattr(os, "sched_setscheduler"):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return root
