@@ -264,9 +264,10 @@ def probe_all(inputs: ProbeInputs) -> dict[str, ProbeResult]:
         "quantized": inputs.quantized,
         "vectors": inputs.vectors,
         "frames": inputs.frames,
-        "frames_codes": torch.cat([inputs.frames, inputs.codes], dim=1),
     }
-    return {name: probe(x, inputs.actions, inputs.episodes) for name, x in features.items()}
+    found = {name: probe(x, inputs.actions, inputs.episodes) for name, x in features.items()}
+    found["frames_codes"] = probe(inputs.frames, inputs.actions, inputs.episodes, beside=inputs.codes)
+    return found
 
 
 @torch.no_grad()

@@ -9,6 +9,9 @@ from torch import Tensor
 STRENGTHS = tuple(10.0**e for e in range(-4, 5))
 """Ridge strengths that are tried, per sample and in units of a standardised feature's variance."""
 
+SCALES = (0.0, 0.03, 0.1, 0.3, 1.0)
+"""Factors that are tried on either of two groups of features, the other at 1: in effect, each group's own strength."""
+
 _FOLDS = 5
 _CONSTANT = 1e-6
 
@@ -22,30 +25,35 @@ class ProbeResult:
         r2_per_dim: Each dimension's; None for one that does not vary.
         samples: Pairs scored.
         episodes: Episodes they come from.
-        strength: Ridge strength chosen in each fold.
+        strength: Ridge strength chosen for each dimension in each fold, ``[fold][dimension]``.
     """
 
     r2: float
     r2_per_dim: list[float | None]
     samples: int
     episodes: int
-    strength: list[float]
+    strength: list[list[float]]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
 
 
-def probe(features: Tensor, targets: Tensor, episodes: Tensor, *, folds: int = _FOLDS) -> ProbeResult:
+def probe(
+    features: Tensor, targets: Tensor, episodes: Tensor, *, beside: Tensor | None = None, folds: int = _FOLDS
+) -> ProbeResult:
     """Score a ridge regression by cross-validation over episodes.
 
-    Every episode is predicted by a regression fitted on the other folds' episodes; the strength is chosen by
-    cross-validation inside the fitting episodes. The split depends on the episodes' order only.
+    Every episode is predicted by a regression fitted on the other folds' episodes. The strength, and the scale of two
+    groups of features to each other (banded ridge regression, Nunez-Elizalde et al. 2019), are chosen for each target
+    dimension by cross-validation inside the fitting episodes: a large group cannot drown a small one. The split
+    depends on the episodes' order only.
 
     Args:
         features: ``[N, F]``.
         targets: ``[N, A]``, summed true actions.
         episodes: ``[N]`` int64; samples of one episode never lie on both sides of a split.
+        beside: A second group of features, ``[N, G]``, regularised apart from the first.
         folds: Parts of the episodes; lowered to the number of episodes.
 
     Raises:
@@ -55,16 +63,19 @@ def probe(features: Tensor, targets: Tensor, episodes: Tensor, *, folds: int = _
     folds = min(folds, len(ids))
     if folds < 3:
         raise ValueError(f"a probe needs samples of at least 3 episodes, got {len(ids)}")
-    x, y = features.double().cpu(), targets.double().cpu()
+    groups = [g.double().cpu() for g in (features, beside) if g is not None]
+    y = targets.double().cpu()
     fold = (torch.searchsorted(ids, episodes) % folds).cpu()
-    predicted = torch.empty_like(y)
-    baseline = torch.empty_like(y)
+    predicted, baseline = torch.empty_like(y), torch.empty_like(y)
     strengths = []
     for held in range(folds):
         test = fold == held
-        strengths.append(_choose(x[~test], y[~test], fold[~test]))
-        predicted[test] = _ridge(x[~test], y[~test], x[test], (strengths[-1],))[0]
+        fit = [g[~test] for g in groups]
+        chosen = _errors(fit, y[~test], fold[~test]).argmin(0)
+        predictions = _predictions(fit, y[~test], [g[test] for g in groups])
+        predicted[test] = torch.stack([predictions[c, :, d] for d, c in enumerate(chosen)], dim=1)
         baseline[test] = y[~test].mean(0)
+        strengths.append([STRENGTHS[int(c) % len(STRENGTHS)] for c in chosen])
     residual, total = ((predicted - y) ** 2).sum(0), ((baseline - y) ** 2).sum(0)
     varies = y.std(0, correction=0) > _CONSTANT
     r2 = 1 - residual / total.clamp_min(_CONSTANT)
@@ -73,24 +84,40 @@ def probe(features: Tensor, targets: Tensor, episodes: Tensor, *, folds: int = _
     return ProbeResult(mean, per_dim, len(y), len(ids), strengths)
 
 
-def _choose(x: Tensor, y: Tensor, fold: Tensor) -> float:
-    """The strength of least error over the folds, each predicted from the others."""
-    scale = y.std(0, correction=0).clamp_min(_CONSTANT)
-    errors = torch.zeros(len(STRENGTHS), dtype=torch.float64)
+def _errors(groups: list[Tensor], y: Tensor, fold: Tensor) -> Tensor:
+    """Squared error ``[C, A]`` of every candidate for every dimension, each fold predicted from the others."""
+    total = torch.zeros(1, y.shape[1], dtype=torch.float64)
     for held in fold.unique():
         inner = fold == held
-        predictions = _ridge(x[~inner], y[~inner], x[inner], STRENGTHS)
-        errors += torch.stack([(((p - y[inner]) / scale) ** 2).sum() for p in predictions])
-    return STRENGTHS[int(errors.argmin())]
+        predictions = _predictions([g[~inner] for g in groups], y[~inner], [g[inner] for g in groups])
+        total = total + ((predictions - y[inner]) ** 2).sum(1)
+    return total
 
 
-def _ridge(x: Tensor, y: Tensor, x_test: Tensor, strengths: tuple[float, ...]) -> list[Tensor]:
-    """Predictions for ``x_test`` at each strength; features standardised by the fitting samples."""
-    mean, scale, target_mean = x.mean(0), x.std(0, correction=0), y.mean(0)
+def _predictions(groups: list[Tensor], y: Tensor, test_groups: list[Tensor]) -> Tensor:
+    """Predictions ``[C, N, A]`` of every candidate, a scale of the groups (slowest) with a strength (fastest)."""
+    pairs = [_standardised(fit, test) for fit, test in zip(groups, test_groups, strict=True)]
+    if len(pairs) == 1:
+        return torch.stack(_ridge(*pairs[0], y))
+    (first, first_test), (second, second_test) = pairs
+    found = []
+    for a, b in [*((scale, 1.0) for scale in SCALES), *((1.0, scale) for scale in SCALES[:-1])]:
+        fit, test = torch.cat([a * first, b * second], dim=1), torch.cat([a * first_test, b * second_test], dim=1)
+        found += _ridge(fit, test, y)
+    return torch.stack(found)
+
+
+def _standardised(fit: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    mean, scale = fit.mean(0), fit.std(0, correction=0)
     # A feature that is constant where the regression is fitted says nothing and must not explode elsewhere.
     scale = torch.where(scale > _CONSTANT, scale, torch.inf)
-    fit, test = (x - mean) / scale, (x_test - mean) / scale
+    return (fit - mean) / scale, (test - mean) / scale
+
+
+def _ridge(fit: Tensor, test: Tensor, y: Tensor) -> list[Tensor]:
+    """Predictions ``[N, A]`` for ``test`` at each of `STRENGTHS`; both sides standardised by the fitting samples."""
+    target_mean = y.mean(0)
     values, axes = torch.linalg.eigh(fit.T @ fit / len(fit))
     rotated = axes.T @ (fit.T @ (y - target_mean) / len(fit))
     turned = test @ axes
-    return [turned @ (rotated / (values.clamp_min(0) + s)[:, None]) + target_mean for s in strengths]
+    return [turned @ (rotated / (values.clamp_min(0) + s)[:, None]) + target_mean for s in STRENGTHS]

@@ -122,18 +122,7 @@ def _numbers(source: "SourceReport") -> str:
     )
     moving = f"<p class=note>{source.laq.scores.moving_share:.1%} of the pixels move.</p>"
     head = ["", "this quantizer", f"{len(source.random)} random", "meaning"]
-    return _table(head, rows) + moving + note + _underrated(source) + _dimensions(source)
-
-
-def _underrated(source: "SourceReport") -> str:
-    """A warning where the probe contradicts itself: more features cannot hold less."""
-    probes = source.laq.probes
-    if probes is None or probes["frames_codes"].r2 >= probes["codes"].r2:
-        return ""
-    return (
-        '<p class="note">Frame and codes together score below codes alone: the thumbnail has many more columns and '
-        "shares one regularisation with the codes, so with these few episodes what codes add is underestimated.</p>"
-    )
+    return _table(head, rows) + moving + note + _dimensions(source)
 
 
 def _probe_rows(source: "SourceReport") -> list[list[str]]:

@@ -123,6 +123,18 @@ def test_probe_finds_a_linear_rule_and_nothing_in_noise() -> None:
     assert abs(probe(torch.randn(600, 10), targets, episodes).r2) < 0.1
 
 
+def test_a_large_group_of_features_does_not_drown_a_small_one() -> None:
+    episodes = torch.arange(600) // 30
+    told = torch.randn(600, 4)
+    targets = told @ torch.randn(4, 2) + torch.randn(600, 2)
+    noise = torch.randn(600, 150)
+    alone = probe(told, targets, episodes).r2
+    assert probe(noise, targets, episodes).r2 < 0.1
+    assert probe(torch.cat([noise, told], dim=1), targets, episodes).r2 < alone - 0.03
+    assert probe(noise, targets, episodes, beside=told).r2 > alone - 0.02
+    assert probe(told, targets, episodes, beside=noise).r2 > alone - 0.02
+
+
 def test_probe_does_not_learn_an_episode_by_heart() -> None:
     episodes = torch.arange(400) // 20
     targets = torch.randn(20, 1)[episodes]
