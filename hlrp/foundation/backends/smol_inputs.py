@@ -1,0 +1,184 @@
+"""What SmolVLM takes: frames become pixels in batched tensor operations, instructions become tokens."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hlrp.errors import UserError
+from hlrp.foundation.backbones.loading import quiet_transformers
+
+# Prompts are padded to a multiple: fewer different lengths to allocate and compile for.
+_LENGTH_STEP = 8
+_CACHED_PROMPTS = 65_536
+
+
+class SmolPixels:
+    """The processor's resizing and scaling of whole frames (no splitting into tiles), for a batch on its device.
+
+    The processor resizes with Pillow, image by image. Resizing is linear along each axis: the same weights, taken from
+    Pillow itself, are applied to the batch as two matrix products, with Pillow's rounding after each.
+
+    Args:
+        image_processor: SmolVLM's.
+    """
+
+    def __init__(self, image_processor: Any) -> None:
+        self._processor = image_processor
+        self.side = int(image_processor.max_image_size["longest_edge"])
+        self._constants: dict[tuple[Any, ...], Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Frames to pixels.
+
+        Args:
+            images: ``[B, 3, H, W]``, uint8, or floating point in [0, 1].
+
+        Returns:
+            float32 ``[B, 3, side, side]`` on the same device.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            pixels = images.float() if images.dtype == torch.uint8 else (images.float() * 255).round().clamp(0, 255)
+            for size in self._sizes(pixels):
+                pixels = self._resize(pixels, size)
+            scale, shift = self._constant("scale", pixels.device), self._constant("shift", pixels.device)
+            return pixels * scale - shift
+
+    def _sizes(self, images: Tensor) -> list[tuple[int, int]]:
+        """The sizes that the processor goes through: its proportions kept, then a square."""
+        from transformers.models.smolvlm.image_processing_smolvlm import get_resize_output_image_size
+
+        square = (self.side, self.side)
+        if tuple(images.shape[-2:]) == square:
+            return []
+        return [get_resize_output_image_size(images, self.side), square] if self._processor.do_resize else [square]
+
+    def _resize(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        height, width = pixels.shape[-2:]
+        if width != size[1]:
+            pixels = _to_levels(pixels @ self._constant((width, size[1]), pixels.device))
+        if height != size[0]:
+            pixels = _to_levels(self._constant((height, size[0]), pixels.device).mT @ pixels)
+        return pixels
+
+    def _constant(self, name: Any, device: torch.device) -> Tensor:
+        if (name, device) not in self._constants:
+            # Not an inference tensor: the same constant serves training later.
+            with torch.inference_mode(False):
+                self._constants[name, device] = torch.from_numpy(self._make_constant(name)).to(device)
+        return self._constants[name, device]
+
+    def _make_constant(self, name: Any) -> "np.ndarray[Any, np.dtype[np.float32]]":
+        processor = self._processor
+        std = np.asarray(processor.image_std, np.float64).reshape(3, 1, 1)
+        if name == "scale":
+            return (processor.rescale_factor / std).astype(np.float32)
+        if name == "shift":
+            return (np.asarray(processor.image_mean, np.float64).reshape(3, 1, 1) / std).astype(np.float32)
+        from PIL import Image
+
+        before, after = name
+        unit = Image.fromarray(np.eye(before, dtype=np.float32))
+        return np.array(unit.resize((after, before), Image.Resampling(int(processor.resample))))
+
+
+def _to_levels(pixels: Tensor) -> Tensor:
+    return (pixels + 0.5).floor_().clamp_(0, 255)
+
+
+class SmolPrompts:
+    """Instructions to tokens, by the processor's chat template: first an image per camera, then the text.
+
+    Args:
+        processor: SmolVLM's.
+        cameras: Images per prompt.
+        max_text_tokens: Longest instruction; longer ones are cut.
+
+    Raises:
+        UserError: The template is missing or does not put the images before the text.
+    """
+
+    def __init__(self, processor: Any, cameras: int, max_text_tokens: int) -> None:
+        self._processor, self._tokenizer = processor, processor.tokenizer
+        self._cameras, self._max = cameras, max_text_tokens
+        self._cache: dict[str, list[int]] = {}
+        self._pad = next(i for i in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id, 0) if i is not None)
+        self.image_positions = self._find_images("x")
+        """Where the image tokens are in every prompt, camera by camera."""
+        if self._find_images("") != self.image_positions or len(self.image_positions) != cameras * self.image_tokens:
+            raise UserError(
+                f"the backbone's chat template does not put {cameras} x {self.image_tokens} image tokens first",
+                where="chat_template.jinja",
+                fix="use a backbone whose template gives images and text in the order of the message",
+            )
+        self.spans = self._find_spans()
+        """First token and end of each camera's image, the marks around it included."""
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens per image."""
+        return int(self._processor.image_seq_len)
+
+    def batch(self, instructions: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Tokens of a batch, padded on the right.
+
+        Returns:
+            Ids int64 ``[B, N]`` and mask bool ``[B, N]``, False on padding.
+        """
+        rows = [self.ids(text) for text in instructions]
+        length = -(-max(map(len, rows)) // _LENGTH_STEP) * _LENGTH_STEP
+        ids = torch.tensor([row + [self._pad] * (length - len(row)) for row in rows])
+        counts = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(length) < counts[:, None]
+        return ids.to(device, non_blocking=True), mask.to(device, non_blocking=True)
+
+    def ids(self, instruction: str) -> list[int]:
+        """Tokens of one prompt."""
+        if instruction not in self._cache:
+            if len(self._cache) >= _CACHED_PROMPTS:
+                self._cache.clear()
+            self._cache[instruction] = self._tokenize(instruction)
+        return self._cache[instruction]
+
+    def _tokenize(self, instruction: str) -> list[int]:
+        content = [{"type": "image"} for _ in range(self._cameras)]
+        content += [{"type": "text", "text": self._plain(instruction)}]
+        messages = [{"role": "user", "content": content}]
+        with quiet_transformers():
+            text = self._processor.apply_chat_template(messages, add_generation_prompt=True)
+        none = [[0] * self._cameras]
+        text = self._processor.expand_text_with_image_tokens([text], image_rows=none, image_cols=none)[0]
+        return list(self._tokenizer(text).input_ids)
+
+    def _plain(self, instruction: str) -> str:
+        """The instruction without what the tokenizer takes for marks of its own, and not too long."""
+        for token in self._tokenizer.all_special_tokens:
+            instruction = instruction.replace(token, " ")
+        ids = self._tokenizer(instruction, add_special_tokens=False).input_ids
+        if len(ids) <= self._max:
+            return instruction
+        # A cut through a character of several bytes leaves a replacement character.
+        return str(self._tokenizer.decode(ids[: self._max])).rstrip("\ufffd")
+
+    def _find_images(self, instruction: str) -> list[int]:
+        ids = self.ids(instruction)
+        return [i for i, token in enumerate(ids) if token == self._processor.image_token_id]
+
+    def _find_spans(self) -> list[tuple[int, int]]:
+        ids = self.ids("x")
+        names = (self._processor.fake_image_token, self._processor.global_image_token)
+        marks = set(self._tokenizer.convert_tokens_to_ids(list(names)))
+        spans = []
+        for camera in range(self._cameras):
+            start = self.image_positions[camera * self.image_tokens]
+            end = self.image_positions[(camera + 1) * self.image_tokens - 1] + 1
+            taken = spans[-1][1] if spans else 0
+            while start > taken and ids[start - 1] in marks:
+                start -= 1
+            if end < len(ids) and ids[end] in marks:
+                end += 1
+            spans.append((start, end))
+        return spans

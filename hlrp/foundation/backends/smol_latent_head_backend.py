@@ -1,0 +1,315 @@
+"""SmolVLM2 reads the frame and the instruction; a head reads the latents from its last hidden states.
+
+Shapes: B batch, N tokens, W width of the language model, S positions, K codes, D width of a continuous latent.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody reads
+
+from hlrp.errors import UserError
+from hlrp.foundation.backbones import MODEL_TYPES, load_backbone
+from hlrp.foundation.backends.interfaces import BackendMode, FoundationBatch, LatentOutput, LossOutput, masked_losses
+from hlrp.foundation.backends.latent_head import FlowHead, LatentHead
+from hlrp.foundation.backends.smol_inputs import SmolPixels, SmolPrompts
+from hlrp.foundation.config import BackendConfig
+
+__all__ = ["FlowHead", "LatentHead", "SmolLatentHeadBackend"]
+
+_MODEL_TYPE = MODEL_TYPES["smol_latent_head"]
+_SMALLEST_STD = 1e-6
+
+
+class SmolLatentHeadBackend(nn.Module):
+    """A `VLABackend` on SmolVLM2. All positions are predicted at once, in one pass.
+
+    Tokens are, in order: the chat template's beginning, one image per camera, the instruction, the template's end,
+    and the state as one embedded token if it is used. Attention is causal, as in pretraining; a missing camera's
+    tokens are attended by none.
+
+    In the continuous modes targets are standardised with `set_target_statistics`, which are saved with the weights.
+
+    Args:
+        config: What is predicted from what. `layers` keeps the first layers of the language model, as SmolVLA does.
+        model: `SmolVLMForConditionalGeneration`; its language modelling head is not used and not kept.
+        processor: Its processor.
+
+    Raises:
+        UserError: Model, processor and configuration do not fit each other.
+    """
+
+    image_positions: Tensor
+    target_mean: Tensor
+    target_std: Tensor
+
+    def __init__(self, config: BackendConfig, model: Any, processor: Any) -> None:
+        super().__init__()
+        if model.config.model_type != _MODEL_TYPE:
+            raise UserError(
+                f"backend {config.backend} needs a {_MODEL_TYPE!r} model, this one is {model.config.model_type!r}",
+                where="model.backbone",
+                fix="use a SmolVLM2 backbone",
+            )
+        self.config, self.processor = config, processor
+        self.vlm = model.model
+        self._keep_layers(config.layers)
+        self.pixels = SmolPixels(processor.image_processor)
+        self.prompts = SmolPrompts(processor, len(config.cameras), config.max_text_tokens)
+        self.register_buffer("image_positions", torch.tensor(self.prompts.image_positions), persistent=False)
+        self._make_heads(int(self.vlm.config.text_config.hidden_size))
+
+    def _keep_layers(self, count: int | None) -> None:
+        if count is None:
+            return
+        text = self.vlm.text_model
+        if count > len(text.layers):
+            raise UserError(
+                f"{count} language layers are asked for, the backbone has {len(text.layers)}",
+                where="model.layers",
+                fix=f"give at most {len(text.layers)}, or leave it out",
+            )
+        text.layers = text.layers[:count]
+        # The saved configuration then describes the modules that there are.
+        self.vlm.config.text_config.num_hidden_layers = count
+
+    def _make_heads(self, width: int) -> None:
+        config, spec = self.config, self.config.spec
+        size = spec.vector_dim or 0
+        outputs = {BackendMode.CODES: spec.codebook_size, BackendMode.VECTORS: size, BackendMode.FLOW: width}
+        self.head = LatentHead(width, spec.positions, outputs[config.mode])
+        self.flow = FlowHead(size, width) if config.mode is BackendMode.FLOW else None
+        self.state_projection = nn.Linear(config.state_dim, width) if config.state_dim is not None else None
+        if config.mode is not BackendMode.CODES:
+            # NaN until they are set or loaded.
+            self.register_buffer("target_mean", torch.full((size,), torch.nan))
+            self.register_buffer("target_std", torch.full((size,), torch.nan))
+        self._statistics_known = False
+
+    @classmethod
+    def from_backbone(cls, config: BackendConfig, folder: Path, *, weights: bool = True) -> Self:
+        """Build it from a model folder; see `hlrp.foundation.backbones.load_backbone`.
+
+        Args:
+            config: What is predicted from what.
+            folder: The backbone's files, or those that `save_backbone` wrote.
+            weights: Read the backbone's weights; False: random ones, for a checkpoint's that follow.
+
+        Raises:
+            UserError: The files are incomplete or do not fit the configuration.
+        """
+        backend = cls(config, *load_backbone(folder, weights=weights))
+        backend.setup()
+        return backend
+
+    def save_backbone(self, folder: Path) -> None:
+        """Write the backbone's configuration, tokenizer and processor, without weights."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.vlm.config.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def setup(self) -> None:
+        """Check that tokenizer, processor and model fit each other.
+
+        Raises:
+            UserError: They do not; the message names both sides.
+        """
+        config, tokenizer, images = self.vlm.config, self.processor.tokenizer, self.processor.image_processor
+        rows = self.vlm.get_input_embeddings().num_embeddings
+        highest = max(tokenizer.get_vocab().values()) + 1
+        pairs = [
+            ("tokens per image", "processor", self.prompts.image_tokens, "model", self.vlm.image_seq_len),
+            ("side of an image", "processor", self.pixels.side, "model", config.vision_config.image_size),
+            ("image token", "tokenizer", self.processor.image_token_id, "model", config.image_token_id),
+            ("scaling of pixels", "processor", (images.do_rescale, images.do_normalize), "model", (True, True)),
+        ]
+        differ = [f"{what}: {a} {mine}, {b} {theirs}" for what, a, mine, b, theirs in pairs if mine != theirs]
+        if highest > rows:
+            differ.append(f"token ids: tokenizer {highest}, embeddings of the model {rows}")
+        if differ:
+            raise UserError(
+                f"tokenizer, processor and model do not fit each other ({'; '.join(differ)})",
+                where="model.backbone",
+                fix="use the files of one backbone",
+            )
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes K per position."""
+        return self.config.spec.codebook_size
+
+    @property
+    def code_seq_len(self) -> int:
+        """Positions S that are predicted."""
+        return self.config.spec.positions
+
+    @property
+    def mode(self) -> BackendMode:
+        """What it is supervised on."""
+        return self.config.mode
+
+    def part(self, name: str) -> Sequence[nn.Module]:
+        """The modules of a part.
+
+        `vision` is the image encoder, `language` the connector and the language model, `head` what is not the
+        backbone's.
+        """
+        heads = [m for m in (self.head, self.flow, self.state_projection) if m is not None]
+        parts = {
+            "vision": [self.vlm.vision_model],
+            "language": [self.vlm.connector, self.vlm.text_model],
+            "head": heads,
+        }
+        return parts[name]
+
+    # ---- reading the observation
+
+    def features(self, batch: FoundationBatch, *, cache: Any | None = None) -> tuple[Tensor, Tensor]:
+        """The language model's last hidden states.
+
+        Args:
+            batch: The observations.
+            cache: An empty cache of transformers, which is given the keys and values of every layer.
+
+        Returns:
+            ``[B, N, W]`` and bool ``[B, N]``, False on padding and on the tokens of missing cameras.
+
+        Raises:
+            ValueError: A camera or the state that the model sees is missing from the batch.
+        """
+        ids, mask = self.prompts.batch(batch.instruction, batch.device)
+        tokens = self.vlm.get_input_embeddings()(ids)
+        images = self._image_tokens(batch)
+        tokens = tokens.index_copy(1, self.image_positions, images.to(tokens.dtype))
+        for camera, (start, end) in zip(self.config.cameras, self.prompts.spans, strict=True):
+            present = (batch.image_masks or {}).get(camera)
+            if present is not None:
+                mask[:, start:end] &= present[:, None]
+        if self.state_projection is not None:
+            state = self._state(batch)
+            tokens = torch.cat([tokens, state.to(tokens.dtype)], dim=1)
+            mask = F.pad(mask, (0, 1), value=True)
+        hidden = self.vlm.text_model(
+            inputs_embeds=tokens,
+            attention_mask=mask,
+            # Counted over what is there: padding and missing cameras shift nothing.
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+        return hidden, mask
+
+    def _image_tokens(self, batch: FoundationBatch) -> Tensor:
+        """The cameras' images as tokens, ``[B, cameras * image tokens, W]``; all go through the encoder at once."""
+        missing = [camera for camera in self.config.cameras if camera not in batch.images]
+        if missing:
+            seen = ", ".join(self.config.cameras)
+            raise ValueError(f"images: {', '.join(missing)} is missing from the batch; the model sees {seen}")
+        pixels = torch.cat([self.pixels(batch.images[camera]) for camera in self.config.cameras])
+        vision = self.vlm.vision_model
+        encoded = self.vlm.connector(vision(pixel_values=pixels.to(vision.dtype)).last_hidden_state)
+        per_camera = encoded.unflatten(0, (len(self.config.cameras), batch.batch_size))
+        return per_camera.transpose(0, 1).flatten(1, 2)
+
+    def _state(self, batch: FoundationBatch) -> Tensor:
+        if batch.state is None or batch.state.shape[1] != self.config.state_dim:
+            found = "none" if batch.state is None else batch.state.shape[1]
+            raise ValueError(f"state: {self.config.state_dim} numbers per sample are needed, got {found}")
+        assert self.state_projection is not None
+        return self.state_projection(batch.state.to(self.state_projection.weight.dtype))[:, None]
+
+    # ---- learning and predicting
+
+    def loss_from_batch(self, batch: FoundationBatch) -> LossOutput:
+        """The training loss: cross-entropy per position, or squared error of standardised latents or velocities.
+
+        Raises:
+            ValueError: The batch lacks the labels that the mode needs, or an input; or target statistics are not set.
+        """
+        if self.mode is BackendMode.CODES:
+            codes, mask = batch.check_codes(self.code_seq_len, self.codebook_size)
+            logits = self.head(*self.features(batch)).float()
+            safe = torch.where(mask, codes, 0)
+            losses = F.cross_entropy(logits.flatten(0, 1), safe.flatten(), reduction="none").view(codes.shape)
+            return LossOutput(*masked_losses(losses, mask), logits=logits.detach())
+        target, mask = self._targets(batch)
+        read = self.head(*self.features(batch)).float()
+        if self.flow is not None:
+            losses = self.flow.losses(target, read)
+        else:
+            losses = F.mse_loss(read, target, reduction="none").mean(-1)
+        return LossOutput(*masked_losses(losses, mask))
+
+    def latent_from_batch(
+        self, batch: FoundationBatch, *, temperature: float = 0.0, generator: torch.Generator | None = None
+    ) -> LatentOutput:
+        """Predict from the observations alone; targets in the batch are not read.
+
+        Args:
+            batch: The observations.
+            temperature: 0: the most likely codes; above: sampled. In mode `flow`, the standard deviation of the noise
+                that the flow starts from. Mode `vectors` has nothing to sample.
+            generator: Source of randomness; None: the global one.
+
+        Raises:
+            ValueError: An input is missing, or target statistics are not set.
+        """
+        if self.mode is not BackendMode.CODES:
+            self._check_statistics()
+        read = self.head(*self.features(batch)).float()
+        if self.mode is BackendMode.CODES:
+            return LatentOutput(codes=_choose(read, temperature, generator), logits=read)
+        if self.flow is not None:
+            read = self.flow.sample(read, temperature=temperature, generator=generator)
+        return LatentOutput(vectors=read * self.target_std + self.target_mean)
+
+    def set_target_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Set what continuous targets are standardised with.
+
+        Args:
+            mean: ``[D]``, in the units of the labels.
+            std: ``[D]``; a latent that never changes may have 0.
+
+        Raises:
+            ValueError: The mode is `codes`, a shape is wrong, or a number is not finite.
+        """
+        if self.mode is BackendMode.CODES:
+            raise ValueError("mode 'codes' has no continuous targets")
+        for name, value in (("mean", mean), ("std", std)):
+            if value.shape != self.target_mean.shape or not bool(value.isfinite().all()):
+                raise ValueError(f"{name}: {len(self.target_mean)} finite numbers are needed, got {list(value.shape)}")
+        self.target_mean.copy_(mean)
+        self.target_std.copy_(torch.where(std > _SMALLEST_STD, std, torch.ones_like(std)))
+
+    def _check_statistics(self) -> None:
+        # Read from the device once; a checkpoint's arrive with the weights.
+        if not self._statistics_known:
+            if not bool(self.target_std.isfinite().all()):
+                raise ValueError("target statistics are missing: call set_target_statistics before the first batch")
+            self._statistics_known = True
+
+    def _targets(self, batch: FoundationBatch) -> tuple[Tensor, Tensor]:
+        """Standardised targets ``[B, S, D]``, zero where there is no label, and bool ``[B, S]``."""
+        self._check_statistics()
+        vectors, shape = batch.target_vectors, (self.code_seq_len, self.config.spec.vector_dim)
+        if vectors is None or vectors.shape[1:] != shape:
+            found = "none" if vectors is None else list(vectors.shape)
+            raise ValueError(f"target_vectors: [B, {shape[0]}, {shape[1]}] is needed, got {found}")
+        mask = batch.target_mask
+        if mask is None:
+            mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
+        standardised = (vectors.float() - self.target_mean) / self.target_std
+        # What is masked may be NaN, and NaN times zero is NaN in the gradient.
+        return torch.where(mask[..., None], standardised, 0.0), mask
+
+
+def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    if temperature <= 0:
+        return logits.argmax(-1)
+    chances = (logits / temperature).softmax(-1).flatten(0, 1)
+    if generator is not None:
+        chances = chances.to(generator.device)
+    return torch.multinomial(chances, 1, generator=generator).view(logits.shape[:-1]).to(logits.device)
