@@ -31,8 +31,10 @@ COMMANDS = (
     "demo",
     "config",
     "runs",
+    "parity",
     "policies",
     "doctor",
+    "make_tiny_backbone",
 )
 
 

@@ -26,8 +26,10 @@ COMMANDS = [
     ["runs"],
     ["runs", "list"],
     ["runs", "show"],
+    ["parity"],
     ["policies"],
     ["doctor"],
+    ["make-tiny-backbone"],
 ]
 
 
