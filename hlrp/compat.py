@@ -41,6 +41,26 @@ def lerobot_version() -> str:
     return version
 
 
+# What `lerobot.policies` imports wherever it is installed, and the policies that use none of it but what is named.
+_OPTIONAL = ("transformers", "peft", "diffusers")
+_USED: dict[str, tuple[str, ...]] = {"act": (), "vqbet": (), "tdmpc": (), "diffusion": ("diffusers",)}
+
+
+def without_unused_packages(policy_type: str) -> None:
+    """Have LeRobot, if it is not imported yet, leave out packages that this policy does not use: half of its import.
+
+    For processes that train this one policy: others are then refused for want of the package.
+    """
+    import sys
+
+    if policy_type not in _USED or "lerobot.policies" in sys.modules:
+        return
+    from lerobot.utils import import_utils
+
+    for name in set(_OPTIONAL) - set(_USED[policy_type]):
+        setattr(import_utils, f"_{name}_available", False)
+
+
 class StopRequest:
     """Set by a signal handler, read by the training loop at the end of a step."""
 
@@ -208,10 +228,13 @@ def _restore_epoch(script: Any) -> None:
     script.EpisodeAwareSampler = ResumedSampler
 
 
-def check_policy_values(name: str, fields: dict[str, Any]) -> None:
-    """Build the policy's configuration class from ``fields`` for the sake of its own checks.
+def check_policy_values(name: str, fields: dict[str, Any]) -> Any:
+    """Build the policy's configuration class from ``fields``.
 
     LeRobot's argument parser does so too, but keeps the reason of a refusal to itself.
+
+    Returns:
+        LeRobot's configuration of the policy, on the CPU unless ``fields`` name a device.
 
     Raises:
         UserError: With the reason the class gives.
@@ -222,7 +245,7 @@ def check_policy_values(name: str, fields: dict[str, Any]) -> None:
 
     config_class = PreTrainedConfig.get_choice_class(name)
     try:
-        draccus.decode(config_class, {"device": "cpu", **fields})
+        return draccus.decode(config_class, {"device": "cpu", **fields})
     except Exception as error:
         reason: BaseException = error
         while reason.__cause__ or reason.__context__:
@@ -243,9 +266,6 @@ def check_policy_features(cfg: Any) -> None:
     Raises:
         UserError: The dataset lacks a feature of a pretrained policy, or the policy's own check refuses it.
     """
-    import copy
-
-    from lerobot.configs import FeatureType
     from lerobot.datasets import LeRobotDatasetMetadata
     from lerobot.utils.feature_utils import dataset_to_policy_features
 
@@ -253,12 +273,30 @@ def check_policy_features(cfg: Any) -> None:
         return
     meta = LeRobotDatasetMetadata(cfg.dataset.repo_id, root=cfg.dataset.root, revision=cfg.dataset.revision)
     features = dataset_to_policy_features(meta.features)
-    where = f"dataset {cfg.dataset.root or cfg.dataset.repo_id}"
+    check_features(cfg.policy, features, cfg.rename_map, f"dataset {cfg.dataset.root or cfg.dataset.repo_id}")
+
+
+def check_features(policy: Any, features: dict[str, Any], rename_map: dict[str, str], where: str) -> None:
+    """Check that ``features`` are what the policy needs.
+
+    Args:
+        policy: LeRobot's configuration of the policy; not changed.
+        features: LeRobot's `PolicyFeature` by name, of a dataset.
+        rename_map: Dataset key -> the key that a pretrained policy knows it by.
+        where: Names the dataset in errors.
+
+    Raises:
+        UserError: A feature of a pretrained policy is missing or of another shape, or the policy's own check refuses.
+    """
+    import copy
+
+    from lerobot.configs import FeatureType
+
     have = ", ".join(sorted(features))
-    policy = copy.deepcopy(cfg.policy)
+    policy = copy.deepcopy(policy)
     policy.output_features = {k: f for k, f in features.items() if f.type is FeatureType.ACTION}
     if policy.input_features:
-        renamed = {cfg.rename_map.get(k, k) for k in features}
+        renamed = {rename_map.get(k, k) for k in features}
         missing = sorted(set(policy.input_features) - renamed)
         if missing:
             raise UserError(
@@ -313,6 +351,33 @@ def offline_backbone(policy: Any) -> str | None:
         f"{name} is not in the local cache ({cached.parent}); the image backbone starts from random weights. "
         "Give --allow-download to fetch it, or model.pretrained_backbone_weights=null to ask for this."
     )
+
+
+@contextmanager
+def complete_weights(folder: Path) -> Iterator[None]:
+    """Inside, weights that lack tensors of a policy, or hold others, are a UserError: LeRobot would only log them."""
+    from lerobot.policies import pretrained
+
+    original = pretrained.log_model_loading_keys
+
+    def refuse(missing: list[str], unexpected: list[str]) -> None:
+        if missing or unexpected:
+            raise UserError(
+                f"the weights do not fit the policy: {_named(missing)} are missing, {_named(unexpected)} are unknown",
+                where=str(folder / "model.safetensors"),
+                fix="give the settings that the checkpoint was trained with, or one written by this LeRobot",
+            )
+
+    pretrained.log_model_loading_keys = refuse
+    try:
+        yield
+    finally:
+        pretrained.log_model_loading_keys = original
+
+
+def _named(keys: list[str]) -> str:
+    names = sorted(keys)
+    return f"{len(names)} tensors" + (f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "")
 
 
 @contextmanager

@@ -128,7 +128,16 @@ def _fresh(
     if dry_run:
         typer.echo(trainer.dry_run(run))
         return None
+    _own_process(run)
     return trainer().fit(run=run)
+
+
+def _own_process(run: Any) -> None:
+    """Spare a Lightning run the imports that it does not need: this process is there for nothing else."""
+    if run.trainer_type == "lightning":
+        from trainers.lightning_policies import own_process
+
+        own_process(run)
 
 
 def _name_policy_of(init_from: Path, flags: dict[str, tuple[Any, str]]) -> None:
@@ -169,4 +178,5 @@ def _resume(
     if dry_run:
         typer.echo(trainer.dry_run(run, resume=directory, steps=longer))
         return None
+    _own_process(run)
     return trainer().resume(directory, run, steps=longer)

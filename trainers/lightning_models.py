@@ -27,6 +27,8 @@ MODULES: dict[str, str] = {
     "laq": "hlrp.laq.module:LAQModule",
     "foundation": "hlrp.foundation.vla_backend_module:FoundationModule",
 }
+# Settings of the trainer that other models decide for themselves.
+_OF_POLICIES = ("optimizer", "scheduler", "ema_decay")
 
 
 def job_name(run: LightningRun) -> str:
@@ -44,11 +46,23 @@ def check_model(run: LightningRun) -> None:
         UserError: The run has no dataset, or this trainer has no module for its model.
     """
     require_dataset(run)
-    if isinstance(run.model, ClassPath) or (not isinstance(run.model, PolicyModel) and run.model.kind in MODULES):
+    if isinstance(run.model, PolicyModel):
+        from trainers.lightning_policies import check_policy
+
+        check_policy(run)
         return
-    asked = job_name(run)
-    fix = "train it with --trainer lerobot" if isinstance(run.model, PolicyModel) else suggest(asked, MODULES)
-    raise UserError(f"the Lightning trainer has no module for {asked!r}", where="model", fix=fix)
+    given = [name for name in _OF_POLICIES if getattr(run.trainer, name) is not None]
+    if given:
+        raise UserError(
+            f"{', '.join(given)} of {job_name(run)!r} are its own: only policies take them from the trainer",
+            where=f"trainer.{given[0]}",
+            fix="leave it out",
+        )
+    if not isinstance(run.model, ClassPath) and run.model.kind not in MODULES:
+        asked = job_name(run)
+        raise UserError(
+            f"the Lightning trainer has no module for {asked!r}", where="model", fix=suggest(asked, MODULES)
+        )
 
 
 def build_datamodule(run: LightningRun, say: "Callable[[str], None]") -> "LightningDataModule":
@@ -61,6 +75,10 @@ def build_datamodule(run: LightningRun, say: "Callable[[str], None]") -> "Lightn
     Raises:
         UserError: The `data` section does not fit the dataset.
     """
+    if isinstance(run.model, PolicyModel):
+        from trainers.lightning_policies import build_policy_data
+
+        return build_policy_data(run, say)
     from hlrp.data.data_module import FrameDataModule
 
     if isinstance(run.model, FoundationModel):
@@ -79,21 +97,29 @@ def build_datamodule(run: LightningRun, say: "Callable[[str], None]") -> "Lightn
 def orders_itself(datamodule: Any) -> bool:
     """Whether the data give every process its own share, so that Lightning's distributed sampler must be off."""
     from hlrp.data.data_module import FrameDataModule
+    from hlrp.data.lerobot_data_module import LeRobotDataModule
 
-    return isinstance(datamodule, FrameDataModule)
+    return isinstance(datamodule, FrameDataModule | LeRobotDataModule)
 
 
-def build_module(run: LightningRun, datamodule: "LightningDataModule | None") -> "LightningModule":
+def build_module(
+    run: LightningRun, datamodule: "LightningDataModule | None", resumed_from: Path | None = None
+) -> "LightningModule":
     """The module that the run trains.
 
     Args:
         run: The configuration.
         datamodule: The run's data; given to modules whose constructor has a parameter of that name.
+        resumed_from: Checkpoint folder that the run continues.
 
     Raises:
         UserError: No module for this model, or it refuses its settings.
     """
     check_model(run)
+    if isinstance(run.model, PolicyModel):
+        from trainers.lightning_policies import build_adapter
+
+        return build_adapter(run, resumed_from)
     if isinstance(run.model, ClassPath):
         return _build_class(run, datamodule)
     target = _load(MODULES[job_name(run)])

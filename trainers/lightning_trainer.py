@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
-from hlrp.config import ClassPath, LightningRun, LightningTrainerSection, to_yaml
+from hlrp.config import LightningRun, LightningTrainerSection, to_yaml
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
 from hlrp.errors import UserError
 from hlrp.runs import RunDirectory, new_run_path
@@ -56,35 +56,41 @@ class LightningTrainer(BaseTrainer):
             Interrupted: Stopped by a signal after a checkpoint was saved.
         """
         if run is None:
-            run = self._run_for(module)
+            run = self._run_for(module, datamodule)
         if output_dir is not None:
             run = run.model_copy(update={"output_dir": Path(output_dir)})
         dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
         return _execute(run, module, datamodule, dataset=dataset)
 
-    def _run_for(self, module: "LightningModule | None") -> LightningRun:
+    def _run_for(self, module: "LightningModule | None", datamodule: Any) -> LightningRun:
         if module is None:
             raise UserError("nothing says what to train", fix="give a module, or run=LightningRun(...)")
-        cls = type(module)
-        # The record of a module made in Python: it can be looked at, and resumed with the module given again.
-        place = ".".join(part for part in f"{cls.__module__}.{cls.__qualname__}".split(".") if part.isidentifier())
+        from trainers.lightning_policies import described
+
+        sections: dict[str, Any] = described(self.settings, module, datamodule) or {"trainer": self.settings}
+        if "model" not in sections:
+            cls = type(module)
+            # The record of a module made in Python: it can be looked at, and resumed with the module given again.
+            place = ".".join(part for part in f"{cls.__module__}.{cls.__qualname__}".split(".") if part.isidentifier())
+            sections["model"] = {"class_path": place}
         try:
-            section = LightningTrainerSection(**self.settings)
+            section = LightningTrainerSection(**sections["trainer"])
+            return LightningRun(**{**sections, "trainer_type": "lightning", "trainer": section})
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(
                 f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
-                where="LightningTrainer(...)",
+                where="LightningTrainer(...)" if first["loc"][:1] != ("model",) else type(module).__name__,
                 fix=f"settings are {', '.join(LightningTrainerSection.model_fields)}",
             ) from error
-        return LightningRun(trainer_type="lightning", trainer=section, model=ClassPath(class_path=place))
 
     @staticmethod
     def _check(run: LightningRun, *, needs_data: bool, needs_module: bool) -> list[DatasetInfo]:
         """Refuse what can be refused before torch is imported; return the datasets of the run."""
         if needs_module:
             check_model(run)
-        return find_datasets(run) if needs_data else []
+        # Data made in Python are a run's too where the module could describe them.
+        return find_datasets(run) if needs_data or run.data.root is not None else []
 
     def resume(
         self,
@@ -219,10 +225,11 @@ def _execute(
 
     from trainers.lerobot_command import default_log_freq
     from trainers.lightning_options import trainer_arguments
+    from trainers.lightning_policies import settle
     from trainers.lightning_recording import log_file
     from trainers.lightning_session import LightningSession, SessionPlan
 
-    section, first = run.trainer, getattr(rank_zero_only, "rank", 0) == 0
+    section, first = settle(run), getattr(rank_zero_only, "rank", 0) == 0
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not first)
     path = directory.path if directory else _new_path(run, first)
     # With a length in epochs the steps are not known yet.
@@ -239,7 +246,8 @@ def _execute(
     )
     with log_file(None):
         trainer = _make_trainer(Trainer, arguments)
-    module = module if module is not None else build_module(run, datamodule)
+    if module is None:
+        module = build_module(run, datamodule, checkpoint.path if checkpoint else None)
     if first:
         directory = _open(run, path, dataset, directory, checkpoint, notes or [])
         console.print(f"run: {path}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hlrp.data.frame_store import FrameStore
     from hlrp.data.images import BadVideoError
     from hlrp.data.latent_table import LatentTable
+    from hlrp.data.lerobot_data_module import LeRobotDataModule
     from hlrp.data.sampler import ResumableSampler
     from hlrp.data.windows import FrameWindows, WindowSource
 
@@ -25,6 +26,7 @@ _LAZY = {
     "FrameStore": "frame_store",
     "FrameWindows": "windows",
     "LatentTable": "latent_table",
+    "LeRobotDataModule": "lerobot_data_module",
     "ResumableSampler": "sampler",
     "WindowSource": "windows",
     "read_episodes": "episodes",
@@ -41,6 +43,7 @@ __all__ = [
     "FrameStore",
     "FrameWindows",
     "LatentTable",
+    "LeRobotDataModule",
     "ResumableSampler",
     "WindowSource",
     "read_dataset",

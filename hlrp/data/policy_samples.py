@@ -1,0 +1,246 @@
+"""Samples as LeRobotDataset gives them, gathered a batch at a time from frames that were decoded once."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from hlrp.data.dataset_info import DatasetInfo
+from hlrp.data.episodes import Episodes
+from hlrp.data.readers import FrameReader
+from hlrp.errors import UserError
+
+if TYPE_CHECKING:
+    from lerobot.datasets.sampler import EpisodeAwareSampler
+
+Sample = dict[str, Any]
+
+
+def read_features(info: DatasetInfo, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Features of all frames, with the types that LeRobot gives them: float32, int64, bool, or text.
+
+    Args:
+        info: The dataset.
+        names: Features that are no pictures.
+
+    Returns:
+        Arrays `[frames]` for features of shape (1,), `[frames, *shape]` for others; row i is the frame of `index` i.
+
+    Raises:
+        UserError: The tables cannot be read, lack frames or columns, or hold a type that only LeRobot's own reader
+            knows.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    where = str(info.root / "data")
+    found: dict[str, NDArray[Any]] = {}
+    seen = np.zeros(info.frames, bool)
+    try:
+        for path in sorted((info.root / "data").rglob("*.parquet")):
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=65_536, columns=[*names]):
+                    index = batch.column("index").to_numpy()
+                    for name in names:
+                        values = _rows(batch.column(name), info.features[name]["shape"], name)
+                        if name not in found:
+                            found[name] = np.zeros((info.frames, *values.shape[1:]), values.dtype)
+                        found[name][index] = values
+                    seen[index] = True
+    except (OSError, ValueError, KeyError, IndexError, pa.ArrowException) as error:
+        raise UserError(f"the tables cannot be read: {error}", where=where, fix="restore the dataset") from error
+    if not seen.all():
+        raise UserError(
+            f"the tables hold {int(seen.sum())} of the {info.frames} frames that meta/info.json counts",
+            where=where,
+            fix="the dataset is incomplete: copy or record it again",
+        )
+    return found
+
+
+def _rows(column: Any, shape: Sequence[int], name: str) -> NDArray[Any]:
+    import pyarrow as pa
+
+    count, whole = len(column), list(shape) == [1]
+    while not (pa.types.is_primitive(column.type) or pa.types.is_string(column.type)):
+        if isinstance(column, pa.ExtensionArray):
+            column = column.storage
+        elif hasattr(column, "flatten") and (pa.types.is_nested(column.type)) and not pa.types.is_struct(column.type):
+            column = column.flatten()
+        else:
+            raise UserError(
+                f"feature {name!r} is of type {column.type}, which only LeRobot's own reader knows",
+                where="data.cache",
+                fix="use data.cache=off",
+            )
+    values = column.to_numpy(zero_copy_only=False).reshape((count,) if whole else (count, *shape))
+    # LeRobot makes tensors of Python's numbers: all floats come out as float32, all integers as int64.
+    kinds: dict[str, Any] = {"f": np.float32, "i": np.int64, "u": np.int64}
+    return values.astype(kinds.get(values.dtype.kind, values.dtype), copy=False)
+
+
+class GatheredSamples(Dataset[Sample]):
+    """What `LeRobotDataset.__getitem__` gives, for many frames in one copy; the pixels stay uint8.
+
+    Indexed by global frame index. A list (`__getitems__`) gives a whole batch with a leading `B`, as `default_collate`
+    would stack the items: use `collate_fn=GatheredSamples.collate` in a `DataLoader`.
+
+    Args:
+        table: Episode table of the dataset.
+        columns: From `read_features`.
+        readers: Camera to its frames.
+        tasks: Task sentences by `task_index`.
+        deltas: Feature to the offsets, in frames, of which a sample has values; others are read at the frame alone.
+        image_transforms: Applied to the frames of every camera of a sample, uint8 `[C, H, W]` or `[T, C, H, W]`.
+    """
+
+    def __init__(
+        self,
+        table: Episodes,
+        columns: Mapping[str, NDArray[Any]],
+        readers: Mapping[str, FrameReader],
+        *,
+        tasks: Sequence[str],
+        deltas: Mapping[str, Sequence[int]],
+        image_transforms: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._table, self._columns, self._readers, self._tasks = table, columns, readers, list(tasks)
+        self._deltas = {key: np.asarray(offsets, np.int64) for key, offsets in deltas.items()}
+        self.image_transforms = image_transforms
+
+    def __len__(self) -> int:
+        return self._table.info.frames
+
+    def __getitem__(self, index: int) -> Sample:
+        batch = self.__getitems__([index])
+        return {key: value[0] for key, value in batch.items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> Sample:
+        index = np.asarray(indices, np.int64)
+        episode = self._table.episode_of(index)
+        first, last = self._table.start[episode], self._table.end[episode] - 1
+        batch: Sample = {}
+        rows: dict[str, NDArray[np.int64]] = {}
+        for key, offsets in self._deltas.items():
+            at = index[:, None] + offsets
+            rows[key] = np.clip(at, first[:, None], last[:, None])
+            batch[f"{key}_is_pad"] = torch.from_numpy(rows[key] != at)
+        for key, reader in self._readers.items():
+            batch[key] = self._frames(key, reader, rows.get(key, index))
+        for key, values in self._columns.items():
+            found = values[rows.get(key, index)]
+            batch[key] = torch.from_numpy(found) if found.dtype != object else found.tolist()
+        batch["task"] = [self._tasks[i] for i in self._columns["task_index"][index]]
+        return batch
+
+    def _frames(self, key: str, reader: FrameReader, rows: NDArray[np.int64]) -> Tensor:
+        frames = reader.read(rows.reshape(-1)).reshape(*rows.shape, -1, *reader.size)
+        # LeRobot drops the time of a single decoded frame, but not that of a single picture from a table.
+        if rows.ndim == 2 and rows.shape[1] == 1 and self._table.info.features[key]["dtype"] == "video":
+            frames = frames[:, 0]
+        tensor = torch.from_numpy(np.ascontiguousarray(frames))
+        if self.image_transforms is None:
+            return tensor
+        return torch.stack([self.image_transforms(sample) for sample in tensor])
+
+    @staticmethod
+    def collate(batch: Sample | list[Sample]) -> Sample:
+        """A batch as it is; a list of samples stacked."""
+        from torch.utils.data import default_collate
+
+        if isinstance(batch, dict):
+            return batch
+        collated: Sample = default_collate(batch)
+        return collated
+
+
+class PolicySampler(Sampler[list[int]]):
+    """LeRobot's own order of samples in batches, entered anywhere; give it to a `DataLoader` as `batch_sampler`.
+
+    The order is that of `EpisodeAwareSampler`, a function of seed and epoch. Of N processes each takes its part of a
+    global batch, as LeRobot shares them out through Accelerate: the last global batch is filled up from the epoch's
+    beginning. One process leaves the last batch short, as LeRobot does.
+
+    Args:
+        order: LeRobot's sampler.
+        batch_size: Samples of a batch of this process, > 0.
+        rank: This process, in `[0, world_size)`.
+        world_size: Processes.
+    """
+
+    def __init__(self, order: "EpisodeAwareSampler", batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self._order, self.batch_size, self.rank, self.world_size = order, batch_size, rank, world_size
+        self.global_batch = batch_size * world_size
+        self.epoch = self._resume_epoch = self._resume_position = 0
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, wherever it is entered."""
+        return math.ceil(len(self._order) / self.global_batch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # The epoch is read now, not at the first batch: a loader may prefetch while the next epoch is announced.
+        start = self._resume_position if self.epoch == self._resume_epoch else 0
+        return self._from(self.epoch, start)
+
+    def _samples(self, epoch: int, start: int) -> Iterator[int]:
+        self._order.load_state_dict({"epoch": epoch, "start_index": start})
+        return iter(self._order)
+
+    def _from(self, epoch: int, start: int) -> Iterator[list[int]]:
+        samples = self._samples(epoch, start * self.global_batch)
+        for _ in range(start, len(self)):
+            part = list(islice(samples, self.global_batch))
+            if self.world_size > 1 and len(part) < self.global_batch:
+                part += islice(cycle(self._samples(epoch, 0)), self.global_batch - len(part))
+            yield part[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+
+    @property
+    def sampler(self) -> "PolicySampler":
+        """Itself: Lightning calls `set_epoch` on the sampler of a loader's batch sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which pass comes next; the one that was loaded keeps its position."""
+        self.epoch = epoch
+
+    def signature(self) -> dict[str, Any]:
+        """What must be the same for a position to mean the same batch."""
+        return {"seed": self._order.seed, "global_batch": self.global_batch, "samples": len(self._order)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this sampler was entered."""
+        entered = self._resume_position if self.epoch == self._resume_epoch else 0
+        return {"epoch": self.epoch, "position": entered, **self.signature()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Enter epoch ``state["epoch"]`` at batch ``state["position"]``."""
+        self.epoch = self._resume_epoch = int(state["epoch"])
+        self._resume_position = int(state["position"])
+
+
+class HeldOutSampler(Sampler[list[int]]):
+    """Batches of given positions in order, for validation; all of several processes have the same number.
+
+    Args:
+        positions: What to read, in order.
+        batch_size: Samples of a batch of this process, > 0.
+        rank: This process, in `[0, world_size)`.
+        world_size: Processes.
+    """
+
+    def __init__(self, positions: Sequence[int], batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        batches = [list(positions[i : i + batch_size]) for i in range(0, len(positions), batch_size)]
+        whole = math.ceil(len(batches) / world_size) * world_size
+        self._batches = [*islice(cycle(batches), whole)][rank::world_size] if batches else []
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches)

@@ -1,0 +1,290 @@
+"""From a policy's name and fields to LeRobot's policy and processors, in the order in which LeRobot's training does it.
+
+LeRobot's own functions make everything; what is added are the checks that it leaves out or keeps to its log.
+"""
+
+import contextlib
+import io
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hlrp import compat
+from hlrp.catalog import build_catalog, cached_catalog
+from hlrp.config import resolve_policy_aliases
+from hlrp.errors import UserError, suggest
+from hlrp.runs import resolve_pretrained
+
+_LOG = logging.getLogger("hlrp.train")
+_NOT_FIELDS = {
+    "device": "the trainer's `device`",
+    "pretrained_path": "init_from",
+    "path": "init_from",
+    "type": "its name",
+}
+
+
+@dataclass
+class Built:
+    """A policy ready to be trained.
+
+    Args:
+        policy: LeRobot's policy, on its device.
+        preprocessor: From a batch of the dataset to what the policy takes.
+        postprocessor: From the policy's actions to the robot's.
+    """
+
+    policy: Any
+    preprocessor: Any
+    postprocessor: Any
+
+    @property
+    def config(self) -> Any:
+        """LeRobot's configuration of the policy."""
+        return self.policy.config
+
+
+def policy_config(
+    policy_type: str,
+    fields: Mapping[str, Any],
+    *,
+    device: str,
+    init_from: Path | None = None,
+    allow_download: bool = False,
+) -> Any:
+    """LeRobot's configuration of a policy.
+
+    Args:
+        policy_type: Name under which LeRobot or a plugin has registered it.
+        fields: Fields of its configuration class, or their aliases.
+        device: Torch device.
+        init_from: Run, checkpoint or `pretrained_model` folder; its configuration is the start, ``fields`` replace.
+        allow_download: Whether weights of an image backbone that are not here may be fetched.
+
+    Raises:
+        UserError: Unknown policy or field, a value that the class refuses, or a checkpoint of another policy.
+    """
+    for name in fields:
+        if name in _NOT_FIELDS:
+            raise UserError(f"{name!r} is not set among the policy's fields", fix=f"use {_NOT_FIELDS[name]}")
+    values = resolve_policy_aliases(policy_type, fields)
+    _register(policy_type)
+    catalog = cached_catalog() or build_catalog()
+    catalog.check_fields(policy_type, {k: v for k, v in values.items() if not isinstance(v, list | dict | tuple)})
+    values = {"device": device, "push_to_hub": False, **values}
+    if init_from is None:
+        config = compat.check_policy_values(policy_type, values)
+    else:
+        config = _pretrained_config(policy_type, values, init_from)
+    if not allow_download and (warning := compat.offline_backbone(config)):
+        _LOG.warning("%s", warning)
+    return config
+
+
+def _register(policy_type: str) -> None:
+    """Have LeRobot know its own policies, and the plugins' if it is none of them."""
+    import lerobot.policies  # noqa: F401 - importing registers LeRobot's own policies
+    from lerobot.configs.policies import PreTrainedConfig
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    if policy_type not in PreTrainedConfig.get_known_choices():
+        register_third_party_plugins()
+    if policy_type not in PreTrainedConfig.get_known_choices():
+        build_catalog().policy(policy_type)
+
+
+def _pretrained_config(policy_type: str, values: Mapping[str, Any], init_from: Path) -> Any:
+    from lerobot.configs.policies import PreTrainedConfig
+
+    folder = resolve_pretrained(init_from)
+    saved = json.loads((folder / "config.json").read_text(encoding="utf8")).get("type")
+    if saved != policy_type:
+        raise UserError(
+            f"the checkpoint holds a policy {saved!r}, not {policy_type!r}",
+            where=str(folder / "config.json"),
+            fix=f"train it as --policy {saved}",
+        )
+    given = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            config = PreTrainedConfig.from_pretrained(folder, cli_overrides=given)
+    except (Exception, SystemExit) as error:
+        reason = said.getvalue().strip().rpartition("error: ")[2] or error
+        raise UserError(
+            f"the checkpoint's configuration does not fit the installed LeRobot or the given fields: {reason}",
+            where=str(folder / "config.json"),
+            fix=f"`hlrp policies {policy_type}` lists the fields",
+        ) from error
+    config.pretrained_path = folder
+    return config
+
+
+def build_policy(
+    config: Any,
+    meta: Any,
+    *,
+    cameras: Iterable[str] | None = None,
+    rename_map: dict[str, str] | None = None,
+    resumed: bool = False,
+) -> Built:
+    """Make the policy for a dataset, with its processors.
+
+    Args:
+        config: From `policy_config`; its features are filled in.
+        meta: LeRobot's metadata of the dataset.
+        cameras: Image features to use; none: all.
+        rename_map: Dataset key -> the key that a pretrained policy knows it by.
+        resumed: Whether the policy goes on being trained: the processors are then those of the checkpoint.
+
+    Raises:
+        UserError: The dataset does not have what the policy needs, statistics included; the weights do not fit; or a
+            package is missing.
+    """
+    from lerobot.policies.factory import make_policy, make_pre_post_processors
+    from lerobot.utils.feature_utils import dataset_to_policy_features
+
+    where, rename = f"dataset {meta.root}", rename_map or {}
+    if rename and not config.pretrained_path:
+        raise UserError(
+            "names are only changed for a pretrained policy; a new one takes the dataset's",
+            where="data.rename_map",
+            fix="leave it out, or give init_from",
+        )
+    features = dataset_to_policy_features(meta.features)
+    if cameras is not None:
+        features = {k: f for k, f in features.items() if k not in meta.camera_keys or k in set(cameras)}
+        if not config.input_features:
+            config.input_features = {k: f for k, f in features.items() if f.type.value != "ACTION"}
+    compat.check_features(config, features, rename, where)
+    folder = config.pretrained_path
+    try:
+        # LeRobot prints what it loads; standard output belongs to results.
+        with contextlib.redirect_stdout(io.StringIO()), compat.complete_weights(Path(folder or "")):
+            policy = make_policy(cfg=config, ds_meta=meta, rename_map=rename)
+        processors = make_pre_post_processors(
+            policy_cfg=config,
+            pretrained_path=str(folder) if folder else None,
+            **_processor_arguments(policy.config, meta, rename, resumed=resumed),
+        )
+    except ImportError as error:
+        raise UserError(
+            f"policy {config.type!r} needs a package that is not installed: {error}",
+            where="model.policy_type",
+            fix=f"`hlrp policies {config.type}` names the extra",
+        ) from error
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        what = "the weights do not fit the policy" if folder else f"policy {config.type!r} cannot be made"
+        raise UserError(
+            f"{what}: {' '.join(str(error).split())}",
+            where=str(folder) if folder else "model",
+            fix="give the settings that it was trained with" if folder else "change the setting that is named",
+        ) from error
+    check_statistics(processors, {*(policy.config.input_features or {}), *(policy.config.output_features or {})}, where)
+    return Built(policy, *processors)
+
+
+def _processor_arguments(config: Any, meta: Any, rename: dict[str, str], *, resumed: bool) -> dict[str, Any]:
+    """What LeRobot's training passes: the dataset's statistics replace those of a checkpoint that is fine-tuned."""
+    if not config.pretrained_path:
+        return {"dataset_stats": meta.stats}
+    import torch
+    from lerobot.processor import rename_stats
+
+    norm_map = config.normalization_mapping
+    # Pictures are renamed before they are normalised; LeRobot's training leaves the statistics under the old name.
+    found = rename_stats(meta.stats, rename)
+    normalizer = {"features": {**config.input_features, **config.output_features}, "norm_map": norm_map}
+    unnormalizer = {"features": config.output_features, "norm_map": norm_map}
+    if not resumed:
+        normalizer["stats"] = unnormalizer["stats"] = found
+    before = {
+        "device_processor": {"device": torch.device(config.device).type},
+        "normalizer_processor": normalizer,
+        "rename_observations_processor": {"rename_map": rename},
+    }
+    after: dict[str, Any] = {"unnormalizer_processor": unnormalizer}
+    if getattr(config, "use_relative_actions", False):
+        before["relative_actions_processor"] = {
+            "enabled": True,
+            "exclude_joints": getattr(config, "relative_exclude_joints", []),
+            "action_names": getattr(config, "action_feature_names", None),
+        }
+        after["absolute_actions_processor"] = {"enabled": True}
+    statistics = {} if resumed else {"dataset_stats": found}
+    return {**statistics, "preprocessor_overrides": before, "postprocessor_overrides": after}
+
+
+def check_statistics(processors: Iterable[Any], used: set[str], where: str) -> None:
+    """Refuse processors that would pass a feature through as it is for want of statistics.
+
+    Raises:
+        UserError: Naming the features.
+    """
+    from lerobot.configs.types import NormalizationMode
+    from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
+
+    bare = set()
+    for pipeline in processors:
+        for step in pipeline.steps:
+            if isinstance(step, NormalizerProcessorStep | UnnormalizerProcessorStep):
+                for key, feature in step.features.items():
+                    mode = step.norm_map.get(feature.type, NormalizationMode.IDENTITY)
+                    if key in used and mode is not NormalizationMode.IDENTITY and not (step.stats or {}).get(key):
+                        bare.add(key)
+    if bare:
+        raise UserError(
+            f"there are no statistics of {', '.join(sorted(bare))}: raw values would be used",
+            where=where,
+            fix="restore the dataset's meta/stats.json, or record again",
+        )
+
+
+def optimizer_config(config: Any, given: Mapping[str, Any] | None) -> Any:
+    """LeRobot's configuration of the optimizer: the one given as ``{type, lr, ...}``, or the policy's preset.
+
+    Raises:
+        UserError: It is none that LeRobot knows.
+    """
+    if given is None:
+        return config.get_optimizer_preset()
+    from lerobot.optim.optimizers import OptimizerConfig
+
+    return _choice(OptimizerConfig, given, "trainer.optimizer")
+
+
+def scheduler_config(config: Any, given: Mapping[str, Any] | None) -> Any:
+    """The same for the learning rate's schedule; ``{type: none}`` keeps the rate constant.
+
+    Returns:
+        LeRobot's configuration, or None for a constant rate.
+    """
+    if given is None:
+        return config.get_scheduler_preset()
+    if given.get("type") == "none":
+        return None
+    from lerobot.optim.schedulers import LRSchedulerConfig
+
+    return _choice(LRSchedulerConfig, given, "trainer.scheduler")
+
+
+def _choice(base: Any, given: Mapping[str, Any], where: str) -> Any:
+    import draccus
+
+    known = base.get_known_choices()
+    if given.get("type") not in known:
+        raise UserError(
+            f"unknown type {given.get('type')!r}", where=f"{where}.type", fix=suggest(str(given.get("type")), known)
+        )
+    try:
+        return draccus.decode(base, dict(given))
+    except Exception as error:
+        reason: BaseException = error
+        while reason.__cause__ or reason.__context__:
+            reason = reason.__cause__ or reason.__context__ or reason
+        raise UserError(
+            f"LeRobot refuses these settings: {' '.join(str(reason).split())}", where=where, fix="change the named one"
+        ) from error

@@ -1,0 +1,90 @@
+"""`hlrp train --trainer lightning --policy act` and `hlrp parity` as a user runs them."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import assert_user_error, hlrp
+
+from hlrp.runs import RunDirectory
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "policies"))
+from tiny_runs import TINY
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+PUSHT = ("env.observation_height=96", "env.observation_width=96", "env.episode_length=12")
+
+
+def _keys(policy: str = "act") -> list[str]:
+    return [f"model.{key}={json.dumps(value)}" for key, value in TINY[policy].items()]
+
+
+def _args(root: Path, out: Path, steps: int, *more: str) -> list[str]:
+    base = ["train", "--trainer", "lightning", "--policy", "act", "--dataset-root", str(root), "--device", "cpu"]
+    keys = ["trainer.log_freq=1", "trainer.save_freq=6", "data.cache=ram", *_keys()]
+    return [*base, "--steps", str(steps), "--batch-size", "4", "--output-dir", str(out), *keys, *more]
+
+
+def _rows(run: Path) -> list[dict[str, Any]]:
+    timed = {"update_s", "data_s", "data_wait", "samples_per_s", "rss_mb", "time"}
+    return [{k: v for k, v in row.items() if k not in timed} for row in RunDirectory.open(run).metrics()]
+
+
+@pytest.fixture(scope="module")
+def pusht_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A square that moves, with PushT's features: 96 pixels, two numbers to act."""
+    from make_dataset import make_dataset
+
+    return make_dataset(tmp_path_factory.mktemp("lightning") / "square", size=96, action_dim=2)
+
+
+@pytest.fixture(scope="module")
+def whole(pusht_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """14 steps in one go: an epoch has 12."""
+    out = tmp_path_factory.mktemp("lightning") / "whole"
+    done = hlrp(*_args(pusht_root, out, 14), env=ONE_THREAD)
+    assert done.code == 0, done.err
+    assert f"hlrp eval {out}" in done.out
+    return out
+
+
+def test_resume_repeats_the_uninterrupted_run(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for step in ("000012", "000014"):
+        shutil.rmtree(run / "checkpoints" / step)
+    done = hlrp("train", "--resume", run, env=ONE_THREAD)
+    assert done.code == 0, done.err
+    assert _rows(run) == _rows(whole)
+    weights = "checkpoints/000014/pretrained_model/model.safetensors"
+    assert (run / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_the_policy_acts(whole: Path, tmp_path: Path) -> None:
+    keys = ["--env", "pusht", "--episodes", "1", "--videos", "0", "--output", str(tmp_path / "eval"), "--json"]
+    done = hlrp("eval", whole, *keys, *PUSHT, env=ONE_THREAD)
+    assert done.code == 0, done.err
+    assert "success" in json.dumps(done.json())
+
+
+def test_parity_with_lerobots_process_over_the_end_of_an_epoch(pusht_root: Path, tmp_path: Path) -> None:
+    """14 steps of which 12 are an epoch, LeRobot with a data worker, Lightning from the frame store."""
+    keys = ["--steps", "14", "--batch-size", "4", "--cache", "ram", "data.num_workers=1", *_keys()]
+    done = hlrp("parity", "--policy", "act", "--dataset-root", pusht_root, *keys, "--json", env=ONE_THREAD)
+    assert done.code == 0, done.err + done.out
+    found = done.json()
+    assert found["worst"] <= 1e-5
+    assert len(found["loss"]) == 14 and sorted(found["weights"]) == ["14", "7"]
+
+
+def test_mistakes_are_refused_before_anything_is_imported(pusht_root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert_user_error(hlrp(*_args(pusht_root, out, 2, "model.chunk_sice=3")), "chunk_sice", "chunk_size")
+    assert_user_error(hlrp(*_args(pusht_root, out, 2, "--init-from", str(tmp_path / "none"))), "none", "--init-from")
+    assert_user_error(hlrp(*_args(pusht_root, out, 2, "--push-to-hub")), "push_to_hub")
+    laq = ["train", "--model", "laq", "--dataset-root", str(pusht_root), "trainer.ema_decay=0.9"]
+    assert_user_error(hlrp(*laq), "ema_decay")
+    assert not out.exists()
