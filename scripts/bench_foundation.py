@@ -121,6 +121,24 @@ def lookup_seconds(data: FoundationDataModule, batch_size: int) -> float:
     return statistics.median(times)
 
 
+def measure(
+    args: argparse.Namespace, bench: Bench, kinds: dict[str, FoundationDataModule]
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds of each block, and the share of them spent waiting for data, per kind of labels."""
+    batches = {name: endless(data) for name, data in kinds.items()}
+    for name, data in kinds.items():
+        data.labels.to(torch.device(args.device))
+        bench.block(data.labels, batches[name], 3)
+    seconds: dict[str, list[float]] = {name: [] for name in kinds}
+    waits: dict[str, list[float]] = {name: [] for name in kinds}
+    for number in range(args.rounds):
+        for name in list(kinds)[number % 3 :] + list(kinds)[: number % 3]:
+            spent, waited = bench.block(kinds[name].labels, batches[name], args.steps)
+            seconds[name].append(spent)
+            waits[name].append(waited / spent)
+    return seconds, waits
+
+
 def main() -> None:
     args = arguments()
     torch.manual_seed(0)
@@ -133,18 +151,7 @@ def main() -> None:
         )
         kinds = {"none": none, "precomputed": looked_up, "online": online}
         bench = Bench(args, FoundationModule(looked_up.run, looked_up))
-        batches = {name: endless(data) for name, data in kinds.items()}
-        for name, data in kinds.items():
-            data.labels.to(torch.device(args.device))
-            bench.block(data.labels, batches[name], 3)
-        seconds: dict[str, list[float]] = {name: [] for name in kinds}
-        waits: dict[str, list[float]] = {name: [] for name in kinds}
-        for number in range(args.rounds):
-            order = list(kinds)[number % 3 :] + list(kinds)[: number % 3]
-            for name in order:
-                spent, waited = bench.block(kinds[name].labels, batches[name], args.steps)
-                seconds[name].append(spent)
-                waits[name].append(waited / spent)
+        seconds, waits = measure(args, bench, kinds)
         lookup = lookup_seconds(looked_up, args.batch_size)
 
     samples = args.steps * args.batch_size

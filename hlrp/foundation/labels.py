@@ -307,7 +307,10 @@ def _online(run: LightningRun, infos: Sequence[DatasetInfo], *, vectors: bool) -
         )
     asked_camera = run.data.cameras[0] if run.data.cameras is not None and len(run.data.cameras) == 1 else None
     cameras = [choose_camera(info, manifest, asked_camera) for info in infos]
-    return OnlineLabels(LAQ.from_checkpoint(folder), manifest.weights_sha256, cameras, vectors=vectors)
+    # Making a model draws random numbers: the run's own model must not depend on where its labels come from.
+    with torch.random.fork_rng(devices=[]):
+        laq = LAQ.from_checkpoint(folder)
+    return OnlineLabels(laq, manifest.weights_sha256, cameras, vectors=vectors)
 
 
 def _spec_of(identity: LatentIdentity, *, vectors: bool) -> LatentSpec:

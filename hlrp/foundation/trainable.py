@@ -24,10 +24,11 @@ def choose_trainable(backend: VLABackend, model: FoundationModel, *, pretrained:
         UserError: Adapters are asked for, and the package `peft` is missing or no layer has such a name.
     """
     train_vision = model.train_vision if model.train_vision is not None else not pretrained
+    _module(backend).train()  # a loaded backbone comes in evaluation mode
     wanted = {"vision": train_vision, "language": model.train_language, "head": True}
     for name in PARTS:
         for part in backend.part(name):
-            part.requires_grad_(wanted[name])
+            part.requires_grad_(wanted[name]).train(wanted[name])
     if model.lora is not None:
         _add_adapters(backend, model.lora)
 
