@@ -112,7 +112,7 @@ def test_training_goes_on_from_a_checkpoint_with_the_new_statistics(
     assert saved["action.mean"].tolist() == [5.0, 5.0, 5.0]
     before, after = (load_file(_saved(r, s) / "model.safetensors") for r, s in ((trained, 12), (tmp_path / "run", 1)))
     moved = max(float((before[k] - after[k]).abs().max()) for k in before if before[k].is_floating_point())
-    assert 0 < moved < 1e-3, "one step away from where the checkpoint stood"
+    assert 0 < moved < 2e-3, "one step of 1e-3 away from where the checkpoint stood"
 
 
 def test_the_average_is_saved_and_validated(square_root: Path, tmp_path: Path) -> None:
