@@ -1,0 +1,77 @@
+"""A small dataset of two tasks, real quantizers of random weights, and latent tables of their labels."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from make_dataset import make_dataset
+
+from hlrp.data import read_dataset
+from hlrp.laq import LAQ, LAQConfig
+from hlrp.laq.labelling import LabelRequest, label, load_encoder
+
+CAMERA = "observation.image"
+
+
+@pytest.fixture(autouse=True)
+def _one_seed_one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4 episodes of 20 frames at 10 fps, 96 pixels, two tasks in turn, a state of 2, actions of 3."""
+    tasks = ("push the square", "pull it")
+    return make_dataset(tmp_path_factory.mktemp("data") / "squares", episodes=4, length=20, size=96, tasks=tasks)
+
+
+def _quantizer(folder: Path, num_frames: int, seed: int) -> Path:
+    torch.manual_seed(seed)
+    config = LAQConfig(
+        image_size=(48, 48),
+        patch_size=16,
+        dim=32,
+        heads=2,
+        spatial_layers=1,
+        num_frames=num_frames,
+        offset_seconds=0.2,
+        codebook_size=8,
+        code_seq_len=2,
+        code_dim=8,
+    )
+    LAQ(config).eval().save(folder, cameras=[CAMERA])
+    return folder
+
+
+def make_table(root: Path, laq: Path, output: Path) -> Path:
+    encoder, manifest = load_encoder(laq, "cpu")
+    request = LabelRequest(read_dataset(None, root), None, output, manifest.config, manifest.weights_sha256)
+    assert label(request, encoder, workers=1).complete
+    return output
+
+
+@pytest.fixture(scope="session")
+def laq2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quantizer for windows of two frames, 0.2 s apart, K = 8, s = 2."""
+    return _quantizer(tmp_path_factory.mktemp("laq") / "two", 2, 0)
+
+
+@pytest.fixture(scope="session")
+def laq3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for windows of three frames."""
+    return _quantizer(tmp_path_factory.mktemp("laq") / "three", 3, 1)
+
+
+@pytest.fixture(scope="session")
+def table2(squares: Path, laq2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_table(squares, laq2, tmp_path_factory.mktemp("tables") / "two")
+
+
+@pytest.fixture(scope="session")
+def table3(squares: Path, laq3: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_table(squares, laq3, tmp_path_factory.mktemp("tables") / "three")

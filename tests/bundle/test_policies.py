@@ -1,0 +1,296 @@
+"""The policies on the tiny backbone: losses, chunks and queue, checkpoints, starts from a foundation model."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from bundle_toys import ACTIONS, CAMERAS, CHUNK, CONFIGS, MEANING, gradients, make_batch, make_config, make_policy, same
+
+from hlrp.errors import UserError
+
+NAMES = sorted(CONFIGS)
+LATENT = "hlrp_action_expert_latent"
+EXPERTS = [n for n in NAMES if "expert" in n]
+
+
+def test_registering_imports_no_model():
+    code = (
+        "import sys, lerobot_policy_felix_bundle\n"
+        "from lerobot.configs.policies import PreTrainedConfig\n"
+        f"assert set({NAMES}) <= set(PreTrainedConfig.get_known_choices())\n"
+        "heavy = [m for m in sys.modules if m.startswith('lerobot.policies') or '.modeling_' in m and 'hlrp' in m]\n"
+        "assert not heavy, heavy\n"
+        "assert 'transformers.models.smolvlm.modeling_smolvlm' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_gradients_and_chunks(name):
+    policy = make_policy(name)
+    batch = make_batch()
+    before = {n: p.detach().clone() for n, p in policy.named_parameters()}
+    assert gradients(policy, batch).keys() == {n for n, p in policy.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(policy.get_optim_params(), lr=1e-3)
+    losses = []
+    for _ in range(30):
+        torch.manual_seed(3)
+        loss, logged = policy(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0], losses
+    assert all(isinstance(v, float) for v in logged.values()) and logged["action_labelled"] == 1.0
+    assert any(not torch.equal(before[n], p) for n, p in policy.named_parameters() if "vision_model" in n)
+    chunk = policy.predict_action_chunk(make_batch(2))
+    assert chunk.shape == (2, CHUNK, ACTIONS) and chunk.isfinite().all() and chunk.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_supervised_changes_no_gradient(name):
+    policy, batch = make_policy(name), make_batch()
+    batch["action_is_pad"][1, 3:] = True
+    batch["hlrp.action_mask"] = torch.tensor([True, True, False, True])
+    batch["hlrp.code_mask"][0, 2:] = False
+    batch["hlrp.code_mask"][3] = False
+    reference = gradients(policy, batch)
+
+    def changed(key, where, value):
+        other = dict(batch) | {key: batch[key].clone()}
+        other[key][where] = value
+        return not same(reference, gradients(policy, other))
+
+    # An expert's action tokens attend to what comes before: not what is supervised, but what is seen, is padded.
+    assert not changed("action", (2, slice(None)), 9.0)
+    assert not changed("action", (1, slice(3, None)), float("nan")) or "expert" in name
+    assert not changed("action", (1, slice(3, None)), 9.0)
+    assert changed("action", (1, 2), 9.0)
+    if name in (LATENT, "hlrp_vla_direct"):
+        assert not changed("hlrp.codes", (0, slice(2, None)), 5)
+        assert not changed("hlrp.codes", (3, slice(None)), 7)
+        assert changed("hlrp.codes", (0, 0), (int(batch["hlrp.codes"][0, 0]) + 1) % 8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_per_sample_and_of_nothing(name):
+    policy, batch = make_policy(name).eval(), make_batch()
+    torch.manual_seed(2)
+    loss, _ = policy(batch)
+    torch.manual_seed(2)
+    per_sample, _ = policy(batch, reduction="none")
+    assert per_sample.shape == (4,) and torch.allclose(per_sample.mean(), loss, rtol=1e-5)
+    batch["hlrp.action_mask"] = torch.zeros(4, dtype=torch.bool)
+    batch["hlrp.code_mask"][:] = False
+    loss, logged = policy(batch)
+    assert loss.item() == 0 and loss.requires_grad and logged["action_labelled"] == 0
+    loss.backward()
+    with pytest.raises(ValueError, match="reduction"):
+        policy(batch, reduction="sum")
+    with pytest.raises(ValueError, match="action"):
+        policy(batch | {"action": batch["action"][:, :2]})
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_one_pass_of_the_vlm_serves_a_chunk(name):
+    policy, passes = make_policy(name), []
+    policy.backend.vlm.text_model.register_forward_hook(lambda *_: passes.append(1))
+    batch = make_batch(2)
+    policy.reset()
+    actions = [policy.select_action(batch) for _ in range(4)]
+    assert len(passes) == 1 and all(a.shape == (2, ACTIONS) for a in actions)
+    policy.select_action(batch)
+    assert len(passes) == 2
+    policy.reset()
+    policy.select_action(batch)
+    assert len(passes) == 3
+    # Keys and values that serve several denoising steps are those of the observation alone.
+    prefix = policy.prefix(batch)
+    noisy, time = torch.randn(2, CHUNK, ACTIONS), torch.full((2,), 0.5)
+    first = policy.expert.velocity(prefix, noisy, time)
+    policy.expert.velocity(prefix, torch.randn(2, CHUNK, ACTIONS), time)
+    assert torch.equal(first, policy.expert.velocity(prefix, noisy, time))
+    assert torch.allclose(first, policy.expert.velocity(policy.prefix(batch), noisy, time), atol=1e-6)
+
+
+def test_the_velocity_is_that_of_lerobots_own_denoising_step():
+    policy, batch = make_policy("hlrp_action_expert_direct"), make_batch(2)
+    prefix, noisy, time = policy.prefix(batch), torch.randn(2, CHUNK, ACTIONS), torch.full((2,), 0.3)
+    theirs = policy.expert.denoise_step(prefix.mask, prefix.cache, noisy, time)
+    assert torch.allclose(policy.expert.velocity(prefix, noisy, time), theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_cameras_that_are_missing_do_not_count(name):
+    policy = make_policy(name, cameras=CAMERAS)
+    noise = torch.randn(2, CHUNK, ACTIONS)
+    both = make_batch(2, cameras=CAMERAS)
+    alone = {k: v for k, v in both.items() if k != CAMERAS[1]}
+    masked = both | {f"{CAMERAS[1]}_padding_mask": torch.zeros(2, dtype=torch.bool)}
+    padded = both | {f"{CAMERAS[1]}_is_pad": torch.ones(2, 1, dtype=torch.bool)}
+    chunks = [policy.predict_action_chunk(b, noise=noise) for b in (both, alone, masked, padded)]
+    assert not torch.allclose(chunks[0], chunks[1])
+    assert torch.allclose(chunks[1], chunks[2], atol=1e-5) and torch.allclose(chunks[1], chunks[3], atol=1e-5)
+    with pytest.raises(ValueError, match="none of the policy's cameras"):
+        policy.predict_action_chunk({"observation.state": both["observation.state"], "task": both["task"]})
+    with pytest.raises(ValueError, match="contradict"):
+        policy.predict_action_chunk(masked | {f"{CAMERAS[1]}_is_pad": torch.zeros(2, 1, dtype=torch.bool)})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_state_and_language(name):
+    policy = make_policy(name, state=False, use_language=False)
+    batch = make_batch(2)
+    noise = {} if name == "hlrp_vla_direct" else {"noise": torch.randn(2, CHUNK, ACTIONS)}
+    chunk = policy.predict_action_chunk({CAMERAS[0]: batch[CAMERAS[0]]}, **noise)
+    assert torch.equal(chunk, policy.predict_action_chunk(batch, **noise))
+    policy(batch)[0].backward()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("hlrp_action_expert_direct", {"vlm_layers": 2}),
+        (LATENT, {}),
+        (LATENT, {"conditioning": "suffix"}),
+        (LATENT, {"vlm": "lora", "lora_rank": 2}),
+        ("hlrp_vla_direct", {"vlm": "frozen"}),
+    ],
+)
+def test_a_checkpoint_needs_nothing_else(name, fields, tmp_path):
+    policy = make_policy(name, **fields)
+    trained = {n for n, p in policy.named_parameters() if p.requires_grad}
+    gradients(policy, make_batch())
+    torch.optim.SGD(policy.get_optim_params(), lr=0.1).step()
+    if name == LATENT:
+        policy.update()
+    folder = tmp_path / "pretrained_model"
+    policy.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["type"] == name
+    config["backbone"] = "/no/such/folder"
+    config["latent_table"], config["latent_source"] = "/no/such/table", "precomputed"
+    if name == "hlrp_action_expert_direct":
+        config["latent_table"], config["latent_source"] = None, "none"
+    config["init_from"] = "/no/such/model"
+    (folder / "config.json").write_text(json.dumps(config))
+    restored = type(policy).from_pretrained(folder)
+    noise = {} if name == "hlrp_vla_direct" else {"noise": torch.randn(2, CHUNK, ACTIONS)}
+    batch = make_batch(2)
+    assert torch.equal(restored.predict_action_chunk(batch, **noise), policy.predict_action_chunk(batch, **noise))
+    if fields.get("vlm") == "lora":
+        language = {n for n in trained if "text_model" in n}
+        assert language and all("lora_" in n for n in language)
+        assert not any("vision_model" in n for n in trained)
+    if fields.get("vlm") == "frozen":
+        assert not any("vlm" in n for n in trained) and any("head" in n for n in trained)
+    if name == LATENT:
+        assert restored.updates == 1
+    shutil.rmtree(folder / "backbone")
+    with pytest.raises(UserError, match=r"backbone/config\.json"):
+        type(policy).from_pretrained(folder)
+
+
+def test_weights_must_fit(tmp_path):
+    policy = make_policy("hlrp_action_expert_direct")
+    policy.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for field, value, said in (("expert_width_multiplier", 0.5, "size mismatch"), ("vlm_layers", 2, "nexpected key")):
+        (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
+        with pytest.raises(UserError, match=said):
+            type(policy).from_pretrained(tmp_path)
+
+
+def test_codes_condition_the_actions_and_dropped_ones_do_not():
+    policy, batch = make_policy(LATENT, condition_dropout=0.0, own_codes=0.0), make_batch()
+    torch.manual_seed(0)
+    shown, known = policy._shown(batch["hlrp.codes"], batch["hlrp.code_mask"], torch.zeros(4, 4, dtype=torch.int64))
+    assert torch.equal(shown, batch["hlrp.codes"]) and known.all()
+    prefix, noisy, time = policy.prefix(batch), torch.randn(4, CHUNK, ACTIONS), torch.full((4,), 0.5)
+    one = policy.expert.velocity(prefix, noisy, time, policy.latents(shown, known))
+    other = policy.expert.velocity(prefix, noisy, time, policy.latents((shown + 1) % 8, known))
+    assert not torch.allclose(one, other)
+    unknown = torch.zeros_like(known)
+    assert torch.equal(policy.latents(shown, unknown), policy.latents((shown + 1) % 8, unknown))
+    # The schedule: at its end every sample sees the VLM's own codes.
+    policy = make_policy(LATENT, condition_dropout=0.0, own_codes=1.0, own_codes_steps=2)
+    own = torch.full((4, 4), 3)
+    assert torch.equal(policy._shown(batch["hlrp.codes"], known, own)[0], batch["hlrp.codes"])
+    policy.update()
+    policy.update()
+    assert torch.equal(policy._shown(batch["hlrp.codes"], known, own)[0], own)
+    # Without a label there is nothing else to show.
+    fresh = make_policy(LATENT, own_codes=0.0)
+    assert torch.equal(fresh._shown(batch["hlrp.codes"], unknown, own)[0], own)
+    assert make_policy(LATENT, condition_dropout=1.0)._shown(own, known, own)[1].any().item() is False
+
+
+def test_real_time_chunking():
+    policy = make_policy("hlrp_action_expert_direct", rtc_config={"enabled": True, "execution_horizon": 4})
+    batch, noise = make_batch(2), torch.randn(2, CHUNK, ACTIONS)
+    assert policy.supports_rtc()
+    free = policy.predict_action_chunk(batch, noise=noise)
+    before = torch.zeros(2, CHUNK, ACTIONS)
+    guided = policy.predict_action_chunk(batch, noise=noise, prev_chunk_left_over=before, inference_delay=2)
+    assert guided[:, :2].abs().mean() < free[:, :2].abs().mean()
+    with pytest.raises(ValueError, match="real-time"):
+        policy.select_action(batch)
+
+
+@pytest.fixture(scope="module")
+def foundation(tmp_path_factory):
+    """A foundation model with random weights, and its codes for a batch."""
+    from hlrp.foundation.backbones import resolve_backbone
+    from hlrp.foundation.backends.smol_latent_head_backend import SmolLatentHeadBackend
+    from hlrp.foundation.checkpoint import LabelStatistics, record_backbone, save
+    from hlrp.foundation.config import BackendConfig, LatentSpec
+    from lerobot_policy_felix_bundle.policies.common.observations import foundation_batch
+
+    torch.manual_seed(7)
+    folder = resolve_backbone("tiny", "smol_latent_head", allow_download=False)
+    config = BackendConfig(backend="smol_latent_head", spec=LatentSpec(**MEANING), cameras=CAMERAS[:1], state_dim=2)
+    backend = SmolLatentHeadBackend.from_backbone(config, folder).eval()
+    with torch.no_grad():
+        for parameter in backend.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    out = tmp_path_factory.mktemp("foundation") / "model"
+    save(
+        backend,
+        out,
+        backbone=record_backbone("tiny", folder),
+        statistics=LabelStatistics(code_counts=[[1] * 8] * 4),
+    )
+    observed = foundation_batch(make_config(LATENT), make_batch())
+    with torch.no_grad():
+        return out, backend.latent_from_batch(observed).logits
+
+
+def test_a_policy_predicts_what_its_foundation_model_predicted(foundation):
+    path, logits = foundation
+    blank = dict.fromkeys(MEANING)
+    for name in (LATENT, "hlrp_vla_direct"):
+        policy = make_policy(name, init_from=str(path), **blank)
+        assert torch.equal(policy.predict_codes(make_batch()), logits.argmax(-1))
+        assert policy.config.codebook_size == 8 and policy.config.laq_sha256 == "a" * 64
+    direct = make_policy("hlrp_action_expert_direct", init_from=str(path))
+    latent = make_policy(LATENT, init_from=str(path), **blank)
+    ours, theirs = direct.backend.vlm.state_dict(), latent.backend.vlm.state_dict()
+    assert all(torch.equal(ours[n], theirs[n]) for n in theirs)
+
+
+def test_a_foundation_model_that_does_not_fit_is_refused(foundation):
+    path, _ = foundation
+    with pytest.raises(UserError, match=r"codes K: 8 / 16"):
+        make_policy(LATENT, init_from=str(path), codebook_size=16, laq_sha256=None)
+    with pytest.raises(UserError, match="all language layers"):
+        make_policy(LATENT, init_from=str(path), vlm_layers=2, laq_sha256=None)
+    with pytest.raises(UserError, match="needs qwen3vl_chat"):
+        make_policy("hlrp_vla_direct", init_from=str(path), backend="qwen3vl_chat")
+    with pytest.raises(UserError, match="nothing says which"):
+        make_policy(LATENT, **dict.fromkeys(MEANING))
+    with pytest.raises(ValueError, match="no use for latent labels"):
+        make_config("hlrp_action_expert_direct", latent_table="x")
