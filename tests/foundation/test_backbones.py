@@ -92,6 +92,10 @@ def test_a_name_is_found_in_the_local_hub_cache_or_refused_in_one_message(
     with pytest.raises(UserError) as refused:
         resolve_backbone("some/other", SMOL, allow_download=False)
     assert all(text in str(refused.value) for text in ("some/other", "--backbone", "--allow-download", "tiny"))
+    # HF_HUB_OFFLINE is set: fetching fails, in one message too.
+    with pytest.raises(UserError, match="'some/other' cannot be fetched") as refused:
+        resolve_backbone("some/other", SMOL, allow_download=True)
+    assert "HF_HUB_OFFLINE" in str(refused.value)
     with pytest.raises(UserError, match="there is no folder"):
         resolve_backbone(str(tmp_path / "nowhere"), SMOL, allow_download=False)
     # A cache that holds the configuration only, as after a look at the model's page by another tool.

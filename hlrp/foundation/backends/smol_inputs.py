@@ -171,7 +171,7 @@ class SmolPrompts:
         ids = self.ids("x")
         names = (self._processor.fake_image_token, self._processor.global_image_token)
         marks = set(self._tokenizer.convert_tokens_to_ids(list(names)))
-        spans = []
+        spans: list[tuple[int, int]] = []
         for camera in range(self._cameras):
             start = self.image_positions[camera * self.image_tokens]
             end = self.image_positions[(camera + 1) * self.image_tokens - 1] + 1
