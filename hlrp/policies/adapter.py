@@ -251,13 +251,11 @@ class LeRobotPolicyAdapter(Policy):
         """Keep the policy's own figures; they are logged as means when a row is due, which costs nothing in between."""
         self._batches += 1
         for key, value in (outputs or {}).items():
-            if (
-                key != "loss"
-                and isinstance(value, int | float | Tensor)
-                and (not isinstance(value, Tensor) or value.numel() == 1)
-            ):
-                self._sums[key] = self._sums.get(key, 0.0) + (value.detach() if isinstance(value, Tensor) else value)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            number = value.detach() if isinstance(value, Tensor) and value.numel() == 1 else value
+            if key != "loss" and (isinstance(value, int | float) or number is not value):
+                self._sums[key] = self._sums.get(key, 0.0) + number
+        interval: int = getattr(self.trainer, "log_every_n_steps")  # noqa: B009 - set by one of the trainer's parts
+        if (self.global_step + 1) % max(1, interval) == 0:
             means = {key: total / self._batches for key, total in self._sums.items()}
             self.log_dict(means, batch_size=1, sync_dist=True)
             self._sums, self._batches = {}, 0
