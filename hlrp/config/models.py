@@ -83,7 +83,7 @@ class LoraSection(Settings):
     """Low-rank adapters on the language model, whose own weights then stay as they are."""
 
     rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0, allow_inf_nan=False)
+    alpha: int = Field(default=32, ge=1)
     """Adapters are scaled by alpha / rank."""
     targets: list[str] = Field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1)
     """Last parts of the names of the layers that get one."""

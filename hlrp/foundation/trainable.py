@@ -88,4 +88,4 @@ def _deltas(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, module in root.named_modules():
         if _ADAPTER in getattr(module, "lora_A", ()) and callable(getattr(module, "get_delta_weight", None)):
             with torch.no_grad():
-                yield name, module.get_delta_weight(_ADAPTER)  # type: ignore[operator]
+                yield name, module.get_delta_weight(_ADAPTER)

@@ -1,7 +1,7 @@
 """Samples of the foundation model: one frame, its instruction and state, and what its label is made from."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -234,6 +234,6 @@ def cameras_of(infos: Sequence[DatasetInfo], asked: Sequence[str] | None, labels
     return tuple(asked) if asked is not None else tuple(dict.fromkeys(labels.cameras[: len(infos)]))
 
 
-def present(batch: Batch, camera: str) -> Any:
+def present(batch: Mapping[str, Any], camera: str) -> Any:
     """Which samples of a batch have the camera, bool `[B]`; None: all."""
     return batch.get(camera + _PRESENT)
