@@ -287,7 +287,7 @@ def test_continuous_modes_need_statistics_and_ignore_what_is_masked(folder: Path
         backend.zero_grad(set_to_none=True)
         out.loss.backward()
         assert all(bool(p.grad.isfinite().all()) for p in backend.parameters() if p.grad is not None)
-        losses.append(float(out.loss))
+        losses.append(float(out.loss.detach()))
         assert out.logits is None
     assert losses[0] == losses[1]
     with pytest.raises(ValueError, match="target_vectors"):

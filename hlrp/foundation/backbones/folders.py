@@ -92,7 +92,7 @@ def make_tiny_backbone(folder: Path, backend: str, *, seed: int = 0) -> None:
     """
     _model_type(backend)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not empty", where="folder", fix="give a new folder")
+        raise UserError(f"{folder} exists and is not empty", where="DIR", fix="give a new folder")
     _make(folder, backend, seed)
 
 
