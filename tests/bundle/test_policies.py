@@ -279,7 +279,9 @@ def test_a_policy_predicts_what_its_foundation_model_predicted(foundation):
     direct = make_policy("hlrp_action_expert_direct", init_from=str(path))
     latent = make_policy(LATENT, init_from=str(path), **blank)
     ours, theirs = direct.backend.vlm.state_dict(), latent.backend.vlm.state_dict()
-    assert all(torch.equal(ours[n], theirs[n]) for n in theirs)
+    dropped = theirs.keys() - ours.keys()
+    assert dropped and all(".norm." in n or ".layers.3.mlp." in n for n in dropped)
+    assert all(torch.equal(ours[n], theirs[n]) for n in ours)
 
 
 def test_a_foundation_model_that_does_not_fit_is_refused(foundation):

@@ -30,14 +30,14 @@ class ExpertPolicy(HLRPPolicy):
         self.expert = ActionExpert(self.config, self.backend.vlm, folder, self.rtc_processor)
 
     def drop_code_head(self) -> None:
-        """Leave out the head that reads codes, and train nothing that only its input depends on."""
+        """Leave out the head that reads codes, and what only its input depends on."""
         self.backend.head = nn.Identity()
         text = self.backend.vlm.text_model
+        # The expert sees the last layer's keys and values, nothing behind them.
+        text.norm, text.layers[-1].mlp = nn.Identity(), nn.Identity()
         for name, parameter in text.layers[-1].named_parameters():
-            # The expert sees the last layer's keys and values, nothing behind them.
             if not any(part in name for part in ("k_proj", "v_proj", "input_layernorm")):
                 parameter.requires_grad_(False)
-        text.norm.requires_grad_(False)
 
     def save_backbone(self, folder: Path) -> None:
         """Configuration, tokenizer and processor of the VLM."""
