@@ -30,6 +30,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset_root", type=Path)
     parser.add_argument("--camera")
+    parser.add_argument("--offset-seconds", type=float, default=0.1, help="time between the two frames of a window")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long (a) is measured")
     parser.add_argument("--repeats", type=int, default=2, help="passes of (b) and (c); the best counts")
     parser.add_argument("--memory-frames", type=int, default=100_000)
@@ -133,7 +134,7 @@ def main() -> None:
     args = arguments()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = LAQConfig()
+    config = LAQConfig(offset_seconds=args.offset_seconds)
     with tempfile.TemporaryDirectory() as folder:
         request = request_of(args.dataset_root, args.camera, config, Path(folder) / "table")
         if args.only_memory_of:
@@ -148,6 +149,7 @@ def main() -> None:
             "dataset": request.info.repo_id,
             "frames": request.info.frames,
             "image_size": list(config.image_size),
+            "offset_seconds": config.offset_seconds,
             "c_decode": bare(request, args.repeats),
             "b_pass_through": ours(request, through, args.device, args.repeats),
             "b_small_laq": ours(request, real, args.device, 1),

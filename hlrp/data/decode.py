@@ -122,7 +122,7 @@ class VideoReader:
         """RGB frames at ascending times.
 
         Args:
-            seconds: Times in the video, float64 `[n]`, ascending.
+            seconds: Times in the video, float64 `[n]`, ascending, n >= 1.
             episode: Named in errors.
 
         Returns:
@@ -130,18 +130,23 @@ class VideoReader:
         """
         import numpy as np
 
-        frames = []
+        # Filled one by one: a list of single frames would take fresh memory for each, twice.
+        frames: NDArray[np.uint8] | None = None
         try:
             if self._must_seek(float(seconds[0])):
                 self._seek(float(seconds[0]))
-            for second in seconds.tolist():
+            for i, second in enumerate(seconds.tolist()):
                 if second > (self._time(self._after) if self._after is not None else second) + _SEEK_BEYOND_S:
                     self._seek(second)
-                frames.append(self._nearest(second).to_ndarray(format="rgb24"))
+                image = self._nearest(second).to_ndarray(format="rgb24")
+                if frames is None:
+                    frames = np.empty((len(seconds), *image.shape), np.uint8)
+                frames[i] = image
         except (OSError, ValueError) as error:
             self._frames = self._before = self._after = None
             raise BadVideoError(self.path, episode, f"{type(error).__name__}: {error}") from error
-        return np.stack(frames)
+        assert frames is not None
+        return frames
 
 
 class FrameTimes:
