@@ -80,9 +80,11 @@ def _native(policy: str, root: Path, steps: int) -> list[float]:
 def _lightning(policy: str, root: Path, steps: int) -> list[float]:
     """The adapter under a Trainer, on the same batches."""
     from lightning.pytorch import Callback, Trainer
+    from torch.utils.data import DataLoader
 
     adapter, data, batches = _adapter_and_batches(policy, root, 8)
-    data.train_dataloader = lambda: [dict(batches[i % len(batches)]) for i in range(steps)]
+    prepared = [dict(batches[i % len(batches)]) for i in range(steps)]
+    data.train_dataloader = lambda: DataLoader(prepared, batch_size=None)
     times: list[float] = []
 
     class Clock(Callback):
