@@ -1,134 +1,178 @@
-"""Answers that hold exactly S codes: their tokens, and decoding that cannot leave the grammar.
+"""The only token sequences that a chat backend may answer with: fixed tokens around exactly S codes.
 
-Shapes: B batch, S positions, K codes, L tokens of an answer.
+Every answer has the same length, so the state of the machine that generates it is the number of tokens so far: at each
+step either one token is possible or any of the K codes.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hlrp.errors import UserError
+
+START, END = "<|latent_start|>", "<|latent_end|>"
+_WHERE = "model.backbone"
+_CODE = -1
+
+
+def code_token(code: int) -> str:
+    """The token of a code."""
+    return f"<|latent_{code}|>"
+
+
+def all_tokens(codebook_size: int) -> list[str]:
+    """Every token that a tokenizer needs for codes: the start, the end, then the K codes."""
+    return [START, END, *map(code_token, range(codebook_size))]
+
 
 class CodeGrammar(nn.Module):
-    """A fixed row of tokens with S slots, each for one of K code tokens of consecutive ids.
-
-    Decoding is a state machine whose only states with a choice are the slots; every other token follows by itself.
+    """Answers of C tokens, S of them codes. It holds no weights; its tensors follow a module's device.
 
     Args:
-        template: Token ids of an example answer; those that are code tokens mark the slots.
-        first_code: Id of the token of code 0.
-        codebook_size: K.
+        layout: The C tokens of an answer; None where a code stands.
+        code_ids: Token of each of the K codes.
 
     Raises:
-        ValueError: The template has no slot, or begins with one: the first code must follow some token.
+        ValueError: There is no place for a code, or a code's token is used twice.
     """
 
-    template: Tensor
-    slots: Tensor
+    layout: Tensor
+    code_ids: Tensor
 
-    def __init__(self, template: Sequence[int], first_code: int, codebook_size: int) -> None:
+    def __init__(self, layout: Sequence[int | None], code_ids: Sequence[int]) -> None:
         super().__init__()
-        self.tokens = tuple(template)
-        """The example answer."""
-        self.first_code, self.codebook_size = first_code, codebook_size
-        self.slot_indices = tuple(i for i, token in enumerate(self.tokens) if self.is_code(token))
-        """Where in an answer the codes are, S increasing indices."""
-        self.fixed_indices = tuple(i for i in range(len(self.tokens)) if i not in self.slot_indices)
-        """Where all other tokens are."""
-        if not self.slot_indices or self.slot_indices[0] == 0:
-            raise ValueError(
-                f"an answer needs a token, then codes; {list(self.tokens)} has codes at {self.slot_indices}"
-            )
-        self.register_buffer("template", torch.tensor(self.tokens), persistent=False)
-        self.register_buffer("slots", torch.tensor(self.slot_indices), persistent=False)
-
-    def __len__(self) -> int:
-        """Tokens L of an answer."""
-        return len(self.tokens)
+        fixed = {token for token in layout if token is not None}
+        if None not in layout or len(fixed.union(code_ids)) != len(fixed) + len(code_ids):
+            raise ValueError("an answer needs places for codes, and codes need tokens that nothing else has")
+        self.places = tuple(i for i, token in enumerate(layout) if token is None)
+        """Which of the C tokens are codes."""
+        tokens = [_CODE if token is None else token for token in layout]
+        self.register_buffer("layout", torch.tensor(tokens), persistent=False)
+        self.register_buffer("code_ids", torch.tensor(list(code_ids)), persistent=False)
 
     @property
-    def code_seq_len(self) -> int:
-        """Codes S of an answer."""
-        return len(self.slot_indices)
+    def length(self) -> int:
+        """Tokens C of an answer, the end of the turn included."""
+        return len(self.layout)
 
-    @property
-    def prefix(self) -> tuple[int, ...]:
-        """The tokens before the first code."""
-        return self.tokens[: self.slot_indices[0]]
+    def allowed(self, step: int) -> Tensor:
+        """Tokens that may come after ``step`` tokens, int64 ``[1]`` or ``[K]``."""
+        return self.code_ids if step in self.places else self.layout[step : step + 1]
 
-    def is_code(self, token: int) -> bool:
-        """Whether a token id is a code."""
-        return self.first_code <= token < self.first_code + self.codebook_size
-
-    def allowed(self, index: int) -> Sequence[int]:
-        """The token ids that may be at ``index`` of an answer."""
-        if index in self.slot_indices:
-            return range(self.first_code, self.first_code + self.codebook_size)
-        return (self.tokens[index],)
-
-    def encode(self, codes: Tensor) -> Tensor:
-        """Codes int64 ``[B, S]`` in ``[0, K)`` to answers int64 ``[B, L]``."""
-        answers = self.template.expand(len(codes), -1)
-        return answers.index_copy(1, self.slots, codes + self.first_code)
-
-    def decode(self, answers: Tensor) -> Tensor:
-        """Answers int64 ``[B, L]`` to codes int64 ``[B, S]``.
-
-        Raises:
-            ValueError: An answer is not of the grammar.
-        """
-        if answers.ndim != 2 or answers.shape[1] != len(self):
-            raise ValueError(f"answers: [B, {len(self)}] is needed, got {list(answers.shape)}")
-        for index in range(len(self)):
-            allowed, found = self.allowed(index), answers[:, index]
-            wrong = (found < allowed[0]) | (found > allowed[-1])
-            if bool(wrong.any()):
-                span = f"{allowed[0]} to {allowed[-1]}" if len(allowed) > 1 else str(allowed[0])
-                raise ValueError(f"token {int(found[wrong][0])} at {index} of an answer, where {span} must be")
-        return self.codes(answers)
-
-    def codes(self, answers: Tensor) -> Tensor:
-        """The codes ``[B, S]`` of answers ``[B, L]`` that are known to be of the grammar."""
-        return answers.index_select(1, self.slots) - self.first_code
-
-    @torch.no_grad()
-    def generate(
-        self,
-        advance: Callable[[Tensor], Tensor],
-        batch_size: int,
-        *,
-        temperature: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Decode answers, one code after another.
+    def complete(self, codes: Tensor) -> Tensor:
+        """The answers that mean ``codes``.
 
         Args:
-            advance: Given the answers' next tokens int64 ``[B, n]``, n >= 1, returns the logits ``[B, K]`` of the code
-                tokens after them. Called S times; the tokens after the last code are not given to it.
-            batch_size: B.
-            temperature: 0: the most likely code each time; above: sampled.
-            generator: Source of randomness; None: the global one.
+            codes: int64 ``[B, S]`` in ``[0, K)``.
 
         Returns:
-            Answers int64 ``[B, L]``.
+            int64 ``[B, C]``.
         """
-        parts: list[Tensor] = []
-        tokens = self._fixed(0, self.slot_indices[0], batch_size)
-        for start, end in zip(self.slot_indices, [*self.slot_indices[1:], len(self)], strict=True):
-            parts.append(tokens)
-            code = choose(advance(tokens), temperature, generator)[:, None] + self.first_code
-            tokens = torch.cat([code, self._fixed(start + 1, end, batch_size)], dim=1)
-        return torch.cat([*parts, tokens], dim=1)
+        answers = self.layout.expand(len(codes), -1).clone()
+        answers[:, list(self.places)] = self.code_ids[codes]
+        return answers
 
-    def _fixed(self, start: int, end: int, batch_size: int) -> Tensor:
-        return self.template[start:end].expand(batch_size, -1)
+    def read(self, answers: Tensor) -> Tensor:
+        """The codes of answers, int64 ``[B, S]``.
+
+        Args:
+            answers: int64 ``[B, C]``.
+
+        Raises:
+            ValueError: One of them is no answer of this grammar.
+        """
+        if answers.ndim != 2 or answers.shape[1] != self.length:
+            raise ValueError(f"answers of {self.length} tokens are needed, got {list(answers.shape)}")
+        for step in range(self.length):
+            wrong = ~torch.isin(answers[:, step], self.allowed(step))
+            if bool(wrong.any()):
+                raise ValueError(f"token {int(answers[wrong][0, step])} cannot stand at place {step} of an answer")
+        return (answers[:, list(self.places), None] == self.code_ids).to(torch.uint8).argmax(-1)
+
+    def logits(self, logits: Tensor) -> Tensor:
+        """Of logits over the vocabulary, ``[..., V]``, those of the codes, ``[..., K]``."""
+        return logits.index_select(-1, self.code_ids)
+
+    def choose(self, logits: Tensor, *, temperature: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+        """The next codes, int64 ``[B]`` in ``[0, K)``, whatever the logits of other tokens are.
+
+        Args:
+            logits: Over the vocabulary, ``[B, V]``.
+            temperature: 0: the most likely code; above: sampled.
+            generator: Source of randomness; None: the global one.
+        """
+        codes = self.logits(logits).float()
+        if temperature <= 0:
+            return codes.argmax(-1)
+        chances = (codes / temperature).softmax(-1)
+        if generator is not None:
+            chances = chances.to(generator.device)
+        return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
 
 
-def choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """One of the last axis: the largest at temperature 0, else sampled; ``[..., K]`` to int64 ``[...]``."""
-    if temperature <= 0:
-        return logits.argmax(-1)
-    chances = (logits.float() / temperature).softmax(-1).flatten(0, -2)
-    if generator is not None:
-        chances = chances.to(generator.device)
-    return torch.multinomial(chances, 1, generator=generator).view(logits.shape[:-1]).to(logits.device)
+def check_tokens(tokenizer: Any, codebook_size: int) -> None:
+    """Check that every token of the codes is one token of its own.
+
+    Raises:
+        UserError: Naming the token that is split, or is the same as another one.
+    """
+    owner: dict[int, str] = {}
+    for token in all_tokens(codebook_size):
+        ids = tokenizer(token, add_special_tokens=False).input_ids
+        if len(ids) != 1:
+            pieces = " ".join(map(str, tokenizer.convert_ids_to_tokens(ids)))
+            raise UserError(
+                f"the tokenizer splits {token} into {len(ids)} tokens: {pieces}",
+                where=_WHERE,
+                fix="use a tokenizer that keeps added tokens whole (split_special_tokens: false)",
+            )
+        if ids[0] in owner:
+            raise UserError(
+                f"the tokenizer gives {token} the id {ids[0]} of {owner[ids[0]]}",
+                where=_WHERE,
+                fix="use the files of one backbone, without tokens of these names",
+            )
+        owner[ids[0]] = token
+
+
+def learn_grammar(tokenizer: Any, render: Callable[[str], str], *, codebook_size: int, positions: int) -> CodeGrammar:
+    """The grammar of a tokenizer and chat template, read off answers that they make.
+
+    Whatever the template or the tokenizer puts before, between or after the codes becomes a fixed token. An answer ends
+    with the first end-of-text token behind the last code; one is appended where the template has none.
+
+    Args:
+        tokenizer: Knows all tokens of `all_tokens`; see `check_tokens`.
+        render: What the template makes of an answer's text, from the end of the prompt on.
+        codebook_size: Codes K.
+        positions: Codes S of an answer.
+
+    Raises:
+        UserError: The tokens around the codes depend on the codes.
+    """
+    code_ids = tokenizer.convert_tokens_to_ids([code_token(i) for i in range(codebook_size)])
+    layouts = []
+    for shift in range(2):
+        codes = [(i + shift) % codebook_size for i in range(positions)]
+        text = START + "".join(map(code_token, codes)) + END
+        ids = list(tokenizer(render(text), add_special_tokens=False).input_ids)
+        kept = [token for token in ids if token in code_ids] == [code_ids[c] for c in codes]
+        layouts.append(_layout(ids, code_ids, tokenizer.eos_token_id) if kept else [])
+    if not layouts[0] or layouts[0] != layouts[1]:
+        raise UserError(
+            "the chat template and the tokenizer do not leave the codes of an answer as they are",
+            where=_WHERE,
+            fix="use a backbone whose chat template adds nothing to an answer that depends on it",
+        )
+    return CodeGrammar(layouts[0], code_ids)
+
+
+def _layout(ids: list[int], code_ids: list[int], end: int | None) -> list[int | None]:
+    codes = set(code_ids)
+    layout: list[int | None] = [None if token in codes else token for token in ids]
+    last = max((i for i, token in enumerate(layout) if token is None), default=0)
+    if end is None:
+        return layout
+    return layout[: layout.index(end, last) + 1] if end in layout[last:] else [*layout, end]
