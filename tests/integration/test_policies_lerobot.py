@@ -1,0 +1,167 @@
+"""The three policies in LeRobot's own commands: trained, resumed, refused, rolled out."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from command import assert_user_error, hlrp
+from make_dataset import make_dataset
+
+from hlrp.runs import RunDirectory
+
+CAMERA = "observation.image"
+LATENT = "hlrp_action_expert_latent"
+
+
+def _quantizer(folder: Path, dataset: Path) -> tuple[Path, Path]:
+    """A quantizer of random weights and its labels of a dataset."""
+    from hlrp.data import read_dataset
+    from hlrp.laq import LAQ, LAQConfig
+    from hlrp.laq.labelling import LabelRequest, label, load_encoder
+
+    torch.manual_seed(0)
+    sizes = {"image_size": (48, 48), "patch_size": 16, "dim": 32, "heads": 2, "spatial_layers": 1, "code_dim": 8}
+    LAQ(LAQConfig(**sizes, offset_seconds=0.2, codebook_size=8, code_seq_len=2)).eval().save(
+        folder / "laq", cameras=[CAMERA]
+    )
+    encoder, manifest = load_encoder(folder / "laq", "cpu")
+    request = LabelRequest(
+        read_dataset(None, dataset), None, folder / "table", manifest.config, manifest.weights_sha256
+    )
+    assert label(request, encoder, workers=1).complete
+    return folder / "laq", folder / "table"
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Dataset, quantizer, table."""
+    folder = tmp_path_factory.mktemp("labelled")
+    dataset = make_dataset(folder / "squares", episodes=3, length=16, size=96, action_dim=4)
+    return (dataset, *_quantizer(folder, dataset))
+
+
+def _train(dataset: Path, out: Path, policy: str, *more: str) -> list[str]:
+    base = ["train", "--trainer", "lerobot", "--policy", policy, "--dataset-root", str(dataset), "--device", "cpu"]
+    return [*base, "--batch-size", "4", "--output-dir", str(out), "data.num_workers=0", "trainer.log_freq=1", *more]
+
+
+def test_trained_and_resumed_with_its_labels(labelled: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    dataset, _, table = labelled
+    out = tmp_path / "run"
+    done = hlrp(*_train(dataset, out, LATENT, "--latents", str(table), "--steps", "2"))
+    assert done.code == 0, done.err
+    done = hlrp("train", "--resume", str(out), "--steps", "4")
+    assert done.code == 0, done.err
+    rows = list(RunDirectory.open(out).metrics())
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(row["latent_labelled"] > 0 and row["latent_loss"] > 0 for row in rows)
+    latest = RunDirectory.open(out).latest()
+    assert latest is not None
+    config = json.loads((latest.pretrained / "config.json").read_text())
+    assert config["latent_table"] == str(table) and config["codebook_size"] == 8
+    # The same actions in a process of its own, bit for bit.
+    code = (
+        "import sys, torch\n"
+        "from lerobot.utils.import_utils import register_third_party_plugins\n"
+        "register_third_party_plugins()\n"
+        "from lerobot.policies.factory import get_policy_class\n"
+        f"policy = get_policy_class({LATENT!r}).from_pretrained(sys.argv[1])\n"
+        "g = torch.Generator().manual_seed(0)\n"
+        "batch = {'observation.image': torch.rand(2, 3, 96, 96, generator=g), 'task': ['push', 'pull'],\n"
+        "         'observation.state': torch.randn(2, 2, generator=g)}\n"
+        "torch.set_num_threads(1)\n"
+        "actions = policy.predict_action_chunk(batch, noise=torch.randn(2, 16, 4, generator=g))\n"
+        "print(actions.double().flatten().tolist())\n"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(latest.pretrained)],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=200,
+        ).stdout.splitlines()[-1]
+        for _ in range(2)
+    }
+    assert len(outputs) == 1
+
+
+def test_stock_lerobot_train_with_labels_made_while_training(labelled: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    dataset, laq, _ = labelled
+    arguments = {
+        "policy.type": "hlrp_vla_direct",
+        "policy.latent_laq": laq,
+        "policy.latent_offset_frames": 2,
+        "policy.decoder": "both",
+        "policy.decoder_laq": laq,
+        "policy.device": "cpu",
+        "policy.push_to_hub": "false",
+        "dataset.repo_id": dataset.name,
+        "dataset.root": dataset,
+        "steps": 2,
+        "batch_size": 4,
+        "num_workers": 0,
+        "log_freq": 1,
+        "output_dir": tmp_path / "out",
+    }
+    argv = [str(Path(sys.executable).with_name("lerobot-train")), *(f"--{k}={v}" for k, v in arguments.items())]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    saved = tmp_path / "out" / "checkpoints" / "last" / "pretrained_model"
+    steps = json.loads((saved / "policy_preprocessor.json").read_text())["steps"]
+    assert any(step.get("registry_name") == "hlrp_latent_labels" for step in steps)
+
+
+def test_labels_that_do_not_fit_are_one_message(
+    labelled: tuple[Path, Path, Path], toy_root: Path, tmp_path: Path
+) -> None:
+    _, _, table = labelled
+    done = hlrp(*_train(toy_root, tmp_path / "a", LATENT, "--latents", str(table), "--steps", "2"))
+    assert_user_error(done, "the latent table does not fit", "dataset: the table has")
+    done = hlrp(*_train(toy_root, tmp_path / "b", "act", "--latents", str(table), "--steps", "2"))
+    assert_user_error(done, "'act' has no use for latent labels")
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
+def test_rolled_out_by_stock_lerobot_eval(tmp_path: Path) -> None:
+    from lerobot.configs.types import FeatureType, PolicyFeature
+    from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+
+    import lerobot_policy_felix_bundle as bundle
+
+    meaning = {"codebook_size": 8, "code_seq_len": 2, "num_frames": 2, "offset_seconds": 0.1, "laq_sha256": "a" * 64}
+    config = bundle.HLRPActionExpertLatentConfig(
+        device="cpu",
+        push_to_hub=False,
+        num_steps=2,
+        input_features={
+            CAMERA: PolicyFeature(FeatureType.VISUAL, (3, 96, 96)),
+            "observation.state": PolicyFeature(FeatureType.STATE, (4,)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (4,))},
+        latent_table="/no/such/table",
+        **meaning,
+    )
+    stats = {k: {"mean": torch.zeros(4), "std": torch.ones(4)} for k in ("observation.state", "action")}
+    folder = tmp_path / "policy"
+    get_policy_class(LATENT)(config).save_pretrained(folder)
+    for processor in make_pre_post_processors(config, dataset_stats=stats):
+        processor.save_pretrained(folder)
+    arguments = {
+        "policy.path": folder,
+        "policy.device": "cpu",
+        "env.type": "metaworld_light",
+        "env.task": "reach-v3",
+        "env.episode_length": 10,
+        "eval.n_episodes": 1,
+        "eval.batch_size": 1,
+        "output_dir": tmp_path / "eval",
+    }
+    argv = [str(Path(sys.executable).with_name("lerobot-eval")), *(f"--{k}={v}" for k, v in arguments.items())]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=280, check=False, env=os.environ.copy())
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "eval" / "eval_info.json").is_file()
