@@ -134,7 +134,7 @@ def whole_model(path: Path) -> tuple[Path | None, list[str]]:
     """The folder with a manifest and whole weights that ``path`` means, and what is wrong with newer ones."""
     steps = [p for p in (path / "checkpoints").glob("*") if p.name.isdigit() and not p.is_symlink()]
     newest_first = sorted(steps, key=lambda p: int(p.name), reverse=True)
-    broken = []
+    broken: list[str] = []
     for folder in (path, path / MODEL_FOLDER, *(p / MODEL_FOLDER for p in newest_first)):
         if not (folder / MANIFEST).is_file():
             continue

@@ -82,7 +82,7 @@ class HLRPPolicyConfig(PreTrainedConfig):
     train_vision: bool | None = None
     vlm_layers: int | None = None
     lora_rank: int = 16
-    lora_alpha: float = 32.0
+    lora_alpha: int = 32
     lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
     init_from: str | None = None
 

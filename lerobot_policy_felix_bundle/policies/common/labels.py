@@ -98,7 +98,7 @@ class LatentLabelsStep(ProcessorStep):
         result[TransitionKey.OBSERVATION] = seen
         pads = {k: seen[k] for k in known if k in seen}
         result[TransitionKey.COMPLEMENTARY_DATA] = {**known, **pads, **added}
-        return result  # type: ignore[return-value]
+        return result
 
     def label(self, observation: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Labels of a batch.

@@ -80,9 +80,7 @@ class HLRPPolicy(PreTrainedPolicy):
         """Forget the actions that are left; called when an episode begins."""
         self._queue.clear()
 
-    def forward(  # type: ignore[override]
-        self, batch: dict[str, Any], reduction: str = "mean", **given: Any
-    ) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, batch: dict[str, Any], reduction: str = "mean", **given: Any) -> tuple[Tensor, dict[str, float]]:
         """The training loss.
 
         Args:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from lerobot_policy_felix_bundle.policies.hlrp_action_expert_direct.configuratio
 class HLRPActionExpertDirectPolicy(ExpertPolicy):
     """See `HLRPActionExpertDirectConfig`; loss, chunks and queue are documented in `HLRPPolicy`."""
 
-    config_class: ClassVar[type] = HLRPActionExpertDirectConfig
+    config_class = HLRPActionExpertDirectConfig
     name = "hlrp_action_expert_direct"
     config: HLRPActionExpertDirectConfig
 

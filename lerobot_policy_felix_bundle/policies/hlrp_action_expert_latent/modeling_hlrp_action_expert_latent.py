@@ -5,7 +5,7 @@ Shapes: B batch, S code positions, K codes, W width of the expert.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class CodeTokens(nn.Module):
         codebook_size: K.
         width: W.
     """
+
+    first: Tensor
 
     def __init__(self, positions: int, codebook_size: int, width: int) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ class CodeSuffix(nn.Module):
 class HLRPActionExpertLatentPolicy(ExpertPolicy):
     """See `HLRPActionExpertLatentConfig`; loss, chunks and queue are documented in `HLRPPolicy`."""
 
-    config_class: ClassVar[type] = HLRPActionExpertLatentConfig
+    config_class = HLRPActionExpertLatentConfig
     name = "hlrp_action_expert_latent"
     config: HLRPActionExpertLatentConfig
     updates: Tensor

@@ -69,7 +69,7 @@ class CodeDecoder(nn.Module):
             shares: How much of each code, ``[B, S, K]``, summing to 1 over K: a distribution, or one code.
             state: Normalised state ``[B, D_state]``.
         """
-        tables = [self.learned] if self.learned is not None else []
+        tables: list[Tensor] = [self.learned] if self.learned is not None else []
         tables += [self.vectors] if self._fixed else []
         embedded = torch.einsum("bsk,ske->bse", shares, torch.cat(tables, -1).to(shares.dtype)).flatten(1)
         inputs = embedded if state is None else torch.cat([embedded, state.to(embedded.dtype)], 1)

@@ -27,7 +27,7 @@ class HLRPVLADirectPolicy(HLRPPolicy):
     loss does not reach the backend.
     """
 
-    config_class: ClassVar[type] = HLRPVLADirectConfig
+    config_class = HLRPVLADirectConfig
     name = "hlrp_vla_direct"
     config: HLRPVLADirectConfig
     _fsdp_wrap_modules: ClassVar[list[str]] = [
