@@ -12,7 +12,9 @@ from hlrp.compat import lerobot_version, without_unused_packages
 from hlrp.config import LightningRun, LightningTrainerSection, PolicyModel
 from hlrp.data.dataset_info import read_dataset, require_training_features
 from hlrp.errors import UserError
+from hlrp.foundation.find import is_foundation
 from hlrp.runs import resolve_pretrained
+from trainers.policy_labels import label_fields
 
 if TYPE_CHECKING:
     from hlrp.data.lerobot_data_module import LeRobotDataModule
@@ -72,7 +74,8 @@ def start_of(init_from: str) -> Path:
             where="--init-from / model.init_from",
             fix="give a local folder, or fetch it first: hf download",
         )
-    return resolve_pretrained(Path(init_from))
+    path = Path(init_from)
+    return path if is_foundation(path) else resolve_pretrained(path)
 
 
 def _known(policy_type: str) -> Mapping[str, FieldInfo]:
@@ -88,7 +91,8 @@ def _fields(run: LightningRun) -> dict[str, Any]:
         fields["optimizer_lr"] = trainer.learning_rate
     if trainer.precision and "dtype" in _known(model.policy_type):
         fields.setdefault("dtype", _DTYPES[trainer.precision])
-    return fields
+    online = run.latents.source == "online"
+    return fields | label_fields(run, read_dataset(run.data.repo_id, run.data.root) if online else None)
 
 
 def settle(run: LightningRun) -> LightningTrainerSection:

@@ -1,15 +1,14 @@
 """What a run's `latents` section and `init_from` mean for this project's own policies, whichever trainer runs them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from hlrp.config import LatentsSection, LeRobotRun, LightningRun, PolicyModel
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.errors import UserError
+from hlrp.foundation.find import is_foundation
 
 _OURS = "hlrp_"
-_MANIFEST = Path("manifest.json")
 
 
 def label_fields(run: LeRobotRun | LightningRun, dataset: DatasetInfo | None) -> dict[str, Any]:
@@ -52,19 +51,6 @@ def _online(latents: LatentsSection, dataset: DatasetInfo | None) -> dict[str, A
     assert latents.laq is not None, "the schema asks for it"
     offset = window_offset(read_manifest(latents.laq).offset_seconds, dataset.fps)
     return {"latent_laq": str(latents.laq.absolute()), "latent_offset_frames": offset}
-
-
-def is_foundation(path: Path) -> bool:
-    """Whether a run, a checkpoint or a model folder holds a foundation model, by its manifest alone."""
-    steps = [p for p in (path / "checkpoints").glob("*") if p.name.isdigit()]
-    newest = sorted(steps, key=lambda p: int(p.name), reverse=True)
-    for folder in (path, path / "pretrained_model", *(p / "pretrained_model" for p in newest)):
-        try:
-            kind = json.loads((folder / _MANIFEST).read_text(encoding="utf8")).get("kind")
-        except (OSError, ValueError, AttributeError):
-            continue
-        return bool(kind == "foundation")
-    return False
 
 
 def foundation_of(model: PolicyModel) -> Path | None:

@@ -44,7 +44,9 @@ def _add_adapters(backend: VLABackend, lora: LoraSection) -> None:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise UserError(
-            "adapters need the package peft, which is not installed", where="model.lora", fix="install the extra lora, or pip install peft"
+            "adapters need the package peft, which is not installed",
+            where="model.lora",
+            fix="install the extra lora, or pip install peft",
         ) from error
     root = _module(backend)
     language = {id(module) for part in backend.part("language") for module in part.modules()}

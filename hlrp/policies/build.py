@@ -16,6 +16,7 @@ from hlrp import compat
 from hlrp.catalog import build_catalog, cached_catalog
 from hlrp.config import resolve_policy_aliases
 from hlrp.errors import UserError, suggest
+from hlrp.foundation.find import is_foundation
 from hlrp.runs import resolve_pretrained
 
 _LOG = logging.getLogger("hlrp.train")
@@ -62,6 +63,7 @@ def policy_config(
         fields: Fields of its configuration class, or their aliases.
         device: Torch device.
         init_from: Run, checkpoint or `pretrained_model` folder; its configuration is the start, ``fields`` replace.
+            Or a foundation model, for a policy that has a field of that name.
         allow_download: Whether weights of an image backbone that are not here may be fetched.
 
     Raises:
@@ -75,6 +77,15 @@ def policy_config(
     catalog = cached_catalog() or build_catalog()
     catalog.check_fields(policy_type, {k: v for k, v in values.items() if not isinstance(v, list | dict | tuple)})
     values = {"device": device, "push_to_hub": False, **values}
+    if init_from is not None and is_foundation(init_from):
+        # These weights are a part of the policy's own: it takes them itself.
+        if "init_from" not in catalog.policy(policy_type).fields:
+            raise UserError(
+                f"{init_from} holds a foundation model, from which policy {policy_type!r} cannot start",
+                where="init_from",
+                fix="train hlrp_action_expert_latent, hlrp_action_expert_direct or hlrp_vla_direct from it",
+            )
+        values["init_from"], init_from = str(init_from.absolute()), None
     if init_from is None:
         config = compat.check_policy_values(policy_type, values)
     else:
