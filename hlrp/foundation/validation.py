@@ -14,7 +14,7 @@ from hlrp.foundation.metrics import CodeMeter, CodeScores, VectorMeter
 from hlrp.foundation.pictures import Sample, write_samples
 
 FREE_SAMPLES = 512
-"""Samples whose codes are generated one by one, where a backend does that: much slower than one forward pass."""
+"""Samples, about, whose codes are generated one by one, where a backend does that: slower than one forward pass."""
 
 _PICTURES = 8
 
@@ -40,8 +40,8 @@ class Validation:
         self._free = self._code_meter()
         self._vectors, self._shuffled_vectors = VectorMeter(device), VectorMeter(device)
         self._one_by_one: bool | None = None
-        self._generated = 0
-        self._every = max(1, batches // _PICTURES)
+        self._batches = batches
+        self._shown = 0
         self._samples: list[Sample] = []
 
     def _code_meter(self) -> CodeMeter:
@@ -60,9 +60,11 @@ class Validation:
                 other = self._backend.loss_from_batch(self._misled(batch))
                 assert other.logits is not None
                 self._shuffled.update(other.logits.argmax(-1), codes, mask)
-            free = self._generate(batch, codes, mask)
-            if number % self._every == 0 and len(self._samples) < _PICTURES:
-                self._keep(batch, codes, mask, predicted if free is None else free)
+            free = self._generate(batch, number)
+            if free is not None:
+                self._free.update(free, codes, mask)
+            if not self._one_by_one or free is not None:
+                self._show(batch, predicted if free is None else free)
         else:
             self._measure_vectors(batch, mask)
         return out
@@ -71,31 +73,40 @@ class Validation:
         """The same pictures with the instruction of another task."""
         return replace(batch, instruction=[self._other.get(s, next(iter(self._other))) for s in batch.instruction])
 
-    def _generate(self, batch: FoundationBatch, codes: Tensor, mask: Tensor) -> Tensor | None:
-        """Codes predicted without sight of the labels before them; None where that is what was measured already."""
-        if self._one_by_one is False or self._generated >= FREE_SAMPLES:
+    def _generate(self, batch: FoundationBatch, number: int) -> Tensor | None:
+        """Codes predicted without sight of the labels before them; None where that is what was measured already.
+
+        Batches are left out evenly beyond `FREE_SAMPLES`.
+        """
+        if self._one_by_one is False or number % self._free_every(batch):
             return None
         free = self._backend.latent_from_batch(batch.without_targets())
         self._one_by_one = free.logits is None
-        if not self._one_by_one:
-            return None
-        assert free.codes is not None
-        self._generated += batch.batch_size
-        self._free.update(free.codes, codes, mask)
-        return free.codes
+        return free.codes if self._one_by_one else None
 
     def _measure_vectors(self, batch: FoundationBatch, mask: Tensor) -> None:
         assert batch.target_vectors is not None
-        # The same noise for both: only the instruction differs.
-        for meter, inputs in ((self._vectors, batch), (self._shuffled_vectors, self._misled(batch))):
-            if inputs is not batch and not self._other:
-                continue
+        pairs = [(self._vectors, batch)]
+        if self._other:
+            pairs.append((self._shuffled_vectors, self._misled(batch)))
+        for meter, inputs in pairs:
+            # The same noise for both: only the instruction differs.
             generator = torch.Generator(self._device).manual_seed(0)
             predicted = self._backend.latent_from_batch(inputs.without_targets(), generator=generator).vectors
             assert predicted is not None
             meter.update(predicted, batch.target_vectors, mask)
 
-    def _keep(self, batch: FoundationBatch, codes: Tensor, mask: Tensor, predicted: Tensor) -> None:
+    def _free_every(self, batch: FoundationBatch) -> int:
+        return max(1, round(self._batches * batch.batch_size / FREE_SAMPLES))
+
+    def _show(self, batch: FoundationBatch, predicted: Tensor) -> None:
+        """Keep the batch's first sample as a picture, if its turn has come: they are spread over the whole pass."""
+        usable = self._batches // (self._free_every(batch) if self._one_by_one else 1)
+        number, self._shown = self._shown, self._shown + 1
+        if number % max(1, usable // _PICTURES) or len(self._samples) == _PICTURES:
+            return
+        codes, mask = batch.target_codes, batch.target_mask
+        assert codes is not None and mask is not None
         frame = batch.images[self._config.cameras[0]][0].cpu()
         if frame.dtype != torch.uint8:
             frame = (frame.clamp(0, 1) * 255).round().to(torch.uint8)

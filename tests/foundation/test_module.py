@@ -9,6 +9,7 @@ import pytest
 import torch
 from foundation_toys import TASKS, make_run
 from lightning.pytorch import Trainer
+from make_dataset import make_dataset
 from safetensors.torch import load_file
 
 from hlrp.errors import UserError
@@ -112,6 +113,14 @@ def test_continuous_latents_are_standardised_and_measured(mode, square_root, tab
         assert module.vector_mean == pytest.approx(labels[mask].mean(0), abs=1e-4)
         assert module.vector_std == pytest.approx(labels[mask].std(0, correction=0), rel=1e-2, abs=1e-4)
     assert torch.allclose(found[0][0], found[1][0], atol=1e-4)
+
+
+def test_one_task_alone_has_no_other_instruction(laq2, tmp_path):
+    root = make_dataset(tmp_path / "one", episodes=3, length=14, size=96)
+    for mode, name in (("vectors", "val_r2"), ("codes", "val_accuracy")):
+        metrics = fit(*make(make_run(root, {"laq": laq2}, model={"mode": mode}, trainer={"steps": 1})), 1)
+        assert name in metrics
+        assert not any("shuffled" in key for key in metrics)
 
 
 def test_the_state_is_standardised_with_the_training_data(square_root, table2):
