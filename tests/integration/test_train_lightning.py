@@ -139,7 +139,6 @@ def test_mistakes_leave_nothing(toy_root: Path, tmp_path: Path) -> None:
     assert_user_error(hlrp(*_args(toy_root, out, 5, "trainer.callbacks=[EarlyStoping]")), "EarlyStopping")
     assert_user_error(hlrp(*_args(toy_root, out, 5, "model.image_size=25")), "does not divide")
     assert_user_error(hlrp(*_args(tmp_path / "none", out, 5)), "no dataset folder")
-    assert_user_error(hlrp("train", "--trainer", "lightning", "--policy", "act", "--dataset-root", toy_root), "lerobot")
     assert not out.exists()
 
 

@@ -1,0 +1,60 @@
+"""`hlrp train --trainer lerobot` with several policies, on real robot data, in two processes, without network."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command import hlrp
+from lerobot_runs import TINY_ACT, assert_loads_in_stock_lerobot, metrics_of, train_args
+
+from hlrp.runs import RunDirectory
+
+
+def test_two_processes_train_one_policy(toy_root: Path, tmp_path: Path) -> None:
+    run = tmp_path / "two"
+    done = hlrp(*train_args(toy_root, run, "act", 4, *TINY_ACT, "--devices", "2", "trainer.log_freq=1"))
+    assert done.code == 0, done.err
+    rows = metrics_of(run)
+    assert sorted(rows) == [1, 2, 3, 4]
+    assert rows[4]["samples"] == 4 * 4 * 2
+    assert "Effective batch size: 4 x 2 = 8" in (run / "log.txt").read_text()
+
+
+SMALL = {
+    "act": ("model.chunk_size=16", "model.n_action_steps=16", "model.hidden_dim=64", "model.dim_feedforward=64"),
+    "diffusion": (
+        "model.down_dims=[16,32]",
+        "model.crop_shape=null",
+        "model.n_groups=4",
+        "model.num_train_timesteps=10",
+    ),
+    "vqbet": (
+        *("model.gpt_n_layer=1", "model.gpt_n_head=2", "model.gpt_hidden_dim=32", "model.gpt_input_dim=32"),
+        *("model.gpt_output_dim=32", "model.crop_shape=null", "model.n_vqvae_training_steps=10"),
+    ),
+}
+
+
+@pytest.mark.parametrize("policy", SMALL)
+def test_real_robot_data_trains(g1_root: Path, tmp_path: Path, policy: str) -> None:
+    run = tmp_path / policy
+    more = [*SMALL[policy], "--batch-size", "2", "--episodes", "0-1"]
+    done = hlrp(*train_args(g1_root, run, policy, 20, *more))
+    assert done.code == 0, done.err
+    rows = metrics_of(run)
+    assert max(rows) == 20
+    assert rows[20]["loss"] == rows[20]["loss"], "not a number"
+    latest = RunDirectory.open(run).latest()
+    assert latest is not None
+    assert latest.step == 20
+    assert_loads_in_stock_lerobot(latest.pretrained)
+
+
+def test_offline_backbone_is_said_aloud(toy_root: Path, tmp_path: Path) -> None:
+    env = {"TORCH_HOME": str(tmp_path / "torch")}
+    run = tmp_path / "warned"
+    fields = [f for f in TINY_ACT if "backbone" not in f]
+    done = hlrp(*train_args(toy_root, run, "act", 1, *fields), env=env)
+    assert done.code == 0, done.err
+    assert "ResNet18_Weights.IMAGENET1K_V1 is not in the local cache" in done.err
+    assert "random weights" in json.loads((run / "run.json").read_text())["warnings"][0]
