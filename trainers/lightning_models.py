@@ -58,6 +58,10 @@ def check_model(run: LightningRun) -> None:
             where=f"trainer.{given[0]}",
             fix="leave it out",
         )
+    if run.trainer.eval_freq:
+        raise UserError(
+            f"{job_name(run)!r} is no policy that could be rolled out", where="trainer.eval_freq", fix="leave it out"
+        )
     if not isinstance(run.model, ClassPath) and run.model.kind not in MODULES:
         asked = job_name(run)
         raise UserError(

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from hlrp.catalog import FieldInfo, cached_catalog
 from hlrp.compat import lerobot_version, without_unused_packages
-from hlrp.config import LightningRun, LightningTrainerSection, PolicyModel
+from hlrp.config import EnvSection, LightningRun, LightningTrainerSection, PolicyModel
 from hlrp.data.dataset_info import read_dataset, require_training_features
 from hlrp.errors import UserError
 from hlrp.foundation.find import is_foundation
 from hlrp.runs import resolve_pretrained
+from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
 from trainers.policy_labels import label_fields
 
 if TYPE_CHECKING:
@@ -42,12 +43,13 @@ def check_policy(run: LightningRun) -> None:
     model, data = policy_of(run), run.data
     refused = {
         "push_to_hub": (run.push_to_hub, "upload the checkpoint's pretrained_model/ when the run has ended"),
-        "trainer.eval_freq": (run.trainer.eval_freq, "roll checkpoints out with `hlrp eval RUN`"),
         "data.sources": (data.sources, "a LeRobot policy is trained on one dataset: give data.root or data.repo_id"),
     }
     for where, (asked, fix) in refused.items():
         if asked:
             raise UserError("the Lightning trainer does not do this for a policy", where=where, fix=fix)
+    if run.trainer.eval_freq and run.env is not None:
+        check_environment(run.env)
     catalog = cached_catalog()
     if catalog is not None:
         catalog.check_fields(model.policy_type, _fields(run))
@@ -60,6 +62,19 @@ def check_policy(run: LightningRun) -> None:
             fix="leave it out, or give --init-from",
         )
     require_training_features(read_dataset(data.repo_id, data.root))
+
+
+def check_environment(env: EnvSection) -> None:
+    """Refuse a simulator that is not here, or a task that it does not know, before training starts.
+
+    Simulators that only LeRobot knows are left to it.
+
+    Raises:
+        UserError: Naming the mistake.
+    """
+    if env.type in envs_catalog():
+        require_installed(env.type)
+        expand_tasks(env.type, env.task or envs_catalog()[env.type].default_task, where="env.task")
 
 
 def start_of(init_from: str) -> Path:

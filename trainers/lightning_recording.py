@@ -109,12 +109,15 @@ class Recorder:
     def logged(self, metrics: dict[str, float]) -> None:
         """Take metrics of the module: for the next row while training, as a row while validating."""
         if self._trainer is not None and self._trainer.validating:
-            row = {"step": self._trainer.global_step, **metrics}
-            self._write(row)
-            shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            self._console.print(f"step {row['step']}  {shown}")
+            self.scored(self._trainer.global_step, metrics)
         else:
             self._logged.update(metrics)
+
+    def scored(self, step: int, scores: Mapping[str, float]) -> None:
+        """A row, and a line, of what the weights of a step were found to be worth."""
+        self._write({"step": step, **scores})
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        self._console.print(f"step {step}  {shown}")
 
     def write_row(self, trainer: Trainer) -> None:
         """Write the row of the steps since the last one; every process has to call it."""

@@ -5,7 +5,7 @@ import shutil
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -22,6 +22,9 @@ from trainers.lightning_loops import StepTimes, make_exact
 from trainers.lightning_recording import Recorder, RunLogger, log_file
 from trainers.lightning_signals import StoppedBySignal, StopRequests
 
+if TYPE_CHECKING:
+    from trainers.lightning_rollouts import Rollouts
+
 # On a GPU, asking all processes whether one of them was told to stop waits for the device; not on every step.
 _STEPS_BETWEEN_QUESTIONS = 10
 
@@ -37,6 +40,7 @@ class SessionPlan:
         seed: Seed of the run.
         resume_from: Checkpoint folder to continue.
         warnings: Known before the start.
+        rollouts: Of a policy, while it is trained; None: none.
     """
 
     log_freq: int | None
@@ -45,6 +49,7 @@ class SessionPlan:
     seed: int
     resume_from: Path | None = None
     warnings: list[str] = field(default_factory=list)
+    rollouts: "Rollouts | None" = None
 
 
 class _Watch(Callback):
@@ -147,10 +152,21 @@ class LightningSession:
         if self._is_due(step, self._log_freq):
             recorder.write_row(trainer)
         stop = self._told_to_stop(step)
-        if self._is_due(step, self._save_freq) or stop:
+        rollouts = self._plan.rollouts
+        roll_out = rollouts is not None and not stop and self._is_due(step, rollouts.every)
+        if self._is_due(step, self._save_freq) or stop or roll_out:
             self.save()
         if stop:
             raise StoppedBySignal
+        if rollouts is not None and roll_out:
+            self._roll_out(rollouts)
+
+    def _roll_out(self, rollouts: "Rollouts") -> None:
+        """Look at the checkpoint that was just saved; the other processes wait."""
+        latest = self._directory.latest() if self._directory is not None else None
+        if latest is not None and (scores := rollouts(latest.path)):
+            self.recorder.scored(self._trainer.global_step, scores)
+        self._trainer.strategy.barrier("hlrp rollouts")
 
     def save(self) -> None:
         """Save a checkpoint of the step that is complete, unless there is one."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from hlrp.runs import Checkpoint
+    from trainers.lightning_rollouts import Rollouts
 
 
 class LightningTrainer(BaseTrainer):
@@ -234,7 +235,7 @@ def _execute(
     path = directory.path if directory else _new_path(run, first)
     # With a length in epochs the steps are not known yet.
     log_freq = section.log_freq or (default_log_freq(section.steps) if section.max_epochs is None else 50)
-    start = checkpoint.step if checkpoint else 0
+    start, rollouts = checkpoint.step if checkpoint else 0, _rollouts(run, path)
     for note in notes or []:
         console.print(f"warning: {note}", style="yellow")
     console.print(f"making the model and the data ({job_name(run)})")
@@ -260,9 +261,18 @@ def _execute(
         seed=section.seed,
         resume_from=checkpoint.path if checkpoint else None,
         warnings=notes or [],
+        rollouts=rollouts,
     )
     session = LightningSession(trainer, directory if first else None, plan, console)
     return session.run(module, datamodule, compiled=section.compile)
+
+
+def _rollouts(run: LightningRun, path: Path) -> "Rollouts | None":
+    if run.trainer.eval_freq == 0:
+        return None
+    from trainers.lightning_rollouts import Rollouts
+
+    return Rollouts.of(run, path / "eval")
 
 
 def _make_trainer(cls: "type[Trainer]", arguments: dict[str, Any]) -> "Trainer":

@@ -287,6 +287,8 @@ class LightningTrainerSection(TrainerSection):
     """Of a policy's learning rate, in LeRobot's terms, or `{type: none}`; none: the policy's preset."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Decay of a running average of a policy's weights, which is then what is validated and saved."""
+    eval_episodes: int = Field(default=10, gt=0)
+    """Episodes per task of the rollouts of `eval_freq`."""
     strategy: str = "auto"
     """Lightning strategy, such as auto, ddp, fsdp."""
     callbacks: Annotated[

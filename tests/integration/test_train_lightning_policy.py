@@ -51,6 +51,30 @@ def whole(pusht_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_rollouts_on_the_way_change_no_number(whole: Path, pusht_root: Path, tmp_path: Path) -> None:
+    """Two checkpoints are rolled out between the steps; losses, order and weights stay those of the run without."""
+    out = tmp_path / "rolled"
+    asked = ["trainer.eval_freq=7", "trainer.eval_episodes=2", "env.type=pusht", *PUSHT]
+    done = hlrp(*_args(pusht_root, out, 14, *asked), env=ONE_THREAD)
+    assert done.code == 0, done.err
+    rows = _rows(out)
+    scored = [row for row in rows if "eval_success" in row]
+    assert [row["step"] for row in scored] == [7, 14]
+    assert all(0 <= row["eval_success"] <= 1 for row in scored)
+    assert [row for row in rows if "eval_success" not in row] == _rows(whole)
+    for step in ("000007", "000014"):
+        results = json.loads((out / "eval" / f"step_{step}" / "results.json").read_text())
+        assert results["overall"]["episodes"] == 2
+    weights = [run / "checkpoints/000014/pretrained_model/model.safetensors" for run in (out, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_unknown_task_of_the_rollouts_is_said_before_the_start(pusht_root: Path, tmp_path: Path) -> None:
+    asked = ["trainer.eval_freq=7", "env.type=metaworld_light", "env.task=button-pres-v3"]
+    assert_user_error(hlrp(*_args(pusht_root, tmp_path / "x", 14, *asked)), "env.task", "button-press-v3")
+    assert not (tmp_path / "x").exists()
+
+
 def test_resume_repeats_the_uninterrupted_run(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(whole, run)

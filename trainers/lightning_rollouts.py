@@ -1,0 +1,66 @@
+"""Rollouts of a policy while Lightning trains it: each looks at a checkpoint, and leaves the training as it was."""
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from hlrp.config import LightningRun
+from trainers.eval_types import EvalRequest
+from trainers.evaluation import evaluate
+
+_LOG = logging.getLogger("hlrp.train")
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What is rolled out, and how often.
+
+    Args:
+        every: Optimizer steps between rollouts, > 0.
+        episodes: Episodes per task, > 0.
+        folder: `eval/` of the run; the rollouts of a step go to a folder of their own.
+        device: Torch device of the policy; None: the one it is trained on.
+    """
+
+    every: int
+    episodes: int
+    folder: Path
+    device: str | None = None
+
+    @classmethod
+    def of(cls, run: LightningRun, folder: Path) -> "Rollouts | None":
+        """Those that a run asks for; None: none."""
+        section = run.trainer
+        if section.eval_freq == 0:
+            return None
+        return cls(section.eval_freq, section.eval_episodes, folder, section.device)
+
+    def __call__(self, checkpoint: Path) -> dict[str, float]:
+        """Roll a checkpoint out on the seeds of `hlrp eval`.
+
+        A simulator that fails costs the rollouts, not the run: it is a warning.
+
+        Args:
+            checkpoint: Folder `checkpoints/<step>` that is complete.
+
+        Returns:
+            `eval_success` and, with several tasks, `eval_success_<task>`, in [0, 1]; empty when it failed.
+        """
+        folder = self.folder / f"step_{checkpoint.name}"
+        # Left by a run that went past this step, was killed and continues from before it.
+        shutil.rmtree(folder, ignore_errors=True)
+        request = EvalRequest(checkpoint, episodes=self.episodes, device=self.device, videos=1, output=folder)
+        try:
+            with isolate_rng(include_cuda=True):
+                result = evaluate(request)
+        except Exception as error:
+            _LOG.warning("the rollouts at step %s failed: %s", checkpoint.name, " ".join(str(error).split()))
+            return {}
+        found = result.to_json()
+        scores = {"eval_success": float(found["overall"]["success_rate"])}
+        if len(found["tasks"]) > 1:
+            scores |= {f"eval_success_{task}": float(row["success_rate"]) for task, row in found["tasks"].items()}
+        return scores
