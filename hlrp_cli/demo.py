@@ -18,15 +18,18 @@ TASKS = ("button-press-v3", "drawer-close-v3")
 
 @dataclass(frozen=True)
 class Size:
-    """How much the demo records, trains and evaluates."""
+    """How much the demo records, trains and evaluates; None: what each configuration says."""
 
     recorded: int
-    steps: int | None
     evaluated: int
+    steps: int | None
 
 
-FULL = Size(recorded=20, steps=None, evaluated=20)
-QUICK = Size(recorded=2, steps=4, evaluated=1)
+FULL = Size(recorded=30, evaluated=20, steps=None)
+QUICK = Size(recorded=2, evaluated=1, steps=4)
+
+POLICIES = {"latent_expert": "hlrp_action_expert_latent", "act": "ACT"}
+"""Configuration, and folder, of what is trained on the recorded data, and its name in the table."""
 
 
 def register(app: typer.Typer) -> None:
@@ -37,26 +40,42 @@ def register(app: typer.Typer) -> None:
 def demo(
     output: Annotated[Path, typer.Option(help="Folder of everything the demo makes.")] = Path("outputs/demo"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="Smoke run: minutes become a minute, success does not.")
+        bool, typer.Option("--quick", help="Smoke run: a few steps of everything; nothing is learned.")
     ] = False,
 ) -> None:
-    """Record two Meta-World tasks, train ACT through LeRobot, evaluate on unseen seeds; stages done are skipped."""
+    """From video to policies that act: record, quantizer, labels, foundation, latent expert, next to ACT; evaluated.
+
+    Stages that are done are skipped.
+    """
     size = QUICK if quick else FULL
     root = output / "quick" if quick else output
-    data, run, results = root / "data", root / "act", root / "eval"
     root.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
+    data, laq, table, foundation = (root / name for name in ("data", "laq", "latents", "foundation"))
     collect = ["collect", "--env", "metaworld", "--tasks", ",".join(TASKS), "--episodes", size.recorded]
     collect += ["--image-size", 96, "--noise", 0.1, "--seed", 0, "--output", data]
     _stage("record", (data / "meta" / "info.json").is_file(), collect)
-    train: list[Any] = ["train", "-c", "demo/act", "--dataset-root", data, "--output-dir", run]
+    _train("quantizer", "laq", laq, data, size)
+    label = ["precompute-latents", "--laq", laq, "--dataset-root", data, "--output", table]
+    _stage("labels", (table / "manifest.json").is_file(), label)
+    _train("foundation", "foundation", foundation, data, size, "--latents", table)
+    latents = {"latent_expert": ["--latents", table, "--init-from", foundation]}
+    for name, title in POLICIES.items():
+        _train(title, name, root / name, data, size, *latents.get(name, []))
+    for name, title in POLICIES.items():
+        results = root / f"eval_{name}"
+        evaluate = ["eval", root / name, "--episodes", size.evaluated, "--seed", 1000, "--videos", 2]
+        _stage(f"evaluate {title}", (results / "results.json").is_file(), [*evaluate, "--output", results])
+    _report(root, time.monotonic() - started)
+
+
+def _train(stage: str, config: str, run: Path, data: Path, size: Size, *more: Any) -> None:
+    status = _status(run)
+    train: list[Any] = ["train", "-c", f"demo/{config}", "--dataset-root", data, *more, "--output-dir", run]
     train += ["--steps", size.steps] if size.steps else []
-    if (run / "run.json").is_file() and _status(run) != "finished":
+    if status not in (None, "finished"):
         train = _continue(run, train)
-    _stage("train", _status(run) == "finished", train)
-    evaluate = ["eval", run, "--episodes", size.evaluated, "--seed", 1000, "--videos", 2, "--output", results]
-    _stage("evaluate", (results / "results.json").is_file(), evaluate)
-    _report(results, time.monotonic() - started)
+    _stage(stage, status == "finished", train)
 
 
 def _status(run: Path) -> str | None:
@@ -96,17 +115,23 @@ def _stage(name: str, done: bool, args: Sequence[Any]) -> None:
     console().print(f"{name} took {time.monotonic() - begun:.0f} s")
 
 
-def _report(results: Path, seconds: float) -> None:
+def _report(root: Path, seconds: float) -> None:
     from rich.table import Table
 
     from hlrp_cli.console import console
 
-    found = json.loads((results / "results.json").read_text(encoding="utf8"))
-    table = Table("task", "success", "95 % interval", title="ACT on seeds that were not recorded", title_justify="left")
-    rows = [*found["tasks"].items(), ("all", found["overall"])]
-    for task, row in rows:
-        low, high = row["success_interval"]
-        table.add_row(task, f"{row['successes']}/{row['episodes']}", f"{low:.0%} to {high:.0%}")
+    found = {name: json.loads((root / f"eval_{name}" / "results.json").read_text(encoding="utf8")) for name in POLICIES}
+    table = Table("task", title="success on seeds that were not recorded, 95 % interval", title_justify="left")
+    for title in POLICIES.values():
+        table.add_column(title)
+    for task in TASKS:
+        table.add_row(task, *[_success(results["tasks"][task]) for results in found.values()])
+    table.add_row("all", *[_success(results["overall"]) for results in found.values()])
     console(result=True).print(table)
-    console(result=True).print(f"videos: {results}")
+    console(result=True).print(f"runs, results and videos: {root}")
     console(result=True).print(f"the whole demo took {seconds:.0f} s")
+
+
+def _success(row: dict[str, Any]) -> str:
+    low, high = row["success_interval"]
+    return f"{row['successes']}/{row['episodes']}  ({low:.0%} to {high:.0%})"
