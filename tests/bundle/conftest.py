@@ -6,12 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from make_dataset import make_dataset
-
-from hlrp.data import read_dataset
-from hlrp.laq import LAQ, LAQConfig
-from hlrp.laq.labelling import LabelRequest, label, load_encoder
-
-CAMERA = "observation.image"
+from make_labels import make_quantizer, make_table
 
 
 @pytest.fixture(autouse=True)
@@ -30,41 +25,16 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("data") / "squares", episodes=4, length=20, size=96, tasks=tasks)
 
 
-def _quantizer(folder: Path, num_frames: int, seed: int) -> Path:
-    torch.manual_seed(seed)
-    config = LAQConfig(
-        image_size=(48, 48),
-        patch_size=16,
-        dim=32,
-        heads=2,
-        spatial_layers=1,
-        num_frames=num_frames,
-        offset_seconds=0.2,
-        codebook_size=8,
-        code_seq_len=2,
-        code_dim=8,
-    )
-    LAQ(config).eval().save(folder, cameras=[CAMERA])
-    return folder
-
-
-def make_table(root: Path, laq: Path, output: Path) -> Path:
-    encoder, manifest = load_encoder(laq, "cpu")
-    request = LabelRequest(read_dataset(None, root), None, output, manifest.config, manifest.weights_sha256)
-    assert label(request, encoder, workers=1).complete
-    return output
-
-
 @pytest.fixture(scope="session")
 def laq2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A quantizer for windows of two frames, 0.2 s apart, K = 8, s = 2."""
-    return _quantizer(tmp_path_factory.mktemp("laq") / "two", 2, 0)
+    return make_quantizer(tmp_path_factory.mktemp("laq") / "two")
 
 
 @pytest.fixture(scope="session")
 def laq3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same for windows of three frames."""
-    return _quantizer(tmp_path_factory.mktemp("laq") / "three", 3, 1)
+    return make_quantizer(tmp_path_factory.mktemp("laq") / "three", num_frames=3, seed=1)
 
 
 @pytest.fixture(scope="session")

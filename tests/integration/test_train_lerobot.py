@@ -3,13 +3,11 @@
 import json
 import shutil
 import signal
-import subprocess
-import time
 from pathlib import Path
 
-import psutil
 import pytest
-from command import assert_user_error, hlrp, hlrp_argv
+from command import assert_user_error, hlrp
+from interruptions import assert_gone, family_of, start, wait_for_rows
 from lerobot_runs import TINY_ACT, assert_loads_in_stock_lerobot, metrics_of, train_args
 
 from hlrp.runs import RunDirectory
@@ -21,31 +19,6 @@ def _weights(run: Path) -> dict[str, "object"]:
     latest = RunDirectory.open(run).latest()
     assert latest is not None
     return load_file(latest.pretrained / "model.safetensors")
-
-
-def _start(args: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(hlrp_argv(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def _wait_for_rows(run: Path, count: int, process: subprocess.Popen[str], limit_s: float = 240) -> None:
-    end = time.monotonic() + limit_s
-    metrics = run / "metrics.jsonl"
-    while time.monotonic() < end:
-        if metrics.is_file() and metrics.read_text().count("\n") >= count:
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.kill()
-    pytest.fail(f"no {count} steps within {limit_s} s")
-
-
-def _family(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def _assert_gone(processes: list[psutil.Process], limit_s: float = 20) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=limit_s)
-    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], alive
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +60,12 @@ def test_checkpoint_loads_in_stock_lerobot_in_another_process(straight: Path) ->
 
 def test_kill_and_resume_equal_an_uninterrupted_run(straight: Path, toy_root: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
-    process = _start(train_args(toy_root, run, "act", 40, *TINY_ACT, "trainer.save_freq=20", "trainer.log_freq=1"))
-    _wait_for_rows(run, 22, process)
-    family = _family(process)
+    process = start(train_args(toy_root, run, "act", 40, *TINY_ACT, "trainer.save_freq=20", "trainer.log_freq=1"))
+    wait_for_rows(run, 22, process)
+    family = family_of(process)
     process.kill()  # SIGKILL: nothing of ours can run any more
     process.communicate()
-    _assert_gone(family)
+    assert_gone(family)
     # The worker saw that nobody reads any more, and saved; take that away to have what a power cut leaves.
     for later in (c for c in RunDirectory.open(run).checkpoints() if c.step > 20):
         shutil.rmtree(later.path)
@@ -119,16 +92,16 @@ def test_a_signal_saves_a_checkpoint_that_resumes_and_leaves_no_orphans(
     toy_root: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     run = tmp_path / "stopped"
-    process = _start(train_args(toy_root, run, "act", 80, *TINY_ACT, "trainer.log_freq=1"))
-    _wait_for_rows(run, 3, process)
-    family = _family(process)
+    process = start(train_args(toy_root, run, "act", 80, *TINY_ACT, "trainer.log_freq=1"))
+    wait_for_rows(run, 3, process)
+    family = family_of(process)
     assert family
     process.send_signal(number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     assert "hlrp train --resume" in err
     assert "Traceback" not in err
-    _assert_gone(family)
+    assert_gone(family)
     directory = RunDirectory.open(run)
     assert directory.manifest["status"] == "interrupted"
     latest = directory.latest()

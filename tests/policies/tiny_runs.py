@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from safetensors.torch import load_file
+
+from hlrp.config import load_config
+from hlrp.runs import RunDirectory
+from trainers.lightning_trainer import LightningTrainer
+from trainers.policy_labels import label_fields
+
+STEPS = 20
 
 BACKBONE = {"pretrained_backbone_weights": None, "use_group_norm": True, "crop_shape": [56, 56]}
 TINY: dict[str, dict[str, Any]] = {
@@ -48,6 +57,28 @@ TINY: dict[str, dict[str, Any]] = {
         "scheduler_warmup_steps": 3,
     },
 }
+"""Settings of LeRobot's policies without a backbone of their own."""
+
+SMALL_CHUNKS = {"chunk_size": 6, "n_action_steps": 4}
+
+
+def settings(policy: str) -> dict[str, Any]:
+    """Settings of a small policy; one with a vision-language model gets the tiny one."""
+    if policy.startswith("hlrp_"):
+        return dict(SMALL_CHUNKS)
+    if policy != "smolvla":
+        return TINY[policy]
+    from hlrp.foundation.backbones import resolve_backbone
+
+    return {
+        **SMALL_CHUNKS,
+        "vlm_model_name": str(resolve_backbone("tiny", "smol_latent_head", allow_download=False)),
+        "load_vlm_weights": False,
+        "freeze_vision_encoder": False,
+        "train_expert_only": False,
+        "num_vlm_layers": 0,
+        "resize_imgs_with_padding": [96, 96],
+    }
 
 
 @dataclass
@@ -66,15 +97,17 @@ def train_natively(policy: str, root: Path, out: Path, monkeypatch: Any, *, step
     import draccus
     from lerobot.configs.train import TrainPipelineConfig
     from lerobot.scripts import lerobot_train
+    from lerobot.utils.import_utils import register_third_party_plugins
 
     from hlrp.config import resolve_policy_aliases
     from trainers.lerobot_command import encode
 
+    register_third_party_plugins()
     arguments: dict[str, Any] = {
         "policy.type": policy,
         "policy.device": "cpu",
         "policy.push_to_hub": False,
-        **{f"policy.{k}": v for k, v in resolve_policy_aliases(policy, TINY[policy]).items()},
+        **{f"policy.{k}": v for k, v in resolve_policy_aliases(policy, settings(policy)).items()},
         "dataset.repo_id": root.name,
         "dataset.root": str(root),
         "dataset.video_backend": "pyav",
@@ -111,3 +144,68 @@ def train_natively(policy: str, root: Path, out: Path, monkeypatch: Any, *, step
     lerobot_train.train(config)
     seen.weights = copy.deepcopy(seen.weights)
     return seen
+
+
+def train_in_lightning(policy: str, root: Path, out: Path, **keys: Any) -> Path:
+    """A run of `STEPS` steps; ``keys`` are those of the configuration."""
+    run: Any = load_config(
+        None, (), {k: (v, "test") for k, v in lightning_keys(policy, root, out, keys).items()}
+    ).config
+    return LightningTrainer().fit(run=run).path
+
+
+def lightning_keys(policy: str, root: Path, out: Path, keys: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of such a run."""
+    return {
+        "trainer_type": "lightning",
+        "model.policy_type": policy,
+        **{f"model.{k}": v for k, v in settings(policy).items()},
+        "data.root": str(root),
+        "data.video_backend": "pyav",
+        "data.num_workers": 0,
+        "trainer.steps": STEPS,
+        "trainer.batch_size": 4,
+        "trainer.log_freq": 1,
+        "trainer.save_freq": STEPS,
+        "trainer.device": "cpu",
+        "output_dir": str(out),
+        **keys,
+    }
+
+
+def rows_of(run: Path, key: str) -> list[float]:
+    """One column of a run's metrics."""
+    return [row[key] for row in RunDirectory.open(run).metrics() if key in row]
+
+
+def assert_equal_runs(policy: str, root: Path, out: Path, monkeypatch: Any, **keys: Any) -> Path:
+    """Losses, gradient norms, rates and weights are LeRobot's, frames read by LeRobot and from the frame store.
+
+    Returns:
+        The run with the frame store.
+    """
+    fields = _native_labels(policy, root, out, keys)
+    with monkeypatch.context() as patch:
+        native = train_natively(policy, root, out / "native", patch, steps=STEPS, **fields)
+    assert len(native.loss) == STEPS and native.loss[-1] != native.loss[0]
+    for cache in ("off", "ram"):
+        run = train_in_lightning(policy, root, out / cache, **{"data.cache": cache, **keys})
+        for key in ("loss", "grad_norm", "lr"):
+            assert rows_of(run, key) == pytest.approx(getattr(native, key), rel=1e-5), (cache, key)
+        latest = RunDirectory.open(run).latest()
+        assert latest is not None
+        saved = load_file(latest.pretrained / "model.safetensors")
+        for name, values in native.weights.items():
+            if name in saved:  # safetensors keeps one of tensors that share memory
+                torch.testing.assert_close(saved[name], values, rtol=1e-5, atol=1e-7, msg=f"{cache} {name}")
+        assert set(saved) <= set(native.weights)
+    return run
+
+
+def _native_labels(policy: str, root: Path, out: Path, keys: dict[str, Any]) -> dict[str, Any]:
+    """What `hlrp train --trainer lerobot` makes of the `latents` section."""
+    from hlrp.data import read_dataset
+
+    values = {**lightning_keys(policy, root, out, keys), "trainer_type": "lerobot"}
+    run: Any = load_config(None, (), {k: (v, "test") for k, v in values.items()}).config
+    return {f"policy.{k}": v for k, v in label_fields(run, read_dataset(None, root)).items()}

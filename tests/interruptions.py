@@ -1,0 +1,42 @@
+"""Commands that are interrupted: started, watched until they have trained for some steps, and seen to be gone."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from command import hlrp_argv
+
+
+def start(args: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """The installed command in the background."""
+    environment = os.environ | (env or {})
+    return subprocess.Popen(
+        hlrp_argv(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def wait_for_rows(run: Path, count: int, process: subprocess.Popen[str], limit_s: float = 240) -> None:
+    """Wait until a run has logged ``count`` rows."""
+    end = time.monotonic() + limit_s
+    metrics = run / "metrics.jsonl"
+    while time.monotonic() < end:
+        if metrics.is_file() and metrics.read_text().count("\n") >= count:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.kill()
+    pytest.fail(f"no {count} steps within {limit_s} s")
+
+
+def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """All that a process has started."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def assert_gone(processes: list[psutil.Process], limit_s: float = 20) -> None:
+    """None of them is alive, or will be soon."""
+    _, alive = psutil.wait_procs(processes, timeout=limit_s)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], alive
