@@ -1,7 +1,9 @@
 """`hlrp train --trainer lightning --policy act` and `hlrp parity` as a user runs them."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,21 +89,50 @@ def test_resume_repeats_the_uninterrupted_run(whole: Path, tmp_path: Path) -> No
     assert (run / weights).read_bytes() == (whole / weights).read_bytes()
 
 
-def test_the_policy_acts(whole: Path, tmp_path: Path) -> None:
-    keys = ["--env", "pusht", "--episodes", "1", "--videos", "0", "--output", str(tmp_path / "eval"), "--json"]
+def test_stock_lerobot_eval_acts_as_ours(whole: Path, tmp_path: Path) -> None:
+    """`lerobot-eval`, which knows nothing of this project, gets our episodes' rewards out of the folder."""
+    keys = ["--env", "pusht", "--episodes", "2", "--videos", "0", "--output", str(tmp_path / "eval"), "--json"]
     done = hlrp("eval", whole, *keys, *PUSHT, env=ONE_THREAD)
     assert done.code == 0, done.err
-    assert "success" in json.dumps(done.json())
+    ours = [episode["return"] for episode in done.json()["episodes"]]
+    arguments = {
+        "policy.path": whole / "checkpoints/000014/pretrained_model",
+        "policy.device": "cpu",
+        "env.type": "pusht",
+        "env.observation_height": 96,
+        "env.observation_width": 96,
+        "env.episode_length": 12,
+        "eval.n_episodes": 2,
+        "eval.batch_size": 2,
+        "eval.use_async_envs": "false",
+        "output_dir": tmp_path / "stock",
+    }
+    argv = [str(Path(sys.executable).with_name("lerobot-eval")), *(f"--{k}={v}" for k, v in arguments.items())]
+    stock = subprocess.run(argv, capture_output=True, text=True, timeout=300, env=os.environ | ONE_THREAD, check=False)
+    assert stock.returncode == 0, stock.stderr[-2000:]
+    found = json.loads((tmp_path / "stock/eval_info.json").read_text())["per_task"][0]["metrics"]["sum_rewards"]
+    assert ours == pytest.approx(found, rel=1e-6)
+    assert len(set(ours)) == 2
 
 
 def test_parity_with_lerobots_process_over_the_end_of_an_epoch(pusht_root: Path, tmp_path: Path) -> None:
     """14 steps of which 12 are an epoch, LeRobot with a data worker, Lightning from the frame store."""
     keys = ["--steps", "14", "--batch-size", "4", "--cache", "ram", "data.num_workers=1", *_keys()]
+    keys += ["--output-dir", str(tmp_path / "runs")]
     done = hlrp("parity", "--policy", "act", "--dataset-root", pusht_root, *keys, "--json", env=ONE_THREAD)
     assert done.code == 0, done.err + done.out
     found = done.json()
     assert found["worst"] <= 1e-5
     assert len(found["loss"]) == 14 and sorted(found["weights"]) == ["14", "7"]
+    # And the two act alike: same seeds, same successes, rewards up to what rounding moves.
+    keys = ["--env", "pusht", "--episodes", "2", "--videos", "0", "--output", str(tmp_path / "eval"), "--json"]
+    both = tmp_path / "runs" / "lightning", "--compare", tmp_path / "runs" / "lerobot"
+    done = hlrp("eval", *both, *keys, *PUSHT, env=ONE_THREAD)
+    assert done.code == 0, done.err
+    other = json.loads((tmp_path / "eval/compared/results.json").read_text())
+    for mine, theirs in zip(done.json()["episodes"], other["episodes"], strict=True):
+        assert (mine["seed"], mine["success"]) == (theirs["seed"], theirs["success"])
+        assert mine["return"] == pytest.approx(theirs["return"], rel=1e-3)
 
 
 def test_mistakes_are_refused_before_anything_is_imported(pusht_root: Path, tmp_path: Path) -> None:
