@@ -29,6 +29,9 @@ def parity(
     batch_size: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or mps; only cpu gives equal digits.")] = "cpu",
     seed: Annotated[int | None, typer.Option(help="Seed of weights and sample order.")] = None,
+    init_from: Annotated[str | None, typer.Option(help="Weights to start from: run, checkpoint, folder.")] = None,
+    latents: Annotated[Path | None, typer.Option(help="Latent table with the labels.")] = None,
+    online_laq: Annotated[Path | None, typer.Option(help="Run of a quantizer that labels while training.")] = None,
     cache: Annotated[str, typer.Option(help="Frame store of the Lightning run: off, ram or disk.")] = "off",
     tolerance: Annotated[float, typer.Option(help="Largest relative difference that passes.")] = 1e-5,
     output_dir: Annotated[Path | None, typer.Option(help="Keep both runs here; else they are deleted.")] = None,
@@ -49,6 +52,9 @@ def parity(
         "trainer.batch_size": (batch_size, "--batch-size"),
         "trainer.device": (device, "--device"),
         "trainer.seed": (seed, "--seed"),
+        "model.init_from": (init_from, "--init-from"),
+        "latents.table": (latents, "--latents"),
+        "latents.laq": (online_laq, "--online-laq"),
         "data.cache": (cache, "--cache"),
     }
     flags = {key: value for key, value in given.items() if value[0] is not None}

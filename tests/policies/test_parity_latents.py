@@ -15,7 +15,9 @@ from tiny_runs import STEPS, assert_equal_runs, rows_of
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A dataset of two tasks at 96 pixels, the size of the tiny backbone; a quantizer, and its table of the dataset."""
     folder = tmp_path_factory.mktemp("labelled")
-    root = make_dataset(folder / "squares", episodes=4, length=16, size=96, tasks=("push the square", "pull it"))
+    # More than an epoch would not be equal: without workers, LeRobot's loader draws a number from the model's generator
+    # whenever it begins one.
+    root = make_dataset(folder / "squares", episodes=5, length=18, size=96, tasks=("push the square", "pull it"))
     laq = make_quantizer(folder / "laq")
     return {"root": root, "latents.laq": laq, "latents.table": make_table(root, laq, folder / "table")}
 
