@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,31 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from command import assert_user_error, hlrp
+from interruptions import assert_gone, family_of, start, wait_for_rows
 from make_dataset import make_dataset
+from make_labels import make_quantizer, make_table
 
 from hlrp.runs import RunDirectory
 
 CAMERA = "observation.image"
 LATENT = "hlrp_action_expert_latent"
-
-
-def _quantizer(folder: Path, dataset: Path) -> tuple[Path, Path]:
-    """A quantizer of random weights and its labels of a dataset."""
-    from hlrp.data import read_dataset
-    from hlrp.laq import LAQ, LAQConfig
-    from hlrp.laq.labelling import LabelRequest, label, load_encoder
-
-    torch.manual_seed(0)
-    sizes = {"image_size": (48, 48), "patch_size": 16, "dim": 32, "heads": 2, "spatial_layers": 1, "code_dim": 8}
-    LAQ(LAQConfig(**sizes, offset_seconds=0.2, codebook_size=8, code_seq_len=2)).eval().save(
-        folder / "laq", cameras=[CAMERA]
-    )
-    encoder, manifest = load_encoder(folder / "laq", "cpu")
-    request = LabelRequest(
-        read_dataset(None, dataset), None, folder / "table", manifest.config, manifest.weights_sha256
-    )
-    assert label(request, encoder, workers=1).complete
-    return folder / "laq", folder / "table"
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +26,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path
     """Dataset, quantizer, table."""
     folder = tmp_path_factory.mktemp("labelled")
     dataset = make_dataset(folder / "squares", episodes=3, length=16, size=96, action_dim=4)
-    return (dataset, *_quantizer(folder, dataset))
+    laq = make_quantizer(folder / "laq")
+    return dataset, laq, make_table(dataset, laq, folder / "table")
 
 
 def _train(dataset: Path, out: Path, policy: str, *more: str) -> list[str]:
@@ -49,20 +35,38 @@ def _train(dataset: Path, out: Path, policy: str, *more: str) -> list[str]:
     return [*base, "--batch-size", "4", "--output-dir", str(out), "data.num_workers=0", "trainer.log_freq=1", *more]
 
 
-def test_trained_and_resumed_with_its_labels(labelled: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_killed_and_resumed_with_its_labels(labelled: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """SIGKILL after a checkpoint: the resumed run has the losses, labels and weights of one that was left alone."""
     dataset, _, table = labelled
-    out = tmp_path / "run"
-    done = hlrp(*_train(dataset, out, LATENT, "--latents", str(table), "--steps", "2"))
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    asked = ["--latents", str(table), "--steps", "12", "trainer.save_freq=4"]
+    done = hlrp(*_train(dataset, whole, LATENT, *asked), env=ONE_THREAD)
     assert done.code == 0, done.err
-    done = hlrp("train", "--resume", str(out), "--steps", "4")
+    process = start(_train(dataset, out, LATENT, *asked), env=ONE_THREAD)
+    wait_for_rows(out, 5, process)
+    family = family_of(process)
+    process.kill()
+    process.communicate()
+    assert_gone(family)
+    # The worker saw that nobody reads any more, and saved; take that away to have what a power cut leaves.
+    for later in (c for c in RunDirectory.open(out).checkpoints() if c.step > 4):
+        shutil.rmtree(later.path)
+    done = hlrp("train", "--resume", out, env=ONE_THREAD)
     assert done.code == 0, done.err
-    rows = list(RunDirectory.open(out).metrics())
-    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    rows, expected = (list(RunDirectory.open(run).metrics()) for run in (out, whole))
+    assert [row["step"] for row in rows] == list(range(1, 13))
     assert all(row["latent_labelled"] > 0 and row["latent_loss"] > 0 for row in rows)
+    for key in ("loss", "grad_norm", "latent_loss", "latent_accuracy", "action_loss"):
+        assert [row[key] for row in rows] == [row[key] for row in expected], key
     latest = RunDirectory.open(out).latest()
     assert latest is not None
+    weights = [run / "checkpoints/000012/pretrained_model/model.safetensors" for run in (out, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
     config = json.loads((latest.pretrained / "config.json").read_text())
     assert config["latent_table"] == str(table) and config["codebook_size"] == 8
+    steps = json.loads((latest.pretrained / "policy_preprocessor.json").read_text())["steps"]
+    (labels,) = (step["config"] for step in steps if step.get("registry_name") == "hlrp_latent_labels")
+    assert labels["table"] == str(table) and labels["meaning"]["codebook_size"] == 8
     # The same actions in a process of its own, bit for bit.
     code = (
         "import sys, torch\n"
