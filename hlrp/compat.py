@@ -1,4 +1,4 @@
-"""Every touch of a LeRobot API that is private or has moved between releases. Supported: 0.6.
+"""Every touch of a LeRobot API that is private or has moved between releases. Supported: 0.6 from 0.6.1 on.
 
 Nothing of LeRobot is imported at module level: that takes 10 to 20 s, and most commands need none of it.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from hlrp.errors import UserError
 from hlrp.files import fsync_folder, fsync_tree
 
-SUPPORTED_LEROBOT = ">=0.6,<0.7"
+SUPPORTED_LEROBOT = ">=0.6.1,<0.7"
 Emit = Callable[..., None]
 
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Runs the tests that depend on LeRobot against other supported releases of it, each in an environment of its own.
-# Usage: scripts/test_lerobot_versions.sh [VERSION ...] [-- pytest arguments]      default: the oldest, 0.6.0
-# The newest is what constraints.txt pins and scripts/test.sh runs against.
+# Runs the tests that depend on LeRobot against another release of it, in an environment of its own.
+# Usage: scripts/test_lerobot_versions.sh [VERSION ...] [-- pytest arguments]
+# Default: the oldest supported release and the newest one that can be installed, in the environments of today's packages;
+# scripts/test.sh runs against the one that constraints.txt pins.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 versions=()
 while [ $# -gt 0 ] && [ "$1" != "--" ]; do versions+=("$1"); shift; done
 [ $# -gt 0 ] && shift
-[ ${#versions[@]} -gt 0 ] || versions=(0.6.0)
 tests=("$@")
 [ ${#tests[@]} -gt 0 ] || tests=(
   tests/test_compat.py tests/bundle tests/policies tests/trainers/test_lerobot_command.py
@@ -18,14 +18,20 @@ tests=("$@")
 bash scripts/setup.sh
 uv="$PWD/.venv/bin/uv"
 [ -x "$uv" ] || uv=uv
+supported=$("$PWD/.venv/bin/python" -c "from hlrp.compat import SUPPORTED_LEROBOT; print(SUPPORTED_LEROBOT)")
+if [ ${#versions[@]} -eq 0 ]; then
+  oldest=$(echo "$supported" | sed 's/>=\([^,]*\),.*/\1/')
+  newest=$(echo "lerobot$supported" | "$uv" pip compile --quiet --no-deps --no-header --no-annotate - | sed 's/.*==//')
+  versions=("$oldest")
+  [ "$newest" = "$oldest" ] || versions+=("$newest")
+fi
 for version in "${versions[@]}"; do
   venv=".venv-lerobot-$version"
-  if ! "$venv/bin/python" -c "import hlrp" 2>/dev/null; then
+  installed="import importlib.metadata as m; assert m.version('lerobot') == '$version'; m.version('pytest')"
+  if ! "$venv/bin/python" -c "$installed" 2>/dev/null; then
     "$PWD/.venv/bin/python" -m venv "$venv"
-    # What LeRobot's own requirements decide is not pinned here.
-    grep -Ev '^(lerobot|setuptools|draccus|pyyaml-include)==' constraints.txt > "$venv/constraints.txt"
-    "$uv" pip install --quiet --python "$venv/bin/python" --constraints "$venv/constraints.txt" \
-      "lerobot==$version" --editable ".[all,dev]"
+    # Not within constraints.txt: what another LeRobot asks for is not what the pinned one does.
+    "$uv" pip install --quiet --python "$venv/bin/python" "lerobot==$version" --editable ".[all,dev]"
   fi
   echo "LeRobot $version"
   PATH="$PWD/$venv/bin:$PATH" HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE \

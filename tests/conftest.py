@@ -8,7 +8,8 @@ import pytest
 
 # Nothing in a test may reach a hub; a download attempt is a bug that must show.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Tests share two cores with their own subprocesses: threads that wait must not spin.
+# Tests share two cores with their own subprocesses: a second thread of each would be waited for, and must not spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent))
 
