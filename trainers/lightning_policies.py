@@ -174,7 +174,8 @@ def build_adapter(run: LightningRun, resumed_from: Path | None = None) -> "LeRob
     from hlrp.policies.adapter import LeRobotPolicyAdapter
 
     model, trainer = policy_of(run), run.trainer
-    start = start_of(model.init_from) if model.init_from else None
+    start, fields = start_of(model.init_from) if model.init_from else None, _fields(run)
+    allow_download = bool(fields.pop("allow_download", False)) or run.allow_download
     adapter = LeRobotPolicyAdapter(
         model.policy_type,
         init_from=resolve_pretrained(resumed_from) if resumed_from else start,
@@ -182,8 +183,8 @@ def build_adapter(run: LightningRun, resumed_from: Path | None = None) -> "LeRob
         scheduler=trainer.scheduler,
         ema_decay=trainer.ema_decay,
         rename_map=run.data.rename_map or None,
-        allow_download=run.allow_download,
-        **_fields(run),
+        allow_download=allow_download,
+        **fields,
     )
     adapter.resumed = resumed_from is not None
     return adapter
@@ -206,6 +207,7 @@ def described(run_settings: Mapping[str, Any], module: Any, datamodule: Any) -> 
     sections: dict[str, dict[str, Any]] = {"model": {}, "trainer": {}, "data": {}}
     for part in parts:
         for name, values in part.items():
-            sections[name] |= {key: value for key, value in values.items() if value is not None}
+            # None is a value of a policy's field; elsewhere it says that nothing was given.
+            sections[name] |= {key: value for key, value in values.items() if value is not None or name == "model"}
     trainer = {**run_settings, **sections["trainer"]}
     return {**sections, "trainer": trainer}

@@ -77,6 +77,8 @@ def policy_config(
     catalog = cached_catalog() or build_catalog()
     catalog.check_fields(policy_type, {k: v for k, v in values.items() if not isinstance(v, list | dict | tuple)})
     values = {"device": device, "push_to_hub": False, **values}
+    if allow_download and "allow_download" in catalog.policy(policy_type).fields:
+        values["allow_download"] = True  # this policy fetches its backbone itself
     if init_from is not None and is_foundation(init_from):
         # These weights are a part of the policy's own: it takes them itself.
         if "init_from" not in catalog.policy(policy_type).fields:
