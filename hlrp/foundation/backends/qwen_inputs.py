@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hlrp.errors import UserError
 from hlrp.foundation.backbones.loading import quiet_transformers
+from hlrp.foundation.backends.instructions import plain_instruction
 
 # Prompts are padded to a multiple: fewer different lengths to allocate and compile for.
 _LENGTH_STEP = 8
@@ -211,14 +212,7 @@ class QwenPrompts:
         return Prompt(ids, positions[:, 0].T.contiguous(), int(positions.max()) + 1)
 
     def _plain(self, instruction: str) -> str:
-        """The instruction without what the tokenizer takes for marks of its own, and not too long."""
-        for token in self._special:
-            instruction = instruction.replace(token, " ")
-        ids = self._tokenizer(instruction, add_special_tokens=False).input_ids
-        if len(ids) <= self._max:
-            return instruction
-        # A cut through a character of several bytes leaves a replacement character.
-        return str(self._tokenizer.decode(ids[: self._max])).rstrip("\ufffd")
+        return plain_instruction(instruction, self._tokenizer, self._special, self._max)
 
 
 def _in_words(state: Sequence[float]) -> str:

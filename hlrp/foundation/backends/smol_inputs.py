@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hlrp.errors import UserError
 from hlrp.foundation.backbones.loading import quiet_transformers
+from hlrp.foundation.backends.instructions import plain_instruction
 
 # Prompts are padded to a multiple: fewer different lengths to allocate and compile for.
 _LENGTH_STEP = 8
@@ -145,23 +146,14 @@ class SmolPrompts:
 
     def _tokenize(self, instruction: str) -> list[int]:
         content = [{"type": "image"} for _ in range(self._cameras)]
-        content += [{"type": "text", "text": self._plain(instruction)}]
+        marks = self._tokenizer.all_special_tokens
+        content += [{"type": "text", "text": plain_instruction(instruction, self._tokenizer, marks, self._max)}]
         messages = [{"role": "user", "content": content}]
         with quiet_transformers():
             text = self._processor.apply_chat_template(messages, add_generation_prompt=True)
         none = [[0] * self._cameras]
         text = self._processor.expand_text_with_image_tokens([text], image_rows=none, image_cols=none)[0]
         return list(self._tokenizer(text).input_ids)
-
-    def _plain(self, instruction: str) -> str:
-        """The instruction without what the tokenizer takes for marks of its own, and not too long."""
-        for token in self._tokenizer.all_special_tokens:
-            instruction = instruction.replace(token, " ")
-        ids = self._tokenizer(instruction, add_special_tokens=False).input_ids
-        if len(ids) <= self._max:
-            return instruction
-        # A cut through a character of several bytes leaves a replacement character.
-        return str(self._tokenizer.decode(ids[: self._max])).rstrip("\ufffd")
 
     def _find_images(self, instruction: str) -> list[int]:
         ids = self.ids(instruction)
