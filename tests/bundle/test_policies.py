@@ -14,6 +14,7 @@ from hlrp.errors import UserError
 NAMES = sorted(CONFIGS)
 LATENT = "hlrp_action_expert_latent"
 EXPERTS = [n for n in NAMES if "expert" in n]
+QWEN = {"backend": "qwen3vl_chat"}
 
 
 def test_registering_imports_no_model():
@@ -51,9 +52,12 @@ def test_loss_gradients_and_chunks(name):
     assert chunk.shape == (2, CHUNK, ACTIONS) and chunk.isfinite().all() and chunk.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_not_supervised_changes_no_gradient(name):
-    policy, batch = make_policy(name), make_batch()
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [*((name, {}) for name in NAMES), (LATENT, {"conditioning": "suffix"}), ("hlrp_vla_direct", QWEN)],
+)
+def test_what_is_not_supervised_changes_no_gradient(name, fields):
+    policy, batch = make_policy(name, **fields), make_batch()
     batch["action_is_pad"][1, 3:] = True
     batch["hlrp.action_mask"] = torch.tensor([True, True, False, True])
     batch["hlrp.code_mask"][0, 2:] = False
@@ -124,6 +128,23 @@ def test_the_velocity_is_that_of_lerobots_own_denoising_step():
     assert torch.allclose(policy.expert.velocity(prefix, noisy, time), theirs, atol=1e-6)
 
 
+def test_the_attention_is_lerobots():
+    policy = make_policy("hlrp_action_expert_direct")
+    theirs, ours = policy.expert.vlm_with_expert, policy.expert.vlm_with_expert.get_attention_interface()
+    queries, keys, values = torch.randn(2, 5, 4, 32), torch.randn(2, 9, 2, 32), torch.randn(2, 9, 2, 32)
+    mask = torch.rand(2, 5, 9) < 0.5
+    mask[..., 0] = True
+    expected = theirs.eager_attention_forward(mask, 2, 32, queries, keys, values)
+    assert torch.allclose(ours(mask, 2, 32, queries, keys, values), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "fields"), [*((name, {}) for name in NAMES), ("hlrp_vla_direct", QWEN)])
+def test_layers_that_fsdp_wraps_are_there(name, fields):
+    policy = make_policy(name, **fields)
+    found = {type(module).__name__ for module in policy.modules()}
+    assert len(found & set(policy._fsdp_wrap_modules)) == 2 and policy._no_split_modules == policy._fsdp_wrap_modules
+
+
 @pytest.mark.parametrize("name", EXPERTS)
 def test_cameras_that_are_missing_do_not_count(name):
     policy = make_policy(name, cameras=CAMERAS)
@@ -159,6 +180,7 @@ def test_without_state_and_language(name):
         (LATENT, {"conditioning": "suffix"}),
         (LATENT, {"vlm": "lora", "lora_rank": 2}),
         ("hlrp_vla_direct", {"vlm": "frozen"}),
+        ("hlrp_vla_direct", QWEN),
     ],
 )
 def test_a_checkpoint_needs_nothing_else(name, fields, tmp_path):

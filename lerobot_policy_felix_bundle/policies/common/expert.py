@@ -4,7 +4,7 @@ Shapes: B batch, N tokens of the prefix, M tokens of the expert, H actions of a 
 positions, W width of the expert.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,25 @@ class Prefix:
     hidden: Tensor
     mask: Tensor
     cache: "DynamicCache"
+    _layouts: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    def layout(self, blocks: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Who sees whom among M tokens behind the prefix, and where they stand; made once for all denoising steps.
+
+        Args:
+            blocks: M numbers, 1 where a block begins that the tokens before cannot see.
+
+        Returns:
+            bool ``[B, M, N + M]`` and positions int64 ``[B, M]``.
+        """
+        if blocks not in self._layouts:
+            count, device = len(blocks), self.mask.device
+            begins = torch.tensor(blocks, device=device)[None].expand(len(self.mask), -1)
+            among = make_att_2d_masks(torch.ones_like(begins, dtype=torch.bool), begins)
+            seen = torch.cat([self.mask[:, None].expand(-1, count, -1), among], dim=2)
+            positions = self.mask.sum(1, keepdim=True) + torch.arange(count, device=device)
+            self._layouts[blocks] = (seen, positions)
+        return self._layouts[blocks]
 
 
 class _Borrowed:
@@ -63,6 +82,7 @@ class ActionExpert(VLAFlowMatching):
         # backend's, registered once, there.
         del self.vlm_with_expert.vlm, self.state_proj
         self.vlm_with_expert.__dict__["vlm"] = _Borrowed(vlm)
+        self.vlm_with_expert.__dict__["get_attention_interface"] = _attention_interface
         self.action_dim = config.action_dim
 
     @property
@@ -70,22 +90,18 @@ class ActionExpert(VLAFlowMatching):
         """Width W of the expert's tokens."""
         return int(self.vlm_with_expert.expert_hidden_size)
 
-    def attend(self, prefix: Prefix, tokens: Tensor, blocks: Tensor) -> Tensor:
+    def attend(self, prefix: Prefix, tokens: Tensor, blocks: tuple[int, ...]) -> Tensor:
         """Run tokens through the expert; they see the prefix, and of each other what the blocks allow.
 
         Args:
             prefix: Keys and values; unchanged afterwards.
             tokens: ``[B, M, W]``.
-            blocks: ``[M]``, 1 where a block begins that the tokens before cannot see.
+            blocks: M numbers, 1 where a block begins that the tokens before cannot see.
 
         Returns:
             ``[B, M, W]`` float32.
         """
-        batch, count = tokens.shape[:2]
-        there = torch.ones(batch, count, dtype=torch.bool, device=tokens.device)
-        among = make_att_2d_masks(there, blocks.to(tokens.device)[None].expand(batch, -1))
-        mask = torch.cat([prefix.mask[:, None].expand(-1, count, -1), among], dim=2)
-        positions = prefix.mask.sum(1, keepdim=True) + torch.arange(count, device=tokens.device)
+        mask, positions = prefix.layout(blocks)
         outputs, _ = self.vlm_with_expert.forward(
             attention_mask=mask,
             position_ids=positions,
@@ -100,13 +116,11 @@ class ActionExpert(VLAFlowMatching):
 
     def velocity(self, prefix: Prefix, noisy: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
         """The flow at ``noisy`` ``[B, H, A]`` and ``time`` ``[B]``, given condition tokens ``[B, S, W]`` if any."""
-        tokens, _, blocks = self.embed_suffix(noisy, time)
-        blocks = blocks[0]
+        tokens = self.embed_suffix(noisy, time)[0]
+        blocks = (1,) * noisy.shape[1]
         if condition is not None:
             tokens = torch.cat([condition.to(tokens.dtype), tokens], dim=1)
-            first = torch.zeros(condition.shape[1], dtype=blocks.dtype, device=blocks.device)
-            first[0] = 1
-            blocks = torch.cat([first, blocks])
+            blocks = one_block(condition.shape[1]) + blocks
         flow: Tensor = self.action_out_proj(self.attend(prefix, tokens, blocks)[:, -noisy.shape[1] :])
         return flow
 
@@ -162,6 +176,34 @@ class ActionExpert(VLAFlowMatching):
             prev_chunk_left_over=guidance.get("prev_chunk_left_over"),
             execution_horizon=guidance.get("execution_horizon"),
         )
+
+
+def one_block(count: int) -> tuple[int, ...]:
+    """Tokens that all see one another."""
+    return (1, *(0,) * (count - 1))
+
+
+def _attention_interface() -> Any:
+    return _attention
+
+
+def _attention(mask: Tensor, batch: int, head: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """What LeRobot's `eager_attention_forward` computes, by PyTorch's own kernel.
+
+    Args:
+        mask: bool ``[B, M, L]``, True where a query sees a key; it sees at least one.
+        batch: B.
+        head: Width of a head.
+        queries: ``[B, M, heads, head]``.
+        keys: ``[B, L, key heads, head]``.
+        values: As keys.
+
+    Returns:
+        ``[B, M, heads * head]``.
+    """
+    queries, keys, values = (x.to(values.dtype).transpose(1, 2) for x in (queries, keys, values))
+    seen = nn.functional.scaled_dot_product_attention(queries, keys, values, mask[:, None], enable_gqa=True)
+    return seen.transpose(1, 2).reshape(batch, -1, seen.shape[1] * head)
 
 
 def _smolvla_config(config: HLRPExpertConfig, folder: Path) -> SmolVLAConfig:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lerobot_policy_felix_bundle.policies.common.expert import Prefix
+from lerobot_policy_felix_bundle.policies.common.expert import Prefix, one_block
 from lerobot_policy_felix_bundle.policies.common.expert_policy import ExpertPolicy
 from lerobot_policy_felix_bundle.policies.common.losses import Term
 from lerobot_policy_felix_bundle.policies.common.meaning import spec_of
@@ -57,11 +57,9 @@ class CodeSuffix(nn.Module):
         self.queries = nn.Parameter(torch.randn(positions, width))
         self.out = nn.Linear(width, codebook_size)
 
-    def tokens(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Tokens ``[B, S, W]`` and blocks ``[S]``: they see one another."""
-        blocks = torch.zeros(len(self.queries), dtype=torch.int64, device=self.queries.device)
-        blocks[0] = 1
-        return self.queries.expand(batch, -1, -1), blocks
+    def tokens(self, batch: int) -> Tensor:
+        """The queries for each sample, ``[B, S, W]``."""
+        return self.queries.expand(batch, -1, -1)
 
 
 class HLRPActionExpertLatentPolicy(ExpertPolicy):
@@ -96,8 +94,8 @@ class HLRPActionExpertLatentPolicy(ExpertPolicy):
     def _code_logits(self, prefix: Prefix) -> Tensor:
         """``[B, S, K]``."""
         if isinstance(self.latents, CodeSuffix):
-            tokens, blocks = self.latents.tokens(len(prefix.mask))
-            logits: Tensor = self.latents.out(self.expert.attend(prefix, tokens, blocks))
+            tokens = self.latents.tokens(len(prefix.mask))
+            logits: Tensor = self.latents.out(self.expert.attend(prefix, tokens, one_block(tokens.shape[1])))
             return logits
         logits = self.backend.head(prefix.hidden, prefix.mask)
         return logits.float()
