@@ -8,6 +8,7 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,16 +55,20 @@ def cells(ks: list[int], seeds: list[int], arms: list[str]) -> list[Cell]:
     return found
 
 
-def read_outcomes(folder: Path) -> NDArray[np.float64] | None:
-    """Successes ``[tasks, episodes]`` of a cell's `results.json`, tasks and seeds in order; None: not evaluated."""
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Evaluated episodes of a cell's `results.json`, by task and evaluation seed; empty: not evaluated."""
     path = folder / "eval" / "results.json"
     if not path.is_file():
-        return None
-    rows = json.loads(path.read_text(encoding="utf8"))["episodes"]
+        return []
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf8"))["episodes"]
+    return sorted(rows, key=lambda row: (row["task"], row["seed"]))
+
+
+def read_outcomes(folder: Path) -> NDArray[np.float64] | None:
+    """Successes ``[tasks, episodes]`` of a cell, tasks and seeds in order; None: not evaluated."""
+    rows = read_rows(folder)
     tasks = sorted({row["task"] for row in rows})
-    return np.array(
-        [[r["success"] for r in sorted(rows, key=lambda r: r["seed"]) if r["task"] == t] for t in tasks], float
-    )
+    return np.array([[row["success"] for row in rows if row["task"] == t] for t in tasks], float) if rows else None
 
 
 def bootstrap(outcomes: NDArray[np.float64], replicates: int = _REPLICATES, seed: int = 0) -> tuple[float, float]:
@@ -116,15 +121,14 @@ def _cell(outcomes: NDArray[np.float64] | None, sign: str = "") -> str:
     return f"{outcomes.mean():{sign}.1%} ({low:{sign}.0%} to {high:{sign}.0%})"
 
 
-def write_csv(found: dict[tuple[str, int], NDArray[np.float64]], path: Path) -> None:
-    """One row for every arm, k and training seed, with the successes of each task."""
+def write_csv(root: Path, planned: list[Cell], path: Path) -> None:
+    """One row for every evaluated episode: enough to make all intervals again."""
     with path.open("w", newline="", encoding="utf8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["arm", "k", "seed_number", "task_number", "episodes", "successes"])
-        for (arm, k), outcomes in found.items():
-            for s, tasks in enumerate(outcomes):
-                for t, episodes in enumerate(tasks):
-                    writer.writerow([arm, k, s, t, len(episodes), int(episodes.sum())])
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["arm", "k", "seed", "task", "evaluation_seed", "success"])
+        for cell in planned:
+            for row in read_rows(root / cell.name):
+                writer.writerow([cell.arm, cell.k, cell.seed, row["task"], row["seed"], int(row["success"])])
 
 
 def plot(found: dict[tuple[str, int], NDArray[np.float64]], ks: list[int], path: Path) -> None:

@@ -55,6 +55,24 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def same_study(args: argparse.Namespace) -> None:
+    """Keep what all cells of a folder have in common; end the program where it is something else than before."""
+    from hlrp.data.dataset_info import read_dataset
+    from hlrp.files import write_json
+    from hlrp.laq.checkpoint import find_model, read_manifest
+
+    here = {key: getattr(args, key) for key in ("steps", "batch_size", "episodes", "backbone")}
+    here["dataset"] = read_dataset(None, args.dataset_root).fingerprint()
+    here["laq"] = read_manifest(find_model(args.laq)).weights_sha256
+    path = args.output / "study.json"
+    if not path.is_file():
+        write_json(path, here)
+    before = json.loads(path.read_text(encoding="utf8"))
+    if before != here:
+        other = ", ".join(f"{key} {before.get(key)}, now {here[key]}" for key in here if before.get(key) != here[key])
+        sys.exit(f"{args.output} holds another study ({other}): use another --output")
+
+
 def labelled_episodes(root: Path, k: int, seed: int) -> list[int]:
     """``k`` episodes of every task, drawn by the seed; those of a smaller k are among those of a larger one."""
     import numpy as np
@@ -195,7 +213,7 @@ def half_labelled(labelled: list[int]) -> Any:
 
 def train(cell: Cell, args: argparse.Namespace) -> Path:
     """Train a cell, or go on with it; gives its run directory."""
-    from hlrp.config import load_config
+    from hlrp.config import LightningRun, load_config
     from hlrp.policies import LeRobotPolicyAdapter
     from hlrp.runs import RunDirectory
     from trainers import LightningTrainer
@@ -209,7 +227,9 @@ def train(cell: Cell, args: argparse.Namespace) -> Path:
         if run.manifest["status"] == "finished":
             return folder
         if run.latest() is not None:
-            LightningTrainer().resume(run, load_config(folder / "config.yaml", (), {}).config, datamodule=data)
+            config = load_config(folder / "config.yaml", (), {}).config
+            assert isinstance(config, LightningRun)
+            LightningTrainer().resume(run, config, datamodule=data)
             return folder
         shutil.rmtree(folder)
     fields: dict[str, Any] = {"backbone": args.backbone}
@@ -255,7 +275,7 @@ def report(planned: list[Cell], args: argparse.Namespace) -> None:
         return
     args.report.mkdir(parents=True, exist_ok=True)
     (args.report / "few_labels_table.md").write_text(text + "\n", encoding="utf8")
-    write_csv(found, args.report / "few_labels.csv")
+    write_csv(args.output, planned, args.report / "few_labels.csv")
     plot(found, args.k, args.report / "few_labels.svg")
 
 
@@ -265,6 +285,7 @@ def main() -> None:
     planned = cells(args.k, args.seeds, args.arms)
     args.output.mkdir(parents=True, exist_ok=True)
     if args.report is None:
+        same_study(args)
         index, count = map(int, args.part.split("/"))
         for cell in planned[index::count]:
             run_cell(cell, args)

@@ -105,8 +105,6 @@ def test_intervals_and_table(tmp_path: Path) -> None:
     assert any(line.startswith(f"| trained quantizer minus actions only | {1 - coin.mean():+.1%}") for line in lines)
     few_labels_report.plot(found, [2, 5], tmp_path / "plot.svg")
     assert (tmp_path / "plot.svg").read_text().count("<path") > 10
-    few_labels_report.write_csv(found, tmp_path / "rows.csv")
-    assert f"action,2,0,1,10,{int(coin[0, 1].sum())}" in (tmp_path / "rows.csv").read_text()
 
 
 def test_outcomes_are_in_the_order_of_tasks_and_seeds(tmp_path: Path) -> None:
@@ -116,3 +114,18 @@ def test_outcomes_are_in_the_order_of_tasks_and_seeds(tmp_path: Path) -> None:
     found = few_labels_report.read_outcomes(tmp_path)
     assert found is not None and found.tolist() == [[0, 0], [0, 1]]
     assert few_labels_report.read_outcomes(tmp_path / "eval") is None
+    tmp_path.joinpath("eval").rename(tmp_path / "moved")
+    (tmp_path / "laq_k2_s7").mkdir()
+    (tmp_path / "moved").rename(tmp_path / "laq_k2_s7" / "eval")
+    planned = few_labels_report.cells([2], [7], ["laq", "action"])
+    few_labels_report.write_csv(tmp_path, planned, tmp_path / "rows.csv")
+    lines = (tmp_path / "rows.csv").read_text().splitlines()
+    assert len(lines) == 5 and lines[-1] == "laq,2,7,b,2,1", "the cell that is not evaluated leaves no rows"
+    assert few_labels_report.gather(tmp_path, planned).keys() == {("laq", 2)}
+
+
+def test_cells_of_another_study_are_not_mixed_in(args: argparse.Namespace) -> None:
+    study_few_labels.same_study(args)
+    study_few_labels.same_study(args)
+    with pytest.raises(SystemExit, match="steps 4, now 5"):
+        study_few_labels.same_study(argparse.Namespace(**{**vars(args), "steps": 5}))
