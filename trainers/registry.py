@@ -1,8 +1,9 @@
-"""Trainers by name: one line for each. A class is imported when it is asked for."""
+"""Trainers by name: one line for each, and those of other packages. A class is imported when it is asked for."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from hlrp.config.other_trainers import other_trainers
 from hlrp.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -20,10 +21,20 @@ def get_trainer(trainer_type: str) -> "type[BaseTrainer]":
     Raises:
         UserError: No trainer of that name.
     """
-    if trainer_type not in TRAINERS:
+    known = TRAINERS if trainer_type in TRAINERS else {**other_trainers(), **TRAINERS}
+    if trainer_type not in known:
         raise UserError(
-            f"unknown trainer {trainer_type!r}", where="--trainer / trainer_type", fix=suggest(trainer_type, TRAINERS)
+            f"unknown trainer {trainer_type!r}", where="--trainer / trainer_type", fix=suggest(trainer_type, known)
         )
-    module, _, name = TRAINERS[trainer_type].partition(":")
-    found: type[BaseTrainer] = getattr(import_module(module), name)
+    module, _, name = known[trainer_type].partition(":")
+    try:
+        found: type[BaseTrainer] = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        if trainer_type in TRAINERS:
+            raise
+        raise UserError(
+            f"trainer {trainer_type!r} cannot be imported: {error}",
+            where=known[trainer_type],
+            fix="install what it needs, or use another trainer",
+        ) from error
     return found

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from hlrp.config.layers import gather, interpolate
 from hlrp.config.messages import user_error
-from hlrp.config.schema import EvalConfig, EvalFile, LeRobotRun, LightningRun
+from hlrp.config.other_trainers import other_trainers
+from hlrp.config.schema import EvalConfig, EvalFile, LeRobotRun, LightningRun, OtherRun
 from hlrp.config.shipped import find_config, find_default
 from hlrp.config.tree import (
     KeyPath,
@@ -42,7 +43,7 @@ def load_config(
     path: Path | str | None,
     overrides: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
-) -> Resolved[LeRobotRun | LightningRun]:
+) -> Resolved[LeRobotRun | LightningRun | OtherRun]:
     """Load the configuration of a run.
 
     Args:
@@ -61,7 +62,7 @@ def load_config(
             fix="use it with `hlrp eval -c`",
         )
     tree = _with_trainer_type(tree)
-    model = RUN_CLASSES[value_of(tree["trainer_type"])]
+    model: type[LeRobotRun | LightningRun | OtherRun] = RUN_CLASSES.get(value_of(tree["trainer_type"]), OtherRun)
     config = _validate(interpolate(tree, model), model, files)
     return Resolved(config, _origins(config, tree), tuple(files))
 
@@ -123,11 +124,14 @@ def _with_trainer_type(tree: Tree) -> Tree:
         implied = "lightning" if "kind" in model or "class_path" in model else "lerobot"
         return {"trainer_type": Leaf(implied, "default"), **tree}
     name = value_of(tree["trainer_type"])
-    if not isinstance(name, str) or name not in RUN_CLASSES:
+    if isinstance(name, str) and name in RUN_CLASSES:
+        return tree
+    others = other_trainers()
+    if not isinstance(name, str) or name not in others:
         raise UserError(
             f"unknown trainer_type {name!r}",
             where=_origin_of(tree["trainer_type"]),
-            fix=suggest(str(name), RUN_CLASSES),
+            fix=suggest(str(name), [*RUN_CLASSES, *others]),
         )
     return tree
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, model_validator
+from pydantic import ConfigDict, Discriminator, Field, model_validator
 
 from hlrp.config.models import ClassPath, FoundationModel, LaqModel, LightningModel, PolicyModel
 from hlrp.config.sections import (
@@ -34,6 +34,8 @@ __all__ = [
     "LeRobotTrainerSection",
     "LightningRun",
     "LightningTrainerSection",
+    "OtherRun",
+    "OtherTrainerSection",
     "PolicyModel",
     "RunConfig",
     "Section",
@@ -94,6 +96,19 @@ class LightningRun(_Run):
 
     trainer_type: Literal["lightning"]
     trainer: LightningTrainerSection = Field(default_factory=LightningTrainerSection)
+    model: LightningModel
+
+
+class OtherTrainerSection(TrainerSection):
+    """What every trainer has, and whatever else a trainer of another package takes; it checks that itself."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class OtherRun(_Run):
+    """A run of a trainer that another package adds (`hlrp.config.other_trainers`)."""
+
+    trainer: OtherTrainerSection = Field(default_factory=OtherTrainerSection)
     model: LightningModel
 
 
