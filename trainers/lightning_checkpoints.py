@@ -1,9 +1,14 @@
-"""Writing `checkpoints/<step>/` of a Lightning run: whole or not at all, and only as many as are to be kept."""
+"""Writing `checkpoints/<step>/` of a Lightning run: whole or not at all, and only as many as are to be kept.
+
+And `best/<step>/`, for those who ask for Lightning's `ModelCheckpoint`.
+"""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hlrp.files import fsync_folder, fsync_tree
 from hlrp.runs import list_checkpoints
@@ -63,3 +68,33 @@ def _prune(folder: Path, keep_last: int | None) -> None:
     whole = [checkpoint for checkpoint in list_checkpoints(folder) if checkpoint.complete]
     for checkpoint in whole[:-keep_last]:
         _discard(checkpoint.path)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's `ModelCheckpoint`, whose checkpoints are folders like the run's: `hlrp eval` takes them.
+
+    They lie in `best/<step>/` of the run, beside `checkpoints/`, and neither replaces the other.
+
+    Args:
+        run: The run directory.
+        **arguments: Lightning's: `monitor`, `mode`, `save_top_k`, ...
+    """
+
+    FILE_EXTENSION = ""
+
+    def __init__(self, run: Path, **arguments: Any) -> None:
+        place = {"dirpath": run / "best", "filename": "{step:06d}", "auto_insert_metric_name": False}
+        super().__init__(**{**place, **arguments})
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        final = Path(filepath)
+        partial = final.with_name(f"{_UNFINISHED}{final.name}")
+        super()._save_checkpoint(trainer, str(partial / TRAINING_STATE))
+        self._last_checkpoint_saved = filepath
+        if trainer.is_global_zero:
+            export(trainer.lightning_module, partial / PRETRAINED)
+            fsync_tree(partial)
+            if final.exists():
+                _discard(final)
+            partial.rename(final)
+        trainer.strategy.barrier("hlrp best checkpoint")

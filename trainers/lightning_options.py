@@ -1,5 +1,6 @@
 """From the `trainer` section to the arguments of Lightning's Trainer."""
 
+import functools
 import inspect
 import os
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
 from hlrp.config import ClassPath, FromConfig, LightningTrainerSection, resolve_class_path
 from hlrp.config.sections import OWNED_TRAINER_ARGS
 from hlrp.errors import UserError, suggest
+from trainers.lightning_checkpoints import BestCheckpoint
 from trainers.lightning_state import SafeCheckpointIO
 
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -37,7 +40,7 @@ def trainer_arguments(
     accelerator, devices = _devices(section)
     if section.precision == "fp16" and accelerator == "cpu":
         raise UserError("fp16 needs a GPU", where="--precision / trainer.precision", fix="use bf16 or 32")
-    epochs = section.max_epochs
+    epochs, callbacks = section.max_epochs, [build_callback(callback, path) for callback in section.callbacks]
     arguments: dict[str, Any] = {
         "accelerator": accelerator,
         "devices": devices,
@@ -47,7 +50,7 @@ def trainer_arguments(
         "max_epochs": -1 if epochs is None else epochs,
         "accumulate_grad_batches": section.accumulate_grad_batches,
         "gradient_clip_val": section.gradient_clip_val,
-        "callbacks": [build_callback(callback) for callback in section.callbacks],
+        "callbacks": callbacks,
         "logger": [_logger(name, path, start) for name in section.logger],
         "profiler": _profiler(section.profiler, path),
         "limit_train_batches": section.limit_train_batches,
@@ -55,7 +58,8 @@ def trainer_arguments(
         "plugins": [SafeCheckpointIO(), *_environment()],
         "default_root_dir": path,
         "use_distributed_sampler": share_out,
-        "enable_checkpointing": False,
+        # Lightning wants to be told of callbacks that save; the run's own checkpoints are none of its business.
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
         "enable_progress_bar": False,
         "enable_model_summary": False,
         # A run that starts with a validation starts late, and its figures are those of the untrained model.
@@ -137,8 +141,12 @@ def _other(section: LightningTrainerSection) -> dict[str, Any]:
     return dict(section.trainer_args)
 
 
-def build_callback(spec: ClassPath) -> Callback:
+def build_callback(spec: ClassPath, run: Path) -> Callback:
     """A callback by its class name in `lightning.pytorch.callbacks`, or by a dotted class path.
+
+    Args:
+        spec: The class and its arguments.
+        run: The run directory, where `ModelCheckpoint` keeps the best.
 
     Raises:
         UserError: There is no such callback, or it does not take these arguments.
@@ -155,7 +163,9 @@ def build_callback(spec: ClassPath) -> Callback:
         found = known[name]
     if not issubclass(found, Callback):
         raise UserError(f"{name!r} is not a callback of Lightning", where="trainer.callbacks", fix="name a Callback")
-    if issubclass(found, FromConfig):
+    if found is callbacks.ModelCheckpoint:
+        found = functools.partial(BestCheckpoint, run)
+    elif issubclass(found, FromConfig):
         built: Callback = found.from_config(spec.init_args)
         return built
     try:

@@ -89,6 +89,24 @@ def test_resume_repeats_the_uninterrupted_run(whole: Path, tmp_path: Path) -> No
     assert (run / weights).read_bytes() == (whole / weights).read_bytes()
 
 
+def test_two_processes_at_half_the_batch_give_the_curve_of_one(pusht_root: Path, tmp_path: Path) -> None:
+    """Gloo on the CPU, over the end of an epoch. No dropout and VAE: nothing is drawn at random. One action a chunk:
+
+    ACT's loss is a mean over the actions inside the episode, which two halves of a batch have in different numbers.
+    """
+    quiet = ["model.dropout=0.0", "model.use_vae=false", "model.chunk_size=1", "model.n_action_steps=1"]
+    split = ["trainer.save_freq=14", "trainer.eval_steps=7", "trainer.eval_split=0.5", *quiet]
+    for name, more in {"one": ["--batch-size", "4"], "two": ["--batch-size", "2", "--devices", "2"]}.items():
+        done = hlrp(*_args(pusht_root, tmp_path / name, 14, *split, *more), env=ONE_THREAD)
+        assert done.code == 0, done.err
+    rows = [_rows(tmp_path / name) for name in ("one", "two")]
+    for key in ("loss", "grad_norm", "val_loss"):
+        curves = [[row[key] for row in each if key in row] for each in rows]
+        assert len(curves[0]) == (2 if key == "val_loss" else 14)
+        assert curves[1] == pytest.approx(curves[0], rel=1e-5 if key == "loss" else 1e-4), key
+    assert RunDirectory.open(tmp_path / "two").manifest["processes"] == 2
+
+
 def test_stock_lerobot_eval_acts_as_ours(whole: Path, tmp_path: Path) -> None:
     """`lerobot-eval`, which knows nothing of this project, gets our episodes' rewards out of the folder."""
     keys = ["--env", "pusht", "--episodes", "2", "--videos", "0", "--output", str(tmp_path / "eval"), "--json"]
