@@ -45,3 +45,13 @@ def table2(squares: Path, laq2: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def table3(squares: Path, laq3: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_table(squares, laq3, tmp_path_factory.mktemp("tables") / "three")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone by its folder, which is one that counts as pretrained."""
+    from hlrp.foundation.backbones import make_tiny_backbone
+
+    folder = tmp_path_factory.mktemp("backbone") / "smol"
+    make_tiny_backbone(folder, "smol_latent_head")
+    return folder

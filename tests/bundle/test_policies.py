@@ -217,6 +217,39 @@ def test_a_checkpoint_needs_nothing_else(name, fields, tmp_path):
         type(policy).from_pretrained(folder)
 
 
+@pytest.mark.parametrize("name", ["hlrp_action_expert_direct", LATENT, "hlrp_vla_direct"])
+@pytest.mark.parametrize("vlm", ["frozen", "lora"])
+def test_a_pretrained_vlm_that_is_not_trained_is_bfloat16(name, vlm, tiny_folder, tmp_path):
+    """As in SmolVLA; what is trained is float32, and a float32 VLM acts nearly the same."""
+    fields = {"vlm": vlm, "lora_rank": 2, "backbone": str(tiny_folder)}
+    policy, exact = make_policy(name, **fields), make_policy(name, **fields, vlm_dtype="float32")
+    assert policy.config.vlm_dtype == "bfloat16", "auto, for a pretrained backbone"
+    for parameters, frozen, trained in ((policy, torch.bfloat16, torch.float32), (exact, torch.float32, torch.float32)):
+        own = {n: p for n, p in parameters.backend.vlm.named_parameters() if "lora_" not in n}
+        kept = {p.dtype for p in own.values() if not p.requires_grad}
+        assert kept == {frozen}
+        assert {p.dtype for p in parameters.parameters() if p.requires_grad} == {trained}
+    found = gradients(policy, make_batch())
+    assert all(torch.isfinite(g).all() for g in found.values())
+    policy.save_pretrained(tmp_path)
+    restored = type(policy).from_pretrained(tmp_path)
+    noise = {} if name == "hlrp_vla_direct" else {"noise": torch.randn(2, CHUNK, ACTIONS)}
+    batch = make_batch(2)
+    chunk = policy.predict_action_chunk(batch, **noise)
+    assert torch.equal(restored.predict_action_chunk(batch, **noise), chunk)
+    if name == "hlrp_action_expert_direct":
+        assert not torch.equal(exact.predict_action_chunk(batch, **noise), chunk)
+        torch.testing.assert_close(exact.predict_action_chunk(batch, **noise), chunk, atol=0.05, rtol=0.05)
+
+
+def test_trained_weights_stay_float32():
+    assert make_policy(LATENT).config.vlm_dtype == "float32"
+    with pytest.raises(ValueError, match="co-trained"):
+        make_policy(LATENT, vlm_dtype="bfloat16")
+    with pytest.raises(UserError, match="vlm_dtype"):
+        make_policy("hlrp_vla_direct", **QWEN, vlm="frozen", vlm_dtype="bfloat16")
+
+
 def test_weights_must_fit(tmp_path):
     policy = make_policy("hlrp_action_expert_direct")
     policy.save_pretrained(tmp_path)

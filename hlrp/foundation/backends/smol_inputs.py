@@ -11,7 +11,7 @@ from hlrp.errors import UserError
 from hlrp.foundation.backbones.loading import quiet_transformers
 from hlrp.foundation.backends.instructions import plain_instruction
 
-# Prompts are padded to a multiple: fewer different lengths to allocate and compile for.
+# Prompts are padded to a multiple: fewer different lengths to allocate and compile for. A CPU has no use for that.
 _LENGTH_STEP = 8
 _CACHED_PROMPTS = 65_536
 
@@ -42,11 +42,13 @@ class SmolPixels:
             float32 ``[B, 3, side, side]`` on the same device.
         """
         with torch.autocast(images.device.type, enabled=False):
-            pixels = images.float() if images.dtype == torch.uint8 else (images.float() * 255).round().clamp(0, 255)
+            whole = images.dtype == torch.uint8
+            # New in either case, and so are resized ones: all that follows is in place.
+            pixels = images.float() if whole else (images.float() * 255).round_().clamp_(0, 255)
             for size in self._sizes(pixels):
                 pixels = self._resize(pixels, size)
             scale, shift = self._constant("scale", pixels.device), self._constant("shift", pixels.device)
-            return pixels * scale - shift
+            return pixels.mul_(scale).sub_(shift)
 
     def _sizes(self, images: Tensor) -> list[tuple[int, int]]:
         """The sizes that the processor goes through: its proportions kept, then a square."""
@@ -130,7 +132,8 @@ class SmolPrompts:
             Ids int64 ``[B, N]`` and mask bool ``[B, N]``, False on padding.
         """
         rows = [self.ids(text) for text in instructions]
-        length = -(-max(map(len, rows)) // _LENGTH_STEP) * _LENGTH_STEP
+        step = 1 if device.type == "cpu" else _LENGTH_STEP
+        length = -(-max(map(len, rows)) // step) * step
         ids = torch.tensor([row + [self._pad] * (length - len(row)) for row in rows])
         counts = torch.tensor([len(row) for row in rows])
         mask = torch.arange(length) < counts[:, None]

@@ -4,12 +4,14 @@ Shapes: B batch, N tokens, W width of the language model, S positions, K codes, 
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hlrp.errors import UserError
 from hlrp.foundation.backbones import MODEL_TYPES, load_backbone
@@ -192,14 +194,15 @@ class SmolLatentHeadBackend(nn.Module):
             state = self._state(batch)
             tokens = torch.cat([tokens, state.to(tokens.dtype)], dim=1)
             mask = F.pad(mask, (0, 1), value=True)
-        hidden = self.vlm.text_model(
-            inputs_embeds=tokens,
-            attention_mask=mask,
-            # Counted over what is there: padding and missing cameras shift nothing.
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state
+        with _attention_kernel(tokens):
+            hidden = self.vlm.text_model(
+                inputs_embeds=tokens,
+                attention_mask=mask,
+                # Counted over what is there: padding and missing cameras shift nothing.
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                past_key_values=cache,
+                use_cache=cache is not None,
+            ).last_hidden_state
         return hidden, mask
 
     def _image_tokens(self, batch: FoundationBatch) -> Tensor:
@@ -208,7 +211,8 @@ class SmolLatentHeadBackend(nn.Module):
         if missing:
             seen = ", ".join(self.config.cameras)
             raise ValueError(f"images: {', '.join(missing)} is missing from the batch; the model sees {seen}")
-        pixels = torch.cat([self.pixels(batch.images[camera]) for camera in self.config.cameras])
+        frames = [self.pixels(batch.images[camera]) for camera in self.config.cameras]
+        pixels = frames[0] if len(frames) == 1 else torch.cat(frames)
         vision = self.vlm.vision_model
         encoded = self.vlm.connector(vision(pixel_values=pixels.to(vision.dtype)).last_hidden_state)
         per_camera = encoded.unflatten(0, (len(self.config.cameras), batch.batch_size))
@@ -304,6 +308,13 @@ class SmolLatentHeadBackend(nn.Module):
         standardised = (vectors.float() - self.target_mean) / self.target_std
         # What is masked may be NaN, and NaN times zero is NaN in the gradient.
         return torch.where(mask[..., None], standardised, 0.0), mask
+
+
+def _attention_kernel(tokens: Tensor) -> AbstractContextManager[None]:
+    """On a CPU, five times faster for gradients in bfloat16 than the kernel that PyTorch would choose."""
+    if tokens.device.type == "cpu" and tokens.dtype == torch.bfloat16 and tokens.requires_grad:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:

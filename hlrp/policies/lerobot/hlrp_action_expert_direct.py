@@ -47,6 +47,8 @@ class HLRPActionExpertDirect(CleanPolicy):
         use_language: Whether the instruction is read.
         use_state: Whether `observation.state` is read, where the dataset has it.
         vlm: `frozen`, `cotrained` or `lora` (needs peft); `auto`: cotrained for `tiny`, frozen for a pretrained one.
+        vlm_dtype: What a VLM's weights are kept in where they are not trained: `float32`, `bfloat16`, or `auto`:
+            bfloat16 for a pretrained SmolVLM (as SmolVLA's), else float32.
         train_vision: Whether a co-trained VLM's vision part is trained; None: for `tiny` only.
         vlm_layers: First layers of the language model that are kept (SmolVLA: 16); None: all.
         lora_rank: Rank of the adapters.
@@ -124,6 +126,7 @@ class HLRPActionExpertDirect(CleanPolicy):
         use_language: bool = True,
         use_state: bool = True,
         vlm: str = "auto",
+        vlm_dtype: str = "auto",
         train_vision: bool | None = None,
         vlm_layers: int | None = None,
         lora_rank: int = 16,

@@ -14,6 +14,7 @@ from lerobot.optim import AdamWConfig, CosineDecayWithWarmupSchedulerConfig
 
 TINY = "tiny"
 VLM_MODES = ("auto", "frozen", "cotrained", "lora")
+VLM_DTYPES = ("auto", "float32", "bfloat16")
 LATENT_SOURCES = ("none", "precomputed", "online")
 MEANING = ("codebook_size", "code_seq_len", "num_frames", "offset_seconds", "laq_sha256")
 """Fields that say what the codes mean; a checkpoint has them all."""
@@ -35,6 +36,8 @@ class HLRPPolicyConfig(PreTrainedConfig):
         use_language: Whether the instruction is read.
         use_state: Whether `observation.state` is read, where the dataset has it.
         vlm: `frozen`, `cotrained` or `lora` (needs peft); `auto`: cotrained for `tiny`, frozen for a pretrained one.
+        vlm_dtype: What a VLM's weights are kept in where they are not trained: `float32`, `bfloat16`, or `auto`:
+            bfloat16 for a pretrained SmolVLM (as SmolVLA's), else float32. Adapters and what is trained are float32.
         train_vision: Whether a co-trained VLM's vision part is trained; None: for `tiny` only.
         vlm_layers: First layers of the language model that are kept (SmolVLA: 16); None: all.
         lora_rank: Rank of the adapters.
@@ -79,6 +82,7 @@ class HLRPPolicyConfig(PreTrainedConfig):
     use_language: bool = True
     use_state: bool = True
     vlm: str = "auto"
+    vlm_dtype: str = "auto"
     train_vision: bool | None = None
     vlm_layers: int | None = None
     lora_rank: int = 16
@@ -117,6 +121,12 @@ class HLRPPolicyConfig(PreTrainedConfig):
         )
         _require(self.n_obs_steps == 1, f"n_obs_steps is {self.n_obs_steps}; these policies see a single frame")
         _require(self.vlm in VLM_MODES, f"vlm is {self.vlm!r}; choose from {', '.join(VLM_MODES)}")
+        _require(self.vlm_dtype in VLM_DTYPES, f"vlm_dtype is {self.vlm_dtype!r}; choose from {', '.join(VLM_DTYPES)}")
+        _require(
+            not (self.vlm_dtype == "bfloat16" and self.vlm_mode == "cotrained"),
+            "vlm_dtype is bfloat16, but a co-trained VLM's weights stay float32: use mixed precision instead "
+            "(hlrp train --precision bf16), or vlm=frozen or lora",
+        )
         _require(
             self.latent_source in LATENT_SOURCES,
             f"latent_source is {self.latent_source!r}; choose from {', '.join(LATENT_SOURCES)}",

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from hlrp.config.models import FoundationModel, LoraSection
@@ -48,6 +49,7 @@ def build_backend(config: HLRPPolicyConfig, restored: Path | None, backend: str 
     if foundation is not None:
         foundation.load_into(built, with_head=config.uses_latents)
     _choose(built, config, backend)
+    _cast(built, config, backend)
     return built, folder
 
 
@@ -73,6 +75,26 @@ def _choose(backend: VLABackend, config: HLRPPolicyConfig, name: str) -> None:
         lora=lora if config.vlm_mode == "lora" else None,
     )
     choose_trainable(backend, model, pretrained=config.backbone != TINY)
+
+
+def _cast(backend: VLABackend, config: HLRPPolicyConfig, name: str) -> None:
+    """Keep what is not trained of the VLM in ``vlm_dtype``; `auto` becomes, in ``config``, what it stands for."""
+    if config.vlm_dtype == "auto":
+        pretrained = config.backbone != TINY and config.vlm_mode != "cotrained"
+        config.vlm_dtype = "bfloat16" if pretrained and name == _SMOL else "float32"
+    if config.vlm_dtype == "float32":
+        return
+    if name != _SMOL:
+        raise UserError(
+            f"backend {name} keeps its weights in float32",
+            where="policy.vlm_dtype",
+            fix="leave it out; mixed precision is --precision bf16",
+        )
+    for part in ("vision", "language"):
+        for module in backend.part(part):
+            for parameter in module.parameters():
+                if not parameter.requires_grad:  # adapters are trained
+                    parameter.data = parameter.data.to(torch.bfloat16)
 
 
 class _Foundation:
