@@ -44,6 +44,8 @@ def lerobot_version() -> str:
 # What `lerobot.policies` imports wherever it is installed, and the policies that use none of it but what is named.
 _OPTIONAL = ("transformers", "peft", "diffusers")
 _USED: dict[str, tuple[str, ...]] = {"act": (), "vqbet": (), "tdmpc": (), "diffusion": ("diffusers",)}
+_VLAS = ("smolvla", "hlrp_vla_direct", "hlrp_action_expert_latent", "hlrp_action_expert_direct")
+_USED |= dict.fromkeys(_VLAS, ("transformers", "peft"))
 
 
 def without_unused_packages(policy_type: str) -> None:

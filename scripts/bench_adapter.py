@@ -22,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 BIN = Path(sys.executable).parent
+_RESNETS = ("act", "diffusion", "vqbet")
 # Sizes at which a step takes some hundred milliseconds on a core.
 SIZES: dict[str, dict[str, Any]] = {
     "act": {"chunk_size": 20, "n_action_steps": 10, "dim_model": 128, "dim_feedforward": 256},
@@ -138,7 +139,9 @@ def main() -> None:
         return
     options = ["--policy", args.policy, "--dataset-root", str(args.dataset_root), "--steps", str(args.steps)]
     options += ["--batch-size", str(args.batch_size), "--device", "cpu", "trainer.log_freq=1"]
-    options += ["model.pretrained_backbone_weights=null", f"trainer.save_freq={args.steps}", *keys]
+    options += [f"trainer.save_freq={args.steps}", *keys]
+    if args.policy in _RESNETS:
+        options.append("model.pretrained_backbone_weights=null")
     found: dict[str, list[dict[str, float]]] = {"lerobot": [], "lightning": []}
     for _ in range(args.repeats):
         for trainer, results in found.items():
