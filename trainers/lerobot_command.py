@@ -156,6 +156,7 @@ def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
     """The process for ``arguments`` under the run's launcher, precision and network settings."""
     # Fields on top of a checkpoint are judged together with its own values, which LeRobot reads.
     asked = {"name": run.model.policy_type, "fields": run.model.policy_fields, "fresh": not run.model.init_from}
+    asked["adapters"] = any("peft" in key for key in (*run.trainer.lerobot_args, *run.model.policy_fields))
     environment = {"PYTHONUNBUFFERED": "1", ASKED_POLICY: json.dumps(asked)}
     if run.allow_download or run.push_to_hub:
         environment[ALLOW_DOWNLOAD] = "1"

@@ -93,6 +93,7 @@ def main() -> int:
                 started["training"] = True
             emit(event, **fields)
 
+        _leave_out_packages()
         from lerobot.utils.import_utils import register_third_party_plugins
 
         emit("imported")
@@ -114,6 +115,15 @@ def main() -> int:
         emit("failed", error=type(error).__name__, message=str(error))
         return 1
     return 0
+
+
+def _leave_out_packages() -> None:
+    """A new policy's training does not need all that LeRobot imports; adapters may need peft."""
+    from hlrp.catalog import cached_catalog
+
+    policy = json.loads(os.environ.get(ASKED_POLICY, "null"))
+    if policy and policy["fresh"] and not policy["adapters"] and cached_catalog() is not None:
+        compat.without_unused_packages(policy["name"])
 
 
 def _check_policy() -> None:

@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+import pytest
 from command import hlrp
 
 from hlrp.runs import RunDirectory
@@ -11,6 +12,7 @@ from hlrp.runs import RunDirectory
 TRAINED = ("laq", "foundation", "latent_expert", "act")
 
 
+@pytest.mark.slow
 def test_the_whole_chain_and_nothing_twice(tmp_path: Path) -> None:
     first = hlrp("demo", "--quick", "--output", tmp_path / "demo", timeout=500)
     assert first.code == 0, first.err

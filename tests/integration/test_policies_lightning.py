@@ -51,6 +51,7 @@ def test_resumed_with_its_labels(labelled: tuple[Path, Path], tmp_path: Path) ->
     assert_user_error(done, "no use for latent labels")
 
 
+@pytest.mark.slow
 def test_parity_with_labels(labelled: tuple[Path, Path]) -> None:
     dataset, table = labelled
     flags = ["--dataset-root", str(dataset), "--latents", str(table), "--steps", "4", "--batch-size", "4", "--json"]

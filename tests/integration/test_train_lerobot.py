@@ -87,7 +87,9 @@ def test_kill_and_resume_equal_an_uninterrupted_run(straight: Path, toy_root: Pa
     assert all(bool((ours[k] == theirs[k]).all()) for k in ours)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_saves_a_checkpoint_that_resumes_and_leaves_no_orphans(
     toy_root: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

@@ -103,6 +103,7 @@ def test_ctrl_c_saves_and_the_same_run_goes_on(toy_root: Path, tmp_path: Path) -
     assert [row["step"] for row in _rows(out) if "loss" in row] == list(range(1, steps + 1))
 
 
+@pytest.mark.slow
 def test_two_processes_at_half_the_batch_give_the_curve_of_one(toy_root: Path, tmp_path: Path) -> None:
     """Gloo on the CPU; stopped by a signal to the first process alone, and resumed. Measured: 2e-7 relative."""
     # Nothing is drawn at random, and neither are codes replaced: only the order of additions differs.

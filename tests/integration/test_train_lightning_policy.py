@@ -133,6 +133,7 @@ def test_stock_lerobot_eval_acts_as_ours(whole: Path, tmp_path: Path) -> None:
     assert len(set(ours)) == 2
 
 
+@pytest.mark.slow
 def test_parity_with_lerobots_process_over_the_end_of_an_epoch(pusht_root: Path, tmp_path: Path) -> None:
     """14 steps of which 12 are an epoch, LeRobot with a data worker, Lightning from the frame store."""
     keys = ["--steps", "14", "--batch-size", "4", "--cache", "ram", "data.num_workers=1", *_keys()]
