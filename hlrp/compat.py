@@ -51,11 +51,14 @@ _USED |= dict.fromkeys(_VLAS, ("transformers", "peft"))
 def without_unused_packages(policy_type: str) -> None:
     """Have LeRobot, if it is not imported yet, leave out packages that this policy does not use: half of its import.
 
-    For processes that train this one policy: others are then refused for want of the package.
+    For processes that train this one policy: others are then refused for want of the package. Not where the list of all
+    policies is still to be made, which takes all packages.
     """
     import sys
 
-    if policy_type not in _USED or "lerobot.policies" in sys.modules:
+    from hlrp.catalog import cached_catalog
+
+    if policy_type not in _USED or "lerobot.policies" in sys.modules or cached_catalog() is None:
         return
     from lerobot.utils import import_utils
 

@@ -4,9 +4,9 @@
     python scripts/bench_adapter.py commands --dataset-root DIR [--policy act] [--steps 200] [--cache disk] [key=value]
 
 `steps`: LeRobot's own `update_policy` and the adapter under a Lightning Trainer, in turn, on the same batches in
-memory, CPU float32; prints milliseconds of a step and their ratio. `commands`: `lerobot-train` (as
-`hlrp train --trainer lerobot` starts it) against `hlrp train --trainer lightning`, in turn; prints samples/s after the
-first fifth, and seconds from the command to its first step.
+memory, CPU float32; prints milliseconds of a step and their ratio. `commands`: stock `lerobot-train`, with what
+`hlrp train --trainer lerobot` gives it, against `hlrp train --trainer lightning`, in turn; prints samples/s after
+the first fifth, and seconds from the command to its first step. Fewer than 1,000 steps: LeRobot then logs `1K`.
 """
 
 import argparse
@@ -21,7 +21,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-BIN = Path(sys.executable).parent
+sys.path.insert(0, str(Path(__file__).parent))
+from bench_lerobot_trainer import BIN, Timing, native, steady, stock_arguments
+
 _RESNETS = ("act", "diffusion", "vqbet")
 # Sizes at which a step takes some hundred milliseconds on a core.
 SIZES: dict[str, dict[str, Any]] = {
@@ -104,8 +106,10 @@ def _lightning(policy: str, root: Path, steps: int) -> list[float]:
     return [after - before for before, after in pairwise(times)][steps // 5 :]
 
 
-def run_command(trainer: str, options: list[str], run: Path) -> dict[str, float]:
-    """Samples/s of `hlrp train` after the first fifth, and seconds until its first step was logged."""
+def run_command(trainer: str, options: list[str], run: Path) -> Timing:
+    """Time a whole command: LeRobot's own, or `hlrp train --trainer lightning`."""
+    if trainer == "lerobot":
+        return native(stock_arguments(["--trainer", "lerobot", *options], run))
     began = time.time()
     done = subprocess.run(
         [str(BIN / "hlrp"), "train", "--trainer", trainer, *options, "--output-dir", str(run)],
@@ -116,10 +120,8 @@ def run_command(trainer: str, options: list[str], run: Path) -> dict[str, float]
     if done.returncode != 0:
         raise SystemExit(done.stderr)
     rows = [row for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
-    steady = rows[max(1, len(rows) // 5) :]
-    seconds = steady[-1]["time"] - steady[0]["time"]
-    samples = (steady[-1]["step"] - steady[0]["step"]) * int(options[options.index("--batch-size") + 1])
-    return {"samples_per_s": samples / seconds, "first_step_s": rows[0]["time"] - began}
+    times = [(row["step"], row["time"]) for row in rows]
+    return Timing(0.0, times[0][1] - began, steady(times))
 
 
 def main() -> None:
@@ -147,7 +149,9 @@ def main() -> None:
         for trainer, results in found.items():
             own = [*options, f"data.cache={args.cache}"] if trainer == "lightning" else options
             with tempfile.TemporaryDirectory() as scratch:
-                results.append(run_command(trainer, own, Path(scratch) / "run"))
+                timing = run_command(trainer, own, Path(scratch) / "run")
+            speed = timing.steps_per_s * args.batch_size
+            results.append({"samples_per_s": speed, "first_step_s": timing.first_step_s})
             print(trainer, json.dumps(results[-1]), flush=True)
     medians = {
         name: {key: statistics.median(result[key] for result in results) for key in results[0]}

@@ -79,6 +79,13 @@ def native(arguments: list[str]) -> Timing:
     return Timing(0.0, rows[0][1] - started, steady(rows))
 
 
+def stock_arguments(options: list[str], run: Path) -> list[str]:
+    """What `hlrp train` would give `lerobot-train`."""
+    plan = [str(BIN / "hlrp"), "train", *options, "--output-dir", str(run), "--dry-run"]
+    shown = subprocess.run(plan, capture_output=True, text=True, check=True).stdout
+    return [argument for argument in shlex.split(shown) if argument.startswith("--")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset-root", required=True)
@@ -97,9 +104,7 @@ def main() -> None:
     pairs = []
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(args.repeats):
-            plan = [str(BIN / "hlrp"), "train", *options, "--output-dir", f"{folder}/native{repeat}", "--dry-run"]
-            shown = subprocess.run(plan, capture_output=True, text=True, check=True).stdout
-            arguments = [a for a in shlex.split(shown) if a.startswith("--")]
+            arguments = stock_arguments(options, Path(folder) / f"native{repeat}")
             # Each goes first in turn: the machine's speed drifts, and the second finds warm file caches.
             if repeat % 2 == 0:
                 theirs, mine = native(arguments), ours(options, Path(folder) / f"ours{repeat}")

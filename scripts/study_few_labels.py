@@ -17,7 +17,7 @@ Every cell (arm, k, seed) leaves a run directory; started again, the study skips
 those that were cut off. Several processes may share the work: --part 0/2 and --part 1/2. --report makes the table.
 
 On two CPU cores (docs/few_labels.md):
-    python scripts/study_few_labels.py DATA --laq RUN --k 2 5 --seeds 0 1 --steps 600 --episodes 10 --output outputs/few
+    python scripts/study_few_labels.py DATA --laq RUN --k 2 5 --seeds 0 1 --steps 400 --episodes 10 --output outputs/few
 On a GPU, the full size: 6 tasks of 100 recorded episodes (hlrp collect --tasks button-press-topdown-v3,drawer-open-v3,
 door-open-v3,window-close-v3,push-v3,pick-place-v3 --episodes 100),
     ... --k 1 2 5 10 --seeds 0 1 2 3 4 --steps 20000 --batch-size 64 --episodes 50 --device cuda
@@ -51,7 +51,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbone", default="tiny")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--part", default="0/1", help="I/N: this process takes every N-th cell from the I-th on")
-    parser.add_argument("--report", type=Path, help="only write few_labels.{md,csv,svg} of what is done to this folder")
+    parser.add_argument(
+        "--report", type=Path, help="only write the table, the numbers and the plot of what is done to this folder"
+    )
     return parser.parse_args()
 
 

@@ -119,10 +119,8 @@ def main() -> int:
 
 def _leave_out_packages() -> None:
     """A new policy's training does not need all that LeRobot imports; adapters may need peft."""
-    from hlrp.catalog import cached_catalog
-
     policy = json.loads(os.environ.get(ASKED_POLICY, "null"))
-    if policy and policy["fresh"] and not policy["adapters"] and cached_catalog() is not None:
+    if policy and policy["fresh"] and not policy["adapters"]:
         compat.without_unused_packages(policy["name"])
 
 

@@ -4,6 +4,7 @@ And `best/<step>/`, for those who ask for Lightning's `ModelCheckpoint`.
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,26 @@ def save_checkpoint(trainer: Trainer, module: LightningModule, folder: Path, *, 
         keep_last: Checkpoints to keep; None: all.
     """
     final = folder / f"{trainer.global_step:06d}"
-    temporary = folder / f"{_UNFINISHED}{final.name}"
+    _write(trainer, module, final, lambda state: trainer.save_checkpoint(state, weights_only=False))
     if trainer.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        clear_unfinished(folder)
+        _prune(folder, keep_last)
+    trainer.strategy.barrier("hlrp checkpoint")
+
+
+def _write(trainer: Trainer, module: LightningModule, final: Path, save_state: Callable[[Path], None]) -> None:
+    temporary = final.with_name(f"{_UNFINISHED}{final.name}")
+    if trainer.is_global_zero:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        clear_unfinished(final.parent)
     # A collective: the processes gather what each of them knows, and the first one writes.
-    trainer.save_checkpoint(temporary / TRAINING_STATE, weights_only=False)
+    save_state(temporary / TRAINING_STATE)
     if trainer.is_global_zero:
         export(module, temporary / PRETRAINED)
         fsync_tree(temporary)
         if final.exists():
             _discard(final)
         temporary.rename(final)
-        fsync_folder(folder)
-        _prune(folder, keep_last)
-    trainer.strategy.barrier("hlrp checkpoint")
+        fsync_folder(final.parent)
 
 
 def clear_unfinished(folder: Path) -> None:
@@ -87,14 +93,7 @@ class BestCheckpoint(ModelCheckpoint):
         super().__init__(**{**place, **arguments})
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        final = Path(filepath)
-        partial = final.with_name(f"{_UNFINISHED}{final.name}")
-        super()._save_checkpoint(trainer, str(partial / TRAINING_STATE))
+        save_state = super()._save_checkpoint
+        _write(trainer, trainer.lightning_module, Path(filepath), lambda state: save_state(trainer, str(state)))
         self._last_checkpoint_saved = filepath
-        if trainer.is_global_zero:
-            export(trainer.lightning_module, partial / PRETRAINED)
-            fsync_tree(partial)
-            if final.exists():
-                _discard(final)
-            partial.rename(final)
         trainer.strategy.barrier("hlrp best checkpoint")

@@ -145,9 +145,7 @@ def own_process(run: LightningRun) -> None:
     check_policy(run)  # before the first import that takes long
     if not run.allow_download:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    if cached_catalog() is not None:
-        # Else the list of all policies is about to be made, which takes all packages.
-        without_unused_packages(policy_of(run).policy_type)
+    without_unused_packages(policy_of(run).policy_type)
 
 
 def build_policy_data(run: LightningRun, say: Callable[[str], None]) -> "LeRobotDataModule":

@@ -1,5 +1,6 @@
 """The arguments that LeRobot is given, and what is checked before it starts."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from hlrp.config import LeRobotRun, load_config
 from hlrp.data.dataset_info import read_dataset
 from hlrp.errors import UserError
+from trainers.events import ASKED_POLICY
 from trainers.lerobot_command import build_arguments, build_command, default_log_freq, default_save_freq
 from trainers.lerobot_session import explain_failure, metrics_row
 
@@ -80,6 +82,21 @@ def test_precision_is_the_policys_dtype_or_accelerates(
 def test_network_is_off_unless_asked_for() -> None:
     assert build_command(_run(), []).environment["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in build_command(_run("allow_download=true"), []).environment
+
+
+@pytest.mark.parametrize(
+    ("override", "adapters"),
+    [
+        ("trainer.steps=2", False),
+        ("trainer.lerobot_args={peft.r: 4}", True),
+        ("trainer.lerobot_args={peft: {r: 4}}", True),
+        ("model.use_peft=true", True),
+    ],
+)
+def test_process_knows_whether_adapters_are_asked_for(override: str, adapters: bool) -> None:
+    """Else it would leave out the package that makes them."""
+    asked = json.loads(build_command(_run(override), []).environment[ASKED_POLICY])
+    assert (asked["name"], asked["fresh"], asked["adapters"]) == ("act", True, adapters)
 
 
 def test_several_devices_go_through_torchrun() -> None:

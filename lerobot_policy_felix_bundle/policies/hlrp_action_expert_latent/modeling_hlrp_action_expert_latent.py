@@ -106,12 +106,12 @@ class HLRPActionExpertLatentPolicy(ExpertPolicy):
         codes, known = self.codes(batch, self.positions)
         prefix = self.prefix(batch)
         logits = self._code_logits(prefix)
-        condition = None
+        own, condition = logits.detach().argmax(-1), None
         if isinstance(self.latents, CodeTokens):
-            condition = self.latents(*self._shown(codes, known, logits.detach().argmax(-1)))
+            condition = self.latents(*self._shown(codes, known, own))
         losses = self.expert.flow_losses(prefix, actions, condition, **given)
         surprise = nn.functional.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
-        right = (logits.detach().argmax(-1) == codes) & known
+        right = (own == codes) & known
         accuracy = right.sum() / known.sum().clamp(min=1)
         return {
             "action": Term(losses, self.action_mask(batch)),
