@@ -14,6 +14,7 @@ process of its own that makes the policy and takes three steps: growth of its re
 """
 
 import argparse
+import ctypes
 import json
 import multiprocessing
 import os
@@ -183,6 +184,16 @@ def measure_memory(args: argparse.Namespace) -> dict[str, float]:
     return result
 
 
+def keep_memory() -> None:
+    """Have glibc keep what is freed.
+
+    Of several policies in one process, only the largest would otherwise be handed new pages at every step.
+    """
+    trim_threshold, mmap_threshold = -1, -3
+    ctypes.CDLL(None).mallopt(trim_threshold, 2**31 - 1)
+    ctypes.CDLL(None).mallopt(mmap_threshold, 2**25)
+
+
 def take_turns(kinds: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """What each kind measured, round by round; every round begins with another kind."""
     names = list(kinds)
@@ -308,6 +319,7 @@ def main() -> None:
 
     register_third_party_plugins()
     memory = measure_memory(args)
+    keep_memory()
     data = Data(args)
     subjects = {name: Subject(name, args, data) for name in (*OURS, THEIRS)}
     result = report(args, memory, subjects, data)

@@ -242,6 +242,36 @@ def test_a_pretrained_vlm_that_is_not_trained_is_bfloat16(name, vlm, tiny_folder
         torch.testing.assert_close(exact.predict_action_chunk(batch, **noise), chunk, atol=0.05, rtol=0.05)
 
 
+def test_chunks_are_denoised_in_the_precision_of_the_vlm(tiny_folder, tmp_path):
+    policy = make_policy("hlrp_action_expert_direct", backbone=str(tiny_folder))
+    own, names = policy.expert.vlm_with_expert.lm_expert, set(policy.state_dict())
+    batch, noise = make_batch(2), torch.randn(2, CHUNK, ACTIONS, generator=torch.Generator().manual_seed(0))
+
+    def chunk():
+        return policy.predict_action_chunk(batch, noise=noise)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # As one of several processes does, which may not have all weights: with the layers that are trained.
+        patch.setattr(torch.distributed, "is_initialized", lambda: True)
+        exact = chunk()
+    first = chunk()
+    assert not torch.equal(first, exact), "bfloat16 rounds"
+    torch.testing.assert_close(first, exact, atol=0.05, rtol=0.05)
+    assert torch.equal(chunk(), first)
+    assert {p.dtype for p in own.parameters()} == {torch.float32} and set(policy.state_dict()) == names
+    # Weights that are loaded, and a step of training, are followed.
+    own.load_state_dict({n: p + 0.1 for n, p in own.state_dict().items()})
+    loaded = chunk()
+    assert not torch.allclose(loaded, first, atol=0.05) and torch.equal(loaded, chunk())
+    gradients(policy, batch)
+    torch.optim.AdamW(policy.get_optim_params(), lr=1e-2).step()
+    trained = chunk()
+    assert not torch.allclose(trained, loaded, atol=0.05)
+    policy.save_pretrained(tmp_path)
+    restored = type(policy).from_pretrained(tmp_path)
+    assert torch.equal(restored.predict_action_chunk(batch, noise=noise), trained)
+
+
 def test_trained_weights_stay_float32():
     assert make_policy(LATENT).config.vlm_dtype == "float32"
     with pytest.raises(ValueError, match="co-trained"):

@@ -12,7 +12,7 @@ from torch import Tensor
 from hlrp.errors import UserError
 from hlrp.foundation.backbones import load_backbone, make_tiny_backbone
 from hlrp.foundation.backends import BackendMode, FoundationBatch, VLABackend
-from hlrp.foundation.backends.smol_inputs import SmolPixels
+from hlrp.foundation.backends.smol_inputs import Patches, SmolPixels
 from hlrp.foundation.backends.smol_latent_head_backend import LatentHead, SmolLatentHeadBackend
 from hlrp.foundation.config import BackendConfig, LatentSpec
 
@@ -130,6 +130,42 @@ def test_hidden_states_are_those_of_the_pretrained_model(folder: Path, backend: 
     assert torch.equal(mask[:, : real.shape[1]], real)
     assert not mask[:, real.shape[1] :].any()
     torch.testing.assert_close(hidden[mask], expected[real], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str)
+def test_patches_are_those_of_the_convolution(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(3, 8, 4, 4).to(dtype)
+    pixels = torch.randn(2, 3, 8, 12, dtype=dtype)
+    expected = convolution(pixels)
+    weights = convolution.state_dict()
+    Patches.instead_of(convolution)
+    assert type(convolution) is Patches and convolution.state_dict().keys() == weights.keys()
+    torch.testing.assert_close(convolution(pixels), expected, atol=tolerance, rtol=tolerance)
+    overlapping = torch.nn.Conv2d(3, 8, 4, 2)
+    Patches.instead_of(overlapping)
+    assert type(overlapping) is torch.nn.Conv2d
+
+
+def test_the_backends_images_are_cut_by_patches(backend: SmolLatentHeadBackend) -> None:
+    assert isinstance(backend.vlm.vision_model.embeddings.patch_embedding, Patches)
+
+
+def test_head_attends_as_its_attention_module_does() -> None:
+    torch.manual_seed(0)
+    head = LatentHead(24, POSITIONS, CODES)
+    torch.nn.init.normal_(head.attention.in_proj_bias)
+    hidden, mask = torch.randn(3, 11, 24, requires_grad=True), torch.rand(3, 11) > 0.4
+    mask[:, 0] = True
+    tokens = head.norm(hidden)
+    queries = head.queries.expand(3, -1, -1)
+    read = queries + head.attention(queries, tokens, tokens, key_padding_mask=~mask, need_weights=False)[0]
+    expected, found = head.out(read + head.feed(read)), head(hidden, mask)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    into = [hidden, *head.parameters()]
+    assert torch.autograd.grad(found.sum(), hidden, retain_graph=True)[0][~mask].abs().max() == 0
+    for one, other in zip(*(torch.autograd.grad(x.square().sum(), into) for x in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_a_sample_does_not_depend_on_the_others_of_its_batch(backend: SmolLatentHeadBackend) -> None:

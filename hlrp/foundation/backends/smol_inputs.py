@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
 from hlrp.errors import UserError
 from hlrp.foundation.backbones.loading import quiet_transformers
@@ -14,6 +15,25 @@ from hlrp.foundation.backends.instructions import plain_instruction
 # Prompts are padded to a multiple: fewer different lengths to allocate and compile for. A CPU has no use for that.
 _LENGTH_STEP = 8
 _CACHED_PROMPTS = 65_536
+
+
+class Patches(nn.Conv2d):
+    """A convolution whose windows do not overlap, as the matrix product that it is.
+
+    PyTorch's convolution takes a hundred times as long for bfloat16 images on a CPU: 90 ms for one of 512 pixels.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in `nn.Conv2d`
+        """``[B, C, H, W]`` to ``[B, width, H / patch, W / patch]``; both sides are multiples of the patch."""
+        height, width = self.kernel_size
+        windows = input.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 1, 3, 5)
+        return F.linear(windows.flatten(3), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+    @classmethod
+    def instead_of(cls, convolution: nn.Conv2d) -> None:
+        """Make it one of these, with its weights and their names."""
+        if convolution.stride == convolution.kernel_size and convolution.groups == 1:
+            convolution.__class__ = cls
 
 
 class SmolPixels:

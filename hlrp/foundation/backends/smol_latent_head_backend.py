@@ -17,7 +17,7 @@ from hlrp.errors import UserError
 from hlrp.foundation.backbones import MODEL_TYPES, load_backbone
 from hlrp.foundation.backends.interfaces import BackendMode, FoundationBatch, LatentOutput, LossOutput, masked_losses
 from hlrp.foundation.backends.latent_head import FlowHead, LatentHead
-from hlrp.foundation.backends.smol_inputs import SmolPixels, SmolPrompts
+from hlrp.foundation.backends.smol_inputs import Patches, SmolPixels, SmolPrompts
 from hlrp.foundation.config import BackendConfig
 
 __all__ = ["FlowHead", "LatentHead", "SmolLatentHeadBackend"]
@@ -58,6 +58,7 @@ class SmolLatentHeadBackend(nn.Module):
             )
         self.config, self.processor = config, processor
         self.vlm = model.model
+        Patches.instead_of(self.vlm.vision_model.embeddings.patch_embedding)
         self._keep_layers(config.layers)
         self.pixels = SmolPixels(processor.image_processor)
         self.prompts = SmolPrompts(processor, len(config.cameras), config.max_text_tokens)

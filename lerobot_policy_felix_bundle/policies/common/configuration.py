@@ -37,7 +37,8 @@ class HLRPPolicyConfig(PreTrainedConfig):
         use_state: Whether `observation.state` is read, where the dataset has it.
         vlm: `frozen`, `cotrained` or `lora` (needs peft); `auto`: cotrained for `tiny`, frozen for a pretrained one.
         vlm_dtype: What a VLM's weights are kept in where they are not trained: `float32`, `bfloat16`, or `auto`:
-            bfloat16 for a pretrained SmolVLM (as SmolVLA's), else float32. Adapters and what is trained are float32.
+            bfloat16 for a pretrained SmolVLM (as SmolVLA's), else float32. Adapters and what is trained are float32;
+            an action expert beside a bfloat16 VLM is trained in float32 and acts in bfloat16.
         train_vision: Whether a co-trained VLM's vision part is trained; None: for `tiny` only.
         vlm_layers: First layers of the language model that are kept (SmolVLA: 16); None: all.
         lora_rank: Rank of the adapters.

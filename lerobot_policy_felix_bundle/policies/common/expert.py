@@ -4,6 +4,9 @@ Shapes: B batch, N tokens of the prefix, M tokens of the expert, H actions of a 
 positions, W width of the expert.
 """
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +87,9 @@ class ActionExpert(VLAFlowMatching):
         self.vlm_with_expert.__dict__["vlm"] = _Borrowed(vlm)
         self.vlm_with_expert.__dict__["get_attention_interface"] = _attention_interface
         self.action_dim = config.action_dim
+        self._learns = False
+        # A tuple, so that the copy is no child of this module and not saved.
+        self._lowered: tuple[Any, Any] = (None, None)
 
     @property
     def width(self) -> int:
@@ -145,6 +151,7 @@ class ActionExpert(VLAFlowMatching):
         Returns:
             ``[B, H, A]`` float32.
         """
+        self._learns = self._learns or torch.is_grad_enabled()
         noise = self.sample_noise(actions.shape, actions.device) if noise is None else noise
         time = self.sample_time(len(actions), actions.device) if time is None else time
         weight = time[:, None, None]
@@ -166,16 +173,47 @@ class ActionExpert(VLAFlowMatching):
         if noise is None:
             shape = (len(prefix.mask), self.config.chunk_size, self.action_dim)
             noise = self.sample_noise(shape, prefix.mask.device)
-        return euler_integrate(
-            lambda noisy, time: self.velocity(prefix, noisy, time, condition),
-            noise,
-            self.config.num_steps,
-            rtc_processor=self.rtc_processor,
-            rtc_enabled=self._rtc_enabled(),
-            inference_delay=guidance.get("inference_delay"),
-            prev_chunk_left_over=guidance.get("prev_chunk_left_over"),
-            execution_horizon=guidance.get("execution_horizon"),
-        )
+        with self._in_precision_of_vlm():
+            return euler_integrate(
+                lambda noisy, time: self.velocity(prefix, noisy, time, condition),
+                noise,
+                self.config.num_steps,
+                rtc_processor=self.rtc_processor,
+                rtc_enabled=self._rtc_enabled(),
+                inference_delay=guidance.get("inference_delay"),
+                prev_chunk_left_over=guidance.get("prev_chunk_left_over"),
+                execution_horizon=guidance.get("execution_horizon"),
+            )
+
+    @contextmanager
+    def _in_precision_of_vlm(self) -> Iterator[None]:
+        """Inside, the layers are copies in the VLM's type.
+
+        Weights are trained in float32. A chunk reads all of them once for each denoising step and does little with
+        them, so that half of the bytes is nearly half of the time.
+        """
+        modules, own = self.vlm_with_expert._modules, self.vlm_with_expert.lm_expert
+        dtype = self.vlm_with_expert.vlm.model.dtype
+        # Of several processes each may hold a part of the weights only.
+        if dtype == next(own.parameters()).dtype or torch.distributed.is_initialized():
+            yield
+            return
+        modules["lm_expert"] = self._lowered_copy(own, dtype)
+        try:
+            yield
+        finally:
+            modules["lm_expert"] = own
+
+    def _lowered_copy(self, own: nn.Module, dtype: torch.dtype) -> nn.Module:
+        # Fused optimizers change weights without a trace: where one may be at work, a copy serves a single chunk.
+        stamp = None if self._learns else (dtype, [(w.data_ptr(), w._version) for w in own.parameters()])
+        if stamp is not None and stamp == self._lowered[0]:
+            return self._lowered[1]
+        # Guidance differentiates with respect to the actions, which tensors of inference mode do not allow.
+        with torch.inference_mode(False):
+            lowered = copy.deepcopy(own).to(dtype).requires_grad_(False)
+        self._lowered = (stamp, lowered if stamp is not None else None)
+        return lowered
 
 
 def one_block(count: int) -> tuple[int, ...]:
