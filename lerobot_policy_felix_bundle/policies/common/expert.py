@@ -195,7 +195,8 @@ class ActionExpert(VLAFlowMatching):
         modules, own = self.vlm_with_expert._modules, self.vlm_with_expert.lm_expert
         dtype = self.vlm_with_expert.vlm.model.dtype
         # Of several processes each may hold a part of the weights only.
-        if dtype == next(own.parameters()).dtype or torch.distributed.is_initialized():
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if several or dtype == next(own.parameters()).dtype:
             yield
             return
         modules["lm_expert"] = self._lowered_copy(own, dtype)
