@@ -39,5 +39,7 @@ if uv_works uv; then uv=uv; else
   uv="$venv/bin/uv"
 fi
 echo "installing into $venv (about 6 GB the first time)"
-"$uv" pip install --quiet --python "$venv/bin/python" --constraints constraints.txt --editable ".[$extras]"
+# Compiled here, once: where PYTHONDONTWRITEBYTECODE is set, as in many containers, every start would compile all it imports.
+"$uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" --constraints constraints.txt \
+  --editable ".[$extras]"
 echo "$wanted" > "$stamp"

@@ -39,4 +39,11 @@ def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def assert_gone(processes: list[psutil.Process], limit_s: float = 20) -> None:
     """None of them is alive, or will be soon."""
     _, alive = psutil.wait_procs(processes, timeout=limit_s)
-    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], alive
+    assert not [p for p in alive if _runs(p)], alive
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

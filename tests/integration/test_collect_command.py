@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
+from interruptions import assert_gone, family_of
 
 WANTED = ["--tasks", "drawer-close-v3,button-press-v3", "--episodes", "3", "--image-size", "32", "--seed", "5"]
 
@@ -38,11 +38,11 @@ def stop_early(output: Path, number: int) -> tuple[int, str, dict[str, bytes]]:
     before = len(list(staging.rglob("*.npz")))
     process = subprocess.Popen(command(*WANTED, "--workers", 1, "--output", output), stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(list(staging.rglob("[0-9]*.npz"))) > before, 200, "an episode")
-    family = psutil.Process(process.pid).children(recursive=True)
+    family = family_of(process)
     assert family, "the simulation was expected in a process of its own"
     os.kill(process.pid, number)
     _, stderr = process.communicate(timeout=60)
-    wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in family), 30, "no orphans")
+    assert_gone(family)
     assert not output.exists()
     episodes = {f"{file.parent.name}/{file.name}": file.read_bytes() for file in staging.rglob("[0-9]*.npz")}
     return process.returncode, stderr, episodes
@@ -80,13 +80,13 @@ def test_ctrl_c_before_the_first_episode(tmp_path: Path) -> None:
         command(*WANTED, "--output", output), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     wait_for((tmp_path / "out.partial" / "settings.json").exists, 60, "the start")
-    wait_for(lambda: psutil.Process(process.pid).children(recursive=True), 60, "a process")
-    family = psutil.Process(process.pid).children(recursive=True)
+    wait_for(lambda: family_of(process), 60, "a process")
+    family = family_of(process)
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "stopped" in stderr and "Traceback" not in stderr
-    wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in family), 30, "no orphans")
+    assert_gone(family)
 
 
 @pytest.mark.parametrize(
