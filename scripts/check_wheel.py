@@ -98,7 +98,8 @@ def install(check: Check) -> None:
     check.run("make an environment", uv, "venv", "--python", sys.executable, check.folder / "venv")
     python = check.bin / "python"
     pinned = ("--constraints", REPOSITORY / "constraints.txt")
-    check.run("install it", uv, "pip", "install", "--python", python, f"{wheel}[sim,smolvla]", *pinned)
+    options = ("--compile-bytecode", "--python", python, *pinned)  # compiled, as pip does
+    check.run("install it", uv, "pip", "install", *options, f"{wheel}[sim,smolvla]")
     where = check.run("import it", python, "-c", "import hlrp_cli, lerobot_policy_felix_bundle as b; print(b.__file__)")
     assert str(check.folder) in where, where
 

@@ -31,7 +31,7 @@ for version in "${versions[@]}"; do
   if ! "$venv/bin/python" -c "$installed" 2>/dev/null; then
     "$PWD/.venv/bin/python" -m venv "$venv"
     # Not within constraints.txt: what another LeRobot asks for is not what the pinned one does.
-    "$uv" pip install --quiet --python "$venv/bin/python" "lerobot==$version" --editable ".[all,dev]"
+    "$uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" "lerobot==$version" --editable ".[all,dev]"
   fi
   echo "LeRobot $version"
   PATH="$PWD/$venv/bin:$PATH" HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE \

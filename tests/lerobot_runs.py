@@ -13,13 +13,14 @@ TINY_ACT = (
     "model.n_heads=2",
     "model.dim_feedforward=32",
     "model.pretrained_backbone_weights=null",
-    "data.num_workers=1",
 )
 
 
-def train_args(root: Path, out: Path, policy: str = "act", steps: int = 40, *more: str) -> list[str]:
+def train_args(root: Path, out: Path, policy: str = "act", steps: int = 40, *more: str, workers: int = 0) -> list[str]:
+    """Data workers, which import LeRobot anew, only where they are looked at."""
     base = ["train", "--trainer", "lerobot", "--policy", policy, "--dataset-root", str(root), "--device", "cpu"]
-    return [*base, "--steps", str(steps), "--batch-size", "4", "--output-dir", str(out), *more]
+    sizes = ["--steps", str(steps), "--batch-size", "4", "--output-dir", str(out), f"data.num_workers={workers}"]
+    return [*base, *sizes, *more]
 
 
 def metrics_of(run: Path) -> dict[int, dict[str, float]]:

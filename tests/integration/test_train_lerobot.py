@@ -12,6 +12,8 @@ from lerobot_runs import TINY_ACT, assert_loads_in_stock_lerobot, metrics_of, tr
 
 from hlrp.runs import RunDirectory
 
+LOGGED = ("trainer.save_freq=20", "trainer.log_freq=1")
+
 
 def _weights(run: Path) -> dict[str, "object"]:
     from safetensors.torch import load_file
@@ -25,7 +27,7 @@ def _weights(run: Path) -> dict[str, "object"]:
 def straight(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 steps without interruption, every step logged."""
     run = tmp_path_factory.mktemp("runs") / "straight"
-    done = hlrp(*train_args(toy_root, run, "act", 40, *TINY_ACT, "trainer.save_freq=20", "trainer.log_freq=1"))
+    done = hlrp(*train_args(toy_root, run, "act", 40, *TINY_ACT, *LOGGED, workers=1))
     assert done.code == 0, done.err
     return run
 
@@ -60,7 +62,7 @@ def test_checkpoint_loads_in_stock_lerobot_in_another_process(straight: Path) ->
 
 def test_kill_and_resume_equal_an_uninterrupted_run(straight: Path, toy_root: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
-    process = start(train_args(toy_root, run, "act", 40, *TINY_ACT, "trainer.save_freq=20", "trainer.log_freq=1"))
+    process = start(train_args(toy_root, run, "act", 40, *TINY_ACT, *LOGGED, workers=1))
     wait_for_rows(run, 22, process)
     family = family_of(process)
     process.kill()  # SIGKILL: nothing of ours can run any more
@@ -94,7 +96,7 @@ def test_a_signal_saves_a_checkpoint_that_resumes_and_leaves_no_orphans(
     toy_root: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     run = tmp_path / "stopped"
-    process = start(train_args(toy_root, run, "act", 80, *TINY_ACT, "trainer.log_freq=1"))
+    process = start(train_args(toy_root, run, "act", 80, *TINY_ACT, "trainer.log_freq=1", workers=1))
     wait_for_rows(run, 3, process)
     family = family_of(process)
     assert family

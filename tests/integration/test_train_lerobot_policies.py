@@ -39,7 +39,7 @@ SMALL = {
 def test_real_robot_data_trains(g1_root: Path, tmp_path: Path, policy: str) -> None:
     run = tmp_path / policy
     more = [*SMALL[policy], "--batch-size", "2", "--episodes", "0-1"]
-    done = hlrp(*train_args(g1_root, run, policy, 20, *more))
+    done = hlrp(*train_args(g1_root, run, policy, 20, *more, workers=1))
     assert done.code == 0, done.err
     rows = metrics_of(run)
     assert max(rows) == 20
