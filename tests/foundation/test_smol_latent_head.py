@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from hlrp.errors import UserError
 from hlrp.foundation.backbones import load_backbone, make_tiny_backbone
@@ -142,9 +143,9 @@ def test_patches_are_those_of_the_convolution(dtype: torch.dtype, tolerance: flo
     Patches.instead_of(convolution)
     assert type(convolution) is Patches and convolution.state_dict().keys() == weights.keys()
     torch.testing.assert_close(convolution(pixels), expected, atol=tolerance, rtol=tolerance)
-    overlapping = torch.nn.Conv2d(3, 8, 4, 2)
-    Patches.instead_of(overlapping)
-    assert type(overlapping) is torch.nn.Conv2d
+    for other in (torch.nn.Conv2d(3, 8, 4, 2), torch.nn.Conv2d(3, 8, 4, 4, 1), torch.nn.Conv2d(3, 8, 4, 4, dilation=2)):
+        Patches.instead_of(other)
+        assert type(other) is torch.nn.Conv2d
 
 
 def test_the_backends_images_are_cut_by_patches(backend: SmolLatentHeadBackend) -> None:
@@ -197,12 +198,36 @@ def test_a_missing_camera_is_seen_by_nobody(folder: Path) -> None:
         two.features(observations())
 
 
+@pytest.mark.parametrize("state_dim", [None, 4])
+def test_padding_is_seen_by_nobody_with_and_without_a_mask(folder: Path, state_dim: int | None) -> None:
+    backend = make(folder, state_dim=state_dim)
+    batch = observations(state=None if state_dim is None else torch.randn(3, state_dim))
+    caches = DynamicCache(), DynamicCache()
+    with torch.no_grad():
+        # No camera is missing, but the batch says so: attention is masked.
+        masked, mask = backend.features(
+            replace(batch, image_masks={"top": torch.ones(3, dtype=torch.bool)}), cache=caches[0]
+        )
+        bare, same = backend.features(batch, cache=caches[1])
+    assert torch.equal(mask, same) and not mask.all()
+    torch.testing.assert_close(bare[mask], masked[mask], atol=1e-5, rtol=1e-5)
+    for one, other in zip(caches[0].layers, caches[1].layers, strict=True):
+        for a, b in ((one.keys, other.keys), (one.values, other.values)):
+            torch.testing.assert_close(a.transpose(1, 2)[mask], b.transpose(1, 2)[mask], atol=1e-5, rtol=1e-5)
+
+
 def test_the_state_is_one_more_token(folder: Path) -> None:
     with_state = make(folder, state_dim=4)
     state = torch.zeros(3, 4)
     hidden, mask = with_state.features(observations(state=state))
-    assert hidden.shape[1] == make(folder).features(observations())[0].shape[1] + 1
-    assert mask[:, -1].all()
+    _, without = make(folder).features(observations())
+    assert hidden.shape[1] == without.shape[1] + 1
+    assert not without.all()
+    # Behind the sample's own text, before the padding.
+    assert torch.equal(mask, torch.arange(mask.shape[1]) < without.sum(1, keepdim=True) + 1)
+    moved, _ = with_state.features(observations(state=state + 1))
+    changed = ((moved - hidden).abs().amax(-1) > 1e-4) & mask
+    assert torch.equal(changed, torch.arange(mask.shape[1]) == without.sum(1, keepdim=True))
     logits = with_state.latent_from_batch(observations(state=state)).logits
     other = with_state.latent_from_batch(observations(state=state + 1)).logits
     assert logits is not None and other is not None

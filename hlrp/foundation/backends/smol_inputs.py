@@ -31,8 +31,9 @@ class Patches(nn.Conv2d):
 
     @classmethod
     def instead_of(cls, convolution: nn.Conv2d) -> None:
-        """Make it one of these, with its weights and their names."""
-        if convolution.stride == convolution.kernel_size and convolution.groups == 1:
+        """Make it one of these, with its weights and their names, if its windows touch and are all there is."""
+        touching = convolution.stride == convolution.kernel_size and convolution.dilation == (1, 1)
+        if touching and convolution.groups == 1 and convolution.padding in ("valid", (0, 0)):
             convolution.__class__ = cls
 
 
@@ -151,11 +152,14 @@ class SmolPrompts:
         Returns:
             Ids int64 ``[B, N]`` and mask bool ``[B, N]``, False on padding.
         """
-        rows = [self.ids(text) for text in instructions]
+        # A batch has few different instructions: making a tensor of a list costs more than the copies.
+        number = {text: i for i, text in enumerate(dict.fromkeys(instructions))}
+        rows = [self.ids(text) for text in number]
         step = 1 if device.type == "cpu" else _LENGTH_STEP
         length = -(-max(map(len, rows)) // step) * step
-        ids = torch.tensor([row + [self._pad] * (length - len(row)) for row in rows])
-        counts = torch.tensor([len(row) for row in rows])
+        order = torch.tensor([number[text] for text in instructions])
+        ids = torch.tensor([row + [self._pad] * (length - len(row)) for row in rows])[order]
+        counts = torch.tensor([len(row) for row in rows])[order]
         mask = torch.arange(length) < counts[:, None]
         return ids.to(device, non_blocking=True), mask.to(device, non_blocking=True)
 

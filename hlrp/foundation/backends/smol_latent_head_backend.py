@@ -187,24 +187,25 @@ class SmolLatentHeadBackend(nn.Module):
         tokens = self.vlm.get_input_embeddings()(ids)
         images = self._image_tokens(batch)
         tokens = tokens.index_copy(1, self.image_positions, images.to(tokens.dtype))
-        for camera, (start, end) in zip(self.config.cameras, self.prompts.spans, strict=True):
-            present = (batch.image_masks or {}).get(camera)
-            if present is not None:
-                mask[:, start:end] &= present[:, None]
         if self.state_projection is not None:
-            state = self._state(batch)
-            tokens = torch.cat([tokens, state.to(tokens.dtype)], dim=1)
-            mask = F.pad(mask, (0, 1), value=True)
+            tokens, mask = _append(tokens, mask, self._state(batch).to(tokens.dtype))
+        missing = self._mask_missing(batch, mask)
+        # What follows is padding alone, which causal attention hides from all that is before it: without a mask, and
+        # with the positions that PyTorch's kernels assume, it is faster. Positions else count what is there.
+        seen = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if missing else {}
         with _attention_kernel(tokens):
             hidden = self.vlm.text_model(
-                inputs_embeds=tokens,
-                attention_mask=mask,
-                # Counted over what is there: padding and missing cameras shift nothing.
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                past_key_values=cache,
-                use_cache=cache is not None,
+                inputs_embeds=tokens, past_key_values=cache, use_cache=cache is not None, **seen
             ).last_hidden_state
         return hidden, mask
+
+    def _mask_missing(self, batch: FoundationBatch, mask: Tensor) -> bool:
+        """Take the tokens of missing cameras out of the mask, in place; False: the batch speaks of none."""
+        flags = {name: there for name, there in (batch.image_masks or {}).items() if name in self.config.cameras}
+        for camera, (start, end) in zip(self.config.cameras, self.prompts.spans, strict=True):
+            if camera in flags:
+                mask[:, start:end] &= flags[camera][:, None]
+        return bool(flags)
 
     def _image_tokens(self, batch: FoundationBatch) -> Tensor:
         """The cameras' images as tokens, ``[B, cameras * image tokens, W]``; all go through the encoder at once."""
@@ -224,7 +225,8 @@ class SmolLatentHeadBackend(nn.Module):
             found = "none" if batch.state is None else batch.state.shape[1]
             raise ValueError(f"state: {self.config.state_dim} numbers per sample are needed, got {found}")
         assert self.state_projection is not None
-        return self.state_projection(batch.state.to(self.state_projection.weight.dtype))[:, None]
+        projected: Tensor = self.state_projection(batch.state.to(self.state_projection.weight.dtype))
+        return projected
 
     # ---- learning and predicting
 
@@ -309,6 +311,12 @@ class SmolLatentHeadBackend(nn.Module):
         standardised = (vectors.float() - self.target_mean) / self.target_std
         # What is masked may be NaN, and NaN times zero is NaN in the gradient.
         return torch.where(mask[..., None], standardised, 0.0), mask
+
+
+def _append(tokens: Tensor, mask: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+    """Put a token ``[B, W]`` behind each sample's own ``[B, N, W]``, before the padding: ``[B, N + 1, W]``."""
+    place = mask.sum(1)[:, None, None].expand(-1, 1, tokens.shape[2])
+    return F.pad(tokens, (0, 0, 0, 1)).scatter(1, place, token[:, None]), F.pad(mask, (1, 0), value=True)
 
 
 def _attention_kernel(tokens: Tensor) -> AbstractContextManager[None]:
