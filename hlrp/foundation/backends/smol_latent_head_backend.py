@@ -200,12 +200,14 @@ class SmolLatentHeadBackend(nn.Module):
         return hidden, mask
 
     def _mask_missing(self, batch: FoundationBatch, mask: Tensor) -> bool:
-        """Take the tokens of missing cameras out of the mask, in place; False: the batch speaks of none."""
+        """Take the tokens of missing cameras out of the mask, in place; False: all are there."""
         flags = {name: there for name, there in (batch.image_masks or {}).items() if name in self.config.cameras}
+        if not flags or bool(torch.stack(list(flags.values())).all()):
+            return False
         for camera, (start, end) in zip(self.config.cameras, self.prompts.spans, strict=True):
             if camera in flags:
                 mask[:, start:end] &= flags[camera][:, None]
-        return bool(flags)
+        return True
 
     def _image_tokens(self, batch: FoundationBatch) -> Tensor:
         """The cameras' images as tokens, ``[B, cameras * image tokens, W]``; all go through the encoder at once."""
