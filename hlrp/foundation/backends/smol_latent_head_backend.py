@@ -190,8 +190,8 @@ class SmolLatentHeadBackend(nn.Module):
         if self.state_projection is not None:
             tokens, mask = _append(tokens, mask, self._state(batch).to(tokens.dtype))
         missing = self._mask_missing(batch, mask)
-        # What follows is padding alone, which causal attention hides from all that is before it: without a mask, and
-        # with the positions that PyTorch's kernels assume, it is faster. Positions else count what is there.
+        # Behind a sample's tokens there is only padding, which causal attention hides anyway; kernels without a mask
+        # are faster. With a missing camera in between, positions count what is there.
         seen = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if missing else {}
         with _attention_kernel(tokens):
             hidden = self.vlm.text_model(
