@@ -184,11 +184,15 @@ class SmolLatentHeadBackend(nn.Module):
             ValueError: A camera or the state that the model sees is missing from the batch.
         """
         ids, mask = self.prompts.batch(batch.instruction, batch.device)
+        if self.state_projection is not None:
+            # One token more, behind each sample's own.
+            ids, mask = F.pad(ids, (0, 1)), F.pad(mask, (1, 0), value=True)
         tokens = self.vlm.get_input_embeddings()(ids)
         images = self._image_tokens(batch)
         tokens = tokens.index_copy(1, self.image_positions, images.to(tokens.dtype))
         if self.state_projection is not None:
-            tokens, mask = _append(tokens, mask, self._state(batch).to(tokens.dtype))
+            place = (mask.sum(1) - 1)[:, None, None].expand(-1, 1, tokens.shape[2])
+            tokens = tokens.scatter(1, place, self._state(batch).to(tokens.dtype))
         missing = self._mask_missing(batch, mask)
         # Behind a sample's tokens there is only padding, which causal attention hides anyway; kernels without a mask
         # are faster. With a missing camera in between, positions count what is there.
@@ -227,8 +231,7 @@ class SmolLatentHeadBackend(nn.Module):
             found = "none" if batch.state is None else batch.state.shape[1]
             raise ValueError(f"state: {self.config.state_dim} numbers per sample are needed, got {found}")
         assert self.state_projection is not None
-        projected: Tensor = self.state_projection(batch.state.to(self.state_projection.weight.dtype))
-        return projected
+        return self.state_projection(batch.state.to(self.state_projection.weight.dtype))[:, None]
 
     # ---- learning and predicting
 
@@ -313,12 +316,6 @@ class SmolLatentHeadBackend(nn.Module):
         standardised = (vectors.float() - self.target_mean) / self.target_std
         # What is masked may be NaN, and NaN times zero is NaN in the gradient.
         return torch.where(mask[..., None], standardised, 0.0), mask
-
-
-def _append(tokens: Tensor, mask: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
-    """Put a token ``[B, W]`` behind each sample's own ``[B, N, W]``, before the padding: ``[B, N + 1, W]``."""
-    place = mask.sum(1)[:, None, None].expand(-1, 1, tokens.shape[2])
-    return F.pad(tokens, (0, 0, 0, 1)).scatter(1, place, token[:, None]), F.pad(mask, (1, 0), value=True)
 
 
 def _attention_kernel(tokens: Tensor) -> AbstractContextManager[None]:
