@@ -1,7 +1,7 @@
 """The three policies beside LeRobot's smolvla on the same backbone and batches: speed, latency, memory.
 
     python scripts/bench_policies.py DATASET_ROOT --table TABLE [--backbone NAME] [--device cuda] [--batch-size 32]
-        [--steps 4] [--rounds 9] [--chunks 100] [--output FILE]
+        [--chunk-size 50] [--steps 4] [--rounds 9] [--chunks 100] [--output FILE]
 
 A training step is LeRobot's own `update_policy` behind the policy's preprocessor: smolvla reads the instruction there,
 the others in the model. A chunk and a queued action are what a control loop waits for: preprocessor, `select_action`,
@@ -30,7 +30,8 @@ from typing import Any
 OURS = ("hlrp_action_expert_direct", "hlrp_action_expert_latent", "hlrp_vla_direct")
 LATENT, THEIRS = "hlrp_action_expert_latent", "smolvla"
 NO_LABELS, NO_CACHE = "no labels", "no prefix cache"
-SHARED = {"chunk_size": 16, "n_action_steps": 8, "push_to_hub": False}
+ACTIONS = 8
+"""Actions that are executed of a chunk."""
 Batch = dict[str, Any]
 
 
@@ -42,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["no", "bf16"], default="no", help="Accelerate's mixed precision")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--chunk-size", type=int, default=50, help="actions of a chunk; the default is smolvla's")
     parser.add_argument("--steps", type=int, default=4, help="training steps of a block")
     parser.add_argument("--rounds", type=int, default=9, help="blocks of each kind")
     parser.add_argument("--chunks", type=int, default=100, help="chunks of each kind")
@@ -58,7 +60,7 @@ class Data:
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
         self.meta = LeRobotDatasetMetadata(args.dataset_root.name, root=args.dataset_root)
-        ahead = {"action": [i / self.meta.fps for i in range(SHARED["chunk_size"])]}
+        ahead = {"action": [i / self.meta.fps for i in range(args.chunk_size)]}
         dataset = LeRobotDataset(
             args.dataset_root.name, root=args.dataset_root, delta_timestamps=ahead, video_backend="pyav"
         )
@@ -134,9 +136,10 @@ def _config(name: str, args: argparse.Namespace) -> Any:
 
     from hlrp.foundation.backbones import resolve_backbone
 
+    shared = {"chunk_size": args.chunk_size, "n_action_steps": ACTIONS, "push_to_hub": False}
     if name != THEIRS:
         labels = {} if name == "hlrp_action_expert_direct" else {"latent_table": str(args.table)}
-        return make_policy_config(name, device=args.device, backbone=args.backbone, **SHARED, **labels)
+        return make_policy_config(name, device=args.device, backbone=args.backbone, **shared, **labels)
     folder = resolve_backbone(args.backbone, "smol_latent_head", allow_download=False)
     side = json.loads((folder / "config.json").read_text(encoding="utf8"))["vision_config"]["image_size"]
     pretrained = args.backbone != "tiny"
@@ -149,7 +152,7 @@ def _config(name: str, args: argparse.Namespace) -> Any:
         train_expert_only=pretrained,
         num_vlm_layers=0,
         resize_imgs_with_padding=(side, side),
-        **SHARED,
+        **shared,
     )
 
 
@@ -233,7 +236,7 @@ def measure_acting(args: argparse.Namespace, subjects: dict[str, Subject], data:
                 with subject.recomputing(data.observation):
                     times = [subject.act(data.observation)]
             else:
-                times = [subject.act(data.observation) for _ in range(SHARED["n_action_steps"])]
+                times = [subject.act(data.observation) for _ in range(ACTIONS)]
             if number >= warm:
                 found[names[name, recompute]].append(times)
     return found
