@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lerobot.policies.common.flow_matching import euler_integrate
@@ -18,26 +18,11 @@ from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import VLAFlowMatching
 from torch import Tensor, nn
-from transformers import Cache, DynamicLayer
 
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPExpertConfig
 
-
-class _PrefixLayer(DynamicLayer):
-    """Keeps the first keys and values as they come, where transformers appends them to none: a copy of all."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *given: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        if self.is_initialized:
-            appended: tuple[Tensor, Tensor] = super().update(key_states, value_states, *given, **options)
-            return appended
-        self.lazy_initialization(key_states, value_states)
-        self.keys, self.values = key_states, value_states
-        return key_states, value_states
-
-
-def empty_cache() -> Cache:
-    """A cache for the keys and values of a prefix."""
-    return Cache(layer_class_to_replicate=_PrefixLayer)
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 
 @dataclass(frozen=True)
@@ -52,7 +37,7 @@ class Prefix:
 
     hidden: Tensor
     mask: Tensor
-    cache: Cache
+    cache: "DynamicCache"
     _layouts: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def layout(self, blocks: tuple[int, ...]) -> tuple[Tensor, Tensor]:

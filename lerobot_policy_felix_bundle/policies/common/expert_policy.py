@@ -9,7 +9,7 @@ from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from torch import Tensor, nn
 
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPExpertConfig
-from lerobot_policy_felix_bundle.policies.common.expert import ActionExpert, Prefix, empty_cache
+from lerobot_policy_felix_bundle.policies.common.expert import ActionExpert, Prefix
 from lerobot_policy_felix_bundle.policies.common.observations import foundation_batch
 from lerobot_policy_felix_bundle.policies.common.policy import HLRPPolicy
 from lerobot_policy_felix_bundle.policies.common.vlm import build_backend
@@ -64,7 +64,9 @@ class ExpertPolicy(HLRPPolicy):
 
     def prefix(self, batch: Mapping[str, Any]) -> Prefix:
         """Run the VLM over an observation, once; every layer's keys and values are kept."""
-        cache = empty_cache()
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
         hidden, mask = self.backend.features(foundation_batch(self.config, batch), cache=cache)
         return Prefix(hidden, mask, cache)
 
