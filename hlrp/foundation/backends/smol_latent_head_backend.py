@@ -20,8 +20,6 @@ from hlrp.foundation.backends.latent_head import FlowHead, LatentHead
 from hlrp.foundation.backends.smol_inputs import Patches, SmolPixels, SmolPrompts
 from hlrp.foundation.config import BackendConfig
 
-__all__ = ["FlowHead", "LatentHead", "SmolLatentHeadBackend"]
-
 _MODEL_TYPE = MODEL_TYPES["smol_latent_head"]
 _SMALLEST_STD = 1e-6
 
