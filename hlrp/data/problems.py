@@ -1,0 +1,25 @@
+"""A fault found in a dataset: what is wrong, where it is, and what to do about it."""
+
+from typing import NamedTuple
+
+from hlrp.errors import UserError
+
+
+class Problem(NamedTuple):
+    """One fault of a dataset.
+
+    Args:
+        message: What is wrong, with both sides where two things disagree.
+        where: File, feature or column, with episode and frame where they are known.
+        fix: What to do.
+        fatal: Whether training on the dataset would fail or give wrong numbers; otherwise it is a warning.
+    """
+
+    message: str
+    where: str
+    fix: str
+    fatal: bool = True
+
+    def error(self) -> UserError:
+        """The same as the error that ends a command."""
+        return UserError(self.message, where=self.where, fix=self.fix)
