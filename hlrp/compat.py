@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError
-from hlrp.files import fsync_folder, fsync_tree
+from hlrp.files import fsync_folder, fsync_tree, replace_link
 
 SUPPORTED_LEROBOT = ">=0.6.1,<0.7"
 Emit = Callable[..., None]
@@ -180,10 +180,7 @@ def _save_atomically(script: Any, emit: Emit, stop: StopRequest) -> None:
         if not last.is_symlink():
             result = link(checkpoint_dir)  # the first checkpoint: there is no link to lose yet
         else:
-            fresh = checkpoint_dir.parent / ".last.partial"
-            fresh.unlink(missing_ok=True)
-            fresh.symlink_to(checkpoint_dir.name)
-            fresh.replace(last)
+            replace_link(last, checkpoint_dir.name)
             result = last
         emit("checkpoint", name=checkpoint_dir.name)
         if stop.signal_number is not None:

@@ -54,3 +54,12 @@ def fsync_tree(folder: Path) -> None:
             finally:
                 os.close(descriptor)
         fsync_folder(Path(parent))
+
+
+def replace_link(link: Path, target: str) -> None:
+    """Point the symbolic link ``link`` at ``target``, beside it, in one step: a kill leaves the old link or the new."""
+    fresh = link.with_name(f".{link.name}.partial")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)
+    fsync_folder(link.parent)

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from hlrp.files import fsync_folder, fsync_tree
+from hlrp.files import fsync_folder, fsync_tree, replace_link
 from hlrp.runs import list_checkpoints
 from hlrp.runs.checkpoints import PRETRAINED, TRAINING_STATE
 from trainers.lightning_models import export
@@ -35,6 +35,8 @@ def save_checkpoint(trainer: Trainer, module: LightningModule, folder: Path, *, 
     final = folder / f"{trainer.global_step:06d}"
     _write(trainer, module, final, lambda state: trainer.save_checkpoint(state, weights_only=False))
     if trainer.is_global_zero:
+        # As in LeRobot's runs: `checkpoints/last/pretrained_model` is what other tools are given.
+        replace_link(folder / "last", final.name)
         _prune(folder, keep_last)
     trainer.strategy.barrier("hlrp checkpoint")
 

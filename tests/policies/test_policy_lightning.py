@@ -63,7 +63,7 @@ def test_the_best_checkpoint_by_a_metric_is_one_to_evaluate(square_root: Path, t
     assert policy.built.config.chunk_size == 6
     assert (kept / "training_state" / "lightning.json").is_file()
     same = out / "checkpoints" / kept.name
-    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["000010", "000012"]
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["000010", "000012", "last"]
     if same.exists():
         assert _weights(kept) == _weights(same)
     with pytest.raises(UserError, match="monitr"):

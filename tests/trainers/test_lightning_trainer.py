@@ -122,7 +122,7 @@ def test_keep_last_a_broken_newest_checkpoint_and_leftovers(tmp_path: Path) -> N
     out = tmp_path / "run"
     _fit(out, steps=8, save_freq=2, keep_last=2, log_freq=2, device="cpu")
     folder = out / "checkpoints"
-    assert sorted(p.name for p in folder.iterdir()) == ["000006", "000008"]
+    assert sorted(p.name for p in folder.iterdir()) == ["000006", "000008", "last"]
     tensors = folder / "000008" / "training_state" / "lightning.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-5])
     (folder / ".unfinished-000010").mkdir()
@@ -130,11 +130,18 @@ def test_keep_last_a_broken_newest_checkpoint_and_leftovers(tmp_path: Path) -> N
     latest = directory.latest()
     assert latest is not None and latest.step == 6
     _resume(out, steps=10)
-    assert sorted(p.name for p in folder.iterdir()) == ["000008", "000010"]
+    assert sorted(p.name for p in folder.iterdir()) == ["000008", "000010", "last"]
     assert all(c.complete for c in directory.checkpoints())
     assert "truncated" in RunDirectory.open(out).manifest["resumed"][0]["skipped"][0]
     with pytest.raises(UserError, match="complete: it has 10 of 10"):
         _resume(out, steps=10)
+
+
+def test_last_names_the_newest_checkpoint_as_in_lerobots_runs(whole: tuple[Path, list[int]]) -> None:
+    last = whole[0] / "checkpoints" / "last"
+    assert last.is_symlink()
+    assert last.readlink() == Path("000040")
+    assert (last / "training_state" / "lightning.json").is_file()
 
 
 def test_every_epoch_passes_over_the_data_once_in_another_order(whole: tuple[Path, list[int]]) -> None:
