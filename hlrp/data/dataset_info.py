@@ -1,12 +1,12 @@
 """A LeRobotDataset v3.0 read by its metadata alone: checks and fingerprints without importing LeRobot or torch."""
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hlrp.data.identity import fingerprint
 from hlrp.errors import UserError, suggest
 
 INFO = Path("meta/info.json")
@@ -38,21 +38,15 @@ class DatasetInfo:
         """Names of the image and video features."""
         return [k for k, f in self.features.items() if f["dtype"] in ("video", "image")]
 
-    def fingerprint(self) -> str:
-        """Hash of the metadata and of every file's name and size: changes when frames or labels do.
+    @property
+    def tables(self) -> list[Path]:
+        """The files of rows, in the order in which LeRobot reads them: `data/*/*.parquet`, links followed."""
+        return sorted(p for p in (self.root / "data").glob("*/*.parquet") if not p.name.startswith("."))
 
-        Contents of `meta/` are hashed whole; videos and tables by name and size, so that it takes milliseconds
-        on a large dataset.
-        """
-        digest = hashlib.sha256()
-        for folder in ("meta", "data", "videos"):
-            for path in sorted((self.root / folder).rglob("*")):
-                if not path.is_file():
-                    continue
-                digest.update(f"{path.relative_to(self.root).as_posix()}\0{path.stat().st_size}\n".encode())
-                if folder == "meta" and path.name in ("info.json", "stats.json"):
-                    digest.update(path.read_bytes())
-        return digest.hexdigest()[:16]
+    def fingerprint(self) -> str:
+        """Identity of all that decides a frame, a row or a label; see `hlrp.data.identity.fingerprint`."""
+        pictures = any(f["dtype"] == "image" for f in self.features.values())
+        return fingerprint(self.root, ("data", "videos", "images") if pictures else ("data", "videos"))
 
 
 def find_dataset(repo_id: str | None, root: Path | None) -> Path | None:

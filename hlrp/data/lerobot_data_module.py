@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hlrp.config import LightningRun
+from hlrp.data.columns import read_columns, read_tasks
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset, require_training_features
 from hlrp.data.episodes import check_camera, read_episodes, split_episodes
 from hlrp.data.frame_store import FrameStore
-from hlrp.data.policy_samples import GatheredSamples, HeldOutSampler, PolicySampler, Sample, read_features
+from hlrp.data.policy_samples import GatheredSamples, HeldOutSampler, PolicySampler, Sample
 from hlrp.errors import UserError
 
 _log = logging.getLogger("hlrp.data")
@@ -226,9 +227,9 @@ class LeRobotDataModule(LightningDataModule):
         other = set(self.info.cameras) - set(self.cameras)
         train = GatheredSamples(
             table,
-            read_features(self.info, [name for name in self.info.features if name not in self.info.cameras]),
+            read_columns(self.info, [n for n in self.info.features if n not in self.info.cameras], self.episodes),
             stores,
-            tasks=list(self.meta.tasks.index),
+            tasks=read_tasks(self.info),
             deltas={key: offsets for key, offsets in deltas.items() if key not in other},
             image_transforms=self._image_transforms,
         )

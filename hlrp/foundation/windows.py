@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hlrp.data import DatasetInfo, WindowSource, read_episodes, window_offset
-from hlrp.data.columns import read_column, read_tasks
+from hlrp.data.columns import read_column, read_columns, read_tasks
 from hlrp.data.dataset_info import check_episodes
 from hlrp.data.decode import frame_size, target_size
 from hlrp.data.episodes import Episodes, check_camera
@@ -48,7 +48,7 @@ class _Part:
             )
         for camera in self.cameras:
             check_camera(spec.info, camera)
-        self.task_index = read_column(spec.info, "task_index")[:, 0].astype(np.int64)
+        self.task_index = read_columns(spec.info, ["task_index"], spec.episodes)["task_index"]
         self.states: NDArray[np.float32] | None = None
         # By camera, in the order and with the sizes of the whole mixture.
         self.sizes: dict[str, tuple[int, int]] = {}
@@ -179,7 +179,7 @@ class FoundationSamples(Mixture):
 
     def _read_states(self) -> None:
         for part in self._parts:
-            part.states = read_column(part.spec.info, STATE)
+            part.states = read_column(part.spec.info, STATE, part.spec.episodes)
         width = max(p.states.shape[1] for p in self._parts if p.states is not None)
         for part in self._parts:
             part.state_dim = width
