@@ -21,7 +21,7 @@ def dataset_problems(
     by_lerobot: bool = True,
     needs_statistics: bool = True,
 ) -> Iterator[Problem]:
-    """Everything found wrong with a dataset, by reading its tables once and opening its videos; nothing is decoded whole.
+    """All that is wrong with a dataset, by reading its tables once and opening its videos: nothing is decoded whole.
 
     Args:
         info: The dataset.
@@ -134,8 +134,8 @@ def _task_problems(
         yield Problem(f"task_index {twice} stands for two sentences", where, "restore the table of tasks")
     elif numbers != list(range(len(numbers))):
         yield Problem(
-            f"the rows of the table of tasks are not in the order of task_index ({numbers[:8]}): it is looked up by number "
-            "here, but plain LeRobot takes the row and would give other sentences",
+            f"the rows of the table of tasks are not in the order of task_index ({numbers[:8]}): it is looked up by "
+            "number here, but plain LeRobot takes the row and would give other sentences",
             where,
             "sort the table by task_index if plain LeRobot is to read the dataset",
             fatal=False,
@@ -165,6 +165,3 @@ def refuse_fatal(problems: Iterator[Problem], info: DatasetInfo) -> list[str]:
             first.message, where=first.where, fix=f"{first.fix}; `hlrp data check {info.root}` shows {more}"
         )
     return [f"{p.message} ({p.where})" for p in found]
-
-
-

@@ -24,8 +24,8 @@ def fingerprint(root: Path, folders: tuple[str, ...] = ("data", "videos")) -> st
     - All else (videos, pictures): the size and three such blocks. A video that is encoded anew changes its list of
       frame sizes, which lies at one of its ends.
 
-    Links are followed, to folders too. Names count as seen from ``root``; where the bytes really lie, and when they were
-    written, does not: a copy made with any tool is the same data. Hidden files (`.DS_Store`, `._x`, `.cache/`) do
+    Links are followed, to folders too. Names count as seen from ``root``; where the bytes really lie, and when they
+    were written, does not: a copy made with any tool is the same data. Hidden files (`.DS_Store`, `._x`, `.cache/`) do
     not count. A file that is absent counts: a part of a dataset is another dataset.
 
     The version in front says by which of these rules it was made: `older` tells fingerprints made before there was one.

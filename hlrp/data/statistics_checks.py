@@ -161,8 +161,8 @@ def _range(
     normalised = 2 * np.maximum(real.high - low, high - real.low) / width
     for d in np.flatnonzero(normalised > 1e4)[:1].tolist():
         yield (
-            f"{keys[0]!r} and {keys[1]!r} of {name!r} are {low[d]:.4g} and {high[d]:.4g} in dimension {d}, whose numbers "
-            f"go from {real.low[d]:.4g} to {real.high[d]:.4g}: policies that normalise with them get up to "
+            f"{keys[0]!r} and {keys[1]!r} of {name!r} are {low[d]:.4g} and {high[d]:.4g} in dimension {d}, whose "
+            f"numbers go from {real.low[d]:.4g} to {real.high[d]:.4g}: policies that normalise with them get up to "
             f"{normalised[d]:.2g}",
             always,
         )

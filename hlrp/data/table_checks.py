@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlrp.data.columns import flat_values
-from hlrp.data.dataset_info import INFO, DatasetInfo
+from hlrp.data.dataset_info import INFO
 from hlrp.data.episodes import Episodes
 from hlrp.data.problems import Problem
 from hlrp.errors import UserError
@@ -208,8 +208,8 @@ class _Tables:
                 "rate",
                 "timestamp",
                 Problem(
-                    f"frame {frame[after]} comes {steps[at]:.4f} s after the one before it, at {self.info.fps:g} fps it "
-                    f"is {1 / self.info.fps:.4f} s: offsets and chunks count frames, so they mean other times than said",
+                    f"frame {frame[after]} comes {steps[at]:.4f} s after the one before it, at {self.info.fps:g} fps "
+                    f"it is {1 / self.info.fps:.4f} s: offsets and chunks count frames, so they mean other times",
                     f"{path}, column timestamp, episode {episode[after]}",
                     f"correct `fps` in {INFO}, or the times",
                     fatal=False,
@@ -244,9 +244,7 @@ class _Tables:
         before = self.report.extremes.get(name, Extremes(low, high))
         self.report.extremes[name] = Extremes(np.minimum(before.low, low), np.maximum(before.high, high))
 
-    def _not_finite(
-        self, where: str, name: str, values: "NDArray[np.float32]", index: "NDArray[np.int64]"
-    ) -> Problem:
+    def _not_finite(self, where: str, name: str, values: "NDArray[np.float32]", index: "NDArray[np.int64]") -> Problem:
         import numpy as np
 
         row, dimension = (int(i[0]) for i in np.nonzero(~np.isfinite(values)))
@@ -293,5 +291,3 @@ def _leaf(arrow: Any) -> str:
             arrow = arrow.value_type
         else:
             return str(arrow)
-
-

@@ -227,8 +227,8 @@ def probe_inputs(laq: LAQ, batches: Iterable[Mapping[str, Tensor]]) -> ProbeInpu
     Args:
         laq: The model, on its device.
         batches: With ``frames [B, T, C, H, W]``, ``valid [B, T-1]``, ``action_sum [B, T-1, A]``, ``episode_index [B]``;
-            optional ``source [B]`` and ``has_action [B]`` (pairs without a true action are left out, and those whose action
-            is no finite number).
+            optional ``source [B]`` and ``has_action [B]`` (pairs without a true action are left out, and those whose
+            action is no finite number).
     """
     parts: list[tuple[Tensor, ...]] = []
     size = laq.config.codebook_size

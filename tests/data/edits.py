@@ -51,7 +51,7 @@ def episode_table(root):
 
 
 def split_tables(root, groups):
-    """Divide the one table and the one video of each camera into a file per group of episodes, as the Hub keeps large ones.
+    """Divide the one table and the one video of each camera into a file per group of episodes, as large ones are kept.
 
     The videos are copied whole: positions in them stay as they are.
     """

@@ -73,14 +73,13 @@ def test_a_number_that_is_not_finite_is_named_with_column_episode_and_frame(root
 
 
 def test_a_nan_spoils_the_windows_that_hold_it_and_no_others(root):
-    action = {}
-    edit_column(tables(root)[0], "action", lambda v: np.ones_like(v))
+    edit_column(tables(root)[0], "action", np.ones_like)
     edit_column(tables(root)[0], "action", nan_at(4, 0))
     source = WindowSource(read_dataset(None, root), cameras=[TOP])
     windows = FrameWindows([source], offset_seconds=0.2, with_actions=True)
     batch = windows.__getitems__(list(range(len(windows))))
     sums, valid = batch["action_sum"][:, 0].numpy(), batch["valid"][:, 0].numpy()
-    assert np.flatnonzero(np.isnan(sums[:, 0])).tolist() == [3, 4], action
+    assert np.flatnonzero(np.isnan(sums[:, 0])).tolist() == [3, 4]
     assert (sums[valid][:, 1:] == 2).all()
     assert (np.delete(sums[:, 0], [3, 4])[np.delete(valid, [3, 4])] == 2).all()
 

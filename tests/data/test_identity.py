@@ -149,9 +149,7 @@ def test_a_table_that_lies_there_twice_is_refused(root):
 
 @pytest.mark.parametrize("cache", ["off", "ram"])
 def test_a_part_of_a_dataset_gives_the_windows_of_the_whole(root, cache):
-    whole = FrameWindows(
-        [WindowSource(read_dataset(None, root), [0, 1], [TOP])], offset_seconds=0.3, with_actions=True
-    )
+    whole = FrameWindows([WindowSource(read_dataset(None, root), [0, 1], [TOP])], offset_seconds=0.3, with_actions=True)
     wanted = whole.__getitems__(list(range(len(whole))))
     split_tables(root, [[0, 1], [2, 3, 4]])
     (root / "data" / "chunk-000" / "file-001.parquet").unlink()
