@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hlrp.compat import mend_metadata
 from hlrp.config import LightningRun
 from hlrp.data.columns import read_columns, read_tasks
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset, require_training_features
@@ -158,11 +159,11 @@ class LeRobotDataModule(LightningDataModule):
             from lerobot.utils.constants import IMAGENET_STATS
 
             meta = LeRobotDatasetMetadata(self.info.repo_id, root=self.info.root)
-            if meta.stats is None:
-                meta.stats = {}
+            mend_metadata(meta)
             for key in set(meta.camera_keys) - set(meta.depth_keys):
-                found = meta.stats.setdefault(key, {})
-                found |= {name: torch.tensor(value, dtype=torch.float32) for name, value in IMAGENET_STATS.items()}
+                meta.stats[key] |= {
+                    name: torch.tensor(value, dtype=torch.float32) for name, value in IMAGENET_STATS.items()
+                }
             self._meta = meta
         return self._meta
 
@@ -187,7 +188,7 @@ class LeRobotDataModule(LightningDataModule):
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
         def read(episodes: list[int] | None, transforms: Any) -> Any:
-            return LeRobotDataset(
+            dataset = LeRobotDataset(
                 self.info.repo_id,
                 root=self.info.root,
                 episodes=episodes,
@@ -196,6 +197,8 @@ class LeRobotDataModule(LightningDataModule):
                 video_backend=self._video_backend,
                 return_uint8=True,
             )
+            mend_metadata(dataset.meta)
+            return dataset
 
         everything = self.episodes is None and not self.val_episodes
         train = read(None if everything else self.train_episodes, self._image_transforms)
