@@ -1,12 +1,13 @@
 """A LeRobotDataset v3.0 read by its metadata alone: checks and fingerprints without importing LeRobot or torch."""
 
-import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hlrp.data.identity import fingerprint
 from hlrp.errors import UserError, suggest
 
 INFO = Path("meta/info.json")
@@ -38,21 +39,15 @@ class DatasetInfo:
         """Names of the image and video features."""
         return [k for k, f in self.features.items() if f["dtype"] in ("video", "image")]
 
-    def fingerprint(self) -> str:
-        """Hash of the metadata and of every file's name and size: changes when frames or labels do.
+    @property
+    def tables(self) -> list[Path]:
+        """The files of rows, in the order in which LeRobot reads them: `data/*/*.parquet`, links followed."""
+        return sorted(p for p in (self.root / "data").glob("*/*.parquet") if not p.name.startswith("."))
 
-        Contents of `meta/` are hashed whole; videos and tables by name and size, so that it takes milliseconds
-        on a large dataset.
-        """
-        digest = hashlib.sha256()
-        for folder in ("meta", "data", "videos"):
-            for path in sorted((self.root / folder).rglob("*")):
-                if not path.is_file():
-                    continue
-                digest.update(f"{path.relative_to(self.root).as_posix()}\0{path.stat().st_size}\n".encode())
-                if folder == "meta" and path.name in ("info.json", "stats.json"):
-                    digest.update(path.read_bytes())
-        return digest.hexdigest()[:16]
+    def fingerprint(self) -> str:
+        """Identity of all that decides a frame, a row or a label; see `hlrp.data.identity.fingerprint`."""
+        pictures = any(f["dtype"] == "image" for f in self.features.values())
+        return fingerprint(self.root, ("data", "videos", "images") if pictures else ("data", "videos"))
 
 
 def find_dataset(repo_id: str | None, root: Path | None) -> Path | None:
@@ -88,7 +83,8 @@ def read_dataset(repo_id: str | None, root: Path | None, *, where: str = "data.r
         )
     if not folder.is_dir():
         near = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-        raise UserError(f"there is no dataset folder {folder}", where=where, fix=suggest(folder.name, near))
+        here = "" if folder.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"there is no dataset folder {folder}{here}", where=where, fix=suggest(folder.name, near))
     info = folder / INFO
     if not info.is_file():
         raise UserError(
@@ -99,10 +95,11 @@ def read_dataset(repo_id: str | None, root: Path | None, *, where: str = "data.r
     try:
         raw = json.loads(info.read_text(encoding="utf8"))
         version, features = raw["codebase_version"], raw["features"]
+        _check_metadata(raw)
         result = DatasetInfo(
             folder, repo_id or folder.name, features, raw["fps"], raw["total_episodes"], raw["total_frames"]
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{info} cannot be read: {error}", where=str(info), fix="restore the file or record again"
         ) from error
@@ -115,6 +112,30 @@ def read_dataset(repo_id: str | None, root: Path | None, *, where: str = "data.r
     if result.frames == 0:
         raise UserError("the dataset has no frames", where=str(info), fix="record again")
     return result
+
+
+def _check_metadata(raw: dict[str, Any]) -> None:
+    """Refuse values that no dataset can have.
+
+    Raises:
+        ValueError: Naming the key.
+    """
+
+    def number(value: Any, *, whole: bool) -> bool:
+        kinds = int if whole else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+
+    if not number(raw["fps"], whole=False) or raw["fps"] <= 0:
+        raise ValueError(f"'fps' is {raw['fps']!r}, not a number above 0")
+    for key in ("total_episodes", "total_frames"):
+        if not number(raw[key], whole=True) or raw[key] < 0:
+            raise ValueError(f"{key!r} is {raw[key]!r}, not a whole number")
+    for name, feature in raw["features"].items():
+        if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
+            raise ValueError(f"feature {name!r} has no 'dtype'")
+        shape = feature.get("shape")
+        if not isinstance(shape, list) or not all(number(n, whole=True) and n > 0 for n in shape):
+            raise ValueError(f"feature {name!r} has 'shape': {shape!r}, not a list of whole numbers above 0")
 
 
 def require_training_features(info: DatasetInfo) -> None:

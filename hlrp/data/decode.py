@@ -159,7 +159,7 @@ class FrameTimes:
 
     def __init__(self, table: Episodes, camera: str) -> None:
         self._table, self._begins = table, table.video[camera][1]
-        self._stamps = read_column(table.info, "timestamp")[:, 0]
+        self._stamps = read_column(table.info, "timestamp", table.present)[:, 0]
 
     def seconds(self, episode: int) -> "NDArray[np.float64]":
         """Time of every frame of ``episode`` in the file, float64 `[n]`."""

@@ -26,6 +26,7 @@ class Episodes:
         end: Global index after the last frame, int64 `[E]`.
         task: First task sentence of each episode.
         video: Camera to its files and the second at which each episode begins in them.
+        tables: The file that holds each episode's rows; empty where the dataset does not say.
     """
 
     info: DatasetInfo
@@ -33,6 +34,7 @@ class Episodes:
     end: "NDArray[np.int64]"
     task: list[str]
     video: dict[str, tuple[list[Path], "NDArray[np.float64]"]]
+    tables: list[Path]
 
     def __len__(self) -> int:
         return len(self.start)
@@ -41,6 +43,12 @@ class Episodes:
     def lengths(self) -> "NDArray[np.int64]":
         """Frames of each episode, int64 `[E]`."""
         return self.end - self.start
+
+    @property
+    def present(self) -> list[int]:
+        """Episodes whose rows are on this machine: all, but where only a part of the dataset was fetched."""
+        there = {path: path.is_file() for path in set(self.tables)}
+        return [e for e in range(len(self)) if not self.tables or there[self.tables[e]]]
 
     def episode_of(self, index: "NDArray[np.int64]") -> "NDArray[np.int64]":
         """Episode number of each global frame index."""
@@ -58,15 +66,29 @@ class Episodes:
         return np.concatenate(spans) if spans else np.zeros(0, np.int64)
 
 
+Stamp = tuple[str, int, int, int, int]
+
+
+def _stamps(root: Path) -> tuple[Stamp, ...]:
+    """The files of the episode table, as LeRobot finds them, each with what changes when it is written."""
+    stamps = []
+    for path in sorted((root / _EPISODES).glob("*/*.parquet")):
+        if not path.name.startswith("."):
+            stat = path.stat()
+            stamps.append((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    return tuple(stamps)
+
+
 @lru_cache(maxsize=32)
-def _read(root: Path, stamp: tuple[int, int]) -> dict[str, list[Any]]:
+def _read(stamps: tuple[Stamp, ...]) -> dict[str, list[Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     tables = []
-    for path in sorted((root / _EPISODES).rglob("*.parquet")):
-        names = [c for c in pq.read_schema(path).names if not c.startswith("stats/")]
-        tables.append(pq.read_table(path, columns=names))
+    for path, *_ in stamps:
+        # Not `read_table`: that imports pandas, a second of every start.
+        with pq.ParquetFile(path) as file:
+            tables.append(file.read(columns=[c for c in file.schema_arrow.names if not c.startswith("stats/")]))
     columns: dict[str, list[Any]] = pa.concat_tables(tables, promote_options="default").to_pydict()
     return columns
 
@@ -81,15 +103,15 @@ def read_episodes(info: DatasetInfo) -> Episodes:
 
     where = info.root / _EPISODES
     try:
-        stat = (info.root / INFO).stat()
-        columns = _read(info.root.resolve(), (stat.st_mtime_ns, stat.st_size))
+        columns = _read(_stamps(info.root))
         order = np.argsort(np.asarray(columns["episode_index"]))
         start = np.asarray(columns["dataset_from_index"], np.int64)[order]
         end = np.asarray(columns["dataset_to_index"], np.int64)[order]
         numbers = np.asarray(columns["episode_index"])[order]
         tasks = [(columns["tasks"][i] or [""])[0] for i in order] if "tasks" in columns else [""] * len(order)
+        tables = _tables(info, columns, order)
         video = {c: _video(info, columns, order, c) for c in info.cameras if info.features[c]["dtype"] == "video"}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
             f"the episode table cannot be read: {error!r}", where=str(where), fix="restore the dataset or record again"
         ) from error
@@ -102,17 +124,28 @@ def read_episodes(info: DatasetInfo) -> Episodes:
             where=str(where),
             fix="the dataset is incomplete: copy or record it again",
         )
-    return Episodes(info, start, end, tasks, video)
+    return Episodes(info, start, end, tasks, video, tables)
+
+
+def _pattern(info: DatasetInfo, key: str) -> str:
+    import json
+
+    return str(json.loads((info.root / INFO).read_text(encoding="utf8"))[key])
+
+
+def _tables(info: DatasetInfo, columns: dict[str, list[Any]], order: "NDArray[np.int64]") -> list[Path]:
+    if "data/chunk_index" not in columns or "data/file_index" not in columns:
+        return []
+    pattern, chunk, file = _pattern(info, "data_path"), columns["data/chunk_index"], columns["data/file_index"]
+    return [info.root / pattern.format(chunk_index=int(chunk[i]), file_index=int(file[i])) for i in order]
 
 
 def _video(
     info: DatasetInfo, columns: dict[str, list[Any]], order: "NDArray[np.int64]", camera: str
 ) -> tuple[list[Path], "NDArray[np.float64]"]:
-    import json
-
     import numpy as np
 
-    pattern = json.loads((info.root / INFO).read_text(encoding="utf8"))["video_path"]
+    pattern = _pattern(info, "video_path")
     chunk, file = columns[f"videos/{camera}/chunk_index"], columns[f"videos/{camera}/file_index"]
     paths = [
         info.root / pattern.format(video_key=camera, chunk_index=int(chunk[i]), file_index=int(file[i])) for i in order

@@ -38,7 +38,7 @@ class EmbeddedImages:
         self._table, self._camera = table, camera
         self._groups: list[tuple[Any, int]] = []
         first: list[int] = []
-        for path in sorted((table.info.root / "data").rglob("*.parquet")):
+        for path in table.info.tables:
             with pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
                     index = file.read_row_group(group, columns=["index"]).column("index")

@@ -13,11 +13,13 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hlrp.compat import mend_metadata
 from hlrp.config import LightningRun
+from hlrp.data.columns import read_columns, read_tasks
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset, require_training_features
 from hlrp.data.episodes import check_camera, read_episodes, split_episodes
 from hlrp.data.frame_store import FrameStore
-from hlrp.data.policy_samples import GatheredSamples, HeldOutSampler, PolicySampler, Sample, read_features
+from hlrp.data.policy_samples import GatheredSamples, HeldOutSampler, PolicySampler, Sample
 from hlrp.errors import UserError
 
 _log = logging.getLogger("hlrp.data")
@@ -157,11 +159,11 @@ class LeRobotDataModule(LightningDataModule):
             from lerobot.utils.constants import IMAGENET_STATS
 
             meta = LeRobotDatasetMetadata(self.info.repo_id, root=self.info.root)
-            if meta.stats is None:
-                meta.stats = {}
+            mend_metadata(meta)
             for key in set(meta.camera_keys) - set(meta.depth_keys):
-                found = meta.stats.setdefault(key, {})
-                found |= {name: torch.tensor(value, dtype=torch.float32) for name, value in IMAGENET_STATS.items()}
+                meta.stats[key] |= {
+                    name: torch.tensor(value, dtype=torch.float32) for name, value in IMAGENET_STATS.items()
+                }
             self._meta = meta
         return self._meta
 
@@ -186,7 +188,7 @@ class LeRobotDataModule(LightningDataModule):
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
         def read(episodes: list[int] | None, transforms: Any) -> Any:
-            return LeRobotDataset(
+            dataset = LeRobotDataset(
                 self.info.repo_id,
                 root=self.info.root,
                 episodes=episodes,
@@ -195,6 +197,8 @@ class LeRobotDataModule(LightningDataModule):
                 video_backend=self._video_backend,
                 return_uint8=True,
             )
+            mend_metadata(dataset.meta)
+            return dataset
 
         everything = self.episodes is None and not self.val_episodes
         train = read(None if everything else self.train_episodes, self._image_transforms)
@@ -226,9 +230,9 @@ class LeRobotDataModule(LightningDataModule):
         other = set(self.info.cameras) - set(self.cameras)
         train = GatheredSamples(
             table,
-            read_features(self.info, [name for name in self.info.features if name not in self.info.cameras]),
+            read_columns(self.info, [n for n in self.info.features if n not in self.info.cameras], self.episodes),
             stores,
-            tasks=list(self.meta.tasks.index),
+            tasks=read_tasks(self.info),
             deltas={key: offsets for key, offsets in deltas.items() if key not in other},
             image_transforms=self._image_transforms,
         )

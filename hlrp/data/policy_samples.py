@@ -11,78 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from hlrp.data.dataset_info import DatasetInfo
 from hlrp.data.episodes import Episodes
 from hlrp.data.readers import FrameReader
-from hlrp.errors import UserError
 
 if TYPE_CHECKING:
     from lerobot.datasets.sampler import EpisodeAwareSampler
 
 Sample = dict[str, Any]
-
-
-def read_features(info: DatasetInfo, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Features of all frames, with the types that LeRobot gives them: float32, int64, bool, or text.
-
-    Args:
-        info: The dataset.
-        names: Features that are no pictures.
-
-    Returns:
-        Arrays `[frames]` for features of shape (1,), `[frames, *shape]` for others; row i is the frame of `index` i.
-
-    Raises:
-        UserError: The tables cannot be read, lack frames or columns, or hold a type that only LeRobot's own reader
-            knows.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    where = str(info.root / "data")
-    found: dict[str, NDArray[Any]] = {}
-    seen = np.zeros(info.frames, bool)
-    try:
-        for path in sorted((info.root / "data").rglob("*.parquet")):
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=65_536, columns=[*names]):
-                    index = batch.column("index").to_numpy()
-                    for name in names:
-                        values = _rows(batch.column(name), info.features[name]["shape"], name)
-                        if name not in found:
-                            found[name] = np.zeros((info.frames, *values.shape[1:]), values.dtype)
-                        found[name][index] = values
-                    seen[index] = True
-    except (OSError, ValueError, KeyError, IndexError, pa.ArrowException) as error:
-        raise UserError(f"the tables cannot be read: {error}", where=where, fix="restore the dataset") from error
-    if not seen.all():
-        raise UserError(
-            f"the tables hold {int(seen.sum())} of the {info.frames} frames that meta/info.json counts",
-            where=where,
-            fix="the dataset is incomplete: copy or record it again",
-        )
-    return found
-
-
-def _rows(column: Any, shape: Sequence[int], name: str) -> NDArray[Any]:
-    import pyarrow as pa
-
-    count, whole = len(column), list(shape) == [1]
-    while not (pa.types.is_primitive(column.type) or pa.types.is_string(column.type)):
-        if isinstance(column, pa.ExtensionArray):
-            column = column.storage
-        elif hasattr(column, "flatten") and (pa.types.is_nested(column.type)) and not pa.types.is_struct(column.type):
-            column = column.flatten()
-        else:
-            raise UserError(
-                f"feature {name!r} is of type {column.type}, which only LeRobot's own reader knows",
-                where="data.cache",
-                fix="use data.cache=off",
-            )
-    values = column.to_numpy(zero_copy_only=False).reshape((count,) if whole else (count, *shape))
-    # LeRobot makes tensors of Python's numbers: all floats come out as float32, all integers as int64.
-    kinds: dict[str, Any] = {"f": np.float32, "i": np.int64, "u": np.int64}
-    return values.astype(kinds.get(values.dtype.kind, values.dtype), copy=False)
 
 
 class GatheredSamples(Dataset[Sample]):
@@ -93,7 +28,7 @@ class GatheredSamples(Dataset[Sample]):
 
     Args:
         table: Episode table of the dataset.
-        columns: From `read_features`.
+        columns: From `read_columns`.
         readers: Camera to its frames.
         tasks: Task sentences by `task_index`.
         deltas: Feature to the offsets, in frames, of which a sample has values; others are read at the frame alone.

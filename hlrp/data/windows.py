@@ -59,11 +59,17 @@ class _Source:
         self.starts = self.table.frame_indices(spec.episodes)
         self.readers: list[FrameReader] = []
         self.action_total: NDArray[np.float64] | None = None
+        self.action_bad: NDArray[np.float64] | None = None
         self.action_width: int | None = None
         self.labelled = np.zeros(len(self.table), bool)
         if with_actions and "action" in spec.info.features:
-            actions = read_column(spec.info, "action").astype(np.float64)
-            self.action_total = np.concatenate([np.zeros((1, actions.shape[1])), np.cumsum(actions, axis=0)])
+            actions = read_column(spec.info, "action", spec.episodes)
+            bad = ~np.isfinite(actions)
+            if bad.any():
+                # One of them would spoil every sum that comes after it: they are counted beside.
+                actions = np.where(bad, 0, actions)
+                self.action_bad = _running_sums(bad, self.table)
+            self.action_total = _running_sums(actions, self.table)
             self.labelled[spec.labelled_episodes if spec.labelled_episodes is not None else slice(None)] = True
 
     @property
@@ -71,8 +77,15 @@ class _Source:
         return 0 if self.action_total is None else self.action_total.shape[1]
 
     def keep_valid(self) -> None:
-        """Drop the frames after which not even one pair fits into the episode."""
-        self.starts = self.starts[self.starts + self.offset < self.table.end[self.table.episode_of(self.starts)]]
+        """Drop the frames after which not even one pair fits into the episode.
+
+        Raises:
+            UserError: That leaves none.
+        """
+        kept = self.starts[self.starts + self.offset < self.table.end[self.table.episode_of(self.starts)]]
+        if len(self.starts) and not len(kept):
+            raise no_pair_fits(self.table, self.spec.episodes, self.offset)
+        self.starts = kept
 
     def read(self, starts: "NDArray[np.int64]") -> "dict[str, NDArray[Any]]":
         import numpy as np
@@ -102,8 +115,37 @@ class _Source:
         sums = np.zeros((*valid.shape, width), np.float32)
         if self.action_total is not None:
             between = self.action_total[indices[:, 1:]] - self.action_total[indices[:, :-1]]
+            if self.action_bad is not None:
+                between[self.action_bad[indices[:, 1:]] > self.action_bad[indices[:, :-1]]] = np.nan
             sums[..., : self.action_dim] = np.where((valid & has_action[:, None])[..., None], between, 0)
         return {"action_sum": sums, "has_action": has_action}
+
+
+def no_pair_fits(table: Episodes, episodes: list[int] | None, offset: int) -> UserError:
+    """What to say when two frames ``offset`` apart fit into none of the episodes."""
+    lengths = table.lengths if episodes is None else table.lengths[episodes]
+    fps = table.info.fps
+    longest, shortest = int(lengths.max()), int(lengths.min())
+    spread = f"{longest}" if shortest == longest else f"{shortest} to {longest}"
+    return UserError(
+        f"the frames of a window lie {offset} apart ({offset / fps:g} s at {fps:g} fps), but the {len(lengths)} "
+        f"episodes of {table.info.repo_id} have {spread} frames: no pair fits into any",
+        where="data.offset_seconds",
+        fix=f"use an offset of at most {(longest - 1) / fps:g} s, or longer episodes",
+    )
+
+
+def _running_sums(rows: "NDArray[Any]", table: Episodes) -> "NDArray[np.float64]":
+    """Sum over the rows of its episode before each frame, float64 `[frames, A]`.
+
+    Each episode begins at zero, so that a huge number costs its own episode's digits alone.
+    """
+    import numpy as np
+
+    sums = np.zeros(rows.shape, np.float64)
+    for first, end in zip(table.start.tolist(), table.end.tolist(), strict=True):
+        np.cumsum(rows[first : end - 1], axis=0, dtype=np.float64, out=sums[first + 1 : end])
+    return sums
 
 
 class FrameWindows(Mixture):
@@ -117,7 +159,8 @@ class FrameWindows(Mixture):
     - ``index``, ``episode_index``, ``source``: int64 scalars. `index` is LeRobot's global frame index in the source, so
       (`source`, `index`) names a sample for good, however the data are split or read.
     - with ``with_actions``: ``action_sum``: float32 `[T-1, A]`, the sum of the recorded actions from frame j up to, not
-      including, frame j+1, zero-padded to the widest source, zero where invalid or unlabelled; ``has_action``: bool.
+      including, frame j+1, zero-padded to the widest source, zero where invalid or unlabelled, NaN where one of them is
+      no finite number; ``has_action``: bool.
 
     Indexing by a list (`__getitems__`) gives a whole batch, with a leading `B`, in one copy: use
     `collate_fn=FrameWindows.collate` in a `DataLoader`.

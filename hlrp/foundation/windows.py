@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hlrp.data import DatasetInfo, WindowSource, read_episodes, window_offset
-from hlrp.data.columns import read_column, read_tasks
+from hlrp.data.columns import read_column, read_columns, read_tasks
 from hlrp.data.dataset_info import check_episodes
 from hlrp.data.decode import frame_size, target_size
 from hlrp.data.episodes import Episodes, check_camera
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.readers import FrameReader, FramesWanted, open_readers
+from hlrp.data.windows import no_pair_fits
 from hlrp.errors import UserError, suggest
 from hlrp.foundation.labels import FRAMES, VALID, LabelSource
 
@@ -39,6 +40,8 @@ class _Part:
         starts = self.table.frame_indices(spec.episodes)
         # Without one pair inside the episode there is no label, whatever makes them: all sources give the same samples.
         self.starts = starts[starts + self.offset < self.table.end[self.table.episode_of(starts)]]
+        if len(starts) and not len(self.starts):
+            raise no_pair_fits(self.table, spec.episodes, self.offset)
         self.cameras = [c for c in cameras if c in spec.info.cameras]
         if not self.cameras:
             raise UserError(
@@ -48,7 +51,7 @@ class _Part:
             )
         for camera in self.cameras:
             check_camera(spec.info, camera)
-        self.task_index = read_column(spec.info, "task_index")[:, 0].astype(np.int64)
+        self.task_index = read_columns(spec.info, ["task_index"], spec.episodes)["task_index"]
         self.states: NDArray[np.float32] | None = None
         # By camera, in the order and with the sizes of the whole mixture.
         self.sizes: dict[str, tuple[int, int]] = {}
@@ -179,7 +182,7 @@ class FoundationSamples(Mixture):
 
     def _read_states(self) -> None:
         for part in self._parts:
-            part.states = read_column(part.spec.info, STATE)
+            part.states = read_column(part.spec.info, STATE, part.spec.episodes)
         width = max(p.states.shape[1] for p in self._parts if p.states is not None)
         for part in self._parts:
             part.state_dim = width
