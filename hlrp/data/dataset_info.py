@@ -11,6 +11,8 @@ from hlrp.errors import UserError, suggest
 
 INFO = Path("meta/info.json")
 SUPPORTED_FORMAT = "v3.0"
+TOLERANCE_S = 1e-4
+"""How far a frame's time in the video may lie from its time in the table: LeRobot's own default."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class DatasetInfo:
         fps: Frames per second.
         episodes: Number of episodes.
         frames: Number of frames over all episodes.
+        tolerance_s: How far a frame's time in its video may lie from its time in the table, for every reader of frames.
     """
 
     root: Path
@@ -32,6 +35,7 @@ class DatasetInfo:
     fps: float
     episodes: int
     frames: int
+    tolerance_s: float = TOLERANCE_S
 
     @property
     def cameras(self) -> list[str]:
@@ -67,8 +71,20 @@ def _hf_home() -> str:
     return os.environ.get("HF_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
 
 
-def read_dataset(repo_id: str | None, root: Path | None, *, where: str = "data.root / --dataset-root") -> DatasetInfo:
+def read_dataset(
+    repo_id: str | None,
+    root: Path | None,
+    *,
+    where: str = "data.root / --dataset-root",
+    tolerance_s: float = TOLERANCE_S,
+) -> DatasetInfo:
     """Read and check a dataset's metadata.
+
+    Args:
+        repo_id: Hub name of a dataset that is on this machine.
+        root: Its folder.
+        where: Named in errors.
+        tolerance_s: Handed to the readers of frames, see `DatasetInfo`.
 
     Raises:
         UserError: The folder is missing, is no LeRobotDataset, is of another format, or has no frames.
@@ -94,7 +110,13 @@ def read_dataset(repo_id: str | None, root: Path | None, *, where: str = "data.r
         raw = json.loads(info.read_text(encoding="utf8"))
         version, features = raw["codebase_version"], raw["features"]
         result = DatasetInfo(
-            folder, repo_id or folder.name, features, raw["fps"], raw["total_episodes"], raw["total_frames"]
+            folder,
+            repo_id or folder.name,
+            features,
+            raw["fps"],
+            raw["total_episodes"],
+            raw["total_frames"],
+            tolerance_s,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
