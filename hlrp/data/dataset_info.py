@@ -87,7 +87,8 @@ def read_dataset(
         tolerance_s: Handed to the readers of frames, see `DatasetInfo`.
 
     Raises:
-        UserError: The folder is missing, is no LeRobotDataset, is of another format, or has no frames.
+        UserError: The folder is missing, is no LeRobotDataset, is of another format, or has no frames; or
+            ``tolerance_s`` is half a frame or more.
     """
     folder = find_dataset(repo_id, root)
     if folder is None:
@@ -127,6 +128,12 @@ def read_dataset(
             f"the dataset has format {version}, LeRobot reads {SUPPORTED_FORMAT}",
             where=str(info),
             fix="convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=... --root=...",
+        )
+    if result.fps > 0 and tolerance_s >= 0.5 / result.fps:
+        raise UserError(
+            f"with a tolerance of {tolerance_s:g} s a frame could be taken for its neighbour {1 / result.fps:g} s away",
+            where="data.tolerance_s",
+            fix=f"use less than {0.5 / result.fps:g}",
         )
     if result.frames == 0:
         raise UserError("the dataset has no frames", where=str(info), fix="record again")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+DECODING_FAULTS = (OSError, ValueError, LookupError, EOFError)
+"""What PyAV raises for a file that cannot be read, beside its own `FFmpegError`."""
 _PIXELS = 2
 """Raised whenever the same file would give other pixels."""
 _SEEK_BEYOND_S = 2.0
@@ -141,7 +143,7 @@ class VideoReader:
             self._stream = self._container.streams.video[0]
             if self._stream.codec_context is None:
                 raise ValueError("this FFmpeg has no decoder for it")
-        except (OSError, IndexError, ValueError) as error:
+        except (*DECODING_FAULTS, av.FFmpegError) as error:
             raise BadVideoError(path, episode, f"{type(error).__name__}: {error}") from error
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = threads
@@ -150,16 +152,14 @@ class VideoReader:
         self._from_start = False
         self._turn: Turn | None = None
         self._frames: Iterator[Any] | None = None
-        self._before: Any = None
-        self._after: Any = None
+        # Frames with their seconds: what is asked for lies between these two, or they are read on.
+        self._before: tuple[float, Any] | None = None
+        self._after: tuple[float, Any] | None = None
 
     def close(self) -> None:
         """Close the file and free the decoder."""
         self._frames = self._before = self._after = None
         self._container.close()
-
-    def _time(self, frame: Any) -> float:
-        return float(frame.pts * self._tick)
 
     def _seek(self, second: float) -> None:
         """Go on from the last place at or before ``second`` at which decoding can begin."""
@@ -169,30 +169,34 @@ class VideoReader:
         self._frames, self._before = self._container.decode(self._stream), None
         self._after = self._next()
         if self._after is not None:
-            self._turn = find_turn(self._after)
+            self._turn = find_turn(self._after[1])
 
-    def _next(self) -> Any:
+    def _next(self) -> tuple[float, Any] | None:
         assert self._frames is not None
-        # A frame whose references lie before the place where decoding began is marked, and no picture.
-        return next((f for f in self._frames if f.pts is not None and not f.is_corrupt), None)
+        for frame in self._frames:
+            # A frame whose references lie before the place where decoding began is marked, and no picture.
+            if frame.pts is not None and not frame.is_corrupt:
+                return frame.pts * self._tick, frame
+        return None
 
     def _must_seek(self, second: float) -> bool:
-        if self._frames is None or self._after is None:
+        if self._after is None:
             return True
-        earliest = self._before if self._before is not None else self._after
-        return second < self._time(earliest) - _SAME_S or second > self._time(self._after) + _SEEK_BEYOND_S
+        earliest = self._before or self._after
+        return second < earliest[0] - _SAME_S or second > self._after[0] + _SEEK_BEYOND_S
 
     def _nearest(self, second: float) -> Any:
-        while self._after is not None and self._time(self._after) < second:
-            self._before, self._after = self._after, self._next()
-        near = [f for f in (self._before, self._after) if f is not None]
-        frame = min(near, key=lambda f: abs(self._time(f) - second), default=None)
-        if frame is None:
+        before, after = self._before, self._after
+        while after is not None and after[0] < second:
+            before, after = after, self._next()
+        self._before, self._after = before, after
+        nearest = after if before is None or (after and after[0] - second < second - before[0]) else before
+        if nearest is None:
             return None
         # Right after a seek, frames that come before this one may not have been decodable: it may not be the nearest.
-        known = self._before is not None or self._from_start
-        gap = abs(self._time(frame) - second)
-        return frame if gap < (self._tolerance if known else min(self._tolerance, _SAME_S)) else None
+        known = before is not None or self._from_start
+        allowed = self._tolerance if known else min(self._tolerance, _SAME_S)
+        return nearest[1] if abs(nearest[0] - second) < allowed else None
 
     def _frame_at(self, second: float) -> Any:
         if self._must_seek(second):
@@ -214,6 +218,7 @@ class VideoReader:
         Returns:
             uint8 `[n, H, W, 3]`.
         """
+        import av
         import numpy as np
 
         # Filled one by one: a list of single frames would take fresh memory for each, twice.
@@ -230,7 +235,7 @@ class VideoReader:
                     require_size(image.shape[:2], self._size, self.path)
                     frames = np.empty((len(seconds), *image.shape), np.uint8)
                 frames[i] = image
-        except (OSError, ValueError) as error:
+        except (*DECODING_FAULTS, av.FFmpegError) as error:
             self._frames = self._before = self._after = None
             raise BadVideoError(self.path, episode, f"{type(error).__name__}: {error}") from error
         assert frames is not None
@@ -242,12 +247,7 @@ class VideoReader:
         mismatch = find_mismatch(seconds, found, self._tolerance) if len(found) else None
         if mismatch is None:
             return BadVideoError(self.path, episode, f"no frame at {second:.4f} s can be decoded")
-        return BadVideoError(
-            self.path,
-            episode,
-            str(mismatch),
-            f"record the dataset again at a constant rate, or allow it: data.tolerance_s above {mismatch.off:.4f}",
-        )
+        return BadVideoError(self.path, episode, str(mismatch), mismatch.fix)
 
 
 class OpenVideos:

@@ -1,5 +1,6 @@
 """When the frames of a video are shown, from its packets alone; and how that differs from a dataset's table."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -72,6 +73,7 @@ class Mismatch(NamedTuple):
         expected: The expected times, float64 `[n]`.
         nearest: For each the nearest frame's time, float64 `[n]`.
         begins: Time of the first frame that was found.
+        apart: Seconds between neighbouring frames of the video, as a rule.
     """
 
     frames: "NDArray[np.int64]"
@@ -79,15 +81,20 @@ class Mismatch(NamedTuple):
     expected: "NDArray[np.float64]"
     nearest: "NDArray[np.float64]"
     begins: float
+    apart: float
 
     @property
-    def off(self) -> float:
-        """Distance of the worst frame, seconds."""
-        return float(abs(self.expected[self.worst] - self.nearest[self.worst]))
+    def fix(self) -> str:
+        """What to do: a tolerance only where no frame could be taken for its neighbour."""
+        off = float(abs(self.expected[self.worst] - self.nearest[self.worst]))
+        again = "encode the video again with the times of the table"
+        if off < self.apart / 2:
+            return f"{again}, or allow it: data.tolerance_s={math.ceil(off * 1e4 + 1) / 1e4:g}"
+        return f"{again}, or correct from_timestamp in meta/episodes"
 
     def __str__(self) -> str:
         first = int(self.frames[0])
-        text = f"the table puts a frame at {self.expected[first]:.4f} s, the nearest in the video is at "
+        text = f"the tables put a frame at {self.expected[first]:.4f} s, the nearest in the video is at "
         text += f"{self.nearest[first]:.4f} s"
         if len(self.frames) > 1:
             text += (
@@ -109,4 +116,5 @@ def find_mismatch(expected: "NDArray[np.float64]", found: "NDArray[np.float64]",
     frames = np.flatnonzero(distance >= tolerance_s)
     if not len(frames):
         return None
-    return Mismatch(frames, int(distance.argmax()), expected, nearest, float(found[0]))
+    apart = float(np.median(np.diff(found))) if len(found) > 1 else 0.0
+    return Mismatch(frames, int(distance.argmax()), expected, nearest, float(found[0]), apart)
