@@ -1,5 +1,6 @@
 """Which policies LeRobot knows here, with their fields: read once per installation, then from a cache."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -165,9 +166,11 @@ def build_catalog() -> Catalog:
     policies = {k: _describe(k, c) for k, c in sorted(PreTrainedConfig.get_known_choices().items())}
     catalog = Catalog(policies, failed, skipped)
     if not failed:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / f"policies-{_key()}.json", dataclasses.asdict(catalog))
+        # Without a cache the next call takes as long as this one; nothing else depends on it.
+        with contextlib.suppress(OSError):
+            folder = cache_folder()
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / f"policies-{_key()}.json", dataclasses.asdict(catalog))
     return catalog
 
 

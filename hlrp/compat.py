@@ -88,6 +88,7 @@ def install_training_hooks(emit: Emit, stop: StopRequest, preflight: Callable[[A
 
     - our run folder may exist already (LeRobot refuses any existing output folder),
     - ``preflight(cfg)`` sees the parsed configuration before anything is built,
+    - a dataset's tasks stand in the order of their numbers, and cameras without statistics get an empty entry,
     - metrics leave as numbers, at full precision, instead of as text,
     - a checkpoint appears under its final name only when all of it is on disk,
     - a stop request saves a checkpoint at the end of the running step, then ends the loop,
@@ -100,8 +101,10 @@ def install_training_hooks(emit: Emit, stop: StopRequest, preflight: Callable[[A
         preflight: May raise UserError.
     """
     from lerobot.configs.train import TrainPipelineConfig
+    from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
     from lerobot.scripts import lerobot_train
 
+    _mend_metadata(LeRobotDatasetMetadata)
     _accept_existing_folder(TrainPipelineConfig, emit, preflight)
     _report_metrics(lerobot_train, emit)
     _save_atomically(lerobot_train, emit, stop)
@@ -124,6 +127,35 @@ def _accept_existing_folder(config_class: Any, emit: Emit, preflight: Callable[[
         emit("accepted")
 
     config_class.validate = validate
+
+
+def _mend_metadata(metadata_class: Any) -> None:
+    load = metadata_class._load_metadata
+
+    def load_metadata(self: Any) -> None:
+        load(self)
+        mend_metadata(self)
+
+    metadata_class._load_metadata = load_metadata
+
+
+def mend_metadata(meta: Any) -> None:
+    """Change what LeRobot has read of a dataset so that its own code does with it what it means to.
+
+    It takes the row of a task's number where it should look the number up, and writes ImageNet's statistics into the
+    entry of each camera, which must be there.
+
+    Args:
+        meta: LeRobot's metadata of a dataset; changed in place.
+    """
+    if meta.tasks is not None and meta.tasks["task_index"].tolist() != list(range(len(meta.tasks))):
+        numbers = meta.tasks["task_index"]
+        rows = meta.tasks.reset_index().set_index("task_index").reindex(range(int(numbers.max()) + 1))
+        rows["task"] = rows["task"].fillna("")
+        meta.tasks = rows.reset_index().set_index("task")
+    meta.stats = meta.stats or {}
+    for camera in set(meta.camera_keys) - set(meta.depth_keys):
+        meta.stats.setdefault(camera, {})
 
 
 _EVAL_LOSS = re.compile(r"^step (\d+): eval_loss=([-+.\deEnaif]+)$")
@@ -277,6 +309,13 @@ def check_policy_features(cfg: Any) -> None:
     if cfg.policy is None:
         return
     meta = LeRobotDatasetMetadata(cfg.dataset.repo_id, root=cfg.dataset.root, revision=cfg.dataset.revision)
+    bare = sorted(c for c in meta.camera_keys if not (meta.stats or {}).get(c) and c not in meta.depth_keys)
+    if bare and not cfg.dataset.use_imagenet_stats:
+        raise UserError(
+            f"the dataset has no statistics of {', '.join(bare)}, and ImageNet's are not to be used",
+            where="trainer.lerobot_args: dataset.use_imagenet_stats",
+            fix="leave the setting out, or use a dataset with statistics of its pictures",
+        )
     features = dataset_to_policy_features(meta.features)
     check_features(cfg.policy, features, cfg.rename_map, f"dataset {cfg.dataset.root or cfg.dataset.repo_id}")
 

@@ -28,6 +28,7 @@ COMMANDS = (
     "precompute_latents",
     "latents",
     "collect",
+    "data",
     "demo",
     "config",
     "runs",

@@ -169,7 +169,9 @@ def _run_config(run: RunDirectory | None) -> dict[str, Any]:
 def dataset_roots(pretrained: Path | None, run: RunDirectory | None) -> list[Path]:
     """Folders on this machine that hold the data a checkpoint was trained on."""
     named: list[dict[str, Any]] = []
-    data = _run_config(run).get("data") or {}
+    # The manifest's folders are absolute in all runs; the configuration's were not always.
+    recorded = run.manifest.get("dataset") or {} if run else {}
+    data = recorded if recorded.get("root") or recorded.get("sources") else _run_config(run).get("data") or {}
     named += [data, *(data.get("sources") or [])]
     if pretrained:
         named.append(read_json(pretrained / "train_config.json").get("dataset") or {})

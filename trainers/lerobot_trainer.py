@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from hlrp.catalog import build_catalog, cached_catalog
 from hlrp.compat import lerobot_version
@@ -15,6 +15,7 @@ from trainers.base import BaseTrainer, RunResult
 from trainers.lerobot_command import Command, build_arguments, build_command, resume_arguments
 from trainers.lerobot_session import TrainingSession
 from trainers.policy_labels import foundation_of
+from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvmap")
 
@@ -80,11 +81,26 @@ class LeRobotTrainer(BaseTrainer):
         return command.shown()
 
 
-def plan(run: LeRobotRun) -> tuple[Command, DatasetInfo | None, Path, int]:
-    """Check everything that can be checked without LeRobot, and decide the command.
+class Plan(NamedTuple):
+    """What a fresh run will do.
 
-    Returns:
-        The command, the local dataset (None if LeRobot is to download it), the run directory and its steps.
+    Args:
+        command: The process to start.
+        dataset: The local dataset; None if LeRobot is to download it.
+        path: The run directory.
+        steps: Its steps.
+        warnings: What may be wrong with the data.
+    """
+
+    command: Command
+    dataset: DatasetInfo | None
+    path: Path
+    steps: int
+    warnings: list[str]
+
+
+def plan(run: LeRobotRun) -> Plan:
+    """Check everything that can be checked without LeRobot, and decide the command.
 
     Raises:
         UserError: The first mistake found.
@@ -99,11 +115,12 @@ def plan(run: LeRobotRun) -> tuple[Command, DatasetInfo | None, Path, int]:
         )
     known = _check_policy(run)
     _check_device(run.trainer.device)
-    dataset = None
+    dataset, warnings = None, list[str]()
     if not run.allow_download or find_dataset(run.data.repo_id, run.data.root) is not None:
-        dataset = read_dataset(run.data.repo_id, run.data.root)
+        dataset = read_dataset(run.data.repo_id, run.data.root, tolerance_s=run.data.tolerance_s)
         require_training_features(dataset)
         check_episodes(dataset, run.data.episodes)
+        warnings = check_data(run, [dataset])
     if run.trainer.max_epochs is not None and dataset is None:
         raise UserError(
             "epochs cannot be converted to steps before the dataset is here",
@@ -114,7 +131,7 @@ def plan(run: LeRobotRun) -> tuple[Command, DatasetInfo | None, Path, int]:
         run = _resolve_start(run)
     steps = run.trainer.total_steps(_frames(dataset, run)) if dataset else run.trainer.steps
     path = new_run_path(run.output_dir, run.job_name or run.model.policy_type)
-    return build_command(run, build_arguments(run, dataset, path, steps, known)), dataset, path, steps
+    return Plan(build_command(run, build_arguments(run, dataset, path, steps, known)), dataset, path, steps, warnings)
 
 
 def _resolve_start(run: LeRobotRun) -> LeRobotRun:
@@ -161,7 +178,8 @@ def _check_device(device: str | None) -> None:
 
 def train(run: LeRobotRun) -> RunResult:
     """Run a fresh training."""
-    command, dataset, path, steps = plan(run)
+    run = with_absolute_paths(run)
+    command, dataset, path, steps, warnings = plan(run)
 
     def create() -> RunDirectory:
         return RunDirectory.create(
@@ -169,28 +187,15 @@ def train(run: LeRobotRun) -> RunResult:
             config_yaml=to_yaml(run),
             trainer="lerobot",
             policy=run.model.policy_type,
-            dataset=_describe(dataset, run),
+            dataset=describe_data([dataset]) if dataset else {"repo_id": run.data.repo_id},
             seed=run.trainer.seed,
             steps=steps,
             git_commit=git_commit(Path(__file__).parent),
             command=command.argv,
-            warnings=[],
+            warnings=warnings,
         )
 
-    return TrainingSession(command, create, steps=steps).run()
-
-
-def _describe(dataset: DatasetInfo | None, run: LeRobotRun) -> dict[str, Any]:
-    if dataset is None:
-        return {"repo_id": run.data.repo_id}
-    return {
-        "repo_id": dataset.repo_id,
-        "root": str(dataset.root.absolute()),
-        "fingerprint": dataset.fingerprint(),
-        "episodes": dataset.episodes,
-        "frames": dataset.frames,
-        "fps": dataset.fps,
-    }
+    return TrainingSession(command, create, steps=steps, notes=warnings).run()
 
 
 def resumable(directory: RunDirectory) -> tuple[Checkpoint, list[str]]:
@@ -219,6 +224,9 @@ def plan_resume(
 
     Returns:
         The command, the checkpoint it starts from, what is skipped, and the steps the run will have.
+
+    Raises:
+        UserError: No checkpoint, nothing left to do, or the data are not those that the run began with.
     """
     checkpoint, skipped = resumable(directory)
     total = steps or int(directory.manifest.get("steps") or run.trainer.steps)
@@ -228,6 +236,11 @@ def plan_resume(
             where=str(directory.path),
             fix=f"train longer with --resume {directory.path} --steps {checkpoint.step * 2}",
         )
+    run = resumed_paths(directory, run)
+    if not run.allow_download or find_dataset(run.data.repo_id, run.data.root) is not None:
+        dataset = read_dataset(run.data.repo_id, run.data.root, tolerance_s=run.data.tolerance_s)
+        check_same_data(directory, [dataset])
+        check_data(run, [dataset])
     extra = run.trainer.lerobot_args
     _check_device(run.trainer.device)
     arguments = resume_arguments(checkpoint, directory.path, total, extra)

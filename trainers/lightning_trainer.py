@@ -13,6 +13,7 @@ from hlrp.runs import RunDirectory, new_run_path
 from hlrp.runs.directory import git_commit
 from trainers.base import BaseTrainer, RunResult
 from trainers.lightning_models import build_datamodule, build_module, check_model, job_name, orders_itself
+from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -60,8 +61,9 @@ class LightningTrainer(BaseTrainer):
             run = self._run_for(module, datamodule)
         if output_dir is not None:
             run = run.model_copy(update={"output_dir": Path(output_dir)})
+        run = with_absolute_paths(run)
         dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
-        return _execute(run, module, datamodule, dataset=dataset)
+        return _execute(run, module, datamodule, dataset=dataset, notes=check_data(run, dataset))
 
     def _run_for(self, module: "LightningModule | None", datamodule: Any) -> LightningRun:
         if module is None:
@@ -112,8 +114,10 @@ class LightningTrainer(BaseTrainer):
             datamodule: The same for its data.
         """
         checkpoint, skipped, run = plan_resume(directory, run, steps)
+        run = resumed_paths(directory, run)
         dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
-        _check_same_data(directory, dataset)
+        check_same_data(directory, dataset)
+        check_data(run, dataset)
         return _execute(
             run, module, datamodule, dataset=dataset, directory=directory, checkpoint=checkpoint, notes=skipped
         )
@@ -124,13 +128,17 @@ class LightningTrainer(BaseTrainer):
         start = 0
         if resume is not None:
             checkpoint, _, run = plan_resume(resume, run, steps)
-            start = checkpoint.step
+            run, start = resumed_paths(resume, run), checkpoint.step
         check_model(run)
+        datasets = find_datasets(run)
+        if resume is not None:
+            check_same_data(resume, datasets)
+        check_data(run, datasets)
         trainer = run.trainer
         length = f"{trainer.max_epochs} epochs" if trainer.max_epochs else f"steps {start} to {trainer.steps}"
         batch = trainer.batch_size * trainer.devices * trainer.accumulate_grad_batches
         data = "\n".join(
-            f"data      {d.root} ({d.episodes} episodes, {d.frames} frames, {d.fps:g} fps)" for d in find_datasets(run)
+            f"data      {d.root} ({d.episodes} episodes, {d.frames} frames, {d.fps:g} fps)" for d in datasets
         )
         return f"train     {job_name(run)} with Lightning, {length}, {batch} samples per step\n{data}"
 
@@ -143,8 +151,11 @@ def find_datasets(run: LightningRun) -> list[DatasetInfo]:
     """
     data = run.data
     if data.sources:
-        return [read_dataset(s.repo_id, s.root, where=f"data.sources.{i}") for i, s in enumerate(data.sources)]
-    dataset = read_dataset(data.repo_id, data.root)
+        return [
+            read_dataset(s.repo_id, s.root, where=f"data.sources.{i}", tolerance_s=data.tolerance_s)
+            for i, s in enumerate(data.sources)
+        ]
+    dataset = read_dataset(data.repo_id, data.root, tolerance_s=data.tolerance_s)
     check_episodes(dataset, data.episodes)
     return [dataset]
 
@@ -174,36 +185,6 @@ def plan_resume(
             fix=f"train longer with --resume {directory.path} --steps {checkpoint.step * 2}",
         )
     return checkpoint, skipped, run.model_copy(update={"trainer": section})
-
-
-def _check_same_data(directory: RunDirectory, datasets: list[DatasetInfo]) -> None:
-    """Refuse to continue on data that have changed: the order and the held-out episodes would be others."""
-    before = directory.manifest.get("dataset", {}).get("fingerprint")
-    now = _describe(datasets).get("fingerprint")
-    if before and now and before != now:
-        raise UserError(
-            f"the data have changed since the run began: fingerprint {before} then, {now} now",
-            where=", ".join(str(d.root) for d in datasets),
-            fix="restore the dataset, or start a new run",
-        )
-
-
-def _describe(datasets: list[DatasetInfo]) -> dict[str, Any]:
-    described = [
-        {
-            "repo_id": d.repo_id,
-            "root": str(d.root.absolute()),
-            "fingerprint": d.fingerprint(),
-            "episodes": d.episodes,
-            "frames": d.frames,
-            "fps": d.fps,
-        }
-        for d in datasets
-    ]
-    if len(described) == 1:
-        return described[0]
-    joined = "+".join(str(d["fingerprint"]) for d in described)
-    return {"sources": described, "fingerprint": joined} if described else {}
 
 
 def _execute(
@@ -312,7 +293,7 @@ def _open(
         config_yaml=to_yaml(run),
         trainer="lightning",
         policy=job_name(run),
-        dataset=_describe(dataset),
+        dataset=describe_data(dataset),
         seed=run.trainer.seed,
         steps=run.trainer.steps,
         git_commit=git_commit(Path(__file__).parent),

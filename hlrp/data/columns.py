@@ -47,10 +47,10 @@ def read_columns(
     seen, rows = np.zeros(info.frames, bool), 0
     try:
         for batch in _batches(paths, ["index", *(n for n in names if n != "index")]):
-            index = batch.column("index").to_numpy()
+            index = flat_values(batch.column("index"), "index")
             _check_index(index, info)
             for name in names:
-                values = _values(batch.column(name), info.features[name]["shape"], name)
+                values = _values(batch.column(name), info.features[name], name)
                 if name not in found:
                     found[name] = np.zeros((info.frames, *values.shape[1:]), values.dtype)
                 found[name][index] = values
@@ -121,14 +121,17 @@ def _check_index(index: "NDArray[Any]", info: DatasetInfo) -> None:
         )
 
 
-def _values(column: Any, shape: Sequence[int], name: str) -> "NDArray[Any]":
+def _values(column: Any, feature: dict[str, Any], name: str) -> "NDArray[Any]":
     import numpy as np
 
-    count, whole = len(column), list(shape) == [1]
-    values = flat_values(column, name).reshape((count,) if whole else (count, *shape))
-    # LeRobot makes tensors of Python's numbers: all floats come out as float32, all integers as int64.
-    kinds: dict[str, Any] = {"f": np.float32, "i": np.int64, "u": np.int64}
-    return values.astype(kinds.get(values.dtype.kind, values.dtype), copy=False)
+    count, shape = len(column), feature["shape"]
+    values = flat_values(column, name).reshape((count,) if list(shape) == [1] else (count, *shape))
+    # LeRobot casts to the declared type and makes tensors of Python's numbers: float32 and int64.
+    kinds: dict[str, Any] = {"float": np.float32, "int": np.int64, "uint": np.int64, "bool": np.bool_}
+    wanted = kinds.get(str(feature["dtype"]).rstrip("0123456789"), values.dtype)
+    if wanted is np.int64 and values.dtype.kind == "f" and (values != np.trunc(values)).any():
+        raise ValueError(f"{name} is declared as {feature['dtype']}, but holds fractions")
+    return values.astype(wanted, copy=False)
 
 
 def flat_values(column: Any, name: str) -> "NDArray[Any]":
@@ -138,8 +141,8 @@ def flat_values(column: Any, name: str) -> "NDArray[Any]":
         ValueError: A cell is empty, or cells are of different lengths.
         UserError: A type that only LeRobot's own reader knows.
     """
+    import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     while not (pa.types.is_primitive(column.type) or pa.types.is_string(column.type)):
         if isinstance(column, pa.ExtensionArray):
@@ -153,13 +156,16 @@ def flat_values(column: Any, name: str) -> "NDArray[Any]":
             )
         if column.null_count:
             raise ValueError(f"{name}: {column.null_count} cells are empty")
-        lengths = pc.min_max(pc.list_value_length(column)).as_py()
-        if lengths["min"] != lengths["max"]:
-            raise ValueError(f"{name}: cells hold from {lengths['min']} to {lengths['max']} numbers")
+        if not pa.types.is_fixed_size_list(column.type):
+            lengths = np.diff(np.from_dlpack(column.offsets))
+            if len(lengths) and lengths.min() != lengths.max():
+                raise ValueError(f"{name}: cells hold from {lengths.min()} to {lengths.max()} numbers")
         column = column.flatten()
     if column.null_count:
         raise ValueError(f"{name}: {column.null_count} cells are empty")
-    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    numbers = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    # Arrow's own conversion would import pandas: most of a second.
+    values: NDArray[Any] = np.from_dlpack(column) if numbers else column.to_numpy(zero_copy_only=False)
     return values
 
 
@@ -176,7 +182,8 @@ def read_tasks(info: DatasetInfo) -> list[str]:
     if not path.is_file():
         return []
     try:
-        columns = pq.read_table(path).to_pydict()
+        with pq.ParquetFile(path) as file:
+            columns = file.read().to_pydict()
         numbers = columns.pop("task_index")
         # The sentences are the index of a data frame; what the column is called depends on the writer.
         sentences = next(values for values in columns.values() if all(isinstance(v, str) for v in values))

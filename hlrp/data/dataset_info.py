@@ -1,6 +1,7 @@
 """A LeRobotDataset v3.0 read by its metadata alone: checks and fingerprints without importing LeRobot or torch."""
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,8 @@ def read_dataset(
         )
     if not folder.is_dir():
         near = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-        raise UserError(f"there is no dataset folder {folder}", where=where, fix=suggest(folder.name, near))
+        here = "" if folder.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"there is no dataset folder {folder}{here}", where=where, fix=suggest(folder.name, near))
     info = folder / INFO
     if not info.is_file():
         raise UserError(
@@ -110,6 +112,7 @@ def read_dataset(
     try:
         raw = json.loads(info.read_text(encoding="utf8"))
         version, features = raw["codebase_version"], raw["features"]
+        _check_metadata(raw)
         result = DatasetInfo(
             folder,
             repo_id or folder.name,
@@ -119,7 +122,7 @@ def read_dataset(
             raw["total_frames"],
             tolerance_s,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{info} cannot be read: {error}", where=str(info), fix="restore the file or record again"
         ) from error
@@ -138,6 +141,30 @@ def read_dataset(
     if result.frames == 0:
         raise UserError("the dataset has no frames", where=str(info), fix="record again")
     return result
+
+
+def _check_metadata(raw: dict[str, Any]) -> None:
+    """Refuse values that no dataset can have.
+
+    Raises:
+        ValueError: Naming the key.
+    """
+
+    def number(value: Any, *, whole: bool) -> bool:
+        kinds = int if whole else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+
+    if not number(raw["fps"], whole=False) or raw["fps"] <= 0:
+        raise ValueError(f"'fps' is {raw['fps']!r}, not a number above 0")
+    for key in ("total_episodes", "total_frames"):
+        if not number(raw[key], whole=True) or raw[key] < 0:
+            raise ValueError(f"{key!r} is {raw[key]!r}, not a whole number")
+    for name, feature in raw["features"].items():
+        if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
+            raise ValueError(f"feature {name!r} has no 'dtype'")
+        shape = feature.get("shape")
+        if not isinstance(shape, list) or not all(number(n, whole=True) and n > 0 for n in shape):
+            raise ValueError(f"feature {name!r} has 'shape': {shape!r}, not a list of whole numbers above 0")
 
 
 def require_training_features(info: DatasetInfo) -> None:

@@ -290,8 +290,16 @@ class _DiskStorage:
 
 @contextmanager
 def _lock(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"decoded frames cannot be kept there: {error.strerror}",
+            where=str(folder),
+            fix="set HLRP_CACHE to a folder that can be written, or use data.cache=ram",
+        ) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

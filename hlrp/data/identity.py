@@ -10,7 +10,7 @@ from hlrp.errors import UserError
 _VERSION = "2"
 _META = "meta"
 _WHOLE_TABLE = 8 << 20
-_TABLE_BLOCKS = 64
+_TABLE_BLOCKS = 65
 _VIDEO_BLOCKS = 3
 _BLOCK = 16 << 10
 
@@ -19,13 +19,13 @@ def fingerprint(root: Path, folders: tuple[str, ...] = ("data", "videos")) -> st
     """Identity of the content of a dataset's folder, such as `2-0f3a...`.
 
     - `meta/`: every byte of every file.
-    - Tables (`*.parquet`): every byte up to 8 MiB, of larger ones the size and 64 blocks of 16 KiB, evenly spaced, the
+    - Tables (`*.parquet`): every byte up to 8 MiB, of larger ones the size and 65 blocks of 16 KiB, evenly spaced, the
       first and the last included (the last holds the table of contents with the columns' extremes).
     - All else (videos, pictures): the size and three such blocks. A video that is encoded anew changes its list of
       frame sizes, which lies at one of its ends.
 
-    Links are followed, to folders too. Names count as seen from ``root``; where the bytes really lie, and when they were
-    written, does not: a copy made with any tool is the same data. Hidden files (`.DS_Store`, `._x`, `.cache/`) do
+    Links are followed, to folders too. Names count as seen from ``root``; where the bytes really lie, and when they
+    were written, does not: a copy made with any tool is the same data. Hidden files (`.DS_Store`, `._x`, `.cache/`) do
     not count. A file that is absent counts: a part of a dataset is another dataset.
 
     The version in front says by which of these rules it was made: `older` tells fingerprints made before there was one.

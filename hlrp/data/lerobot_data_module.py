@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hlrp.compat import mend_metadata
 from hlrp.config import LightningRun
 from hlrp.data.columns import read_columns, read_tasks
 from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo, check_episodes, read_dataset, require_training_features
@@ -164,11 +165,11 @@ class LeRobotDataModule(LightningDataModule):
             from lerobot.utils.constants import IMAGENET_STATS
 
             meta = LeRobotDatasetMetadata(self.info.repo_id, root=self.info.root)
-            if meta.stats is None:
-                meta.stats = {}
+            mend_metadata(meta)
             for key in set(meta.camera_keys) - set(meta.depth_keys):
-                found = meta.stats.setdefault(key, {})
-                found |= {name: torch.tensor(value, dtype=torch.float32) for name, value in IMAGENET_STATS.items()}
+                meta.stats[key] |= {
+                    name: torch.tensor(value, dtype=torch.float32) for name, value in IMAGENET_STATS.items()
+                }
             self._meta = meta
         return self._meta
 
@@ -205,6 +206,7 @@ class LeRobotDataModule(LightningDataModule):
                 video_backend=self._video_backend or "pyav",
                 return_uint8=True,
             )
+            mend_metadata(dataset.meta)
             return show_one_picture(dataset, self._video_backend)
 
         everything = self.episodes is None and not self.val_episodes

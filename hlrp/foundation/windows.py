@@ -12,6 +12,7 @@ from hlrp.data.decode import frame_size, target_size
 from hlrp.data.episodes import Episodes, check_camera
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.readers import FrameReader, FramesWanted, open_readers
+from hlrp.data.windows import no_pair_fits
 from hlrp.errors import UserError, suggest
 from hlrp.foundation.labels import FRAMES, VALID, LabelSource
 
@@ -39,6 +40,8 @@ class _Part:
         starts = self.table.frame_indices(spec.episodes)
         # Without one pair inside the episode there is no label, whatever makes them: all sources give the same samples.
         self.starts = starts[starts + self.offset < self.table.end[self.table.episode_of(starts)]]
+        if len(starts) and not len(self.starts):
+            raise no_pair_fits(self.table, spec.episodes, self.offset)
         self.cameras = [c for c in cameras if c in spec.info.cameras]
         if not self.cameras:
             raise UserError(

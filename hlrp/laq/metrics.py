@@ -227,7 +227,8 @@ def probe_inputs(laq: LAQ, batches: Iterable[Mapping[str, Tensor]]) -> ProbeInpu
     Args:
         laq: The model, on its device.
         batches: With ``frames [B, T, C, H, W]``, ``valid [B, T-1]``, ``action_sum [B, T-1, A]``, ``episode_index [B]``;
-            optional ``source [B]`` and ``has_action [B]`` (pairs without a true action are left out).
+            optional ``source [B]`` and ``has_action [B]`` (pairs without a true action are left out, and those whose
+            action is no finite number).
     """
     parts: list[tuple[Tensor, ...]] = []
     size = laq.config.codebook_size
@@ -235,6 +236,7 @@ def probe_inputs(laq: LAQ, batches: Iterable[Mapping[str, Tensor]]) -> ProbeInpu
         valid = batch["valid"].cpu()
         if "has_action" in batch:
             valid = valid & batch["has_action"].cpu().view(-1, 1)
+        valid = valid & batch["action_sum"].cpu().isfinite().all(-1)
         vectors = laq.encode_vectors(batch["frames"])
         codes = laq.codes_of(vectors)
         frames = batch["frames"][:, :-1].cpu()[valid].float() / (255 if batch["frames"].dtype == torch.uint8 else 1)

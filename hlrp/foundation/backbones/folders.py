@@ -1,5 +1,6 @@
 """Where the files of a backbone are: a folder, the local Hugging Face cache, or a tiny one made here."""
 
+import atexit
 import json
 import re
 import shutil
@@ -145,9 +146,11 @@ def _cached_tiny(backend: str) -> Path:
     try:
         _make(folder, backend, seed=0)
     except OSError:
-        # Another process was first; a folder that is not empty is not replaced.
+        # Another process was first (a folder that is not empty is not replaced), or nothing can be written there.
         if not folder.is_dir():
-            raise
+            folder = Path(tempfile.mkdtemp(prefix="hlrp-backbone-")) / TINY
+            atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
+            _make(folder, backend, seed=0)
     check_backbone(folder, backend)
     return folder
 

@@ -1,0 +1,93 @@
+"""`hlrp data`: look at datasets."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hlrp.data.dataset_info import TOLERANCE_S
+
+if TYPE_CHECKING:
+    from hlrp.data.dataset_info import DatasetInfo
+    from hlrp.data.problems import Problem
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group."""
+    group = typer.Typer(help="Look at datasets.", no_args_is_help=True)
+    # Without this, Typer would make the only command the group itself.
+    group.callback()(_root)
+    group.command("check")(check)
+    app.add_typer(group, name="data")
+
+
+def _root() -> None:
+    """Look at datasets."""
+
+
+def check(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the dataset.")],
+    episodes: Annotated[
+        str | None, typer.Option(help="Episodes to check, whose files alone must be here: 0-9,12.")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="Policy that is to be trained on it.")] = None,
+    tolerance_s: Annotated[
+        float, typer.Option(min=1e-6, help="Most seconds between a frame's time in the tables and in its video.")
+    ] = TOLERANCE_S,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Say all that is wrong with a dataset: files, tables, numbers, statistics, names, videos.
+
+    Exit code 2 if it must not be trained on. `hlrp train` makes the same checks before it starts.
+    """
+    from hlrp.data.dataset_info import read_dataset
+
+    info = read_dataset(None, root, where="DIR", tolerance_s=tolerance_s)
+    chosen = _episodes(episodes)
+    problems = _problems(info, chosen, policy)
+    fatal = sum(p.fatal for p in problems)
+    if json_output:
+        typer.echo(
+            json.dumps(
+                {
+                    "ok": fatal == 0,
+                    "root": str(info.root.absolute()),
+                    "fingerprint": info.fingerprint(),
+                    "problems": [p._asdict() for p in problems],
+                }
+            )
+        )
+    else:
+        for problem in problems:
+            typer.echo(f"{'wrong  ' if problem.fatal else 'warning'}  {problem.message}")
+            typer.echo(f"           where: {problem.where}\n           fix:   {problem.fix}")
+        warnings = f"{len(problems) - fatal} warnings"
+        verdict = f"wrong    {fatal} faults, {warnings}" if fatal else f"good     {warnings}"
+        count = info.episodes if chosen is None else len(chosen)
+        typer.echo(f"{verdict}; {info.root}: {count} of {info.episodes} episodes, {info.fps:g} fps")
+    if fatal:
+        raise typer.Exit(2)
+
+
+def _episodes(asked: str | None) -> list[int] | None:
+    from hlrp.config import parse_episodes
+    from hlrp.errors import UserError
+
+    if asked is None:
+        return None
+    try:
+        found: list[int] = parse_episodes(asked)
+    except ValueError as error:
+        raise UserError(str(error), where="--episodes", fix="write 0-9,12") from error
+    return sorted(set(found))
+
+
+def _problems(info: "DatasetInfo", episodes: list[int] | None, policy: str | None) -> "list[Problem]":
+    from hlrp.data.checks import dataset_problems
+    from hlrp.data.policy_checks import policy_problems
+
+    # Without actions it is for models of video, which normalise nothing.
+    for_policies = policy is not None or "action" in info.features
+    found = [*dataset_problems(info, episodes, needs_statistics=for_policies)]
+    return [*found, *policy_problems(info, policy)] if for_policies else found

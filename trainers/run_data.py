@@ -1,0 +1,164 @@
+"""The data of a run, for both trainers: where they lie, which they are, and whether anything is wrong with them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from hlrp.config import FoundationModel, LeRobotRun, LightningRun, PolicyModel
+from hlrp.data.checks import dataset_problems, refuse_fatal
+from hlrp.data.dataset_info import DatasetInfo
+from hlrp.data.identity import older
+from hlrp.data.policy_checks import STATE, policy_problems
+from hlrp.errors import UserError
+from hlrp.runs import RunDirectory
+
+# Text that names a folder if there is one of that name, and else something on the Hub.
+_FOLDERS_OR_NAMES = ("init_from", "backbone", "vlm_model_name", "latent_table", "latent_laq")
+_KEYWORDS = ("tiny",)
+
+
+def with_absolute_paths[M: BaseModel](section: M) -> M:
+    """The same configuration with every path whole, as seen from here, so that it means the same from anywhere."""
+    changed: dict[str, Any] = {}
+    for name, value in {**{n: getattr(section, n) for n in type(section).model_fields}, **_extra(section)}.items():
+        new = _absolute(name, value)
+        if new is not value:
+            changed[name] = new
+    return section.model_copy(update=changed) if changed else section
+
+
+def _extra(section: BaseModel) -> dict[str, Any]:
+    return dict(section.model_extra or {})
+
+
+def _absolute(name: str, value: Any) -> Any:
+    if isinstance(value, Path):
+        return value if value.is_absolute() else value.absolute()
+    if isinstance(value, BaseModel):
+        return with_absolute_paths(value)
+    if isinstance(value, list) and any(isinstance(item, BaseModel) for item in value):
+        return [_absolute(name, item) for item in value]
+    if isinstance(value, str) and name in _FOLDERS_OR_NAMES and value not in _KEYWORDS:
+        path = Path(value).expanduser()
+        return str(path.absolute()) if path.exists() else value
+    return value
+
+
+def resumed_paths[R: (LeRobotRun, LightningRun)](directory: RunDirectory, run: R) -> R:
+    """The configuration of a run that is continued, whatever folder it was started in.
+
+    Runs are stored with absolute paths; older ones may hold relative ones, whose datasets `run.json` knows.
+
+    Raises:
+        UserError: Another relative path that does not exist as seen from here.
+    """
+    data, known = run.data, directory.manifest.get("dataset") or {}
+    if data.root is not None and not data.root.is_absolute() and known.get("root"):
+        data = data.model_copy(update={"root": Path(known["root"])})
+    places = [s.get("root") for s in known.get("sources", [])]
+    if len(places) == len(data.sources):
+        moved = [
+            s.model_copy(update={"root": Path(place)}) if s.root and place and not s.root.is_absolute() else s
+            for s, place in zip(data.sources, places, strict=True)
+        ]
+        data = data.model_copy(update={"sources": moved})
+    run = run.model_copy(update={"data": data})
+    for key, path in _relative(run, ""):
+        if key != "output_dir" and not path.exists():
+            raise UserError(
+                f"{key} = {path} is relative to the folder in which the run was started; there is none in {Path.cwd()}",
+                where=str(directory.path / "config.yaml"),
+                fix="go to that folder and resume there, or write the whole path into the file",
+            )
+    return with_absolute_paths(run)
+
+
+def _relative(section: BaseModel, prefix: str) -> list[tuple[str, Path]]:
+    found: list[tuple[str, Path]] = []
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        for number, item in enumerate(value if isinstance(value, list) else [value]):
+            key = f"{prefix}{name}" + (f".{number}" if isinstance(value, list) else "")
+            if isinstance(item, BaseModel):
+                found += _relative(item, f"{key}.")
+            elif isinstance(item, Path) and not item.is_absolute():
+                found.append((key, item))
+    return found
+
+
+def describe_data(datasets: Sequence[DatasetInfo]) -> dict[str, Any]:
+    """What `run.json` keeps of the datasets of a run."""
+    described = [
+        {
+            "repo_id": d.repo_id,
+            "root": str(d.root.absolute()),
+            "fingerprint": d.fingerprint(),
+            "episodes": d.episodes,
+            "frames": d.frames,
+            "fps": d.fps,
+        }
+        for d in datasets
+    ]
+    if len(described) == 1:
+        return described[0]
+    joined = "+".join(str(d["fingerprint"]) for d in described)
+    return {"sources": described, "fingerprint": joined} if described else {}
+
+
+def check_same_data(directory: RunDirectory, datasets: Sequence[DatasetInfo]) -> None:
+    """Refuse to continue on data that have changed: frames, order and held-out episodes would be others.
+
+    Raises:
+        UserError: With both fingerprints.
+    """
+    before = (directory.manifest.get("dataset") or {}).get("fingerprint")
+    now = describe_data(datasets).get("fingerprint")
+    if not before or not now or before == now:
+        return
+    rules = (
+        ", or nothing tells whether they have: an older hlrp made the first, which did not cover all content"
+        if older(before)
+        else ""
+    )
+    raise UserError(
+        f"the data have changed since the run began: fingerprint {before} then, {now} now{rules}",
+        where=", ".join(str(d.root) for d in datasets),
+        fix=f"restore the dataset, or start a new run from the weights: hlrp train --init-from {directory.path} ...",
+    )
+
+
+def check_data(run: LeRobotRun | LightningRun, datasets: Sequence[DatasetInfo]) -> list[str]:
+    """Look for faults of the run's datasets before it starts; nothing is decoded whole.
+
+    Returns:
+        Warnings, one line each.
+
+    Raises:
+        UserError: The first fault with which training would fail or give wrong numbers.
+    """
+    warnings: list[str] = []
+    for info in datasets:
+        cameras = [c for c in run.data.cameras or info.cameras if c in info.cameras]
+        problems = [] if not isinstance(run.model, PolicyModel) else [*_of_policy(run.model, info, cameras)]
+        problems += dataset_problems(info, run.data.episodes, cameras, **_reading(run, info))
+        warnings += refuse_fatal(iter(problems), info)
+    return warnings
+
+
+def _of_policy(model: PolicyModel, info: DatasetInfo, cameras: Sequence[str]) -> Any:
+    # A pretrained policy's own list of features is held against the dataset when it is loaded.
+    return policy_problems(info, model.policy_type if model.init_from is None else None, cameras)
+
+
+def _reading(run: LeRobotRun | LightningRun, info: DatasetInfo) -> Mapping[str, Any]:
+    """What a run reads of a dataset's numbers, and through whose reader."""
+    model = run.model
+    if isinstance(model, PolicyModel):
+        used = [n for n in info.features if n == "action" or n.startswith("observation.")]
+        if model.policy_fields.get("use_relative_actions"):
+            used.remove("action")  # its statistics are of differences, not of what the tables hold
+        return {"used": used, "by_lerobot": isinstance(run, LeRobotRun) or run.data.cache == "off"}
+    used = [STATE] if isinstance(model, FoundationModel) and model.use_state else []
+    return {"used": used, "by_lerobot": False, "needs_statistics": False}
