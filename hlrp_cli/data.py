@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hlrp.data.dataset_info import TOLERANCE_S
+
 if TYPE_CHECKING:
     from hlrp.data.dataset_info import DatasetInfo
     from hlrp.data.problems import Problem
@@ -30,6 +32,9 @@ def check(
         str | None, typer.Option(help="Episodes to check, whose files alone must be here: 0-9,12.")
     ] = None,
     policy: Annotated[str | None, typer.Option(help="Policy that is to be trained on it.")] = None,
+    tolerance_s: Annotated[
+        float, typer.Option(min=1e-6, help="Most seconds between a frame's time in the tables and in its video.")
+    ] = TOLERANCE_S,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Say all that is wrong with a dataset: files, tables, numbers, statistics, names, videos.
@@ -38,7 +43,7 @@ def check(
     """
     from hlrp.data.dataset_info import read_dataset
 
-    info = read_dataset(None, root, where="DIR")
+    info = read_dataset(None, root, where="DIR", tolerance_s=tolerance_s)
     chosen = _episodes(episodes)
     problems = _problems(info, chosen, policy)
     fatal = sum(p.fatal for p in problems)

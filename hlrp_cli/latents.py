@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from hlrp.data.dataset_info import TOLERANCE_S
+
 
 def register(app: typer.Typer) -> None:
     """Add the command group."""
@@ -26,6 +28,10 @@ def verify(
     laq: Annotated[Path | None, typer.Option(help="Run of the quantizer: encodes a sample again.")] = None,
     sample: Annotated[int, typer.Option(min=1, help="With --laq: frames to encode again.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the choice of frames.")] = 0,
+    tolerance_s: Annotated[
+        float,
+        typer.Option(min=1e-6, help="With --laq: most seconds between a frame's time in the tables and in its video."),
+    ] = TOLERANCE_S,
     device: Annotated[str | None, typer.Option(help="With --laq: cpu, cuda, cuda:N or mps.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -37,7 +43,7 @@ def verify(
         from hlrp_cli.devices import choose_device
 
         chosen = choose_device(device)
-    found = verify_table(table, dataset_root, laq, sample=sample, seed=seed, device=chosen)
+    found = verify_table(table, dataset_root, laq, sample=sample, seed=seed, device=chosen, tolerance_s=tolerance_s)
     if json_output:
         from dataclasses import asdict
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hlrp.data.dataset_info import TOLERANCE_S
 from hlrp.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def precompute_latents(
         int | None, typer.Option(min=1, help="Windows to encode at a time [default: 32 on a CPU, else 256].")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps.")] = None,
+    tolerance_s: Annotated[
+        float, typer.Option(min=1e-6, help="Most seconds between a frame's time in the tables and in its video.")
+    ] = TOLERANCE_S,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Mark what cannot be decoded invalid; go on.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -56,7 +60,7 @@ def precompute_latents(
     chosen = choose_device(device)
     # On a CPU what a larger batch allocates falls out of the cache: 256 windows at a time took 1.4 times as long as 32.
     windows = batch_size or (32 if chosen == "cpu" else 256)
-    request = _request(laq, dataset, dataset_root, camera, output, vectors, windows, skip_bad)
+    request = _request(laq, dataset, dataset_root, camera, output, vectors, windows, tolerance_s, skip_bad)
     for folder in (request.output, write_column):
         if folder is not None:
             check_writable(folder)
@@ -80,6 +84,7 @@ def _request(
     output: Path | None,
     vectors: bool,
     batch_size: int,
+    tolerance_s: float,
     skip_bad: bool,
 ) -> "LabelRequest":
     from hlrp.data import read_dataset
@@ -87,7 +92,7 @@ def _request(
     from hlrp.laq.labelling import LabelRequest, Ranks, choose_camera, default_output
 
     manifest = read_manifest(laq)
-    info = read_dataset(dataset, root, where="--dataset-root")
+    info = read_dataset(dataset, root, where="--dataset-root", tolerance_s=tolerance_s)
     chosen = choose_camera(info, manifest, camera)
     return LabelRequest(
         info=info,

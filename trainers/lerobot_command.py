@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.config import LeRobotRun
-from hlrp.data.dataset_info import DatasetInfo
+from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo
 from hlrp.runs import Checkpoint
 from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY
 from trainers.policy_labels import foundation_of, label_fields
@@ -110,8 +110,10 @@ def build_arguments(
         arguments["dataset.root"] = str(dataset.root.absolute())
     if data.episodes is not None:
         arguments["dataset.episodes"] = data.episodes
-    if data.video_backend:
-        arguments["dataset.video_backend"] = data.video_backend
+    # Ours, whatever else is installed: LeRobot would take torchcodec where it loads.
+    arguments["dataset.video_backend"] = data.video_backend or "pyav"
+    if data.tolerance_s != TOLERANCE_S:
+        arguments["tolerance_s"] = data.tolerance_s
     if trainer.eval_split:
         arguments["dataset.eval_split"] = trainer.eval_split
     arguments |= {

@@ -117,7 +117,7 @@ def plan(run: LeRobotRun) -> Plan:
     _check_device(run.trainer.device)
     dataset, warnings = None, list[str]()
     if not run.allow_download or find_dataset(run.data.repo_id, run.data.root) is not None:
-        dataset = read_dataset(run.data.repo_id, run.data.root)
+        dataset = read_dataset(run.data.repo_id, run.data.root, tolerance_s=run.data.tolerance_s)
         require_training_features(dataset)
         check_episodes(dataset, run.data.episodes)
         warnings = check_data(run, [dataset])
@@ -238,7 +238,7 @@ def plan_resume(
         )
     run = resumed_paths(directory, run)
     if not run.allow_download or find_dataset(run.data.repo_id, run.data.root) is not None:
-        dataset = read_dataset(run.data.repo_id, run.data.root)
+        dataset = read_dataset(run.data.repo_id, run.data.root, tolerance_s=run.data.tolerance_s)
         check_same_data(directory, [dataset])
         check_data(run, [dataset])
     extra = run.trainer.lerobot_args

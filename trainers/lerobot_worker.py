@@ -101,6 +101,7 @@ def main() -> int:
         _check_policy()
         _check_device()
         train = compat.install_training_hooks(report, stop, _preflight(emit))
+        _show_one_picture()
         train()
     except compat.StoppedAfterSaveError:
         emit("interrupted", signal=stop.signal_number)
@@ -115,6 +116,14 @@ def main() -> int:
         emit("failed", error=type(error).__name__, message=str(error))
         return 1
     return 0
+
+
+def _show_one_picture() -> None:
+    from lerobot.scripts import lerobot_train
+
+    from hlrp.data.lerobot_reader import install_reader
+
+    install_reader(lerobot_train)
 
 
 def _leave_out_packages() -> None:

@@ -191,6 +191,7 @@ OWNED_LEROBOT_ARGS: dict[str, str] = {
     "dataset.root": "data.root",
     "dataset.episodes": "data.episodes",
     "dataset.video_backend": "data.video_backend",
+    "tolerance_s": "data.tolerance_s",
     "dataset.eval_split": "trainer.eval_split",
     "policy.type": "model.policy_type",
     "policy.path": "model.init_from",
@@ -365,7 +366,9 @@ class DataSection(Settings):
     sources: list[SourceSection] = Field(default_factory=list)
     """A mixture of datasets, in place of `repo_id` and `root`."""
     video_backend: str | None = None
-    """Video decoder (torchcodec or pyav); none: the best that is there."""
+    """Video decoder where nothing is cached: pyav (the default), or torchcodec."""
+    tolerance_s: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
+    """Most seconds between a frame's time in the table and the nearest frame of its video; beyond it, it is refused."""
     rename_map: dict[str, str] = Field(default_factory=dict)
     """Dataset key -> the key that a pretrained policy knows it by."""
 

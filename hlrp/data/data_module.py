@@ -109,7 +109,7 @@ class FrameDataModule(LightningDataModule):
         sections = data.sources or [SourceSection(repo_id=data.repo_id, root=data.root)]
         train, val = [], []
         for section in sections:
-            info = read_dataset(section.repo_id, section.root)
+            info = read_dataset(section.repo_id, section.root, tolerance_s=data.tolerance_s)
             kept, held_out = split_episodes(info, run.trainer.eval_split, episodes=data.episodes)
             shared: dict[str, Any] = {
                 "cameras": cameras,

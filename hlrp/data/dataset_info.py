@@ -12,6 +12,8 @@ from hlrp.errors import UserError, suggest
 
 INFO = Path("meta/info.json")
 SUPPORTED_FORMAT = "v3.0"
+TOLERANCE_S = 1e-4
+"""How far a frame's time in the video may lie from its time in the table: LeRobot's own default."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class DatasetInfo:
         fps: Frames per second.
         episodes: Number of episodes.
         frames: Number of frames over all episodes.
+        tolerance_s: How far a frame's time in its video may lie from its time in the table, for every reader of frames.
     """
 
     root: Path
@@ -33,6 +36,7 @@ class DatasetInfo:
     fps: float
     episodes: int
     frames: int
+    tolerance_s: float = TOLERANCE_S
 
     @property
     def cameras(self) -> list[str]:
@@ -68,11 +72,24 @@ def _hf_home() -> str:
     return os.environ.get("HF_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
 
 
-def read_dataset(repo_id: str | None, root: Path | None, *, where: str = "data.root / --dataset-root") -> DatasetInfo:
+def read_dataset(
+    repo_id: str | None,
+    root: Path | None,
+    *,
+    where: str = "data.root / --dataset-root",
+    tolerance_s: float = TOLERANCE_S,
+) -> DatasetInfo:
     """Read and check a dataset's metadata.
 
+    Args:
+        repo_id: Hub name of a dataset that is on this machine.
+        root: Its folder.
+        where: Named in errors.
+        tolerance_s: Handed to the readers of frames, see `DatasetInfo`.
+
     Raises:
-        UserError: The folder is missing, is no LeRobotDataset, is of another format, or has no frames.
+        UserError: The folder is missing, is no LeRobotDataset, is of another format, or has no frames; or
+            ``tolerance_s`` is half a frame or more.
     """
     folder = find_dataset(repo_id, root)
     if folder is None:
@@ -97,7 +114,13 @@ def read_dataset(repo_id: str | None, root: Path | None, *, where: str = "data.r
         version, features = raw["codebase_version"], raw["features"]
         _check_metadata(raw)
         result = DatasetInfo(
-            folder, repo_id or folder.name, features, raw["fps"], raw["total_episodes"], raw["total_frames"]
+            folder,
+            repo_id or folder.name,
+            features,
+            raw["fps"],
+            raw["total_episodes"],
+            raw["total_frames"],
+            tolerance_s,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -108,6 +131,12 @@ def read_dataset(repo_id: str | None, root: Path | None, *, where: str = "data.r
             f"the dataset has format {version}, LeRobot reads {SUPPORTED_FORMAT}",
             where=str(info),
             fix="convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=... --root=...",
+        )
+    if result.fps > 0 and tolerance_s >= 0.5 / result.fps:
+        raise UserError(
+            f"with a tolerance of {tolerance_s:g} s a frame could be taken for its neighbour {1 / result.fps:g} s away",
+            where="data.tolerance_s",
+            fix=f"use less than {0.5 / result.fps:g}",
         )
     if result.frames == 0:
         raise UserError("the dataset has no frames", where=str(info), fix="record again")

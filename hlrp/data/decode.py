@@ -2,21 +2,17 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hlrp.data.columns import read_column
 from hlrp.data.dataset_info import DatasetInfo, check_episodes
 from hlrp.data.episodes import Episodes, check_camera, read_episodes
-from hlrp.data.images import BadVideoError, EmbeddedImages
+from hlrp.data.images import BadVideoError, EmbeddedImages, declared_size
+from hlrp.data.video import VideoReader
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-TOLERANCE_S = 1e-4
-"""How far a frame's time in the video may lie from its time in the table: LeRobot's own default."""
-_SEEK_BEYOND_S = 2.0
 
 
 class FrameChunk(NamedTuple):
@@ -35,11 +31,7 @@ class FrameChunk(NamedTuple):
 
 def frame_size(info: DatasetInfo, camera: str) -> tuple[int, int]:
     """Height and width in which ``camera`` was recorded."""
-    feature = info.features[camera]
-    shape, names = list(feature["shape"]), feature.get("names") or []
-    channels_first = names[:1] in (["channels"], ["channel"]) or (not names and shape[0] in (1, 3, 4))
-    height, width = shape[1:] if channels_first else shape[:2]
-    return int(height), int(width)
+    return declared_size(info.features[camera])
 
 
 def target_size(size: int | tuple[int, int] | None, native: tuple[int, int]) -> tuple[int, int]:
@@ -60,93 +52,6 @@ def resize_frames(frames: "NDArray[np.uint8]", size: tuple[int, int]) -> "NDArra
     resized = torch.nn.functional.interpolate(tensor, size=size, mode="bilinear", antialias=True, align_corners=False)
     result: np.ndarray[Any, np.dtype[np.uint8]] = resized.numpy()
     return result
-
-
-class VideoReader:
-    """One open video; gives the frames nearest to asked times, in order, without decoding any twice.
-
-    Raises:
-        BadVideoError: By any method; ``episode`` names the one that was asked for.
-    """
-
-    def __init__(self, path: Path, episode: int, *, threads: int = 0) -> None:
-        import av
-
-        self.path = path
-        try:
-            self._container = av.open(str(path))
-            self._stream = self._container.streams.video[0]
-        except (OSError, IndexError, ValueError) as error:
-            raise BadVideoError(path, episode, f"{type(error).__name__}: {error}") from error
-        self._stream.thread_type = "AUTO"
-        self._stream.codec_context.thread_count = threads
-        self._tick = float(self._stream.time_base)
-        self._frames: Iterator[Any] | None = None
-        self._before: Any = None
-        self._after: Any = None
-
-    def close(self) -> None:
-        """Close the file and free the decoder."""
-        self._frames = self._before = self._after = None
-        self._container.close()
-
-    def _time(self, frame: Any) -> float:
-        return float(frame.pts * self._tick)
-
-    def _seek(self, second: float) -> None:
-        self._container.seek(round(second / self._tick) - 1, backward=True, any_frame=False, stream=self._stream)
-        self._frames, self._before = self._container.decode(self._stream), None
-        self._after = self._next()
-
-    def _next(self) -> Any:
-        assert self._frames is not None
-        return next((frame for frame in self._frames if frame.pts is not None), None)
-
-    def _must_seek(self, second: float) -> bool:
-        if self._frames is None or self._after is None:
-            return True
-        earliest = self._before if self._before is not None else self._after
-        return second < self._time(earliest) - TOLERANCE_S or second > self._time(self._after) + _SEEK_BEYOND_S
-
-    def _nearest(self, second: float) -> Any:
-        while self._after is not None and self._time(self._after) < second:
-            self._before, self._after = self._after, self._next()
-        near = [f for f in (self._before, self._after) if f is not None]
-        frame = min(near, key=lambda f: abs(self._time(f) - second), default=None)
-        if frame is None or abs(self._time(frame) - second) >= TOLERANCE_S:
-            found = "the video ends before it" if frame is None else f"the nearest is at {self._time(frame):.4f} s"
-            raise ValueError(f"no frame at {second:.4f} s, {found}")
-        return frame
-
-    def read(self, seconds: "NDArray[np.float64]", episode: int) -> "NDArray[np.uint8]":
-        """RGB frames at ascending times.
-
-        Args:
-            seconds: Times in the video, float64 `[n]`, ascending, n >= 1.
-            episode: Named in errors.
-
-        Returns:
-            uint8 `[n, H, W, 3]`.
-        """
-        import numpy as np
-
-        # Filled one by one: a list of single frames would take fresh memory for each, twice.
-        frames: NDArray[np.uint8] | None = None
-        try:
-            if self._must_seek(float(seconds[0])):
-                self._seek(float(seconds[0]))
-            for i, second in enumerate(seconds.tolist()):
-                if second > (self._time(self._after) if self._after is not None else second) + _SEEK_BEYOND_S:
-                    self._seek(second)
-                image = self._nearest(second).to_ndarray(format="rgb24")
-                if frames is None:
-                    frames = np.empty((len(seconds), *image.shape), np.uint8)
-                frames[i] = image
-        except (OSError, ValueError) as error:
-            self._frames = self._before = self._after = None
-            raise BadVideoError(self.path, episode, f"{type(error).__name__}: {error}") from error
-        assert frames is not None
-        return frames
 
 
 class FrameTimes:
@@ -181,7 +86,7 @@ def sequential_frames(
 ) -> Iterator[FrameChunk]:
     """Decode episodes from front to back; memory stays constant.
 
-    The pixels are those of `LeRobotDataset.__getitem__` (through PyAV), resized by `resize_frames` when asked.
+    The pixels are those of `hlrp.data.video`, whatever reads them, resized by `resize_frames` when asked.
 
     Args:
         info: The dataset.
@@ -196,7 +101,7 @@ def sequential_frames(
         Frames in order; an episode is one or several chunks, none of which crosses its end.
 
     Raises:
-        UserError: No such camera or episode.
+        UserError: No such camera or episode, or frames of another size than `meta/info.json` declares.
         BadVideoError: Naming file and episode, when ``on_bad`` is none.
     """
     check_episodes(info, list(episodes) if episodes is not None else None)
@@ -216,7 +121,8 @@ class SequentialDecoder:
 
     def __init__(self, table: Episodes, camera: str, size: int | tuple[int, int] | None = None) -> None:
         self.table, self.camera = table, camera
-        self.size = target_size(size, frame_size(table.info, camera))
+        self._recorded = frame_size(table.info, camera)
+        self.size = target_size(size, self._recorded)
         self._is_video = table.info.features[camera]["dtype"] == "video"
         self._times = FrameTimes(table, camera) if self._is_video else None
         self._images = None if self._is_video else EmbeddedImages(table, camera)
@@ -250,7 +156,13 @@ class SequentialDecoder:
                         if reader is not None:
                             reader.close()
                             reader = None
-                        reader = VideoReader(paths[episode], episode, threads=threads)
+                        reader = VideoReader(
+                            paths[episode],
+                            episode,
+                            size=self._recorded,
+                            tolerance_s=self.table.info.tolerance_s,
+                            threads=threads,
+                        )
                     seconds = self._times.seconds(episode)
                     for start in range(0, len(seconds), chunk):
                         frames = reader.read(seconds[start : start + chunk], episode)

@@ -12,6 +12,7 @@ with the same bytes.
 
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -28,11 +29,12 @@ from numpy.typing import NDArray
 from hlrp.catalog import cache_folder
 from hlrp.data.decode import SequentialDecoder
 from hlrp.data.episodes import Episodes
+from hlrp.data.video import pixel_source
 from hlrp.errors import UserError, WorkError
 from hlrp.files import fsync_folder, write_json
 
 _log = logging.getLogger("hlrp.data")
-_VERSION = 1
+_VERSION = 2
 _CHANNELS = 3
 _JOB_FRAMES = 512
 _FLUSH_BYTES = 128 << 20
@@ -83,8 +85,8 @@ class FrameStore:
 
     @cached_property
     def key(self) -> str:
-        """Name of the store: a hash of the dataset's fingerprint, the camera and the size."""
-        text = f"{self.table.info.fingerprint()}\0{self.camera}\0{self.size[0]}x{self.size[1]}\0{_VERSION}"
+        """Name of the store: a hash of all that decides its frames."""
+        text = json.dumps(self._identity(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     @property
@@ -171,17 +173,19 @@ class FrameStore:
         announce(self._sentence(episodes, folder))
         for left_over in folder.glob(".*.tmp"):
             left_over.unlink()  # of a manifest whose writing was killed; the lock says that nobody writes one now
-        write_json(folder / "manifest.json", self._manifest())
+        write_json(folder / "manifest.json", self._identity())
         with _DiskStorage(folder, len(self.table), self.table.info.frames * self.frame_bytes, self.frame_bytes) as disk:
             self._decode(self.missing(episodes), disk, progress)
 
-    def _manifest(self) -> dict[str, Any]:
+    def _identity(self) -> dict[str, Any]:
         return {
             "version": _VERSION,
             "dataset_fingerprint": self.table.info.fingerprint(),
             "camera": self.camera,
             "shape": list(self._shape),
             "episodes": len(self.table),
+            "pixels": pixel_source(),
+            "tolerance_s": self.table.info.tolerance_s,
         }
 
     def _jobs(self, episodes: list[int]) -> Iterator[list[int]]:

@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 from hlrp.compat import mend_metadata
 from hlrp.config import LightningRun
 from hlrp.data.columns import read_columns, read_tasks
-from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset, require_training_features
+from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo, check_episodes, read_dataset, require_training_features
+from hlrp.data.decode import frame_size
 from hlrp.data.episodes import check_camera, read_episodes, split_episodes
-from hlrp.data.frame_store import FrameStore
 from hlrp.data.policy_samples import GatheredSamples, HeldOutSampler, PolicySampler, Sample
+from hlrp.data.readers import FramesWanted, open_readers
 from hlrp.errors import UserError
 
 _log = logging.getLogger("hlrp.data")
@@ -31,7 +32,7 @@ class LeRobotDataModule(LightningDataModule):
     """A dataset for policies: the samples, statistics, order and held-out episodes of LeRobot's own training.
 
     With ``cache="off"`` items are read through `LeRobotDataset`; otherwise frames come from a `FrameStore` and all else
-    from memory, which gives the same samples bit for bit where LeRobot decodes through PyAV, and many times faster.
+    from memory, which gives the same samples bit for bit, and many times faster.
     Batches hold pictures as uint8 (float32 where a dataset keeps PNGs and nothing is cached), `action`, `*_is_pad`,
     `task`, `index` and every other feature.
 
@@ -49,10 +50,11 @@ class LeRobotDataModule(LightningDataModule):
         seed: Of the order; none: the trainer's.
         cameras: Image features to use; none: all.
         image_transforms: Applied to training frames, uint8 `[C, H, W]` or `[T, C, H, W]`.
-        video_backend: Decoder without a cache, torchcodec or pyav; none: LeRobot's choice.
+        video_backend: Decoder without a cache: pyav, or torchcodec, which is LeRobot's own; none: pyav.
         max_val_samples: Most held-out samples, spread evenly over all of them; none: all.
         cache_root: Where frame stores live; none: in the platform's cache folder.
         cache_limit_gb: Most that may have to be decoded into the cache.
+        tolerance_s: How far a frame's time in its video may lie from its time in the table.
         announce: Given a sentence before frames are decoded into the cache.
         progress: Called meanwhile as (frames done, frames to do).
 
@@ -77,11 +79,13 @@ class LeRobotDataModule(LightningDataModule):
         max_val_samples: int | None = None,
         cache_root: Path | None = None,
         cache_limit_gb: float = 50.0,
+        tolerance_s: float = TOLERANCE_S,
         announce: Callable[[str], None] = _log.warning,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__()
-        self.info: DatasetInfo = read_dataset(repo_id, Path(root) if root is not None else None)
+        folder = Path(root) if root is not None else None
+        self.info: DatasetInfo = read_dataset(repo_id, folder, tolerance_s=tolerance_s)
         require_training_features(self.info)
         check_episodes(self.info, episodes)
         self.episodes, self.batch_size, self.eval_split, self.cache = episodes, batch_size, eval_split, cache
@@ -89,8 +93,8 @@ class LeRobotDataModule(LightningDataModule):
         self._seed, self._image_transforms, self._video_backend = seed, image_transforms, video_backend
         self.num_workers = num_workers if num_workers is not None else (2 if cache == "off" else 0)
         self._max_val = max_val_samples
-        self._store: dict[str, Any] = {"root": cache_root}
-        self._limit_gb, self._announce, self._progress = cache_limit_gb, announce, progress
+        self._limit_gb = cache_limit_gb
+        self._opening: dict[str, Any] = {"root": cache_root, "announce": announce, "progress": progress}
         self.train_episodes, self.val_episodes = split_episodes(self.info, eval_split, episodes=episodes)
         self._meta: Any = None
         self._policy: Any = None
@@ -125,6 +129,7 @@ class LeRobotDataModule(LightningDataModule):
             cameras=data.cameras,
             video_backend=data.video_backend,
             cache_limit_gb=data.cache_limit_gb,
+            tolerance_s=data.tolerance_s,
             announce=announce,
             cache_root=cache_root,
         )
@@ -140,6 +145,7 @@ class LeRobotDataModule(LightningDataModule):
             "cameras": None if self.cameras == self.info.cameras else self.cameras,
             "video_backend": self._video_backend,
             "cache_limit_gb": self._limit_gb,
+            "tolerance_s": self.info.tolerance_s,
         }
         trainer = {"batch_size": self.batch_size, "eval_split": self.eval_split}
         if self._seed is not None:
@@ -187,6 +193,8 @@ class LeRobotDataModule(LightningDataModule):
     def _direct(self, stamps: dict[str, list[float]] | None) -> tuple[Dataset[Sample], Dataset[Sample] | None]:
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+        from hlrp.data.lerobot_reader import show_one_picture
+
         def read(episodes: list[int] | None, transforms: Any) -> Any:
             dataset = LeRobotDataset(
                 self.info.repo_id,
@@ -194,11 +202,12 @@ class LeRobotDataModule(LightningDataModule):
                 episodes=episodes,
                 delta_timestamps=stamps,
                 image_transforms=transforms,
-                video_backend=self._video_backend,
+                tolerance_s=self.info.tolerance_s,
+                video_backend=self._video_backend or "pyav",
                 return_uint8=True,
             )
             mend_metadata(dataset.meta)
-            return dataset
+            return show_one_picture(dataset, self._video_backend)
 
         everything = self.episodes is None and not self.val_episodes
         train = read(None if everything else self.train_episodes, self._image_transforms)
@@ -221,17 +230,17 @@ class LeRobotDataModule(LightningDataModule):
             )
         deltas: dict[str, list[int]] = {}
         if stamps is not None:
-            check_delta_timestamps(stamps, self.info.fps, 1e-4)
+            check_delta_timestamps(stamps, self.info.fps, self.info.tolerance_s)
             deltas = get_delta_indices(stamps, self.info.fps)
         table = read_episodes(self.info)
-        where: Any = self.cache
-        stores = {camera: FrameStore(table, camera, where=where, **self._store) for camera in self.cameras}
-        self._prepare(stores)
+        episodes = sorted({*self.train_episodes, *self.val_episodes})
+        wanted = [FramesWanted(table, camera, frame_size(self.info, camera), episodes) for camera in self.cameras]
+        readers = open_readers(wanted, cache=self.cache, limit_gb=self._limit_gb, **self._opening)
         other = set(self.info.cameras) - set(self.cameras)
         train = GatheredSamples(
             table,
             read_columns(self.info, [n for n in self.info.features if n not in self.info.cameras], self.episodes),
-            stores,
+            dict(zip(self.cameras, readers, strict=True)),
             tasks=read_tasks(self.info),
             deltas={key: offsets for key, offsets in deltas.items() if key not in other},
             image_transforms=self._image_transforms,
@@ -239,18 +248,6 @@ class LeRobotDataModule(LightningDataModule):
         val = copy.copy(train)
         val.image_transforms = None
         return train, val
-
-    def _prepare(self, stores: Mapping[str, FrameStore]) -> None:
-        episodes = sorted({*self.train_episodes, *self.val_episodes})
-        need = sum(store.bytes_to_make(episodes) for store in stores.values()) / 1e9
-        if need > self._limit_gb:
-            raise UserError(
-                f"decoded frames would take {need:.1f} GB, more than the limit of {self._limit_gb:g} GB",
-                where="data.cache_limit_gb",
-                fix="raise it, use fewer episodes or cameras, or data.cache=off",
-            )
-        for store in stores.values():
-            store.prepare(episodes, announce=self._announce, progress=self._progress)
 
     def _samples(self) -> Dataset[Sample]:
         if self._train is None:

@@ -1,22 +1,19 @@
 """Ways to get the frames of one camera by global frame index."""
 
-import os
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from hlrp.data.decode import FrameTimes, VideoReader, frame_size, resize_frames, target_size
+from hlrp.data.decode import FrameTimes, frame_size, resize_frames, target_size
 from hlrp.data.episodes import Episodes
 from hlrp.data.frame_store import FrameStore
 from hlrp.data.images import EmbeddedImages
+from hlrp.data.video import OpenVideos
 from hlrp.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_OPEN_VIDEOS = 8
 
 
 class FrameReader(Protocol):
@@ -41,19 +38,19 @@ class DirectReader:
 
     def __init__(self, table: Episodes, camera: str, size: int | tuple[int, int] | None = None) -> None:
         self._table, self._camera = table, camera
-        self.size = target_size(size, frame_size(table.info, camera))
+        recorded = frame_size(table.info, camera)
+        self.size = target_size(size, recorded)
         self._is_video = table.info.features[camera]["dtype"] == "video"
         self._times = FrameTimes(table, camera) if self._is_video else None
         self._images = None if self._is_video else EmbeddedImages(table, camera)
-        self._open: OrderedDict[Path, VideoReader] = OrderedDict()
-        self._process = os.getpid()
-        self._inherited: list[object] = []
+        self._videos = OpenVideos(recorded, table.info.tolerance_s)
 
     def read(self, indices: "NDArray[np.int64]") -> "NDArray[np.uint8]":
         """Frames by global index `[n]`, any order: uint8 `[n, C, H, W]`.
 
         Raises:
             BadVideoError: Naming file and episode.
+            UserError: Frames of another size than `meta/info.json` declares.
         """
         import numpy as np
 
@@ -70,24 +67,8 @@ class DirectReader:
             return self._images.read_frames(indices, episode)
         assert self._times is not None
         seconds = self._times.seconds(episode)[indices - int(self._table.start[episode])]
-        video = self._video(self._table.video[self._camera][0][episode], episode)
-        return video.read(seconds, episode).transpose(0, 3, 1, 2)
-
-    def _video(self, path: Path, episode: int) -> VideoReader:
-        if self._process != os.getpid():
-            # A fork shares file positions with its parent: leave the parent's decoders untouched, and alive, since
-            # freeing them here would wait for threads that do not exist in this process.
-            self._inherited.append(self._open)
-            self._open, self._process = OrderedDict(), os.getpid()
-        if path not in self._open:
-            if len(self._open) >= _OPEN_VIDEOS:
-                self._open.popitem(last=False)[1].close()
-            self._open[path] = VideoReader(path, episode, threads=1)
-        self._open.move_to_end(path)
-        return self._open[path]
-
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_open": OrderedDict(), "_inherited": []}
+        path = self._table.video[self._camera][0][episode]
+        return self._videos.read(path, seconds, episode).transpose(0, 3, 1, 2)
 
 
 class FramesWanted(NamedTuple):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hlrp.config import LightningRun, SourceSection, load_config
 from hlrp.data import DatasetInfo, WindowSource, read_dataset, read_episodes, split_episodes
+from hlrp.data.dataset_info import TOLERANCE_S
 from hlrp.data.episodes import check_camera
 from hlrp.errors import UserError
 from hlrp.laq.checkpoint import LAQManifest
@@ -79,11 +80,12 @@ def held_out_sources(
         raise UserError(
             "nothing says which dataset to judge with", where="--dataset-root", fix="give the folder of a dataset"
         )
+    tolerance_s = run.data.tolerance_s if run is not None else TOLERANCE_S
     if roots:
-        infos = [read_dataset(None, root, where="--dataset-root") for root in roots]
+        infos = [read_dataset(None, root, where="--dataset-root", tolerance_s=tolerance_s) for root in roots]
     else:
         assert run is not None
-        infos = [read_dataset(section.repo_id, section.root) for section in _sections(run)]
+        infos = [read_dataset(s.repo_id, s.root, tolerance_s=tolerance_s) for s in _sections(run)]
     found = []
     for info in infos:
         episodes, unseen, why = _choose(info, run, manifest)

@@ -16,6 +16,7 @@ from hlrp.data import (
     read_dataset,
     read_episodes,
 )
+from hlrp.data.dataset_info import TOLERANCE_S
 from hlrp.data.episodes import Episodes
 from hlrp.data.latent_shards import plan_shards, read_header
 from hlrp.data.latent_table import sha256_of
@@ -56,7 +57,14 @@ class Verification:
 
 
 def verify_table(
-    folder: Path, dataset_root: Path, laq: Path | None = None, *, sample: int = 256, seed: int = 0, device: str = "cpu"
+    folder: Path,
+    dataset_root: Path,
+    laq: Path | None = None,
+    *,
+    sample: int = 256,
+    seed: int = 0,
+    device: str = "cpu",
+    tolerance_s: float = TOLERANCE_S,
 ) -> Verification:
     """Check a latent table: every frame once, hashes, the manifest against the dataset, and a sample encoded again.
 
@@ -67,11 +75,12 @@ def verify_table(
         sample: Frames to encode again.
         seed: Of the choice of frames.
         device: Where to encode.
+        tolerance_s: How far a frame's time in its video may lie from its time in the tables.
 
     Raises:
         UserError: There is no table, dataset or quantizer to check.
     """
-    info = read_dataset(None, dataset_root, where="--dataset-root")
+    info = read_dataset(None, dataset_root, where="--dataset-root", tolerance_s=tolerance_s)
     model = find_model(laq) if laq is not None else None
     result = Verification()
     try:

@@ -1,0 +1,282 @@
+"""One video file: its frames by time, with the pixels that a player shows.
+
+Turned and mirrored as the file's display matrix says, and converted to RGB by the matrix and range that the file is
+tagged with (BT.601, BT.709, BT.2020, ...). What is not tagged is taken as FFmpeg takes it: BT.601, limited range.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hlrp.data.dataset_info import TOLERANCE_S
+from hlrp.data.images import BadVideoError, require_size
+from hlrp.data.video_times import find_mismatch, stream_times
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DECODING_FAULTS = (OSError, ValueError, LookupError, EOFError)
+"""What PyAV raises for a file that cannot be read, beside its own `FFmpegError`."""
+_PIXELS = 2
+"""Raised whenever the same file would give other pixels."""
+_SEEK_BEYOND_S = 2.0
+_FIRST_STEP_BACK_S = 0.5
+_FARTHEST_BACK_S = 64.0
+_SAME_S = 1e-4
+_OPEN_VIDEOS = 8
+
+# FFmpeg's AVColorSpace: RGB, untagged, reserved, BT.470BG, SMPTE 170M: what its converter does when told nothing.
+_AS_BT601 = frozenset((0, 2, 3, 5, 6))
+_OTHER_MATRICES = frozenset((1, 4, 7, 9))
+_BT601, _LIMITED, _FULL = 5, 1, 2
+
+
+def pixel_source() -> str:
+    """What decides pixels besides the files: belongs into the identity of whatever keeps decoded frames."""
+    import av
+
+    libraries = av.library_versions
+    versions = [".".join(map(str, libraries[name])) for name in ("libavcodec", "libswscale")]
+    return f"pixels {_PIXELS}, PyAV {av.__version__}, libavcodec {versions[0]}, libswscale {versions[1]}"
+
+
+class Turn(NamedTuple):
+    """How a picture is turned for showing: first transposed, then mirrored.
+
+    Args:
+        transpose: Whether rows become columns.
+        flip_rows: Whether it is then turned upside down.
+        flip_columns: Whether left and right are then swapped.
+    """
+
+    transpose: bool
+    flip_rows: bool
+    flip_columns: bool
+
+    def apply(self, image: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
+        """A view of ``image``, uint8 `[H, W, 3]`, as it is shown."""
+        image = image.transpose(1, 0, 2) if self.transpose else image
+        return image[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+
+
+def find_turn(frame: Any) -> Turn | None:
+    """What the display matrix of a decoded frame asks for; None: nothing.
+
+    Raises:
+        ValueError: An angle that is no multiple of 90 degrees.
+    """
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    import numpy as np
+
+    matrix = np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2].astype(np.float64)
+    signs = np.rint(matrix / np.abs(matrix).max()).astype(int) if matrix.any() else np.eye(2, dtype=int)
+    straight, turned = abs(np.diag(signs)).sum(), abs(np.diag(signs[::-1])).sum()
+    if (straight, turned) == (2, 0):
+        turn = Turn(False, bool(signs[1, 1] < 0), bool(signs[0, 0] < 0))
+    elif (straight, turned) == (0, 2):
+        turn = Turn(True, bool(signs[0, 1] < 0), bool(signs[1, 0] < 0))
+    else:
+        raise ValueError(f"the video asks to be turned by {-frame.rotation} degrees, which is no multiple of 90")
+    return turn if any(turn) else None
+
+
+def to_rgb(frame: Any) -> "NDArray[np.uint8]":
+    """Convert a decoded frame as it is tagged, uint8 `[H, W, 3]`; not turned.
+
+    Raises:
+        ValueError: Tagged with a colour space that FFmpeg's converter does not know.
+    """
+    matrix, full = frame.colorspace, frame.color_range == _FULL
+    image: NDArray[np.uint8]
+    if full:
+        # The names of these formats say so already, and RGB has no matrix.
+        full = not (frame.format.name.startswith("yuvj") or frame.format.is_rgb)
+    if matrix in _AS_BT601 and not full:
+        image = frame.to_ndarray(format="rgb24")
+        return image
+    if matrix not in _AS_BT601 | _OTHER_MATRICES:
+        raise ValueError(f"the video is tagged with colour space {matrix} (FFmpeg's number), which cannot be converted")
+    image = frame.to_ndarray(
+        format="rgb24",
+        src_colorspace=_BT601 if matrix in _AS_BT601 else matrix,
+        dst_colorspace=_BT601,
+        src_color_range=_FULL if frame.color_range == _FULL else _LIMITED,
+        dst_color_range=_LIMITED,
+    )
+    return image
+
+
+class VideoReader:
+    """One open video; gives the frames nearest to asked times, in order, without decoding any twice.
+
+    Args:
+        path: The file.
+        episode: Named in errors.
+        size: Height and width that the dataset declares; none: whatever the file has.
+        tolerance_s: How far a frame may lie from the time that is asked for.
+        threads: Threads of the decoder; 0: its own choice.
+
+    Raises:
+        BadVideoError: By any method; ``episode`` names the one that was asked for.
+        UserError: By `read`: the file's frames are of another size than declared.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        episode: int,
+        *,
+        size: tuple[int, int] | None = None,
+        tolerance_s: float = TOLERANCE_S,
+        threads: int = 0,
+    ) -> None:
+        import av
+
+        self.path, self._size, self._tolerance = path, size, tolerance_s
+        try:
+            self._container = av.open(str(path.absolute()))
+            self._stream = self._container.streams.video[0]
+            if self._stream.codec_context is None:
+                raise ValueError("this FFmpeg has no decoder for it")
+        except (*DECODING_FAULTS, av.FFmpegError) as error:
+            raise BadVideoError(path, episode, f"{type(error).__name__}: {error}") from error
+        self._stream.thread_type = "AUTO"
+        self._stream.codec_context.thread_count = threads
+        self._tick = float(self._stream.time_base or 1)
+        self._begins = self._stream.start_time or 0
+        self._from_start = False
+        self._turn: Turn | None = None
+        self._frames: Iterator[Any] | None = None
+        # Frames with their seconds: what is asked for lies between these two, or they are read on.
+        self._before: tuple[float, Any] | None = None
+        self._after: tuple[float, Any] | None = None
+
+    def close(self) -> None:
+        """Close the file and free the decoder."""
+        self._frames = self._before = self._after = None
+        self._container.close()
+
+    def _seek(self, second: float) -> None:
+        """Go on from the last place at or before ``second`` at which decoding can begin."""
+        offset = round(second / self._tick) - 1
+        self._from_start = offset <= self._begins
+        self._container.seek(offset, backward=True, any_frame=False, stream=self._stream)
+        self._frames, self._before = self._container.decode(self._stream), None
+        self._after = self._next()
+        if self._after is not None:
+            self._turn = find_turn(self._after[1])
+
+    def _next(self) -> tuple[float, Any] | None:
+        assert self._frames is not None
+        for frame in self._frames:
+            # A frame whose references lie before the place where decoding began is marked, and no picture.
+            if frame.pts is not None and not frame.is_corrupt:
+                return frame.pts * self._tick, frame
+        return None
+
+    def _must_seek(self, second: float) -> bool:
+        if self._after is None:
+            return True
+        earliest = self._before or self._after
+        return second < earliest[0] - _SAME_S or second > self._after[0] + _SEEK_BEYOND_S
+
+    def _nearest(self, second: float) -> Any:
+        before, after = self._before, self._after
+        while after is not None and after[0] < second:
+            before, after = after, self._next()
+        self._before, self._after = before, after
+        nearest = after if before is None or (after and after[0] - second < second - before[0]) else before
+        if nearest is None:
+            return None
+        # Right after a seek, frames that come before this one may not have been decodable: it may not be the nearest.
+        known = before is not None or self._from_start
+        allowed = self._tolerance if known else min(self._tolerance, _SAME_S)
+        return nearest[1] if abs(nearest[0] - second) < allowed else None
+
+    def _frame_at(self, second: float) -> Any:
+        if self._must_seek(second):
+            self._seek(second)
+        back = _FIRST_STEP_BACK_S
+        # Frames that lead an open group of pictures are shown before its key frame and need the group before it.
+        while (frame := self._nearest(second)) is None and not self._from_start and back <= _FARTHEST_BACK_S:
+            self._seek(second - back)
+            back *= 2
+        return frame
+
+    def read(self, seconds: "NDArray[np.float64]", episode: int) -> "NDArray[np.uint8]":
+        """RGB frames at ascending times.
+
+        Args:
+            seconds: Times in the video, float64 `[n]`, ascending, n >= 1.
+            episode: Named in errors.
+
+        Returns:
+            uint8 `[n, H, W, 3]`.
+        """
+        import av
+        import numpy as np
+
+        # Filled one by one: a list of single frames would take fresh memory for each, twice.
+        frames: NDArray[np.uint8] | None = None
+        try:
+            for i, second in enumerate(seconds.tolist()):
+                frame = self._frame_at(second)
+                if frame is None:
+                    raise self._missed(seconds, second, episode)
+                image = to_rgb(frame)
+                if self._turn is not None:
+                    image = self._turn.apply(image)
+                if frames is None:
+                    require_size(image.shape[:2], self._size, self.path)
+                    frames = np.empty((len(seconds), *image.shape), np.uint8)
+                frames[i] = image
+        except (*DECODING_FAULTS, av.FFmpegError) as error:
+            self._frames = self._before = self._after = None
+            raise BadVideoError(self.path, episode, f"{type(error).__name__}: {error}") from error
+        assert frames is not None
+        return frames
+
+    def _missed(self, seconds: "NDArray[np.float64]", second: float, episode: int) -> BadVideoError:
+        self._frames = self._before = self._after = None
+        found = stream_times(self.path, float(seconds[0]), float(seconds[-1])).seconds
+        mismatch = find_mismatch(seconds, found, self._tolerance) if len(found) else None
+        if mismatch is None:
+            return BadVideoError(self.path, episode, f"no frame at {second:.4f} s can be decoded")
+        return BadVideoError(self.path, episode, str(mismatch), mismatch.fix)
+
+
+class OpenVideos:
+    """The videos of one camera, a few of them kept open; may be handed to other processes.
+
+    Args:
+        size: Height and width that the dataset declares.
+        tolerance_s: How far a frame may lie from the time that is asked for.
+    """
+
+    def __init__(self, size: tuple[int, int], tolerance_s: float) -> None:
+        self._size, self._tolerance = size, tolerance_s
+        self._open: OrderedDict[Path, VideoReader] = OrderedDict()
+        self._process = os.getpid()
+        self._inherited: list[object] = []
+
+    def read(self, path: Path, seconds: "NDArray[np.float64]", episode: int) -> "NDArray[np.uint8]":
+        """Frames of one file by time `[n]`, ascending: uint8 `[n, H, W, 3]`; see `VideoReader.read`."""
+        if self._process != os.getpid():
+            # A fork shares file positions with its parent: leave the parent's decoders untouched, and alive, since
+            # freeing them here would wait for threads that do not exist in this process.
+            self._inherited.append(self._open)
+            self._open, self._process = OrderedDict(), os.getpid()
+        if path not in self._open:
+            if len(self._open) >= _OPEN_VIDEOS:
+                self._open.popitem(last=False)[1].close()
+            self._open[path] = VideoReader(path, episode, size=self._size, tolerance_s=self._tolerance, threads=1)
+        self._open.move_to_end(path)
+        return self._open[path].read(seconds, episode)
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_open": OrderedDict(), "_inherited": []}

@@ -1,0 +1,120 @@
+"""When the frames of a video are shown, from its packets alone; and how that differs from a dataset's table."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_MOST_PACKETS = 4096
+_BEFORE_S = 5.0
+
+
+class StreamTimes(NamedTuple):
+    """The frames of a part of a video.
+
+    Args:
+        seconds: Times of frames, float64 `[n]`, ascending.
+        begin: From here on none is left out.
+        end: Up to here none is left out; infinite where the video ended.
+    """
+
+    seconds: "NDArray[np.float64]"
+    begin: float
+    end: float
+
+
+def stream_times(path: Path, first: float, last: float) -> StreamTimes:
+    """Times of the frames between two moments, without decoding.
+
+    Args:
+        path: A video file.
+        first: Second from which on times are wanted.
+        last: Second of the last one that is wanted, >= ``first``.
+
+    Raises:
+        OSError: The file cannot be read; also an IndexError or ValueError of PyAV.
+    """
+    import av
+    import numpy as np
+
+    with av.open(str(path.absolute())) as container:
+        stream = container.streams.video[0]
+        tick = float(stream.time_base or 1)
+        start = first - _BEFORE_S
+        if start > float(stream.start_time or 0) * tick:
+            container.seek(round(start / tick), backward=True, any_frame=False, stream=stream)
+            begin: float | None = None
+        else:
+            begin = -np.inf
+        shown: list[float] = []
+        end = np.inf
+        for count, packet in enumerate(container.demux(stream)):
+            if packet.pts is None or packet.is_discard:
+                continue
+            begin = packet.pts * tick if begin is None else begin
+            shown.append(packet.pts * tick)
+            # Packets come in the order of decoding: no frame that is shown before this moment is still to come.
+            decoded = (packet.dts if packet.dts is not None else packet.pts) * tick
+            if decoded > last or count >= _MOST_PACKETS:
+                end = decoded
+                break
+    return StreamTimes(np.sort(np.asarray(shown, np.float64)), np.inf if begin is None else begin, end)
+
+
+class Mismatch(NamedTuple):
+    """How expected times differ from those of a video.
+
+    Args:
+        frames: Which of the expected times no frame lies near, int64 `[k]`, k >= 1.
+        worst: That of them which is farthest from any frame.
+        expected: The expected times, float64 `[n]`.
+        nearest: For each the nearest frame's time, float64 `[n]`.
+        begins: Time of the first frame that was found.
+        apart: Seconds between neighbouring frames of the video, as a rule.
+    """
+
+    frames: "NDArray[np.int64]"
+    worst: int
+    expected: "NDArray[np.float64]"
+    nearest: "NDArray[np.float64]"
+    begins: float
+    apart: float
+
+    @property
+    def fix(self) -> str:
+        """What to do: a tolerance only where no frame could be taken for its neighbour."""
+        off = float(abs(self.expected[self.worst] - self.nearest[self.worst]))
+        again = "encode the video again with the times of the table"
+        if off < self.apart / 2:
+            return f"{again}, or allow it: data.tolerance_s={math.ceil(off * 1e4 + 1) / 1e4:g}"
+        return f"{again}, or correct from_timestamp in meta/episodes"
+
+    def __str__(self) -> str:
+        first = int(self.frames[0])
+        text = f"the tables put a frame at {self.expected[first]:.4f} s, the nearest in the video is at "
+        text += f"{self.nearest[first]:.4f} s"
+        if len(self.frames) > 1:
+            text += (
+                f"; so for {len(self.frames)} of {len(self.expected)} frames, the worst expected at "
+                f"{self.expected[self.worst]:.4f} s and found at {self.nearest[self.worst]:.4f} s"
+            )
+        return text + (f"; the video begins at {self.begins:.4f} s" if self.begins > 0 else "")
+
+
+def find_mismatch(expected: "NDArray[np.float64]", found: "NDArray[np.float64]", tolerance_s: float) -> Mismatch | None:
+    """Compare expected times, `[n]`, with those of a video, `[m]` ascending, m >= 1; None if they agree."""
+    import numpy as np
+
+    after = np.clip(np.searchsorted(found, expected), 0, len(found) - 1)
+    before = np.maximum(after - 1, 0)
+    nearer = np.abs(found[before] - expected) <= np.abs(found[after] - expected)
+    nearest = np.where(nearer, found[before], found[after])
+    distance = np.abs(nearest - expected)
+    frames = np.flatnonzero(distance >= tolerance_s)
+    if not len(frames):
+        return None
+    apart = float(np.median(np.diff(found))) if len(found) > 1 else 0.0
+    return Mismatch(frames, int(distance.argmax()), expected, nearest, float(found[0]), apart)
