@@ -87,7 +87,8 @@ def _unique_episodes(value: list[int]) -> list[int]:
     repeated = [episode for episode, count in Counter(value).items() if count > 1]
     if repeated:
         raise ValueError(f"episode {repeated[0]} is given more than once")
-    return value
+    # One order for all who read it: LeRobot holds the last ones out as they are listed.
+    return sorted(value)
 
 
 def _expand_user(value: Any) -> Any:
@@ -364,7 +365,7 @@ class DataSection(Settings):
     """Time between neighbouring frames of the window; none: the latent model's own."""
     sources: list[SourceSection] = Field(default_factory=list)
     """A mixture of datasets, in place of `repo_id` and `root`."""
-    video_backend: str | None = None
+    video_backend: Literal["torchcodec", "pyav"] | None = None
     """Video decoder (torchcodec or pyav); none: the best that is there."""
     rename_map: dict[str, str] = Field(default_factory=dict)
     """Dataset key -> the key that a pretrained policy knows it by."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError, suggest
+from hlrp.runs.kinds import refuse_other
 
 INFO = Path("meta/info.json")
 SUPPORTED_FORMAT = "v3.0"
@@ -91,6 +92,7 @@ def read_dataset(repo_id: str | None, root: Path | None, *, where: str = "data.r
         raise UserError(f"there is no dataset folder {folder}", where=where, fix=suggest(folder.name, near))
     info = folder / INFO
     if not info.is_file():
+        refuse_other(folder, "a dataset", where)
         raise UserError(
             f"{folder} is not a LeRobotDataset: it has no {INFO}",
             where=where,
