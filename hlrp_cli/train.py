@@ -125,17 +125,19 @@ def _fresh(
     from trainers import get_trainer
 
     trainer = get_trainer(run.trainer_type)
+    _own_process(run)
     if dry_run:
         typer.echo(trainer.dry_run(run))
         return None
-    _own_process(run)
     return trainer().fit(run=run)
 
 
 def _own_process(run: Any) -> None:
-    """Spare a Lightning run the imports that it does not need: this process is there for nothing else."""
-    if run.trainer_type == "lightning":
-        from trainers.lightning_policies import own_process
+    """Spare a run the imports that it does not need: this process is there for nothing else."""
+    from hlrp.config import LeRobotRun, LightningRun
+
+    if isinstance(run, LeRobotRun | LightningRun):
+        from trainers.policy_checks import own_process
 
         own_process(run)
 
@@ -175,8 +177,8 @@ def _resume(
     from trainers import get_trainer
 
     trainer = get_trainer(run.trainer_type)
+    _own_process(run)
     if dry_run:
         typer.echo(trainer.dry_run(run, resume=directory, steps=longer))
         return None
-    _own_process(run)
     return trainer().resume(directory, run, steps=longer)

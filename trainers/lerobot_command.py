@@ -17,10 +17,10 @@ from hlrp.data.dataset_info import DatasetInfo
 from hlrp.errors import UserError
 from hlrp.runs import Checkpoint
 from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY
-from trainers.policy_labels import foundation_of, label_fields
+from trainers.policy_checks import policy_fields
+from trainers.policy_labels import foundation_of
 
 WORKER = "trainers.lerobot_worker"
-_DTYPES = {"32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _MIXED = {"32": "no", "bf16": "bf16", "fp16": "fp16"}
 # Linux takes 128 KiB of a single argument and, at the usual stack limit, 2 MiB of all of them.
 _LONG = 64 * 1024
@@ -135,16 +135,6 @@ def _launcher(devices: int) -> list[str]:
     return [sys.executable, *torchrun, WORKER]
 
 
-def _policy_fields(run: LeRobotRun, known: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Fields for LeRobot's policy class; ``known`` are the class's own fields where the catalog has them."""
-    fields = run.model.policy_fields
-    if run.trainer.learning_rate is not None:
-        fields["optimizer_lr"] = run.trainer.learning_rate
-    if run.trainer.precision and known is not None and "dtype" in known:
-        fields.setdefault("dtype", _DTYPES[run.trainer.precision])
-    return fields
-
-
 def build_arguments(
     run: LeRobotRun, dataset: DatasetInfo | None, output_dir: Path, steps: int, known_fields: Mapping[str, Any] | None
 ) -> list[str]:
@@ -168,7 +158,7 @@ def build_arguments(
         arguments["policy.device"] = trainer.device
     arguments["policy.push_to_hub"] = run.push_to_hub
     started = {"init_from": foundation} if foundation else {}
-    for key, value in (_policy_fields(run, known_fields) | label_fields(run, dataset) | started).items():
+    for key, value in (policy_fields(run, dataset, known_fields) | started).items():
         arguments[f"policy.{key}"] = value
     arguments["dataset.repo_id"] = data.repo_id or (dataset.repo_id if dataset else "")
     if dataset:

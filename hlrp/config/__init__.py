@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hlrp.config.class_path import resolve_class_path
     from hlrp.config.from_config import FromConfig
     from hlrp.config.loading import Resolved, is_eval_file, load_config, load_eval_config, to_yaml
+    from hlrp.config.obeyed import refuse_unused
     from hlrp.config.schema import (
         ClassPath,
         DataSection,
@@ -59,6 +60,7 @@ __all__ = [
     "load_config",
     "load_eval_config",
     "parse_episodes",
+    "refuse_unused",
     "require_dataset",
     "resolve_class_path",
     "resolve_policy_aliases",
@@ -77,6 +79,7 @@ _HOME_OF = {
     "load_config": "loading",
     "load_eval_config": "loading",
     "parse_episodes": "sections",
+    "refuse_unused": "obeyed",
     "resolve_class_path": "class_path",
     "resolve_policy_aliases": "aliases",
     "shipped_config": "shipped",
