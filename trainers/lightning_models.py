@@ -120,18 +120,38 @@ def build_module(
     return module
 
 
-def _build_class(run: LightningRun, datamodule: "LightningDataModule | None") -> "LightningModule":
+def check_classes(run: LightningRun) -> None:
+    """Import the classes that a run names, if it names any.
+
+    Raises:
+        UserError: One may not be imported, does not exist, or is of another kind.
+    """
+    if isinstance(run.model, ClassPath):
+        _module_class(run.model)
+    if run.trainer.callbacks:
+        from trainers.lightning_options import callback_class
+
+        for callback in run.trainer.callbacks:
+            callback_class(callback)
+
+
+def _module_class(model: ClassPath) -> Any:
     from lightning.pytorch import LightningModule
 
-    if not isinstance(run.model, ClassPath):
-        raise TypeError("the model section names no class")
-    found: Any = resolve_class_path(run.model.class_path)
+    found: Any = resolve_class_path(model.class_path)
     if not issubclass(found, LightningModule):
         raise UserError(
-            f"{run.model.class_path!r} is not a LightningModule",
+            f"{model.class_path!r} is not a LightningModule",
             where="model.class_path",
             fix="name a subclass of lightning.pytorch.LightningModule",
         )
+    return found
+
+
+def _build_class(run: LightningRun, datamodule: "LightningDataModule | None") -> "LightningModule":
+    if not isinstance(run.model, ClassPath):
+        raise TypeError("the model section names no class")
+    found = _module_class(run.model)
     arguments = _known(found, {"datamodule": datamodule}) | run.model.init_args
     module: LightningModule = (
         found.from_config(arguments) if issubclass(found, FromConfig) else _construct(found, arguments)
