@@ -185,14 +185,16 @@ def refuse_unused(run: LeRobotRun | LightningRun) -> None:
     trainer, _, kind = who.partition(" ")
     name = {"lerobot": "LeRobot", "lightning": "Lightning"}[trainer]
     given = dict.fromkeys(given_keys(run))
-    for key in given:
-        if key in OBEYED and who not in OBEYED[key]:
-            what = "a policy" if kind == "policy" else f"a model of kind {kind!r}" if kind != "class" else "a class"
-            raise UserError(
-                f"{key} has no effect when the {name} trainer trains {what}",
-                where=key,
-                fix=_FIX.get(key, "leave it out"),
-            )
+    unused = [key for key in given if key in OBEYED and who not in OBEYED[key]]
+    if unused:
+        # The source follows from what is given beside it.
+        key = next((key for key in unused if key != "latents.source"), unused[0])
+        what = {"policy": "a policy", "class": "a class"}.get(kind, f"a model of kind {kind!r}")
+        raise UserError(
+            f"{key} has no effect when the {name} trainer trains {what}", where=key, fix=_FIX.get(key, "leave it out")
+        )
     for key, (needed, fix) in _NEEDS.items():
-        if key in given and needed not in given:
+        # A module made in Python may bring validation data of its own.
+        unasked = key == "trainer.val_check_interval" and kind == "class"
+        if key in given and needed not in given and not unasked:
             raise UserError(f"{key} has no effect without {needed}", where=key, fix=f"{fix}; or leave it out")
