@@ -6,7 +6,9 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import math
 import os
+import re
 import types
 import typing
 from importlib import metadata
@@ -70,10 +72,10 @@ class Catalog:
         return self.policies[name]
 
     def check_fields(self, name: str, fields: dict[str, Any]) -> None:
-        """Check names and primitive types of policy fields; LeRobot's own class checks the rest before training.
+        """Check names, primitive types and ranges of policy fields; LeRobot's own class checks the rest later.
 
         Raises:
-            UserError: Naming every field that is unknown or of a wrong type.
+            UserError: Naming every field that is unknown, of a wrong type, or of a size that nothing can have.
         """
         known = self.policy(name).fields
         problems = []
@@ -84,6 +86,8 @@ class Catalog:
                 problems.append(
                     f"model.{key} = {value!r}: LeRobot's {self.policies[name].config_class} takes {known[key].type}"
                 )
+            elif (least := _out_of_range(key, value, known[key])) is not None:
+                problems.append(f"model.{key} = {value!r}: it must be {least}")
         if problems:
             raise UserError("; ".join(problems), where="model", fix=f"`hlrp policies {name}` lists its fields")
 
@@ -98,6 +102,35 @@ def _fits(value: Any, kinds: tuple[str, ...]) -> bool:
     if isinstance(value, float):
         return "float" in kinds
     return "str" in kinds if isinstance(value, str) else False
+
+
+# Sizes and counts of which there is at least one; of others, such as layers or warm-up steps, there may be none.
+_AT_LEAST_ONE = re.compile(
+    r"(.*_)?(chunk_size|horizon|hidden_size|block_size|batch_size|kernel_size|dim|width|n_embed|n_heads?|num_heads)"
+    r"|n_obs_steps|n_action_steps|n_action_repeats|n_groups|dim_\w+|num_frames|action_per_frame"
+    r"|num_(train_timesteps|inference_steps|inference_timesteps|denois\w+_steps|steps|flow_timesteps)"
+    r"|(.*_)?max_len(gth)?|max_text_tokens|height|in_channels|out_channels"
+)
+# Here a negative number means the last, or all.
+_MAY_BE_NEGATIVE = re.compile(r"num_vlm_layers|tune_top_llm_layers|\w+_index|\w*seed")
+_POSITIVE = re.compile(r"optimizer_lr|optimizer_eps")
+_NOT_NEGATIVE = re.compile(r"optimizer_\w*(lr|lr_\w+|weight_decay|grad_clip_norm)|\w*dropout|kl_weight|\w+_weight")
+
+
+def _out_of_range(key: str, value: Any, field: FieldInfo) -> str | None:
+    """What a number must be, as words, where it is a size or rate that nothing can have; else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not math.isfinite(value):
+        return "finite"
+    rate, negative = "float" in field.kinds, field.default.startswith("-") or _MAY_BE_NEGATIVE.fullmatch(key)
+    rules = (
+        ("greater than 0", rate and value <= 0 and _POSITIVE.fullmatch(key)),
+        ("at most 1", rate and value > 1 and "dropout" in key),
+        ("at least 1", not rate and value < 1 and not negative and _AT_LEAST_ONE.fullmatch(key)),
+        ("at least 0", value < 0 and (_NOT_NEGATIVE.fullmatch(key) if rate else not negative)),
+    )
+    return next((words for words, broken in rules if broken), None)
 
 
 def _plugins() -> tuple[list[metadata.Distribution], list[str]]:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any key of the schema: trainer.steps=100")
 ]
+AllowImport = Annotated[
+    list[str] | None, typer.Option(metavar="PREFIX", help="Package whose classes may be named; repeatable.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,10 +31,12 @@ def register(app: typer.Typer) -> None:
 def show(
     overrides: Overrides = None,
     config: Annotated[str | None, typer.Option("-c", "--config", help="YAML file, or a shipped name.")] = None,
+    allow_import: AllowImport = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON: config, origin, files.")] = False,
 ) -> None:
     """Print the configuration that a command would use, and where each value came from."""
     resolved = _load(config, overrides or [])
+    _check_classes(resolved.config, allow_import)
     if json_output:
         typer.echo(
             json.dumps(
@@ -54,6 +59,7 @@ def validate(
         list[str],
         typer.Argument(metavar="FILE... [KEY=VALUE]...", help="Files or shipped names; keys for all of them."),
     ],
+    allow_import: AllowImport = None,
 ) -> None:
     """Check files against the schema, and policies' fields against LeRobot's own classes."""
     overrides = [a for a in arguments if "=" in a and not Path(a).is_file()]
@@ -63,7 +69,7 @@ def validate(
     problems: list[tuple[str, HlrpError]] = []
     for file in files:
         try:
-            typer.echo(f"{file}: ok, {_check(file, overrides)}")
+            typer.echo(f"{file}: ok, {_check(file, overrides, allow_import)}")
         except HlrpError as error:
             problems.append((file, error))
     if len(problems) == 1:
@@ -92,13 +98,27 @@ def _load(config: str | None, overrides: list[str]) -> "Resolved[Any]":
     return (load_eval_config if evaluation else load_config)(config, overrides)
 
 
-def _check(file: str, overrides: list[str]) -> str:
+def _check_classes(config: Any, allow: list[str] | None) -> None:
+    """Check that the classes that a run names may be imported and are what they are named for."""
+    from hlrp.config import LightningRun, allow_import
+
+    allow_import(allow or [])
+    if isinstance(config, LightningRun):
+        from trainers.lightning_models import check_classes
+
+        check_classes(config)
+
+
+def _check(file: str, overrides: list[str], allow: list[str] | None) -> str:
     """Check one file; return what it is in a few words."""
-    from hlrp.config import EvalConfig, PolicyModel
+    from hlrp.config import EvalConfig, LeRobotRun, LightningRun, PolicyModel, refuse_unused
 
     config = _load(file, overrides).config
     if isinstance(config, EvalConfig):
         return "an evaluation" + (f" in {config.env.type}" if config.env else "")
+    if isinstance(config, LeRobotRun | LightningRun):
+        refuse_unused(config)
+    _check_classes(config, allow)
     if not isinstance(config.model, PolicyModel):
         return f"a {config.trainer_type} run"
     # Imported late: the first call of an installation imports LeRobot, which takes many seconds.

@@ -109,6 +109,8 @@ def _request(given: dict[str, Any], overrides: list[str]) -> "EvalRequest":
     if config.env is not None:
         settings["env_type"] = config.env.type
         fields = {**config.env.env_fields, **fields}
+    if config.checkpoint is None and given["replay"] is not None:
+        _refuse_of_policies(given, config.model_fields_set)
     tasks = config.tasks or ([config.env.task] if config.env is not None and config.env.task else [])
     return EvalRequest(
         policy_path=config.checkpoint,
@@ -127,6 +129,21 @@ def _request(given: dict[str, Any], overrides: list[str]) -> "EvalRequest":
     )
 
 
+# What a replay of recorded actions has no use for: it has its own seeds, one environment, and no policy.
+_OF_POLICIES = ("seed", "videos", "batch_size", "device", "rename_map", "async_envs", "compare")
+
+
+def _refuse_of_policies(given: dict[str, Any], configured: set[str]) -> None:
+    for name in _OF_POLICIES:
+        if given.get(name) or name in configured:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(
+                f"{flag} has no effect when recorded actions are replayed without a policy",
+                where=flag,
+                fix="leave it out, or name a run or checkpoint too",
+            )
+
+
 def _environment_fields(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Split off `env.FIELD=VALUE`: the environment's type may come from the training data, which is read later."""
     import yaml
@@ -139,6 +156,8 @@ def _environment_fields(overrides: list[str]) -> tuple[dict[str, Any], list[str]
         name = key.removeprefix("env.")
         if not found:
             raise UserError(f"{item!r} is not KEY=VALUE", where=item, fix="write it like env.episode_length=200")
+        if key.startswith("env.") and name in fields:
+            raise UserError(f"{key} is given twice", where=item, fix="keep one of them")
         if key.startswith("env.") and name not in ("type", "task"):
             try:
                 fields[name] = yaml.safe_load(value)

@@ -4,10 +4,12 @@ import os
 import sys
 import traceback
 from importlib import import_module
+from typing import Any
 
 import typer
 
 from hlrp.errors import HlrpError, Interrupted
+from hlrp_cli.flags import check_flags
 
 app = typer.Typer(
     name="hlrp",
@@ -48,13 +50,18 @@ for _name in COMMANDS:
     import_module(f"hlrp_cli.{_name}").register(app)
 
 
+def command() -> Any:
+    """The whole command line, as click runs it."""
+    return check_flags(typer.main.get_command(app))
+
+
 def run() -> None:
     """Console entry point. Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 130/143 interrupted."""
     argv = sys.argv[1:]
     debug = "--debug" in argv or bool(os.environ.get("HLRP_DEBUG"))
     argv = [a for a in argv if a != "--debug"]
     try:
-        app(args=argv, prog_name="hlrp")
+        command()(args=argv, prog_name="hlrp")
     except HlrpError as error:
         if debug:
             traceback.print_exc()

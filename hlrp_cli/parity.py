@@ -40,8 +40,8 @@ def parity(
     """Train with LeRobot and with Lightning from one seed and compare; exit code 1 beyond the tolerance."""
     import tempfile
 
-    from trainers.lightning_policies import own_process
     from trainers.parity import measure_parity, parity_runs
+    from trainers.policy_checks import own_process
 
     if policy is None and config is None:
         raise UserError("nothing says what to train", where="--policy", fix="give --policy NAME or --config FILE")

@@ -55,8 +55,6 @@ def precompute_latents(
 
     if dataset is None and dataset_root is None:
         raise UserError("nothing says what to label", where="--dataset-root", fix="give the folder of a dataset")
-    if copy and write_column is None:
-        raise UserError("--copy copies videos into a new dataset", where="--copy", fix="add --write-column FOLDER")
     chosen = choose_device(device)
     # On a CPU what a larger batch allocates falls out of the cache: 256 windows at a time took 1.4 times as long as 32.
     windows = batch_size or (32 if chosen == "cpu" else 256)

@@ -70,6 +70,9 @@ def train(
     latents: Annotated[Path | None, typer.Option(help="Latent table with the labels.")] = None,
     online_laq: Annotated[Path | None, typer.Option(help="Run of a quantizer that labels while training.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Run folder to continue.")] = None,
+    allow_import: Annotated[
+        list[str] | None, typer.Option(metavar="PREFIX", help="Package whose classes may be named; repeatable.")
+    ] = None,
     allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
     push_to_hub: Annotated[bool, typer.Option("--push-to-hub", help="Upload the finished policy.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and stop.")] = False,
@@ -82,6 +85,10 @@ def train(
         for name, key in FLAGS.items()
         if (value := given[name]) is not None and value is not False
     }
+    if allow_import:
+        from hlrp.config import allow_import as allow
+
+        allow(allow_import)
     if resume is not None:
         result = _resume(resume, flags, overrides or [], config, dry_run=dry_run)
     else:
@@ -115,7 +122,7 @@ def _fresh(
     from hlrp.config import load_config
 
     if init_from := flags.get("model.init_from"):
-        _name_policy_of(Path(str(init_from[0])), flags)
+        _name_policy_of(Path(str(init_from[0])), flags, config, overrides)
     named = {"model.policy_type", "model.kind"} & flags.keys() or any(o.startswith("model.") for o in overrides)
     if config is None and not named:
         raise UserError(
@@ -125,31 +132,39 @@ def _fresh(
     from trainers import get_trainer
 
     trainer = get_trainer(run.trainer_type)
+    _own_process(run)
     if dry_run:
         typer.echo(trainer.dry_run(run))
         return None
-    _own_process(run)
     return trainer().fit(run=run)
 
 
 def _own_process(run: Any) -> None:
-    """Spare a Lightning run the imports that it does not need: this process is there for nothing else."""
-    if run.trainer_type == "lightning":
-        from trainers.lightning_policies import own_process
+    """Spare a run the imports that it does not need: this process is there for nothing else."""
+    from hlrp.config import LeRobotRun, LightningRun
+
+    if isinstance(run, LeRobotRun | LightningRun):
+        from trainers.policy_checks import own_process
 
         own_process(run)
 
 
-def _name_policy_of(init_from: Path, flags: dict[str, tuple[Any, str]]) -> None:
+def _name_policy_of(
+    init_from: Path, flags: dict[str, tuple[Any, str]], config: str | None, overrides: list[str]
+) -> None:
     """A local checkpoint knows its policy: it need not be named again."""
     if {"model.policy_type", "model.kind"} & flags.keys() or not init_from.exists():
         return
-    if any(next(init_from.glob(f"{below}manifest.json"), None) for below in ("", "*/", "checkpoints/*/*/")):
-        return  # a quantizer: no policy
+    if any(text.startswith(("model.policy_type=", "model.type=", "model.kind=")) for text in overrides):
+        return
     from hlrp.runs import resolve_pretrained
+    from hlrp.runs.kinds import recognise
 
-    config = json.loads((resolve_pretrained(init_from) / "config.json").read_text(encoding="utf8"))
-    if policy := config.get("type"):
+    if config is not None and recognise(init_from) != "a policy":
+        return  # the file says what is trained from it
+
+    saved = json.loads((resolve_pretrained(init_from) / "config.json").read_text(encoding="utf8"))
+    if policy := saved.get("type"):
         flags["model.policy_type"] = (policy, "--init-from")
 
 
@@ -175,8 +190,8 @@ def _resume(
     from trainers import get_trainer
 
     trainer = get_trainer(run.trainer_type)
+    _own_process(run)
     if dry_run:
         typer.echo(trainer.dry_run(run, resume=directory, steps=longer))
         return None
-    _own_process(run)
     return trainer().resume(directory, run, steps=longer)

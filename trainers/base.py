@@ -1,6 +1,9 @@
 """The interface of a trainer: it executes one run configuration and leaves a run directory."""
 
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,6 +35,17 @@ class RunResult:
         """The same as plain JSON values."""
         checkpoint = str(self.checkpoint) if self.checkpoint else None
         return {"run": str(self.path), "checkpoint": checkpoint, "metrics": self.metrics, "warnings": self.warnings}
+
+
+@contextmanager
+def without_log_lines() -> Iterator[None]:
+    """Inside, nothing is logged: a check that imports LeRobot or Lightning is to say what it found and no more."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class BaseTrainer(FromConfig, ABC):

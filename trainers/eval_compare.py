@@ -9,9 +9,14 @@ from hlrp.errors import UserError
 from hlrp.runs.statistics import paired_difference
 from trainers.eval_plan import EvalPlan, make_plan, read_json
 from trainers.eval_types import RESULTS, SCHEMA_VERSION, EvalRequest, EvalResult, Listener
-from trainers.evaluation import evaluate, save
+from trainers.evaluation import environment_fields, evaluate, save
 
 Trial = tuple[str, int]
+# Tasks are compared with the seeds. How large pictures are is the policies' own affair, and these say how it is run.
+_NOT_OF_THE_EPISODE = frozenset(
+    {"task", "image_size", "observation_height", "observation_width", "visualization_height", "visualization_width"}
+    | {"render_mode", "max_parallel_tasks", "disable_env_checker"}
+)
 
 
 def evaluate_against(request: EvalRequest, other: Path, *, listener: Listener | None = None) -> EvalResult:
@@ -31,10 +36,12 @@ def evaluate_against(request: EvalRequest, other: Path, *, listener: Listener | 
         raise UserError("--compare needs a policy to compare", where="--compare", fix="give a run or a checkpoint")
     earlier = read_results(other)
     if earlier is not None:
-        _check_same_environment(plan, earlier, other)
+        theirs = earlier.get("env") or {}
+        _check_same_environment({"type": plan.env_type}, theirs, other)
         if plan.tasks:
             seeds = range(request.seed, request.seed + request.episodes)
             _check_same_trials({(t, s) for t in plan.tasks for s in seeds}, _outcomes(earlier), other)
+        _check_same_environment(_environment(plan), theirs, other)
         result = evaluate(request, plan=plan, listener=listener)
     else:
         second = dataclasses.replace(
@@ -46,6 +53,7 @@ def evaluate_against(request: EvalRequest, other: Path, *, listener: Listener | 
             replay=None,
         )
         second_plan = make_plan(second)
+        _check_same_environment(_environment(plan), _environment(second_plan), other)
         result = evaluate(request, plan=plan, listener=listener)
         earlier = evaluate(second, plan=second_plan, listener=listener).to_json()
     result.comparison = compare(result, earlier, other)
@@ -78,13 +86,33 @@ def _outcomes(results: dict[str, Any]) -> dict[Trial, bool]:
     return {(e["task"], int(e["seed"])): bool(e["success"]) for e in results["episodes"]}
 
 
-def _check_same_environment(plan: EvalPlan, other: dict[str, Any], path: Path) -> None:
-    theirs = (other.get("env") or {}).get("type")
-    if theirs != plan.env_type:
+def _environment(plan: EvalPlan) -> dict[str, Any]:
+    """A plan's environment as `results.json` describes it."""
+    return {"type": plan.env_type, "config": environment_fields(plan)}
+
+
+def _check_same_environment(mine: dict[str, Any], theirs: dict[str, Any], path: Path) -> None:
+    """Refuse sides whose episodes could differ in more than the policy.
+
+    Args:
+        mine: `type` and `config`, all fields of the environment's class, of this side.
+        theirs: The same of the other; results of older releases lack `config`.
+        path: The other side.
+
+    Raises:
+        UserError: Naming the fields with both values.
+    """
+    differ = [("type", mine.get("type"), theirs.get("type"))] if mine.get("type") != theirs.get("type") else []
+    if not differ and mine.get("config") and theirs.get("config"):
+        here, there = mine["config"], theirs["config"]
+        names = sorted((here.keys() | there.keys()) - _NOT_OF_THE_EPISODE)
+        differ = [(name, here.get(name), there.get(name)) for name in names if here.get(name) != there.get(name)]
+    if differ:
+        listed = "; ".join(f"env.{name}: {a!r} here, {b!r} there" for name, a, b in differ)
         raise UserError(
-            f"the two sides were not evaluated in the same environment: {plan.env_type!r} here, {theirs!r} there",
+            f"the two sides were not evaluated in the same environment ({listed})",
             where=f"--compare {path}",
-            fix="evaluate both in one environment",
+            fix="evaluate both in one environment: give the same --env and env.FIELD=VALUE",
         )
 
 
@@ -108,8 +136,9 @@ def compare(result: EvalResult, other: dict[str, Any], path: Path) -> dict[str, 
     """Paired difference 'this minus other', over all episodes and per task.
 
     Raises:
-        UserError: The episodes are not the same.
+        UserError: The episodes, or what decides how they go, are not the same.
     """
+    _check_same_environment(result.provenance.get("env") or {}, other.get("env") or {}, path)
     mine = _outcomes(result.to_json())
     theirs = _outcomes(other)
     _check_same_trials(set(mine), theirs, path)

@@ -33,13 +33,7 @@ def evaluate(request: EvalRequest, *, plan: EvalPlan | None = None, listener: Li
     """
     plan = plan or make_plan(request)
     listener = listener or Silent()
-    entry = envs_catalog().get(plan.env_type)
-    if entry is None or entry.needs_gl:
-        from hlrp.sim.rendering import configure_gl, probe_rendering
-
-        configure_gl()
-        if entry is not None:
-            probe_rendering()
+    _prepare_rendering(plan)
     result = EvalResult(plan.folder, _provenance(request, plan))
     started = time.monotonic()
     with warnings.catch_warnings():
@@ -49,6 +43,31 @@ def evaluate(request: EvalRequest, *, plan: EvalPlan | None = None, listener: Li
     result.provenance["seconds"] = round(time.monotonic() - started, 3)
     save(result)
     return result
+
+
+def _prepare_rendering(plan: EvalPlan) -> None:
+    entry = envs_catalog().get(plan.env_type)
+    if entry is None or entry.needs_gl:
+        from hlrp.sim.rendering import configure_gl, probe_rendering
+
+        configure_gl()
+        if entry is not None:
+            probe_rendering()
+
+
+def environment_fields(plan: EvalPlan) -> dict[str, Any]:
+    """Every field of the environment that a plan's episodes run in, defaults included; imports LeRobot.
+
+    Raises:
+        UserError: The environment's class refuses a field.
+    """
+    _prepare_rendering(plan)
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    from trainers.eval_policy import environment_config
+
+    register_third_party_plugins()
+    return _plain(_environment_configs(plan, environment_config)[0])
 
 
 def save(result: EvalResult) -> None:

@@ -3,20 +3,29 @@
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hlrp.config import LeRobotRun
 from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo
+from hlrp.errors import UserError
 from hlrp.runs import Checkpoint
 from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY
-from trainers.policy_labels import foundation_of, label_fields
+from trainers.policy_checks import policy_fields
+from trainers.policy_labels import foundation_of
 
 WORKER = "trainers.lerobot_worker"
-_DTYPES = {"32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _MIXED = {"32": "no", "bf16": "bf16", "fp16": "fp16"}
+# Linux takes 128 KiB of a single argument and, at the usual stack limit, 2 MiB of all of them.
+_LONG = 64 * 1024
+# What LeRobot looks for among the arguments itself, before its parser reads them as YAML or JSON.
+_READ_AS_IT_IS = ("policy.path", "policy.type", "env.type", "config_path")
 
 
 @dataclass(frozen=True)
@@ -35,22 +44,78 @@ class Command:
 
     @property
     def argv(self) -> list[str]:
-        """The whole argument list."""
+        """The whole argument list; it may be longer than a process can be started with, see `started`."""
         return [*self.launcher, *self.arguments]
 
+    @property
+    def _is_long(self) -> bool:
+        return sum(map(len, self.arguments)) > _LONG
+
+    @contextmanager
+    def started(self) -> Iterator[list[str]]:
+        """The argument list to start the process with; very long arguments lie in a file until the context ends."""
+        if not self._is_long:
+            yield self.argv
+            return
+        with tempfile.NamedTemporaryFile("w", encoding="utf8", prefix="hlrp-arguments-", suffix=".txt") as file:
+            file.writelines(f"{argument}\n" for argument in self.arguments)
+            file.flush()
+            yield [*self.launcher, f"@{file.name}"]
+
     def shown(self) -> str:
-        """The command as a person would type it."""
+        """The command as a person would type it; very long arguments come in as a text, one a line."""
         prefix = [f"{k}={shlex.quote(v)}" for k, v in sorted(self.environment.items())]
-        return " ".join([*prefix, shlex.join(self.argv)])
+        if not self._is_long:
+            return " ".join([*prefix, shlex.join(self.argv)])
+        start = " ".join([*prefix, shlex.join([*self.launcher, "@/dev/stdin"])])
+        return "\n".join([f"{start} <<'END'", *self.arguments, "END"])
 
 
-def encode(value: Any) -> str:
-    """A value as LeRobot's argument parser (YAML) reads it."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    return json.dumps(value)
+def expand_arguments(arguments: list[str]) -> list[str]:
+    """Replace a single argument ``@FILE`` by the lines of the file, as `Command.started` wrote them."""
+    if len(arguments) == 1 and arguments[0].startswith("@"):
+        return Path(arguments[0][1:]).read_text(encoding="utf8").removesuffix("\n").split("\n")
+    return arguments
+
+
+def encode(key: str, value: Any) -> str:
+    """A value as LeRobot's argument parser reads it: YAML for a new run, JSON on top of a checkpoint.
+
+    Raises:
+        UserError: The parser cannot be given this text.
+    """
+    if not isinstance(value, str | Path):
+        return json.dumps(value)
+    text = str(value)
+    if key in _READ_AS_IT_IS:
+        return text
+    if text.startswith("include"):
+        raise UserError(
+            f"LeRobot's argument parser takes {text!r} for a file to include",
+            where=key,
+            fix="use a name that does not begin with 'include', or --trainer lightning",
+        )
+    return text if _stays_text(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _stays_text(text: str) -> bool:
+    """Whether YAML and JSON both leave a text as it is: they would make something else of null, true, 1e3 or [a]."""
+    if not text or not text.isprintable():
+        return False
+    try:
+        if yaml.safe_load(text) != text:
+            return False
+    except yaml.YAMLError:
+        return False
+    try:
+        json.loads(text)
+    except ValueError:
+        return True
+    return False
+
+
+def _listed(arguments: Mapping[str, Any]) -> list[str]:
+    return [f"--{key}={encode(key, value)}" for key, value in arguments.items()]
 
 
 def default_log_freq(steps: int) -> int:
@@ -68,16 +133,6 @@ def _launcher(devices: int) -> list[str]:
         return [sys.executable, "-m", WORKER]
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}", "-m"]
     return [sys.executable, *torchrun, WORKER]
-
-
-def _policy_fields(run: LeRobotRun, known: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Fields for LeRobot's policy class; ``known`` are the class's own fields where the catalog has them."""
-    fields = run.model.policy_fields
-    if run.trainer.learning_rate is not None:
-        fields["optimizer_lr"] = run.trainer.learning_rate
-    if run.trainer.precision and known is not None and "dtype" in known:
-        fields.setdefault("dtype", _DTYPES[run.trainer.precision])
-    return fields
 
 
 def build_arguments(
@@ -103,7 +158,7 @@ def build_arguments(
         arguments["policy.device"] = trainer.device
     arguments["policy.push_to_hub"] = run.push_to_hub
     started = {"init_from": foundation} if foundation else {}
-    for key, value in (_policy_fields(run, known_fields) | label_fields(run, dataset) | started).items():
+    for key, value in (policy_fields(run, dataset, known_fields) | started).items():
         arguments[f"policy.{key}"] = value
     arguments["dataset.repo_id"] = data.repo_id or (dataset.repo_id if dataset else "")
     if dataset:
@@ -136,7 +191,7 @@ def build_arguments(
     if data.rename_map:
         arguments["rename_map"] = data.rename_map
     arguments |= trainer.lerobot_args
-    return [f"--{key}={encode(value)}" for key, value in arguments.items()]
+    return _listed(arguments)
 
 
 def resume_arguments(
@@ -151,13 +206,14 @@ def resume_arguments(
     if steps is not None:
         arguments["steps"] = steps
     arguments |= extra
-    return [f"--{key}={encode(value)}" for key, value in arguments.items()]
+    return _listed(arguments)
 
 
 def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
     """The process for ``arguments`` under the run's launcher, precision and network settings."""
     # Fields on top of a checkpoint are judged together with its own values, which LeRobot reads.
-    asked = {"name": run.model.policy_type, "fields": run.model.policy_fields, "fresh": not run.model.init_from}
+    asked: dict[str, Any] = {"name": run.model.policy_type, "fields": run.model.policy_fields}
+    asked |= {"fresh": not run.model.init_from, "cameras": run.data.cameras}
     asked["adapters"] = any("peft" in key for key in (*run.trainer.lerobot_args, *run.model.policy_fields))
     environment = {"PYTHONUNBUFFERED": "1", ASKED_POLICY: json.dumps(asked)}
     if run.allow_download or run.push_to_hub:

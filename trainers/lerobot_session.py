@@ -60,10 +60,10 @@ class TrainingSession:
         for note in self._warnings:
             self._console.print(f"warning: {note}", style="yellow")
         progress = TrainingProgress(self._console, self._steps, self._start)
-        process = TrainingProcess(self._command.argv, self._command.environment)
         try:
-            with progress:
+            with progress, self._command.started() as argv:
                 progress.phase("starting LeRobot")
+                process = TrainingProcess(argv, self._command.environment)
                 code = process.run(lambda line: self._on_line(line, progress))
         finally:
             for file in (self._log, self._metrics):

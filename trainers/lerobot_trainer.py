@@ -1,19 +1,21 @@
 """LeRobot's own training in a process of its own, with our configuration, run directory and progress around it."""
 
-from collections.abc import Mapping
+import contextlib
+import io
+import sys
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from hlrp.catalog import build_catalog, cached_catalog
-from hlrp.compat import lerobot_version
-from hlrp.config import LeRobotRun, load_config, require_dataset, to_yaml
-from hlrp.data.dataset_info import DatasetInfo, check_episodes, find_dataset, read_dataset, require_training_features
+from hlrp.config import LeRobotRun, load_config, refuse_unused, require_dataset, to_yaml
+from hlrp.data.dataset_info import DatasetInfo, find_dataset, read_dataset
+from hlrp.data.episodes import read_episodes, split_episodes
 from hlrp.errors import UserError
 from hlrp.runs import Checkpoint, RunDirectory, new_run_path, resolve_pretrained
 from hlrp.runs.directory import git_commit
-from trainers.base import BaseTrainer, RunResult
+from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.lerobot_command import Command, build_arguments, build_command, resume_arguments
 from trainers.lerobot_session import TrainingSession
+from trainers.policy_checks import check_policy_run, check_with_lerobot
 from trainers.policy_labels import foundation_of
 from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
 
@@ -76,9 +78,14 @@ class LeRobotTrainer(BaseTrainer):
 
     @staticmethod
     def dry_run(run: LeRobotRun, *, resume: RunDirectory | None = None, steps: int | None = None) -> str:
-        """The command that a run would start, after every check that needs no LeRobot."""
-        command = plan_resume(resume, run, steps)[0] if resume else plan(run)[0]
-        return command.shown()
+        """The command that a run would start, after every check that the run makes."""
+        if resume is not None:
+            return plan_resume(resume, run, steps)[0].shown()
+        with without_log_lines():
+            planned = plan(run)
+            check_with_lerobot(run, planned.dataset)
+            _check_arguments(planned.command.arguments)
+        return planned.command.shown()
 
 
 class Plan(NamedTuple):
@@ -105,22 +112,21 @@ def plan(run: LeRobotRun) -> Plan:
     Raises:
         UserError: The first mistake found.
     """
-    lerobot_version()
+    refuse_unused(run)
     require_dataset(run)
-    if run.data.sources:
-        raise UserError(
-            "LeRobot's training takes one dataset",
-            where="data.sources",
-            fix="give data.root or data.repo_id, or use --trainer lightning",
-        )
-    known = _check_policy(run)
     _check_device(run.trainer.device)
     dataset, warnings = None, list[str]()
     if not run.allow_download or find_dataset(run.data.repo_id, run.data.root) is not None:
         dataset = read_dataset(run.data.repo_id, run.data.root, tolerance_s=run.data.tolerance_s)
-        require_training_features(dataset)
-        check_episodes(dataset, run.data.episodes)
+        split_episodes(dataset, run.trainer.eval_split, episodes=run.data.episodes)
         warnings = check_data(run, [dataset])
+    known = check_policy_run(run, dataset)
+    if run.push_to_hub and not run.model.policy_fields.get("repo_id"):
+        raise UserError(
+            "nothing says where the policy is to be uploaded to",
+            where="push_to_hub / --push-to-hub",
+            fix="give model.repo_id=USER/NAME",
+        )
     if run.trainer.max_epochs is not None and dataset is None:
         raise UserError(
             "epochs cannot be converted to steps before the dataset is here",
@@ -132,6 +138,31 @@ def plan(run: LeRobotRun) -> Plan:
     steps = run.trainer.total_steps(_frames(dataset, run)) if dataset else run.trainer.steps
     path = new_run_path(run.output_dir, run.job_name or run.model.policy_type)
     return Plan(build_command(run, build_arguments(run, dataset, path, steps, known)), dataset, path, steps, warnings)
+
+
+def _check_arguments(arguments: list[str]) -> None:
+    """Have LeRobot's own parser and its checks read the arguments, as the run's process will; imports LeRobot.
+
+    Raises:
+        UserError: They are refused.
+    """
+    import draccus
+    from lerobot.configs import parser
+    from lerobot.configs.train import TrainPipelineConfig
+
+    said, before = io.StringIO(), sys.argv
+    sys.argv = ["lerobot-train", *arguments]  # its checks look there for what was given
+    try:
+        with contextlib.redirect_stderr(said):
+            kept = parser.filter_path_args(TrainPipelineConfig.__get_path_fields__(), arguments)
+            draccus.parse(config_class=TrainPipelineConfig, args=kept).validate()
+    except (Exception, SystemExit) as error:
+        reason = said.getvalue().strip().rpartition("error: ")[2] or str(error)
+        raise UserError(
+            f"LeRobot did not accept the settings: {' '.join(reason.split())}", fix="change the named setting"
+        ) from error
+    finally:
+        sys.argv = before
 
 
 def _resolve_start(run: LeRobotRun) -> LeRobotRun:
@@ -150,21 +181,9 @@ def _resolve_start(run: LeRobotRun) -> LeRobotRun:
 
 
 def _frames(dataset: DatasetInfo, run: LeRobotRun) -> int:
-    if run.data.episodes is None:
-        return dataset.frames
-    return max(1, round(dataset.frames * len(run.data.episodes) / dataset.episodes))
-
-
-def _check_policy(run: LeRobotRun) -> Mapping[str, Any] | None:
-    """Check the policy's name and fields against the catalog; without one LeRobot's own process does, a bit later."""
-    catalog = cached_catalog()
-    if catalog is None:
-        if not run.trainer.precision:
-            return None
-        # Whether precision is a field of the policy decides the command itself.
-        catalog = build_catalog()
-    catalog.check_fields(run.model.policy_type, run.model.policy_fields)
-    return catalog.policy(run.model.policy_type).fields
+    """Frames that are trained on: of the chosen episodes, without those that are held out."""
+    kept, _ = split_episodes(dataset, run.trainer.eval_split, episodes=run.data.episodes)
+    return int(read_episodes(dataset).lengths[kept].sum())
 
 
 def _check_device(device: str | None) -> None:

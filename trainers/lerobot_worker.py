@@ -56,11 +56,14 @@ def _check_device() -> None:
 
 
 def _preflight(emit: Emitter) -> Any:
+    from trainers.lerobot_hooks import choose_cameras
+
     def check(cfg: Any) -> None:
         if os.environ.get(ALLOW_DOWNLOAD) != "1":
             warning = compat.offline_backbone(cfg.policy)
             if warning:
                 emit("warning", message=warning)
+        choose_cameras(cfg, json.loads(os.environ.get(ASKED_POLICY, "{}")).get("cameras"))
         compat.check_policy_features(cfg)
 
     return check
@@ -73,6 +76,9 @@ def main() -> int:
         0 finished, 1 failed, 2 a mistake in what was asked, 128 + signal when stopped.
     """
     emit = Emitter()
+    from trainers.lerobot_command import expand_arguments
+
+    sys.argv[1:] = expand_arguments(sys.argv[1:])
     _stop_with_parent()
     stop, started = compat.StopRequest(), {"training": False}
 
@@ -102,6 +108,7 @@ def main() -> int:
         _check_device()
         train = compat.install_training_hooks(report, stop, _preflight(emit))
         _show_one_picture()
+        _refuse_unbuildable()
         train()
     except compat.StoppedAfterSaveError:
         emit("interrupted", signal=stop.signal_number)
@@ -124,6 +131,14 @@ def _show_one_picture() -> None:
     from hlrp.data.lerobot_reader import install_reader
 
     install_reader(lerobot_train)
+
+
+def _refuse_unbuildable() -> None:
+    from lerobot.scripts import lerobot_train
+
+    from trainers.lerobot_hooks import refuse_unbuildable_policies
+
+    refuse_unbuildable_policies(lerobot_train)
 
 
 def _leave_out_packages() -> None:

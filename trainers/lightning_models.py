@@ -12,23 +12,22 @@ from hlrp.config import (
     LaqModel,
     LightningRun,
     PolicyModel,
-    require_dataset,
     resolve_class_path,
 )
 from hlrp.errors import UserError, suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from lightning.pytorch import LightningDataModule, LightningModule
+
+    from hlrp.data.dataset_info import DatasetInfo
 
 # Kind of model to its Lightning module; imported when a run asks for it.
 MODULES: dict[str, str] = {
     "laq": "hlrp.laq.module:LAQModule",
     "foundation": "hlrp.foundation.vla_backend_module:FoundationModule",
 }
-# Settings of the trainer that other models decide for themselves.
-_OF_POLICIES = ("optimizer", "scheduler", "ema_decay")
 
 
 def job_name(run: LightningRun) -> str:
@@ -39,30 +38,21 @@ def job_name(run: LightningRun) -> str:
     return model.class_path.rpartition(".")[2].lower() if isinstance(model, ClassPath) else model.kind
 
 
-def check_model(run: LightningRun) -> None:
+def check_model(run: LightningRun, datasets: "Sequence[DatasetInfo]") -> None:
     """Check what can be checked without importing torch.
 
-    Raises:
-        UserError: The run has no dataset, or this trainer has no module for its model.
-    """
-    require_dataset(run)
-    if isinstance(run.model, PolicyModel):
-        from trainers.lightning_policies import check_policy
+    Args:
+        run: The run.
+        datasets: Its datasets.
 
-        check_policy(run)
-        return
-    given = [name for name in _OF_POLICIES if getattr(run.trainer, name) is not None]
-    if given:
-        raise UserError(
-            f"{', '.join(given)} of {job_name(run)!r} are its own: only policies take them from the trainer",
-            where=f"trainer.{given[0]}",
-            fix="leave it out",
-        )
-    if run.trainer.eval_freq:
-        raise UserError(
-            f"{job_name(run)!r} is no policy that could be rolled out", where="trainer.eval_freq", fix="leave it out"
-        )
-    if not isinstance(run.model, ClassPath) and run.model.kind not in MODULES:
+    Raises:
+        UserError: This trainer does not train the model as the run asks.
+    """
+    if isinstance(run.model, PolicyModel):
+        from trainers.policy_checks import check_policy_run
+
+        check_policy_run(run, next(iter(datasets), None))
+    elif not isinstance(run.model, ClassPath) and run.model.kind not in MODULES:
         asked = job_name(run)
         raise UserError(
             f"the Lightning trainer has no module for {asked!r}", where="model", fix=suggest(asked, MODULES)
@@ -119,7 +109,6 @@ def build_module(
     Raises:
         UserError: No module for this model, or it refuses its settings.
     """
-    check_model(run)
     if isinstance(run.model, PolicyModel):
         from trainers.lightning_policies import build_adapter
 
@@ -131,18 +120,38 @@ def build_module(
     return module
 
 
-def _build_class(run: LightningRun, datamodule: "LightningDataModule | None") -> "LightningModule":
+def check_classes(run: LightningRun) -> None:
+    """Import the classes that a run names, if it names any.
+
+    Raises:
+        UserError: One may not be imported, does not exist, or is of another kind.
+    """
+    if isinstance(run.model, ClassPath):
+        _module_class(run.model)
+    if run.trainer.callbacks:
+        from trainers.lightning_options import callback_class
+
+        for callback in run.trainer.callbacks:
+            callback_class(callback)
+
+
+def _module_class(model: ClassPath) -> Any:
     from lightning.pytorch import LightningModule
 
-    if not isinstance(run.model, ClassPath):
-        raise TypeError("the model section names no class")
-    found: Any = resolve_class_path(run.model.class_path)
+    found: Any = resolve_class_path(model.class_path)
     if not issubclass(found, LightningModule):
         raise UserError(
-            f"{run.model.class_path!r} is not a LightningModule",
+            f"{model.class_path!r} is not a LightningModule",
             where="model.class_path",
             fix="name a subclass of lightning.pytorch.LightningModule",
         )
+    return found
+
+
+def _build_class(run: LightningRun, datamodule: "LightningDataModule | None") -> "LightningModule":
+    if not isinstance(run.model, ClassPath):
+        raise TypeError("the model section names no class")
+    found = _module_class(run.model)
     arguments = _known(found, {"datamodule": datamodule}) | run.model.init_args
     module: LightningModule = (
         found.from_config(arguments) if issubclass(found, FromConfig) else _construct(found, arguments)

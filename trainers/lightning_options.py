@@ -141,15 +141,11 @@ def _other(section: LightningTrainerSection) -> dict[str, Any]:
     return dict(section.trainer_args)
 
 
-def build_callback(spec: ClassPath, run: Path) -> Callback:
-    """A callback by its class name in `lightning.pytorch.callbacks`, or by a dotted class path.
-
-    Args:
-        spec: The class and its arguments.
-        run: The run directory, where `ModelCheckpoint` keeps the best.
+def callback_class(spec: ClassPath) -> Any:
+    """The class that a callback is given by.
 
     Raises:
-        UserError: There is no such callback, or it does not take these arguments.
+        UserError: There is no such callback, or it may not be imported.
     """
     from lightning.pytorch import callbacks
 
@@ -163,6 +159,22 @@ def build_callback(spec: ClassPath, run: Path) -> Callback:
         found = known[name]
     if not issubclass(found, Callback):
         raise UserError(f"{name!r} is not a callback of Lightning", where="trainer.callbacks", fix="name a Callback")
+    return found
+
+
+def build_callback(spec: ClassPath, run: Path) -> Callback:
+    """A callback by its class name in `lightning.pytorch.callbacks`, or by a dotted class path.
+
+    Args:
+        spec: The class and its arguments.
+        run: The run directory, where `ModelCheckpoint` keeps the best.
+
+    Raises:
+        UserError: There is no such callback, or it does not take these arguments.
+    """
+    from lightning.pytorch import callbacks
+
+    name, found = spec.class_path, callback_class(spec)
     if found is callbacks.ModelCheckpoint:
         found = functools.partial(BestCheckpoint, run)
     elif issubclass(found, FromConfig):

@@ -6,16 +6,25 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
-from hlrp.config import LightningRun, LightningTrainerSection, to_yaml
+from hlrp.config import (
+    LightningRun,
+    LightningTrainerSection,
+    PolicyModel,
+    refuse_unused,
+    require_dataset,
+    to_yaml,
+)
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
 from hlrp.errors import UserError
 from hlrp.runs import RunDirectory, new_run_path
 from hlrp.runs.directory import git_commit
-from trainers.base import BaseTrainer, RunResult
+from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.lightning_models import build_datamodule, build_module, check_model, job_name, orders_itself
 from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
     from rich.console import Console
     from torch.utils.data import DataLoader
@@ -90,10 +99,14 @@ class LightningTrainer(BaseTrainer):
     @staticmethod
     def _check(run: LightningRun, *, needs_data: bool, needs_module: bool) -> list[DatasetInfo]:
         """Refuse what can be refused before torch is imported; return the datasets of the run."""
-        if needs_module:
-            check_model(run)
+        refuse_unused(run)
+        if needs_data:
+            require_dataset(run)
         # Data made in Python are a run's too where the module could describe them.
-        return find_datasets(run) if needs_data or run.data.root is not None else []
+        datasets = find_datasets(run) if needs_data or run.data.root is not None else []
+        if needs_module:
+            check_model(run, datasets)
+        return datasets
 
     def resume(
         self,
@@ -124,17 +137,23 @@ class LightningTrainer(BaseTrainer):
 
     @staticmethod
     def dry_run(run: LightningRun, *, resume: RunDirectory | None = None, steps: int | None = None) -> str:
-        """What would be trained, after every check that needs no torch."""
-        start = 0
+        """What would be trained, after every check that the run makes; model and data are made, nothing is written."""
+        checkpoint = None
         if resume is not None:
             checkpoint, _, run = plan_resume(resume, run, steps)
-            run, start = resumed_paths(resume, run), checkpoint.step
-        check_model(run)
-        datasets = find_datasets(run)
+            run = resumed_paths(resume, run)
+        datasets = LightningTrainer._check(run, needs_data=True, needs_module=True)
         if resume is not None:
             check_same_data(resume, datasets)
         check_data(run, datasets)
-        trainer = run.trainer
+        path = resume.path if resume else _new_path(run, True)
+        with without_log_lines():
+            _prepare(run, path, None, None, checkpoint=checkpoint, say=lambda _: None)
+            if isinstance(run.model, PolicyModel) and checkpoint is None:
+                from trainers.policy_checks import check_with_lerobot
+
+                check_with_lerobot(run, datasets[0])
+        trainer, start = run.trainer, checkpoint.step if checkpoint else 0
         length = f"{trainer.max_epochs} epochs" if trainer.max_epochs else f"steps {start} to {trainer.steps}"
         batch = trainer.batch_size * trainer.devices * trainer.accumulate_grad_batches
         data = "\n".join(
@@ -202,41 +221,30 @@ def _execute(
 
     # Before Lightning's own import, which this shortens by seconds.
     from trainers import lightning_imports  # noqa: F401  isort: skip
-    from lightning.pytorch import Trainer, seed_everything
+    from lightning.pytorch import seed_everything
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    from trainers.lerobot_command import default_log_freq
-    from trainers.lightning_options import trainer_arguments
-    from trainers.lightning_policies import settle
     from trainers.lightning_recording import log_file
     from trainers.lightning_session import LightningSession, SessionPlan
 
-    section, first = settle(run), getattr(rank_zero_only, "rank", 0) == 0
+    section, first = run.trainer, getattr(rank_zero_only, "rank", 0) == 0
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not first)
     path = directory.path if directory else _new_path(run, first)
-    # With a length in epochs the steps are not known yet.
-    log_freq = section.log_freq or (default_log_freq(section.steps) if section.max_epochs is None else 50)
-    start, rollouts = checkpoint.step if checkpoint else 0, _rollouts(run, path)
+    rollouts = _rollouts(run, path)
     for note in notes or []:
         console.print(f"warning: {note}", style="yellow")
     console.print(f"making the model and the data ({job_name(run)})")
     seed_everything(section.seed, workers=True, verbose=False)
     own_data = datamodule is not None
-    datamodule = datamodule if own_data else build_datamodule(run, console.print)
-    arguments = trainer_arguments(
-        section, path, start=start, log_freq=log_freq, share_out=not orders_itself(datamodule)
-    )
     with log_file(None):
-        trainer = _make_trainer(Trainer, arguments)
-    if module is None:
-        module = build_module(run, datamodule, checkpoint.path if checkpoint else None)
+        trainer, module, datamodule = _prepare(run, path, module, datamodule, checkpoint=checkpoint, say=console.print)
     if first:
         directory = _open(run, path, dataset, directory, checkpoint, notes or [])
         console.print(f"run: {path}")
         if not own_data:
             _announce(console, run, trainer)
     plan = SessionPlan(
-        log_freq=log_freq,
+        log_freq=_log_freq(section),
         save_freq=section.save_freq,
         keep_last=section.keep_last,
         seed=section.seed,
@@ -246,6 +254,52 @@ def _execute(
     )
     session = LightningSession(trainer, directory if first else None, plan, console)
     return session.run(module, datamodule, compiled=section.compile)
+
+
+def _log_freq(section: LightningTrainerSection) -> int:
+    from trainers.lerobot_command import default_log_freq
+
+    # With a length in epochs the steps are not known yet.
+    return section.log_freq or (default_log_freq(section.steps) if section.max_epochs is None else 50)
+
+
+def _prepare(
+    run: LightningRun,
+    path: Path,
+    module: "LightningModule | None",
+    datamodule: Any,
+    *,
+    checkpoint: "Checkpoint | None",
+    say: "Callable[[str], None]",
+) -> "tuple[Trainer, LightningModule, Any]":
+    """Make what is missing of data, trainer and module, in this order; a refusal leaves nothing on disk.
+
+    Raises:
+        UserError: A setting of the run that cannot be.
+    """
+    # Before Lightning's own import, which this shortens by seconds.
+    from trainers import lightning_imports  # noqa: F401  isort: skip
+    from lightning.pytorch import Trainer
+
+    from trainers.lightning_options import trainer_arguments
+    from trainers.lightning_policies import settle
+
+    if isinstance(run.model, PolicyModel) and run.env is not None:
+        from trainers.policy_checks import check_environment_fields
+
+        check_environment_fields(run.env)
+    datamodule = build_datamodule(run, say) if datamodule is None else datamodule
+    arguments = trainer_arguments(
+        settle(run),
+        path,
+        start=checkpoint.step if checkpoint else 0,
+        log_freq=_log_freq(run.trainer),
+        share_out=not orders_itself(datamodule),
+    )
+    trainer = _make_trainer(Trainer, arguments)
+    if module is None:
+        module = build_module(run, datamodule, checkpoint.path if checkpoint else None)
+    return trainer, module, datamodule
 
 
 def _rollouts(run: LightningRun, path: Path) -> "Rollouts | None":

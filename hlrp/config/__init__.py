@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hlrp.config.aliases import resolve_policy_aliases
-    from hlrp.config.class_path import resolve_class_path
+    from hlrp.config.class_path import allow_import, resolve_class_path
     from hlrp.config.from_config import FromConfig
     from hlrp.config.loading import Resolved, is_eval_file, load_config, load_eval_config, to_yaml
+    from hlrp.config.obeyed import refuse_unused
     from hlrp.config.schema import (
         ClassPath,
         DataSection,
@@ -54,11 +55,13 @@ __all__ = [
     "RunConfig",
     "SourceSection",
     "TrainerSection",
+    "allow_import",
     "find_config",
     "is_eval_file",
     "load_config",
     "load_eval_config",
     "parse_episodes",
+    "refuse_unused",
     "require_dataset",
     "resolve_class_path",
     "resolve_policy_aliases",
@@ -72,11 +75,13 @@ __all__ = [
 _HOME_OF = {
     "FromConfig": "from_config",
     "Resolved": "loading",
+    "allow_import": "class_path",
     "find_config": "shipped",
     "is_eval_file": "loading",
     "load_config": "loading",
     "load_eval_config": "loading",
     "parse_episodes": "sections",
+    "refuse_unused": "obeyed",
     "resolve_class_path": "class_path",
     "resolve_policy_aliases": "aliases",
     "shipped_config": "shipped",

@@ -1,13 +1,35 @@
 """Resolving `class_path`: only what is named beforehand is ever imported."""
 
 import inspect
+import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from hlrp.errors import UserError, suggest
 
 ALLOWED_PACKAGES = ("hlrp", "trainers", "lerobot_policy_felix_bundle", "lerobot", "lightning")
 """Packages that a configuration may name classes of without being asked."""
+
+_given: list[str] = []
+
+
+def allow_import(prefixes: Sequence[str]) -> None:
+    """Let configurations name classes below ``prefixes`` too, in this process; modules of this folder are then found.
+
+    A file cannot say so itself: whoever runs it decides what it may import.
+
+    Raises:
+        UserError: A prefix is no dotted name.
+    """
+    for prefix in prefixes:
+        if not all(part.isidentifier() for part in prefix.split(".")):
+            raise UserError(
+                f"{prefix!r} is no name of a package or module", where="--allow-import", fix="write package.module"
+            )
+    if prefixes and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    _given.extend(prefixes)
 
 
 def resolve_class_path(path: str, allow: Sequence[str] = ()) -> type:
@@ -23,6 +45,7 @@ def resolve_class_path(path: str, allow: Sequence[str] = ()) -> type:
     Raises:
         UserError: The path is outside what is allowed, does not exist, or is no class.
     """
+    allow = (*allow, *_given)
     module_name, _, class_name = path.rpartition(".")
     if not module_name or not all(part.isidentifier() for part in path.split(".")):
         raise UserError(f"class_path {path!r} is no dotted name of a class", fix="write package.module.ClassName")

@@ -27,13 +27,14 @@ def gather(path: Path | str | None, overrides: Sequence[str], flags: Mapping[str
     """
     read = read_layers(find_config(path), find_default) if path is not None else []
     layers = [layer.tree for layer in read]
-    # All arguments are one layer and all flags another, so that two of one kind that contradict each other are seen.
-    layers.append(_joined(parse_override(text) for text in overrides))
-    layers.append(
-        _joined(
-            _nest(key, Leaf(_plain(value), f"flag {flag}")) for key, (value, flag) in flags.items() if value is not None
-        )
-    )
+    # The command line is one layer, so that two of its words that contradict each other are seen.
+    given = [parse_override(text) for text in overrides]
+    given += [
+        _nest(key, Leaf(_plain(value), f"flag {flag}", literal=True))
+        for key, (value, flag) in flags.items()
+        if value is not None
+    ]
+    layers.append(_joined(given))
     layers = [normalise(layer) for layer in layers]
     groups = _exclusive(layers)
     merged: Tree = {}
@@ -43,7 +44,24 @@ def gather(path: Path | str | None, overrides: Sequence[str], flags: Mapping[str
 
 
 def _joined(trees: Iterable[Tree]) -> Tree:
-    return reduce(merge, map(normalise, trees), {})
+    """Merge what the command line says.
+
+    Raises:
+        UserError: An argument is given twice, or a flag and an argument say different things.
+    """
+    joined: Tree = {}
+    said: dict[KeyPath, Leaf] = {}
+    for tree in map(normalise, trees):
+        for path, leaf in leaves(tree):
+            before = said.setdefault(path, leaf)
+            if before is not leaf and (before.literal == leaf.literal or before.value != leaf.value):
+                raise UserError(
+                    f"{'.'.join(path)} is given twice: {before.value!r} and {leaf.value!r}",
+                    where=f"{before.origin}, {leaf.origin}",
+                    fix="keep one of them",
+                )
+        joined = merge(joined, tree)
+    return joined
 
 
 def _drop_old_root(base: Tree, overlay: Tree) -> Tree:
@@ -116,7 +134,11 @@ def interpolate(tree: Tree, model: type[BaseModel] | None) -> Tree:
     Raises:
         UserError: It refers to nothing, or uses a resolver other than OmegaConf's own (``oc.env`` and so on).
     """
-    users = [(path, leaf) for path, leaf in leaves(tree) if "${" in str(leaf.value) or leaf.value == "???"]
+    users = [
+        (path, leaf)
+        for path, leaf in leaves(tree)
+        if not leaf.literal and ("${" in str(leaf.value) or leaf.value == "???")
+    ]
     if not users:
         return tree
     for path, leaf in users:
@@ -126,7 +148,7 @@ def interpolate(tree: Tree, model: type[BaseModel] | None) -> Tree:
 
     path, leaf = users[0]
     try:
-        full = OmegaConf.create(merge(_default_values(model) if model else {}, value_of(tree)))
+        full = OmegaConf.create(merge(_default_values(model) if model else {}, _escaped_literals(tree)))
         for path, leaf in users:
             value = reduce(lambda node, part: node[part], path, full)
             value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
@@ -142,11 +164,31 @@ def interpolate(tree: Tree, model: type[BaseModel] | None) -> Tree:
     return tree
 
 
+# An interpolation that is meant as text, and the text that means it.
+_ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")
+_OPENING = re.compile(r"(\\*)\$\{")
+
+
+def escape(value: Any) -> Any:
+    r"""Rewrite text, at any depth, so that reading it as configuration gives it back: ``${x}`` as ``\${x}``."""
+    if isinstance(value, str):
+        return _OPENING.sub(r"\1\1\\${", value)
+    if isinstance(value, dict):
+        return {key: escape(item) for key, item in value.items()}
+    return [escape(item) for item in value] if isinstance(value, list) else value
+
+
+def _escaped_literals(node: Any) -> Any:
+    if isinstance(node, Leaf):
+        return escape(node.value) if node.literal else node.value
+    return {key: _escaped_literals(child) for key, child in node.items()} if isinstance(node, dict) else node
+
+
 def _check_expression(path: KeyPath, leaf: Leaf) -> None:
     key, text = ".".join(path), str(leaf.value)
     if leaf.value == "???":
         raise UserError(f"{key!r} must be given", where=leaf.origin, fix=f"add {key}=...")
-    for name in _RESOLVER.findall(text):
+    for name in _RESOLVER.findall(_ESCAPED.sub("", text)):
         if not name.startswith("oc."):
             raise UserError(
                 f"{key}: the resolver {name!r} is not allowed", where=leaf.origin, fix="use ${key} or ${oc.env:NAME}"

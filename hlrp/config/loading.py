@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from hlrp.config.layers import gather, interpolate
+from hlrp.config.layers import escape, gather, interpolate
 from hlrp.config.messages import user_error
 from hlrp.config.other_trainers import other_trainers
 from hlrp.config.schema import EvalConfig, EvalFile, LeRobotRun, LightningRun, OtherRun
@@ -113,7 +113,7 @@ def load_values(path: Path | str) -> dict[str, Any]:
 
 def to_yaml(config: BaseModel) -> str:
     """Write a configuration as YAML that loads to an equal one."""
-    dumped = config.model_dump(mode="json")
+    dumped = escape(config.model_dump(mode="json"))
     return dump({"eval": dumped} if isinstance(config, EvalConfig) else dumped)
 
 

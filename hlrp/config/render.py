@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hlrp.config.layers import escape
 from hlrp.config.loading import Resolved
 from hlrp.config.schema import EvalConfig
 from hlrp.config.yaml_source import dump_line
@@ -13,7 +14,7 @@ def annotated_yaml(resolved: Resolved[Any]) -> str:
 
     The text loads to the same configuration again.
     """
-    dumped = resolved.config.model_dump(mode="json")
+    dumped = escape(resolved.config.model_dump(mode="json"))
     rows = list(_rows({"eval": dumped} if isinstance(resolved.config, EvalConfig) else dumped, resolved.origin))
     # One long value must not push every comment out of sight.
     column = max((len(text) for text, origin in rows if origin and len(text) <= 60), default=0)

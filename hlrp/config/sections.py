@@ -87,7 +87,8 @@ def _unique_episodes(value: list[int]) -> list[int]:
     repeated = [episode for episode, count in Counter(value).items() if count > 1]
     if repeated:
         raise ValueError(f"episode {repeated[0]} is given more than once")
-    return value
+    # One order for all who read it: LeRobot holds the last ones out as they are listed.
+    return sorted(value)
 
 
 def _expand_user(value: Any) -> Any:
@@ -365,7 +366,7 @@ class DataSection(Settings):
     """Time between neighbouring frames of the window; none: the latent model's own."""
     sources: list[SourceSection] = Field(default_factory=list)
     """A mixture of datasets, in place of `repo_id` and `root`."""
-    video_backend: str | None = None
+    video_backend: Literal["torchcodec", "pyav"] | None = None
     """Video decoder where nothing is cached: pyav (the default), or torchcodec."""
     tolerance_s: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
     """Most seconds between a frame's time in the table and the nearest frame of its video; beyond it, it is refused."""

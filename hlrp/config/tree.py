@@ -19,6 +19,8 @@ class Leaf:
 
     value: Any
     origin: str
+    literal: bool = False
+    """Whether ``${`` in it is text: what a flag says is not looked up."""
 
 
 def value_of(node: Any) -> Any:
@@ -43,7 +45,7 @@ def split(leaf: Leaf) -> Any:
     """Turn a leaf that holds a mapping into a tree of leaves, so that it merges like one."""
     if not isinstance(leaf.value, dict) or not leaf.value:
         return leaf
-    return {str(key): split(Leaf(value, leaf.origin)) for key, value in leaf.value.items()}
+    return {str(key): split(replace(leaf, value=value)) for key, value in leaf.value.items()}
 
 
 def origin_at(tree: Tree, path: Sequence[str | int]) -> str | None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from hlrp.config import LightningRun, SourceSection, require_dataset
 from hlrp.data.dataset_info import read_dataset
-from hlrp.data.episodes import split_episodes
+from hlrp.data.episodes import check_camera, read_episodes, split_episodes, window_offset
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.sampler import ResumableSampler
 from hlrp.data.windows import FrameWindows, WindowSource
@@ -100,6 +100,8 @@ class FrameDataModule(LightningDataModule):
             "progress": progress,
         }
         self.train_sources, self.val_sources = self._split(run, cameras)
+        for source in self.train_sources:
+            _check_fits(source, run.data.num_frames or 2, offset)
         self.train_windows: Mixture | None = None
         self.val_windows: Mixture | None = None
 
@@ -208,3 +210,22 @@ class FrameDataModule(LightningDataModule):
                     where="--resume",
                     fix="resume with the data, seed, batch size and processes of the run, or start a new one",
                 )
+
+
+def _check_fits(source: WindowSource, num_frames: int, offset_seconds: float) -> None:
+    """Refuse a source of whose windows not one lies whole inside an episode, and cameras that it does not have."""
+    info = source.info
+    asked: list[str | None] = [*source.cameras] if source.cameras else [None]
+    for camera in asked:
+        check_camera(info, camera)
+    episodes = source.episodes if source.episodes is not None else range(info.episodes)
+    longest = max(int(read_episodes(info).lengths[episode]) for episode in episodes)
+    step = window_offset(offset_seconds, info.fps)
+    span = (num_frames - 1) * step + 1
+    if span > longest:
+        raise UserError(
+            f"a window of {num_frames} frames {offset_seconds:g} s apart spans {span} frames at {info.fps:g} fps, but "
+            f"the longest of the {len(episodes)} episodes that are trained on has {longest}",
+            where=f"data.num_frames, data.offset_seconds, dataset {info.root}",
+            fix="use fewer frames, a smaller offset or longer episodes",
+        )

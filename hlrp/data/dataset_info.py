@@ -9,6 +9,7 @@ from typing import Any
 
 from hlrp.data.identity import fingerprint
 from hlrp.errors import UserError, suggest
+from hlrp.runs.kinds import refuse_other
 
 INFO = Path("meta/info.json")
 SUPPORTED_FORMAT = "v3.0"
@@ -104,6 +105,7 @@ def read_dataset(
         raise UserError(f"there is no dataset folder {folder}{here}", where=where, fix=suggest(folder.name, near))
     info = folder / INFO
     if not info.is_file():
+        refuse_other(folder, "a dataset", where)
         raise UserError(
             f"{folder} is not a LeRobotDataset: it has no {INFO}",
             where=where,

@@ -176,6 +176,19 @@ def check_camera(info: DatasetInfo, camera: str | None) -> str:
     return camera
 
 
+def check_camera_names(asked: list[str], known: list[str], where: str) -> None:
+    """Check that a dataset has the cameras that are asked for.
+
+    Raises:
+        UserError: Naming the first that it does not have.
+    """
+    for camera in asked:
+        if camera not in known:
+            raise UserError(
+                f"the dataset has no camera {camera!r}", where=f"data.cameras, {where}", fix=suggest(camera, known)
+            )
+
+
 def window_offset(offset_seconds: float, fps: float) -> int:
     """Frames between neighbouring frames of a window: at least 1."""
     return max(1, round(offset_seconds * fps))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hlrp.data.latent_shards import LatentIdentity, ShardRange, map_arrays, read_header
 from hlrp.errors import UserError
 from hlrp.files import write_json
+from hlrp.runs.kinds import refuse_other
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -116,6 +117,7 @@ def finish_table(folder: Path, identity: LatentIdentity, shards: Sequence[ShardR
 
 
 def _read_manifest(folder: Path) -> TableManifest:
+    refuse_other(folder, "a latent table", "--latents / latents.table")
     path = folder / MANIFEST
     if not path.is_file():
         made = len(list(folder.glob("shard-*.safetensors")))

@@ -23,6 +23,7 @@ from hlrp.foundation.backends.registry import backend_class
 from hlrp.foundation.config import BackendConfig
 from hlrp.foundation.trainable import merged_state
 from hlrp.laq.checkpoint import MANIFEST, WEIGHTS, LAQSource, check_state, whole_model
+from hlrp.runs.kinds import refuse_other
 
 BACKBONE = "backbone"
 SCHEMA_VERSION = 1
@@ -153,6 +154,7 @@ def find_model(path: Path) -> Path:
     Raises:
         UserError: There is no foundation model.
     """
+    refuse_other(path, "a foundation model", str(path))
     folder, broken = whole_model(path)
     if folder is None:
         raise UserError(

@@ -14,6 +14,7 @@ from hlrp.errors import UserError
 from hlrp.files import write_bytes, write_text
 from hlrp.laq.config import LAQConfig
 from hlrp.runs import safetensors_problem
+from hlrp.runs.kinds import refuse_other
 
 if TYPE_CHECKING:
     from hlrp.laq.model import LAQ
@@ -119,6 +120,7 @@ def find_model(path: Path) -> Path:
     Raises:
         UserError: There is no quantizer.
     """
+    refuse_other(path, "a latent action quantizer", str(path))
     folder, broken = whole_model(path)
     if folder is not None:
         return folder

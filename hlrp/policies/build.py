@@ -20,6 +20,8 @@ from hlrp.foundation.find import is_foundation
 from hlrp.runs import resolve_pretrained
 
 _LOG = logging.getLogger("hlrp.train")
+# What the constructors of LeRobot's policies raise at settings that do not fit together.
+_REFUSALS = (RuntimeError, ValueError, LookupError, OSError, AssertionError, TypeError, AttributeError, ArithmeticError)
 _NOT_FIELDS = {
     "device": "the trainer's `device`",
     "pretrained_path": "init_from",
@@ -136,6 +138,36 @@ def _pretrained_config(policy_type: str, values: Mapping[str, Any], init_from: P
     return config
 
 
+def check_dataset(
+    config: Any, meta: Any, *, cameras: Iterable[str] | None = None, rename_map: dict[str, str] | None = None
+) -> None:
+    """Check that a dataset has what a policy needs, before the policy is made.
+
+    Args:
+        config: From `policy_config`; the input features of a new policy are filled in where only some cameras are used.
+        meta: LeRobot's metadata of the dataset.
+        cameras: Image features to use; none: all.
+        rename_map: Dataset key -> the key that a pretrained policy knows it by.
+
+    Raises:
+        UserError: It does not, or names are to be changed for a new policy.
+    """
+    from lerobot.utils.feature_utils import dataset_to_policy_features
+
+    if rename_map and not config.pretrained_path:
+        raise UserError(
+            "names are only changed for a pretrained policy; a new one takes the dataset's",
+            where="data.rename_map",
+            fix="leave it out, or give init_from",
+        )
+    features = dataset_to_policy_features(meta.features)
+    if cameras is not None:
+        features = {k: f for k, f in features.items() if k not in meta.camera_keys or k in set(cameras)}
+        if not config.input_features:
+            config.input_features = {k: f for k, f in features.items() if f.type.value != "ACTION"}
+    compat.check_features(config, features, rename_map or {}, f"dataset {meta.root}")
+
+
 def build_policy(
     config: Any,
     meta: Any,
@@ -158,21 +190,9 @@ def build_policy(
             package is missing.
     """
     from lerobot.policies.factory import make_policy, make_pre_post_processors
-    from lerobot.utils.feature_utils import dataset_to_policy_features
 
     where, rename = f"dataset {meta.root}", rename_map or {}
-    if rename and not config.pretrained_path:
-        raise UserError(
-            "names are only changed for a pretrained policy; a new one takes the dataset's",
-            where="data.rename_map",
-            fix="leave it out, or give init_from",
-        )
-    features = dataset_to_policy_features(meta.features)
-    if cameras is not None:
-        features = {k: f for k, f in features.items() if k not in meta.camera_keys or k in set(cameras)}
-        if not config.input_features:
-            config.input_features = {k: f for k, f in features.items() if f.type.value != "ACTION"}
-    compat.check_features(config, features, rename, where)
+    check_dataset(config, meta, cameras=cameras, rename_map=rename_map)
     folder = config.pretrained_path
     try:
         # LeRobot prints what it loads; standard output belongs to results.
@@ -189,10 +209,10 @@ def build_policy(
             where="model.policy_type",
             fix=f"`hlrp policies {config.type}` names the extra",
         ) from error
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except _REFUSALS as error:
         what = "the weights do not fit the policy" if folder else f"policy {config.type!r} cannot be made"
         raise UserError(
-            f"{what}: {' '.join(str(error).split())}",
+            f"{what}: {' '.join(str(error).split()) or type(error).__name__}",
             where=str(folder) if folder else "model",
             fix="give the settings that it was trained with" if folder else "change the setting that is named",
         ) from error

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hlrp.errors import UserError
+from hlrp.runs.kinds import PRETRAINED, refuse_other
 
-PRETRAINED = "pretrained_model"
 TRAINING_STATE = "training_state"
 # What LeRobot's loader opens on resume; the scheduler file is absent for policies without a schedule.
 _TRAINING_FILES = (
@@ -133,7 +133,7 @@ def resolve_pretrained(path: Path) -> Path:
     """Turn a run, a checkpoint or a `pretrained_model` folder into a loadable `pretrained_model` folder.
 
     Raises:
-        UserError: The folder is missing, holds no checkpoint, or only broken ones (each named).
+        UserError: The folder is missing, holds no checkpoint of a policy, or only broken ones (each named).
     """
     if not path.exists():
         raise UserError(
@@ -141,6 +141,7 @@ def resolve_pretrained(path: Path) -> Path:
             where=str(path),
             fix="give a run folder, a checkpoint or a pretrained_model folder",
         )
+    refuse_other(path, "a policy", str(path))
     if (path / "config.json").is_file() and not (path / "checkpoints").is_dir():
         if problem := pretrained_problem(path):
             raise UserError(

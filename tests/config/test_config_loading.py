@@ -30,9 +30,7 @@ def test_later_sources_win_and_each_value_knows_its_source(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     write(tmp_path, "trainer: {steps: 1, seed: 1, batch_size: 1}\ndata: {num_workers: 7}\n", "base.yaml")
     path = write(tmp_path, "defaults: [base]\nmodel: {policy_type: act}\ntrainer:\n  steps: 2\n  seed: 2\n")
-    resolved = load_config(
-        path, ["trainer.steps=3"], {"trainer.steps": (4, "--steps"), "trainer.device": (None, "--device")}
-    )
+    resolved = load_config(path, [], {"trainer.steps": (4, "--steps"), "trainer.device": (None, "--device")})
     trainer = resolved.config.trainer
     assert (trainer.steps, trainer.seed, trainer.batch_size, resolved.config.data.num_workers) == (4, 2, 1, 7)
     assert trainer.device is None

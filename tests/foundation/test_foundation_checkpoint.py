@@ -110,7 +110,7 @@ def _edit(**changes: Any) -> Any:
     [
         (_damage_weights, "SHA-256 .* the manifest says"),
         (_drop_a_weight, "only in the model"),
-        (_edit(kind="laq"), "kind 'laq'.*reads 'foundation'"),
+        (_edit(kind="laq"), "holds a latent action quantizer, not a foundation model"),
         (_edit(schema_version=99), "schema 99"),
         (_edit(step="many"), "not valid at step"),
         (lambda f: (f / "backbone" / "config.json").write_text("{}"), "backbone/config.json is SHA-256"),

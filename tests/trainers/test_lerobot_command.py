@@ -1,20 +1,28 @@
 """The arguments that LeRobot is given, and what is checked before it starts."""
 
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hlrp.config import LeRobotRun, load_config
+from hlrp.config.obeyed import OBEYED
 from hlrp.data.dataset_info import read_dataset
+from hlrp.data.episodes import split_episodes
 from hlrp.errors import UserError
 from trainers.events import ASKED_POLICY
-from trainers.lerobot_command import build_arguments, build_command, default_log_freq, default_save_freq
+from trainers.lerobot_command import build_arguments, build_command, default_log_freq, default_save_freq, encode
 from trainers.lerobot_session import explain_failure, metrics_row
+
+OURS = "model.policy_type=hlrp_action_expert_latent"
 
 
 def _run(*overrides: str) -> LeRobotRun:
-    run = load_config(None, ["model.policy_type=act", *overrides]).config
+    named = any(text.startswith("model.policy_type=") for text in overrides)
+    run = load_config(None, [*([] if named else ["model.policy_type=act"]), *overrides]).config
     assert isinstance(run, LeRobotRun)
     return run
 
@@ -57,6 +65,139 @@ def test_schema_keys_become_lerobot_arguments(toy_root: Path) -> None:
     }
     assert {k: arguments.get(k) for k in expected} == expected
     assert "env.type" not in arguments, "no simulator unless rollouts are asked for"
+
+
+# Key that the LeRobot trainer obeys: arguments that give it, and what becomes of it: `--NAME=VALUE` for LeRobot, a
+# variable of its process (`$NAME=VALUE`), or a word of the command that starts it.
+BECOMES: dict[str, tuple[list[str], str]] = {
+    "trainer_type": ([], "trainers.lerobot_worker"),
+    "output_dir": ([], "--output_dir=/runs/x"),
+    "job_name": (["job_name=mine"], "--job_name=mine"),
+    "allow_download": (["allow_download=true"], "$HLRP_ALLOW_DOWNLOAD=1"),
+    "push_to_hub": (["push_to_hub=true"], "--policy.push_to_hub=true"),
+    "trainer.steps": (["trainer.steps=40"], "--steps=40"),
+    "trainer.max_epochs": (["trainer.max_epochs=3", "trainer.batch_size=10"], "--steps=15"),
+    "trainer.batch_size": (["trainer.batch_size=3"], "--batch_size=3"),
+    "trainer.learning_rate": (["trainer.learning_rate=1e-3"], "--policy.optimizer_lr=0.001"),
+    "trainer.devices": (["trainer.devices=2"], "--nproc-per-node=2"),
+    "trainer.precision": (["trainer.precision=bf16"], "$ACCELERATE_MIXED_PRECISION=bf16"),
+    "trainer.seed": (["trainer.seed=7"], "--seed=7"),
+    "trainer.device": (["trainer.device=cpu"], "--policy.device=cpu"),
+    "trainer.log_freq": (["trainer.log_freq=3"], "--log_freq=3"),
+    "trainer.save_freq": (["trainer.save_freq=5"], "--save_freq=5"),
+    "trainer.eval_freq": (["trainer.eval_freq=9", "env.type=pusht"], "--env_eval_freq=9"),
+    "trainer.eval_split": (["trainer.eval_split=0.5"], "--dataset.eval_split=0.5"),
+    "trainer.eval_steps": (["trainer.eval_steps=4", "trainer.eval_split=0.5"], "--eval_steps=4"),
+    "trainer.lerobot_args": (["trainer.lerobot_args={wandb.enable: true}"], "--wandb.enable=true"),
+    "model.policy_type": (["model.policy_type=vqbet"], "--policy.type=vqbet"),
+    "model.init_from": (["model.init_from=/somewhere"], "--policy.path=/somewhere"),
+    "data.repo_id": (["data.repo_id=a/b"], "--dataset.repo_id=a/b"),
+    "data.root": ([], "--dataset.root={root}"),
+    "data.episodes": (["data.episodes=[1]"], "--dataset.episodes=[1]"),
+    "data.num_workers": (["data.num_workers=1"], "--num_workers=1"),
+    "data.cameras": (["data.cameras=[observation.image]"], '"cameras": ["observation.image"]'),
+    "data.video_backend": (["data.video_backend=pyav"], "--dataset.video_backend=pyav"),
+    "data.rename_map": (["data.rename_map={a: b}", "model.init_from=/x"], '--rename_map={"a": "b"}'),
+    "latents.source": ([OURS, "latents.source=precomputed"], "--policy.latent_source=precomputed"),
+    "latents.table": ([OURS, "latents.table=/t"], "--policy.latent_table=/t"),
+    "latents.laq": ([OURS, "latents.laq={laq}"], "--policy.latent_laq={laq}"),
+    "env": (["trainer.eval_freq=9", "env.type=pusht", "env.obs_type=state"], "--env.obs_type=state"),
+    "env.type": (["trainer.eval_freq=9", "env.type=pusht"], "--env.type=pusht"),
+    "env.task": (["trainer.eval_freq=9", "env.type=pusht", "env.task=PushT-v0"], "--env.task=PushT-v0"),
+}
+
+
+def test_the_table_of_arguments_has_every_key_that_the_lerobot_trainer_obeys() -> None:
+    assert set(BECOMES) == {key for key, obeyers in OBEYED.items() if "lerobot policy" in obeyers}
+
+
+@pytest.fixture(scope="module")
+def laq(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from hlrp.laq import LAQ
+    from hlrp.laq.checkpoint import save
+    from hlrp.laq.config import LAQConfig
+
+    folder = tmp_path_factory.mktemp("laq")
+    save(LAQ(LAQConfig.preset("tiny")), folder)
+    return folder
+
+
+@pytest.mark.parametrize("key", BECOMES)
+def test_a_key_reaches_lerobot(key: str, toy_root: Path, laq: Path) -> None:
+    given, expected = BECOMES[key]
+    places = {"root": toy_root.absolute(), "laq": laq}
+    run = _run(f"data.root={toy_root}", *[text.replace("{laq}", str(laq)) for text in given])
+    info = read_dataset(run.data.repo_id, run.data.root)
+    steps = run.trainer.total_steps(info.frames)
+    command = build_command(run, build_arguments(run, info, Path("/runs/x"), steps, None))
+    variables = [f"${name}={value}" for name, value in command.environment.items()]
+    wanted = expected.replace("{root}", str(places["root"])).replace("{laq}", str(places["laq"]))
+    if wanted.startswith('"'):
+        assert wanted in command.environment[ASKED_POLICY]
+    else:
+        assert wanted in [*command.argv, *variables]
+
+
+# What YAML or JSON reads as something else than text.
+ODD_NAMES = ["null", "1e3", "true", "[a]", "1", "a: b", "x #y", "~", "", "é", "2020-01-01", "'q'", '"q"', "a\nb", "yes"]
+
+
+def test_names_stay_names_in_lerobots_own_parser() -> None:
+    """For a new run it reads YAML, on top of a checkpoint JSON."""
+    from draccus.parsers.config_parsers import JSONParser, YAMLParser
+
+    for name in [*ODD_NAMES, "toy", "/data/pick up", "lerobot/pusht"]:
+        text = encode("dataset.repo_id", name)
+        assert (YAMLParser.parse_string(text), JSONParser.parse_string(text)) == (name, name), (name, text)
+    assert encode("policy.path", "null") == "null", "LeRobot reads this one itself"
+    with pytest.raises(UserError, match="'included'"):
+        encode("dataset.repo_id", "included")
+
+
+def test_arguments_of_any_length_reach_the_process(toy_root: Path) -> None:
+    run = _run(f"data.root={toy_root}", "data.episodes=0-29998")
+    command = build_command(run, build_arguments(run, read_dataset(None, toy_root), Path("/runs/x"), 5, None))
+    with command.started() as argv:
+        code = (
+            "import sys; from trainers.lerobot_command import expand_arguments as e; print(*e(sys.argv[1:]), sep='\\n')"
+        )
+        started = subprocess.run([sys.executable, "-c", code, argv[-1]], capture_output=True, text=True, check=True)
+        file = Path(argv[-1].removeprefix("@"))
+        assert file.is_file()
+    assert not file.exists(), "nothing is left"
+    assert started.stdout.splitlines() == command.arguments
+    # What a dry run shows can be typed.
+    shown = command.shown()
+    assert max(map(len, shown.splitlines()[0].split())) < 1000
+    echo = shown.replace(shlex.join(command.launcher), f"{sys.executable} -c {shlex.quote(code)}")
+    typed = subprocess.run(["bash"], input=echo, capture_output=True, text=True, check=True)
+    assert typed.stdout.splitlines() == command.arguments
+    short = build_command(run, ["--steps=1"])
+    with short.started() as argv:
+        assert argv == short.argv
+
+
+def test_both_trainers_hold_out_the_same_episodes(tmp_path: Path) -> None:
+    """Whatever the order in which they are given: LeRobot holds out the last ones as they are listed."""
+    import draccus
+    import lerobot.policies  # noqa: F401 - registers them
+    from lerobot.configs.train import TrainPipelineConfig
+    from lerobot.datasets.factory import make_train_eval_datasets
+    from make_dataset import make_dataset
+
+    root = make_dataset(tmp_path / "six", episodes=6, length=4, tasks=("push", "pull"))
+    for given in ("5,4,3,2,1,0", "4,5,1,0"):
+        run = load_config(
+            None, ["model.policy_type=act"], {"data.episodes": (given, ""), "data.root": (root, "")}
+        ).config
+        assert isinstance(run, LeRobotRun)
+        run = run.model_copy(update={"trainer": run.trainer.model_copy(update={"eval_split": 0.34})})
+        info = read_dataset(None, root)
+        arguments = build_arguments(run, info, tmp_path / "run", 5, None)
+        train, held_out = make_train_eval_datasets(draccus.parse(TrainPipelineConfig, args=arguments))
+        assert held_out is not None
+        ours = split_episodes(info, 0.34, episodes=run.data.episodes)
+        assert (sorted(train.episodes), sorted(held_out.episodes)) == ours
 
 
 def test_rollouts_during_training_name_the_simulator(toy_root: Path) -> None:

@@ -1,0 +1,200 @@
+"""Who obeys what: every key of the schema, and the trainers and kinds of model that act on it.
+
+A key that is given to one that does not is refused; none is ever dropped. Keys of the `model` section belong to one
+kind, so the schema itself refuses them elsewhere, and fields of policies and simulators are checked against their own
+classes.
+"""
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from hlrp.config.models import ClassPath, FoundationModel, LaqModel, PolicyModel
+from hlrp.config.schema import LeRobotRun, LightningRun
+from hlrp.errors import UserError
+
+_LEROBOT, _POLICY, _LAQ, _FOUNDATION, _CLASS = (
+    "lerobot policy",
+    "lightning policy",
+    "lightning laq",
+    "lightning foundation",
+    "lightning class",
+)
+_LIGHTNING = frozenset({_POLICY, _LAQ, _FOUNDATION, _CLASS})
+_EVERY = _LIGHTNING | {_LEROBOT}
+_POLICIES = frozenset({_LEROBOT, _POLICY})
+_WINDOWS = frozenset({_LAQ, _FOUNDATION, _CLASS})
+_NOBODY: frozenset[str] = frozenset()
+
+OBEYED: dict[str, frozenset[str]] = {
+    "trainer_type": _EVERY,
+    "output_dir": _EVERY,
+    "job_name": _EVERY,
+    "allow_download": _POLICIES | {_FOUNDATION},
+    "push_to_hub": frozenset({_LEROBOT}),
+    # trainer, both
+    "trainer.steps": _EVERY,
+    "trainer.max_epochs": _EVERY,
+    "trainer.batch_size": _EVERY,
+    "trainer.learning_rate": _EVERY - {_CLASS},
+    "trainer.devices": _EVERY,
+    "trainer.precision": _EVERY,
+    "trainer.seed": _EVERY,
+    "trainer.device": _EVERY,
+    "trainer.log_freq": _EVERY,
+    "trainer.save_freq": _EVERY,
+    "trainer.eval_freq": _POLICIES,
+    "trainer.eval_split": _EVERY,
+    "trainer.eval_steps": _EVERY,
+    # trainer, one of them
+    "trainer.lerobot_args": frozenset({_LEROBOT}),
+    "trainer.accumulate_grad_batches": _LIGHTNING,
+    "trainer.gradient_clip_val": _LIGHTNING,
+    "trainer.optimizer": frozenset({_POLICY}),
+    "trainer.scheduler": frozenset({_POLICY}),
+    "trainer.ema_decay": frozenset({_POLICY}),
+    "trainer.eval_episodes": frozenset({_POLICY}),
+    "trainer.strategy": _LIGHTNING,
+    "trainer.callbacks": _LIGHTNING,
+    "trainer.callbacks.class_path": _LIGHTNING,
+    "trainer.callbacks.init_args": _LIGHTNING,
+    "trainer.logger": _LIGHTNING,
+    "trainer.profiler": _LIGHTNING,
+    "trainer.compile": _LIGHTNING,
+    "trainer.keep_last": _LIGHTNING,
+    "trainer.limit_train_batches": _LIGHTNING,
+    "trainer.val_check_interval": _LIGHTNING,
+    "trainer.trainer_args": _LIGHTNING,
+    # model
+    "model.policy_type": _POLICIES,
+    "model.init_from": _POLICIES | {_LAQ, _FOUNDATION},
+    "model.kind": frozenset({_LAQ, _FOUNDATION}),
+    "model.class_path": frozenset({_CLASS}),
+    "model.init_args": frozenset({_CLASS}),
+    "model.preset": frozenset({_LAQ}),
+    "model.quantizer": frozenset({_LAQ}),
+    "model.codebook_size": frozenset({_LAQ}),
+    "model.code_seq_len": frozenset({_LAQ}),
+    "model.image_size": frozenset({_LAQ, _FOUNDATION}),
+    "model.patch_size": frozenset({_LAQ}),
+    "model.background_weight": frozenset({_LAQ}),
+    "model.feature_model": frozenset({_LAQ}),
+    "model.feature_weight": frozenset({_LAQ}),
+    "model.flow_model": frozenset({_LAQ}),
+    "model.flow_weight": frozenset({_LAQ}),
+    "model.backend": frozenset({_FOUNDATION}),
+    "model.backbone": frozenset({_FOUNDATION}),
+    "model.mode": frozenset({_FOUNDATION}),
+    "model.use_state": frozenset({_FOUNDATION}),
+    "model.layers": frozenset({_FOUNDATION}),
+    "model.max_text_tokens": frozenset({_FOUNDATION}),
+    "model.train_vision": frozenset({_FOUNDATION}),
+    "model.train_language": frozenset({_FOUNDATION}),
+    "model.lora": frozenset({_FOUNDATION}),
+    "model.lora.rank": frozenset({_FOUNDATION}),
+    "model.lora.alpha": frozenset({_FOUNDATION}),
+    "model.lora.targets": frozenset({_FOUNDATION}),
+    # data
+    "data.repo_id": _EVERY,
+    "data.root": _EVERY,
+    "data.episodes": _EVERY,
+    "data.num_workers": _EVERY,
+    "data.cache": _LIGHTNING,
+    "data.cache_limit_gb": _LIGHTNING,
+    "data.cameras": _EVERY,
+    "data.num_frames": _WINDOWS,
+    "data.offset_seconds": _WINDOWS,
+    "data.sources": _WINDOWS,
+    "data.sources.repo_id": _WINDOWS,
+    "data.sources.root": _WINDOWS,
+    "data.sources.weight": _WINDOWS,
+    "data.sources.labelled_episodes": _NOBODY,
+    "data.sources.table": frozenset({_FOUNDATION}),
+    "data.video_backend": _EVERY,
+    "data.rename_map": _POLICIES,
+    # latents, env
+    "latents.source": _POLICIES | {_FOUNDATION},
+    "latents.table": _POLICIES | {_FOUNDATION},
+    "latents.laq": _POLICIES | {_FOUNDATION},
+    "env": _POLICIES,
+    "env.type": _POLICIES,
+    "env.task": _POLICIES,
+}
+"""Key of the schema to those who obey it; the others refuse it."""
+
+_FIX: dict[str, str] = {
+    "push_to_hub": "leave it out; a finished policy lies in checkpoints/<step>/pretrained_model, ready to be uploaded",
+    "allow_download": "leave it out: nothing is fetched for it",
+    "trainer.learning_rate": "leave it out; a class takes its learning rate in model.init_args",
+    "trainer.eval_freq": "leave it out: only a policy can be rolled out",
+    "trainer.eval_episodes": "leave it out",
+    "trainer.optimizer": "leave it out: only policies take it from the trainer",
+    "trainer.scheduler": "leave it out: only policies take it from the trainer",
+    "trainer.ema_decay": "leave it out: only policies take it from the trainer",
+    "data.cache": "leave it out, or use --trainer lightning, which keeps decoded frames",
+    "data.cache_limit_gb": "leave it out, or use --trainer lightning, which keeps decoded frames",
+    "data.num_frames": "leave it out: a policy's labels have the window of the table or quantizer that they come from",
+    "data.offset_seconds": "leave it out: a policy's labels have the offset of the table or quantizer they come from",
+    "data.sources": "give one dataset: data.root or data.repo_id; neither trainer trains a policy on several yet",
+    "data.sources.labelled_episodes": "leave it out: nothing that is trained on a mixture uses actions",
+    "data.sources.table": "leave it out: only a foundation model is trained on labels",
+    "data.rename_map": "leave it out: names are only changed for a pretrained policy",
+    "latents.source": "leave it out: only policies and foundation models are trained on labels",
+    "latents.table": "leave --latents out: only policies and foundation models are trained on labels",
+    "latents.laq": "leave --online-laq out: only policies and foundation models are trained on labels",
+    "env": "leave it out: only a policy can be rolled out",
+}
+
+_NEEDS: dict[str, tuple[str, str]] = {
+    "trainer.eval_episodes": ("trainer.eval_freq", "give trainer.eval_freq, the steps between rollouts"),
+    "trainer.val_check_interval": ("trainer.eval_split", "give trainer.eval_split, the share of episodes to hold out"),
+    "model.feature_weight": ("model.feature_model", "give model.feature_model, whose features are predicted"),
+    "model.flow_weight": ("model.flow_model", "give model.flow_model, which computes the flow"),
+    "data.rename_map": ("model.init_from", "give --init-from: a new policy takes the dataset's own names"),
+}
+"""Keys that have no effect without another one, and what to do then."""
+
+
+def obeyer(run: LeRobotRun | LightningRun) -> str:
+    """Who executes the run: the trainer's name and the kind of model, as in `OBEYED`."""
+    kinds: dict[type, str] = {PolicyModel: "policy", LaqModel: "laq", FoundationModel: "foundation", ClassPath: "class"}
+    return f"{run.trainer_type} {kinds[type(run.model)]}"
+
+
+def given_keys(section: BaseModel, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted key of every value that is not the schema's default, outer ones first.
+
+    A default that is written out, as in the configuration of a run that is resumed, asks for nothing.
+    """
+    for name, field in type(section).model_fields.items():
+        key, value = f"{prefix}{name}", getattr(section, name)
+        if field.is_required() or value != field.get_default(call_default_factory=True):
+            yield key
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, BaseModel):
+                yield from given_keys(part, f"{key}.")
+
+
+def refuse_unused(run: LeRobotRun | LightningRun) -> None:
+    """Refuse every key that is given but that this trainer does not act on for this model.
+
+    Raises:
+        UserError: Naming the first such key.
+    """
+    who = obeyer(run)
+    trainer, _, kind = who.partition(" ")
+    name = {"lerobot": "LeRobot", "lightning": "Lightning"}[trainer]
+    given = dict.fromkeys(given_keys(run))
+    unused = [key for key in given if key in OBEYED and who not in OBEYED[key]]
+    if unused:
+        # The source follows from what is given beside it.
+        key = next((key for key in unused if key != "latents.source"), unused[0])
+        what = {"policy": "a policy", "class": "a class"}.get(kind, f"a model of kind {kind!r}")
+        raise UserError(
+            f"{key} has no effect when the {name} trainer trains {what}", where=key, fix=_FIX.get(key, "leave it out")
+        )
+    for key, (needed, fix) in _NEEDS.items():
+        # A module made in Python may bring validation data of its own.
+        unasked = key == "trainer.val_check_interval" and kind == "class"
+        if key in given and needed not in given and not unasked:
+            raise UserError(f"{key} has no effect without {needed}", where=key, fix=f"{fix}; or leave it out")

@@ -1,0 +1,79 @@
+"""What holds for the flags of every command: none is given twice, and none that has no effect beside the others."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from hlrp.errors import UserError
+
+if TYPE_CHECKING:
+    import click
+
+# Command to its flags that have no effect without another one.
+NEEDS: dict[str, dict[str, str]] = {
+    "latents verify": {"sample": "laq", "seed": "laq", "device": "laq"},
+    "precompute-latents": {"copy": "write_column"},
+}
+# Command to pairs of flags of which only one can hold.
+EXCLUDE: dict[str, tuple[tuple[str, str], ...]] = {
+    "train": (("policy", "model"), ("latents", "online_laq"), ("dry_run", "json_output"), ("resume", "config")),
+    "parity": (("latents", "online_laq"),),
+}
+
+
+def all_commands(root: "click.Command", path: tuple[str, ...] = ()) -> "Iterator[tuple[str, click.Command]]":
+    """Yield every command below ``root`` that runs something, by the words that are typed for it."""
+    inner: dict[str, click.Command] = getattr(root, "commands", {})
+    if not inner:
+        yield " ".join(path), root
+    for name, command in inner.items():
+        yield from all_commands(command, (*path, name))
+
+
+def check_flags(root: "click.Command") -> "click.Command":
+    """Have every command below ``root`` check the flags that it is given before it does anything.
+
+    The click library takes the last of several values without a word.
+    """
+    for name, command in all_commands(root):
+        _check_before_parsing(name, command)
+    return root
+
+
+def _check_before_parsing(name: str, command: "click.Command") -> None:
+    make_parser = command.make_parser
+
+    def make(ctx: "click.Context") -> Any:
+        parser = make_parser(ctx)
+        parse_args = parser.parse_args
+
+        def parse(args: list[str]) -> Any:
+            found = parse_args(args)
+            _check(name, found[2])
+            return found
+
+        parser.parse_args = parse  # type: ignore[method-assign]
+        return parser
+
+    command.make_parser = make  # type: ignore[method-assign]
+
+
+def _check(command: str, order: "list[click.Parameter]") -> None:
+    given: dict[str, str] = {}
+    for parameter in order:
+        if parameter.param_type_name != "option" or parameter.name is None:
+            continue
+        flag = max(parameter.opts, key=len)
+        if parameter.name in given and not parameter.multiple and not parameter.is_eager:
+            raise UserError(f"{flag} is given twice", where=f"hlrp {command}", fix="keep one of them")
+        given[parameter.name] = flag
+    for name, needed in NEEDS.get(command, {}).items():
+        if name in given and needed not in given:
+            other = f"--{needed.replace('_', '-')}"
+            raise UserError(
+                f"{given[name]} has no effect without {other}", where=given[name], fix=f"add {other}, or leave it out"
+            )
+    for first, second in EXCLUDE.get(command, ()):
+        if first in given and second in given:
+            raise UserError(
+                f"{given[first]} and {given[second]} exclude each other", where=given[second], fix="keep one of them"
+            )

@@ -1,0 +1,190 @@
+"""What is checked of a policy's run by either trainer: first without LeRobot, and with it for a dry run."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hlrp.catalog import Catalog, FieldInfo, build_catalog, cached_catalog
+from hlrp.compat import lerobot_version, without_unused_packages
+from hlrp.config import EnvSection, LeRobotRun, LightningRun, PolicyModel
+from hlrp.data.dataset_info import DatasetInfo, require_training_features
+from hlrp.data.episodes import check_camera_names
+from hlrp.errors import UserError
+from hlrp.foundation.find import is_foundation
+from hlrp.runs import resolve_pretrained
+from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
+from trainers.policy_labels import foundation_of, label_fields
+
+DTYPES = {"32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+# Policies that are made in a moment: a dry run makes them too, which is the one way to know that they can be.
+_SMALL = ("act", "diffusion", "vqbet", "tdmpc")
+
+Run = LeRobotRun | LightningRun
+
+
+def policy_of(run: Run) -> PolicyModel:
+    """The run's policy."""
+    if not isinstance(run.model, PolicyModel):
+        raise TypeError("the model section names no policy")
+    return run.model
+
+
+def policy_fields(run: Run, dataset: DatasetInfo | None, known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Fields for the policy's LeRobot class: its own, those that the `trainer` section sets, and the labels'.
+
+    Args:
+        run: A run of a policy.
+        dataset: The local dataset; needed for labels that are made while training.
+        known: The class's own fields, where the catalog has them.
+
+    Raises:
+        UserError: The policy has no use for labels, or they are not here.
+    """
+    model, trainer = policy_of(run), run.trainer
+    fields = model.policy_fields
+    if trainer.learning_rate is not None:
+        fields["optimizer_lr"] = trainer.learning_rate
+    if trainer.precision and known is not None and "dtype" in known:
+        fields.setdefault("dtype", DTYPES[trainer.precision])
+    return fields | label_fields(run, dataset)
+
+
+def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, FieldInfo] | None:
+    """Check what can be known of a policy's run without importing LeRobot or torch.
+
+    Args:
+        run: A run of a policy.
+        dataset: The local dataset; None if LeRobot is to download it.
+
+    Returns:
+        Fields of the policy's class, where the list of all policies is at hand.
+
+    Raises:
+        UserError: Naming the mistake.
+    """
+    lerobot_version()
+    model, known = policy_of(run), None
+    if run.env is not None:
+        check_environment(run.env)
+    if (catalog := _catalog(run)) is not None:
+        known = catalog.policy(model.policy_type).fields
+        catalog.check_fields(model.policy_type, policy_fields(run, dataset, known))
+    foundation = foundation_of(model)
+    if foundation is not None and run.data.rename_map:
+        raise UserError(
+            "names are only changed for a pretrained policy; from a foundation model starts a new one",
+            where="data.rename_map",
+            fix="leave it out",
+        )
+    if model.init_from and foundation is None and (Path(model.init_from).exists() or not run.allow_download):
+        saved = json.loads((start_of(model.init_from) / "config.json").read_text(encoding="utf8")).get("type")
+        if saved != model.policy_type:
+            raise UserError(
+                f"{model.init_from} holds a policy {saved!r}, not {model.policy_type!r}",
+                where="--init-from / model.init_from",
+                fix=f"train it as --policy {saved}",
+            )
+    if dataset is not None:
+        require_training_features(dataset)
+        if run.data.cameras is not None:
+            check_camera_names(run.data.cameras, dataset.cameras, f"dataset {dataset.root}")
+    return known
+
+
+def _catalog(run: Run) -> Catalog | None:
+    """The list of policies; where there is none yet, it is made if the run's own settings depend on it."""
+    # Whether precision is a field of the policy decides the command itself.
+    return cached_catalog() or (build_catalog() if run.trainer.precision else None)
+
+
+def own_process(run: Run) -> None:
+    """Set what LeRobot reads when it is imported, in a process that is there for this run alone."""
+    if not isinstance(run.model, PolicyModel):
+        return
+    if not run.allow_download:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    arguments = run.trainer.lerobot_args if isinstance(run, LeRobotRun) else {}
+    if not any("peft" in key for key in (*arguments, *run.model.policy_fields)):
+        without_unused_packages(run.model.policy_type)
+
+
+def check_environment(env: EnvSection) -> None:
+    """Refuse a simulator that is not here, or a task that it does not know, before training starts.
+
+    Raises:
+        UserError: Naming the mistake.
+    """
+    catalog = envs_catalog()
+    if env.type in catalog:
+        require_installed(env.type)
+        expand_tasks(env.type, env.task or catalog[env.type].default_task, where="env.task")
+    else:
+        check_environment_fields(env)
+
+
+def check_environment_fields(env: EnvSection) -> None:
+    """Have LeRobot's own class of the environment judge its fields; imports LeRobot.
+
+    Raises:
+        UserError: Unknown type or field, or a value that the class refuses.
+    """
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    from trainers.eval_policy import environment_config
+
+    register_third_party_plugins()
+    tasks = expand_tasks(env.type, env.task, where="env.task") if env.task and env.type in envs_catalog() else []
+    environment_config(env.type, tasks[0] if tasks else env.task, env.env_fields)
+
+
+def start_of(init_from: str) -> Path:
+    """The folder of weights to start from.
+
+    Raises:
+        UserError: It is not on this machine, or holds neither a policy nor a foundation model.
+    """
+    if not Path(init_from).exists():
+        raise UserError(
+            f"{init_from!r} is not a folder on this machine",
+            where="--init-from / model.init_from",
+            fix="give a local folder, or fetch it first: hf download",
+        )
+    path = Path(init_from)
+    return path if is_foundation(path) else resolve_pretrained(path)
+
+
+def check_with_lerobot(run: Run, dataset: DatasetInfo | None) -> None:
+    """Check the rest as the run itself will, with LeRobot's own classes; small policies are made.
+
+    Raises:
+        UserError: A setting that the policy's or environment's class refuses, or data that it cannot use.
+    """
+    from hlrp.data.lerobot_data_module import LeRobotDataModule
+    from hlrp.policies.build import build_policy, check_dataset, optimizer_config, policy_config, scheduler_config
+
+    model, data = policy_of(run), run.data
+    if run.env is not None:
+        check_environment_fields(run.env)
+    start = start_of(model.init_from) if model.init_from and Path(model.init_from).exists() else None
+    if model.init_from and start is None:
+        return  # only LeRobot can fetch it
+    known = (cached_catalog() or build_catalog()).policy(model.policy_type).fields
+    fields = policy_fields(run, dataset, known)
+    allow_download = bool(fields.pop("allow_download", False)) or run.allow_download
+    config = policy_config(model.policy_type, fields, device="cpu", init_from=start, allow_download=allow_download)
+    if isinstance(run, LightningRun):
+        optimizer_config(config, run.trainer.optimizer)
+        scheduler_config(config, run.trainer.scheduler)
+    if dataset is None:
+        return
+    seen = LeRobotDataModule(
+        dataset.repo_id,
+        root=dataset.root,
+        episodes=data.episodes,
+        cameras=data.cameras,
+        eval_split=run.trainer.eval_split,
+    )
+    make = build_policy if model.policy_type in _SMALL else check_dataset
+    make(config, seen.meta, cameras=seen.cameras, rename_map=data.rename_map or None)
