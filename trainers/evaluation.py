@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.files import write_json
+from hlrp.runs import checkpoint_step
 from hlrp.runs.directory import now, package_versions
 from hlrp.sim.catalog import envs_catalog
 from trainers.eval_plan import EvalPlan, make_plan
@@ -186,8 +187,7 @@ def _identity(pretrained: Path) -> dict[str, Any]:
 def _provenance(request: EvalRequest, plan: EvalPlan) -> dict[str, Any]:
     policy: dict[str, Any] | None = None
     if plan.pretrained is not None:
-        step = plan.pretrained.parent.name
-        policy = {"path": str(plan.pretrained), "step": int(step) if step.isdigit() else None}
+        policy = {"path": str(plan.pretrained), "step": checkpoint_step(plan.pretrained.parent)}
     return {
         "created": now(),
         "policy": policy,

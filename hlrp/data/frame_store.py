@@ -10,7 +10,6 @@ Bytes of `done` follow the flushed frames they speak of, so a store that was kil
 with the same bytes.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -286,14 +285,19 @@ class _DiskStorage:
 
 @contextmanager
 def _lock(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            announce(f"another process is decoding these frames; waiting for it ({folder})")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # the system drops the lock with the file, whatever way the process ends
+    lock = FileLock(folder / "lock")  # the system drops it with the process, whatever way that ends
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        announce(f"another process is decoding these frames; waiting for it ({folder})")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _require_space(need: int, free: int, kind: str, key: str) -> None:
