@@ -10,8 +10,9 @@ from typing import Any
 
 from hlrp.config import LeRobotRun
 from hlrp.data.dataset_info import DatasetInfo
+from hlrp.processes import child_environment
 from hlrp.runs import Checkpoint
-from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY
+from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS
 from trainers.policy_labels import foundation_of, label_fields
 
 WORKER = "trainers.lerobot_worker"
@@ -157,7 +158,10 @@ def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
     # Fields on top of a checkpoint are judged together with its own values, which LeRobot reads.
     asked = {"name": run.model.policy_type, "fields": run.model.policy_fields, "fresh": not run.model.init_from}
     asked["adapters"] = any("peft" in key for key in (*run.trainer.lerobot_args, *run.model.policy_fields))
-    environment = {"PYTHONUNBUFFERED": "1", ASKED_POLICY: json.dumps(asked)}
+    environment = {"PYTHONUNBUFFERED": "1", ASKED_POLICY: json.dumps(asked), **child_environment()}
+    # Its output is read as UTF-8, whatever this terminal can show.
+    environment["PYTHONIOENCODING"] = "utf8:backslashreplace"
+    environment[MAX_NONFINITE_STEPS] = str(run.trainer.max_nonfinite_steps)
     if run.allow_download or run.push_to_hub:
         environment[ALLOW_DOWNLOAD] = "1"
     else:

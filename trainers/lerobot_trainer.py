@@ -9,7 +9,7 @@ from hlrp.compat import lerobot_version
 from hlrp.config import LeRobotRun, load_config, require_dataset, to_yaml
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, find_dataset, read_dataset, require_training_features
 from hlrp.errors import UserError
-from hlrp.runs import Checkpoint, RunDirectory, new_run_path, resolve_pretrained
+from hlrp.runs import Checkpoint, RunDirectory, claim_run_path, new_run_path, resolve_pretrained
 from hlrp.runs.directory import git_commit
 from trainers.base import BaseTrainer, RunResult
 from trainers.lerobot_command import Command, build_arguments, build_command, resume_arguments
@@ -80,8 +80,12 @@ class LeRobotTrainer(BaseTrainer):
         return command.shown()
 
 
-def plan(run: LeRobotRun) -> tuple[Command, DatasetInfo | None, Path, int]:
+def plan(run: LeRobotRun, path: Path | None = None) -> tuple[Command, DatasetInfo | None, Path, int]:
     """Check everything that can be checked without LeRobot, and decide the command.
+
+    Args:
+        run: The configuration.
+        path: The run directory, if one is claimed; None: the one that the run would have.
 
     Returns:
         The command, the local dataset (None if LeRobot is to download it), the run directory and its steps.
@@ -113,7 +117,7 @@ def plan(run: LeRobotRun) -> tuple[Command, DatasetInfo | None, Path, int]:
     if run.model.init_from and not foundation_of(run.model):
         run = _resolve_start(run)
     steps = run.trainer.total_steps(_frames(dataset, run)) if dataset else run.trainer.steps
-    path = new_run_path(run.output_dir, run.job_name or run.model.policy_type)
+    path = path or new_run_path(run.output_dir, run.job_name or run.model.policy_type)
     return build_command(run, build_arguments(run, dataset, path, steps, known)), dataset, path, steps
 
 
@@ -161,23 +165,24 @@ def _check_device(device: str | None) -> None:
 
 def train(run: LeRobotRun) -> RunResult:
     """Run a fresh training."""
-    command, dataset, path, steps = plan(run)
+    with claim_run_path(run.output_dir, run.job_name or run.model.policy_type) as lock:
+        command, dataset, path, steps = plan(run, lock.folder)
 
-    def create() -> RunDirectory:
-        return RunDirectory.create(
-            path,
-            config_yaml=to_yaml(run),
-            trainer="lerobot",
-            policy=run.model.policy_type,
-            dataset=_describe(dataset, run),
-            seed=run.trainer.seed,
-            steps=steps,
-            git_commit=git_commit(Path(__file__).parent),
-            command=command.argv,
-            warnings=[],
-        )
+        def create() -> RunDirectory:
+            return RunDirectory.create(
+                path,
+                config_yaml=to_yaml(run),
+                trainer="lerobot",
+                policy=run.model.policy_type,
+                dataset=_describe(dataset, run),
+                seed=run.trainer.seed,
+                steps=steps,
+                git_commit=git_commit(Path(__file__).parent),
+                command=command.argv,
+                warnings=[],
+            )
 
-    return TrainingSession(command, create, steps=steps).run()
+        return TrainingSession(command, lock, create, steps=steps).run()
 
 
 def _describe(dataset: DatasetInfo | None, run: LeRobotRun) -> dict[str, Any]:
@@ -236,12 +241,13 @@ def plan_resume(
 
 def resume(directory: RunDirectory, run: LeRobotRun, steps: int | None = None) -> RunResult:
     """Continue a run from its newest complete checkpoint, in its own folder."""
-    command, checkpoint, skipped, total = plan_resume(directory, run, steps)
+    with directory.sole_writer() as lock:
+        command, checkpoint, notes, total = plan_resume(directory, run, steps)
 
-    def reopen() -> RunDirectory:
-        directory.rewind_metrics(checkpoint.step)
-        resumed = [*directory.manifest.get("resumed", []), {"step": checkpoint.step, "skipped": skipped}]
-        directory.update(status="running", steps=total, command=command.argv, resumed=resumed, reason=None)
-        return directory
+        def reopen() -> RunDirectory:
+            notes.extend(directory.rewind_metrics(checkpoint.step))
+            resumed = [*directory.manifest.get("resumed", []), {"step": checkpoint.step, "skipped": notes}]
+            directory.update(status="running", steps=total, command=command.argv, resumed=resumed, reason=None)
+            return directory
 
-    return TrainingSession(command, reopen, steps=total, start=checkpoint.step, notes=skipped).run()
+        return TrainingSession(command, lock, reopen, steps=total, start=checkpoint.step, notes=notes).run()

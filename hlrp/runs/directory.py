@@ -228,6 +228,17 @@ class RunDirectory:
             ) from error
         return cls(path.absolute(), manifest)
 
+    @contextmanager
+    def sole_writer(self) -> Iterator[FolderLock]:
+        """Inside, no other process writes this run, and the manifest is as the last one left it.
+
+        Raises:
+            UserError: Another process writes it; it is named.
+        """
+        with FolderLock(self.path) as lock:
+            self.manifest = RunDirectory.open(self.path).manifest
+            yield lock
+
     def save(self) -> None:
         """Write the manifest."""
         write_json(self.path / MANIFEST, self.manifest)
