@@ -91,6 +91,10 @@ def _born(pid: int) -> float | None:
         return None
 
 
+class LockedError(UserError):
+    """Another process writes this folder."""
+
+
 @dataclass(frozen=True)
 class _Writer:
     """Who holds a lock: a host, and the processes there that write, each with the time it began at."""
@@ -118,9 +122,9 @@ class _Writer:
         ages = [(pid, born, _born(pid)) for pid, born in self.processes] if self.here else []
         return [pid for pid, then, now in ages if then is not None and now is not None and abs(then - now) < 2]
 
-    def busy(self, folder: Path) -> UserError:
+    def busy(self, folder: Path) -> "LockedError":
         """The refusal of another process."""
-        return UserError(
+        return LockedError(
             f"another process is writing this folder: process {self.processes[0][0]} on {self.host}, "
             f"since {self.since}",
             where=str(folder),
@@ -152,7 +156,8 @@ class FolderLock:
         """Take the lock.
 
         Raises:
-            UserError: Another process has it (its number and host are named), or nothing can be written there.
+            LockedError: Another process has it; its number and host are named.
+            UserError: Nothing can be written there.
             FileExistsError: The folder was to be made, and is there or is a file.
         """
         from filelock import FileLock

@@ -47,6 +47,7 @@ def evaluate_against(request: EvalRequest, other: Path, *, listener: Listener | 
         )
         second_plan = make_plan(second)
         result = evaluate(request, plan=plan, listener=listener)
+        second_plan = dataclasses.replace(second_plan, folder=result.folder / "compared")
         earlier = evaluate(second, plan=second_plan, listener=listener).to_json()
     result.comparison = compare(result, earlier, other)
     save(result)

@@ -7,12 +7,13 @@ from hlrp.runs.checkpoints import (
     resolve_pretrained,
     safetensors_problem,
 )
-from hlrp.runs.directory import RunDirectory, claim_run_path, list_runs, new_run_path
+from hlrp.runs.directory import RunDirectory, claim_folder, claim_run_path, list_runs, new_run_path
 
 __all__ = [
     "Checkpoint",
     "RunDirectory",
     "checkpoint_step",
+    "claim_folder",
     "claim_run_path",
     "list_checkpoints",
     "list_runs",

@@ -6,14 +6,14 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError
 from hlrp.files import json_text, write_json, write_text
-from hlrp.processes import FolderLock, is_unwritten
+from hlrp.processes import FolderLock, LockedError, is_unwritten
 from hlrp.runs.checkpoints import Checkpoint, list_checkpoints
 from hlrp.runs.manifest import MANIFEST, SCHEMA_VERSION, read_manifest
 
@@ -75,7 +75,12 @@ def new_run_path(output_dir: Path | None, job_name: str) -> Path:
     Raises:
         UserError: ``output_dir`` exists, or its parent cannot be written.
     """
-    path = next(_run_paths(output_dir, job_name, lambda path: os.path.lexists(path) and not _is_claim(path)))
+    if output_dir is not None:
+        path = output_dir.absolute()
+        if os.path.lexists(path) and not _is_claim(path):
+            raise _exists(path)
+    else:
+        path = next(path for path in _numbered(_run_path_of_now(job_name)) if not os.path.lexists(path))
     check_writable(path)
     return path
 
@@ -84,25 +89,49 @@ def new_run_path(output_dir: Path | None, job_name: str) -> Path:
 def claim_run_path(output_dir: Path | None, job_name: str) -> Iterator[FolderLock]:
     """Inside, the folder of a fresh run is there, locked, and no other process's; see `new_run_path`.
 
-    If nothing but that was put into it, nothing of it is left.
+    If nothing was put into it, nothing of it is left.
 
     Raises:
         UserError: ``output_dir`` exists, another process makes it at this moment, or its parent cannot be written.
     """
-    for path in _run_paths(output_dir, job_name, lambda path: False):
-        check_writable(path.parent)
-        lock = FolderLock(path, fresh=True)
+    if output_dir is None:
+        with claim_folder(_run_path_of_now(job_name)) as lock:
+            yield lock
+        return
+    path = new_run_path(output_dir, job_name)
+    with ExitStack() as stack:
         try:
-            lock.__enter__()
-        except (FileExistsError, UserError) as error:
-            if output_dir is not None:
-                raise _exists(path) if isinstance(error, FileExistsError) else error from None
-            continue
-        break
-    try:
+            lock = stack.enter_context(FolderLock(path, fresh=True))
+        except FileExistsError:
+            raise _exists(path) from None
         yield lock
-    finally:
-        lock.__exit__(None, None, None)
+
+
+@contextmanager
+def claim_folder(base: Path) -> Iterator[FolderLock]:
+    """Inside, a new folder is there and locked: ``base``, or the first of `<base>-2`, ... that nobody else has.
+
+    Raises:
+        UserError: Its parent cannot be written.
+    """
+    check_writable(base.parent)
+    with ExitStack() as stack:
+        for path in _numbered(base.absolute()):
+            try:
+                lock = stack.enter_context(FolderLock(path, fresh=True))
+                break
+            except (FileExistsError, LockedError):
+                continue
+        yield lock
+
+
+def _run_path_of_now(job_name: str) -> Path:
+    return (Path("outputs") / job_name / dt.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).absolute()
+
+
+def _numbered(base: Path) -> Iterator[Path]:
+    yield base
+    yield from (base.with_name(f"{base.name}-{number}") for number in itertools.count(2))
 
 
 def _is_claim(path: Path) -> bool:
@@ -116,21 +145,6 @@ def _exists(path: Path) -> UserError:
         where=f"output_dir = {path}",
         fix="choose another --output-dir, or go on with --resume",
     )
-
-
-def _run_paths(output_dir: Path | None, job_name: str, taken: Callable[[Path], bool]) -> Iterator[Path]:
-    """Names for a fresh run that are not ``taken``: the one asked for, or those of this moment, numbered."""
-    if output_dir is not None:
-        path = output_dir.absolute()
-        if os.path.lexists(path) and not _is_claim(path):
-            raise _exists(path)
-        yield path
-        return
-    base = (Path("outputs") / job_name / dt.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).absolute()
-    for number in itertools.count(1):
-        path = base if number == 1 else base.with_name(f"{base.name}-{number}")
-        if not taken(path):
-            yield path
 
 
 def check_writable(path: Path) -> None:
