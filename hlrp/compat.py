@@ -4,6 +4,7 @@ Nothing of LeRobot is imported at module level: that takes 10 to 20 s, and most 
 """
 
 import logging
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 from hlrp.errors import UserError
 from hlrp.files import fsync_folder, fsync_tree, replace_link
+from hlrp.finite import FiniteLoss, require_finite_weights
 
 SUPPORTED_LEROBOT = ">=0.6.1,<0.7"
 Emit = Callable[..., None]
@@ -81,7 +83,9 @@ class StoppedAfterSaveError(Exception):
     """Raised inside LeRobot's loop once the checkpoint that a signal asked for is on disk."""
 
 
-def install_training_hooks(emit: Emit, stop: StopRequest, preflight: Callable[[Any], None]) -> Callable[[], None]:
+def install_training_hooks(
+    emit: Emit, stop: StopRequest, preflight: Callable[[Any], None], loss: FiniteLoss
+) -> Callable[[], None]:
     """Prepare `lerobot.scripts.lerobot_train` and return its `main`.
 
     LeRobot's loop stays as it is; what surrounds it is wrapped:
@@ -92,6 +96,7 @@ def install_training_hooks(emit: Emit, stop: StopRequest, preflight: Callable[[A
     - metrics leave as numbers, at full precision, instead of as text,
     - a checkpoint appears under its final name only when all of it is on disk,
     - a stop request saves a checkpoint at the end of the running step, then ends the loop,
+    - a loss that is no number for many steps, and weights that are none when they are to be saved, end it too,
     - on resume the random state is restored right before the first update, so that what the data loader drew
       from it in between does not shift dropout and noise; and the data go on in the epoch they had reached.
 
@@ -99,6 +104,7 @@ def install_training_hooks(emit: Emit, stop: StopRequest, preflight: Callable[[A
         emit: Called as ``emit(event, **fields)``; only on the main process does it write.
         stop: Read at the end of every step.
         preflight: May raise UserError.
+        loss: Sees the loss of every step.
     """
     from lerobot.configs.train import TrainPipelineConfig
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
@@ -106,7 +112,7 @@ def install_training_hooks(emit: Emit, stop: StopRequest, preflight: Callable[[A
 
     _mend_metadata(LeRobotDatasetMetadata)
     _accept_existing_folder(TrainPipelineConfig, emit, preflight)
-    _report_metrics(lerobot_train, emit)
+    _report_metrics(lerobot_train, emit, loss)
     _save_atomically(lerobot_train, emit, stop)
     _restore_random_state(lerobot_train)
     _restore_epoch(lerobot_train)
@@ -161,7 +167,7 @@ def mend_metadata(meta: Any) -> None:
 _EVAL_LOSS = re.compile(r"^step (\d+): eval_loss=([-+.\deEnaif]+)$")
 
 
-def _report_metrics(script: Any, emit: Emit) -> None:
+def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss) -> None:
     """Turn LeRobot's log records into events: its tracker passes through `logging` as an object, not as text."""
     tracker_class = script.MetricsTracker
     make_record = logging.getLogRecordFactory()
@@ -183,6 +189,8 @@ def _report_metrics(script: Any, emit: Emit) -> None:
     def step(self: Any) -> None:
         count_step(self)
         emit("step", steps=self.steps)
+        # LeRobot has read it from the device.
+        loss.see(self.steps, math.isfinite(self.metrics["loss"].val))
 
     tracker_class.step = step
 
@@ -194,6 +202,7 @@ def _save_atomically(script: Any, emit: Emit, stop: StopRequest) -> None:
         return stop.signal_number is not None or due(*args, **kwargs)
 
     def save_checkpoint(*, checkpoint_dir: Path, **kwargs: Any) -> None:
+        require_finite_weights(kwargs["policy"], kwargs["step"])
         partial = checkpoint_dir.with_name(f".{checkpoint_dir.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:

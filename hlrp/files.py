@@ -1,8 +1,10 @@
 """Writing files so that a kill at any moment leaves the old content or the new one, never half of it."""
 
 import json
+import math
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,26 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` with ``text`` (UTF-8) in one step."""
-    write_bytes(path, text.encode())
+    # A name that is not text (bytes of another encoding on disk) is kept as it came.
+    write_bytes(path, text.encode(errors="surrogateescape"))
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """``value`` as JSON that every reader takes: numbers that JSON cannot say (NaN, infinities) become null."""
+    return json.dumps(_sayable(value), indent=indent, allow_nan=False)
+
+
+def _sayable(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _sayable(item) for key, item in value.items()}
+    return [_sayable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` with ``value`` as indented JSON in one step."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json_text(value, indent=2) + "\n")
 
 
 def fsync_tree(folder: Path) -> None:

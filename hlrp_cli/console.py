@@ -1,5 +1,6 @@
 """Where commands write for people: a Rich console that turns plain when nobody watches a terminal."""
 
+import io
 import os
 import sys
 from functools import lru_cache
@@ -7,6 +8,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def plain_streams() -> None:
+    """Have what a stream's encoding cannot say written as escapes: a path with an umlaut must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @lru_cache

@@ -1,10 +1,12 @@
 """`hlrp demo`: from nothing to a policy that acts, in the commands a person would type."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,8 +50,16 @@ def demo(
     Stages that are done are skipped.
     """
     size = QUICK if quick else FULL
+    from hlrp.processes import FolderLock
+    from hlrp.runs.directory import check_writable
+
     root = output / "quick" if quick else output
-    root.mkdir(parents=True, exist_ok=True)
+    check_writable(root)
+    with FolderLock(root):
+        _run(root, size)
+
+
+def _run(root: Path, size: Size) -> None:
     started = time.monotonic()
     data, laq, table, foundation = (root / name for name in ("data", "laq", "latents", "foundation"))
     collect = ["collect", "--env", "metaworld", "--tasks", ",".join(TASKS), "--episodes", size.recorded]
@@ -107,12 +117,30 @@ def _stage(name: str, done: bool, args: Sequence[Any]) -> None:
         return
     console().print(f"[bold]{name}[/bold]: {shown}")
     begun = time.monotonic()
-    code = subprocess.run([sys.executable, "-m", "hlrp_cli.main", *map(str, args)], check=False).returncode
-    if code in (130, 143):
+    code = _run_command(args)
+    if code > 128:
         raise Interrupted(f"stopped during {name!r}; `hlrp demo` goes on from there", code - 128)
     if code != 0:
         raise WorkError(f"the stage {name!r} failed with exit code {code}; its command was: {shown}")
     console().print(f"{name} took {time.monotonic() - begun:.0f} s")
+
+
+def _run_command(args: Sequence[Any]) -> int:
+    """Run `hlrp` to its end, which a signal to this process asks it for; it saves what it has first."""
+    from hlrp.processes import child_environment, leave_closed_terminal, signal_handlers
+
+    argv = [sys.executable, "-m", "hlrp_cli.main", *map(str, args)]
+    # In a session of its own, so that what the terminal sends to all of a group reaches it once.
+    with subprocess.Popen(argv, env=os.environ | child_environment(), start_new_session=True) as process:
+
+        def pass_on(number: int, _frame: object) -> None:
+            leave_closed_terminal()
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
+
+        with signal_handlers(pass_on):
+            code = process.wait()
+    return 128 - code if code < 0 else code
 
 
 def _report(root: Path, seconds: float) -> None:

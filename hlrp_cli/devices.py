@@ -21,8 +21,8 @@ def choose_device(asked: str | None) -> str:
     if asked is None:
         asked = next(kind for kind in ("cuda", "mps", "cpu") if counts[kind])
     kind, _, number = asked.partition(":")
-    if kind not in counts or (number and not number.isdigit()) or int(number or 0) >= counts[kind]:
+    if kind not in counts or (number and not number.isdecimal()) or int(number or 0) >= counts[kind]:
         there = ", ".join(name for name, count in counts.items() if count)
         raise UserError(f"there is no device {asked!r}", where="--device", fix=f"here are: {there}")
     local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", ""))
-    return f"cuda:{int(local) % cuda}" if asked == "cuda" and local.isdigit() else asked
+    return f"cuda:{int(local) % cuda}" if asked == "cuda" and local.isdecimal() else asked

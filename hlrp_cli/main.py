@@ -1,6 +1,7 @@
 """The `hlrp` command: collects the commands and turns errors into one message and an exit code."""
 
 import os
+import signal
 import sys
 import traceback
 from importlib import import_module
@@ -9,6 +10,14 @@ from typing import Any
 import typer
 
 from hlrp.errors import HlrpError, Interrupted
+from hlrp.processes import (
+    child_environment,
+    is_first_process,
+    leave_closed_terminal,
+    signal_handlers,
+    stop_signals,
+)
+from hlrp_cli.console import plain_streams
 from hlrp_cli.flags import check_flags
 
 app = typer.Typer(
@@ -55,13 +64,39 @@ def command() -> Any:
     return check_flags(typer.main.get_command(app))
 
 
+class _StoppedError(BaseException):
+    """Raised where a signal arrives, so that what is open is closed; not an `Exception`, which libraries swallow."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _stop(number: int, _frame: object) -> None:
+    # The next one does not wait for the clean-up; a closed terminal says so more than once.
+    signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    leave_closed_terminal()
+    raise _StoppedError(number)
+
+
 def run() -> None:
-    """Console entry point. Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 130/143 interrupted."""
+    """Console entry point. Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 128 + signal interrupted.
+
+    Commands that save something when they are stopped have signal handlers of their own meanwhile.
+    """
     argv = sys.argv[1:]
     debug = "--debug" in argv or bool(os.environ.get("HLRP_DEBUG"))
     argv = [a for a in argv if a != "--debug"]
+    plain_streams()
+    os.environ.update(child_environment())
     try:
-        command()(args=argv, prog_name="hlrp")
+        with signal_handlers(_stop, tuple(n for n in stop_signals() if n != signal.SIGINT)):
+            command()(args=argv, prog_name="hlrp")
+    except _StoppedError as stopped:
+        if debug:
+            traceback.print_exc()
+        if is_first_process():
+            sys.stderr.write(f"stopped by signal {stopped.number}\n")
+        sys.exit(128 + stopped.number)
     except HlrpError as error:
         if debug:
             traceback.print_exc()

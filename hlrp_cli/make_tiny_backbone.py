@@ -24,7 +24,9 @@ def make_tiny_backbone(
     and keeps one by itself.
     """
     from hlrp.foundation import backbones
+    from hlrp.runs.directory import check_writable
 
+    check_writable(folder)
     backbones.make_tiny_backbone(folder, backend, seed=seed)
     mebibytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20
     typer.echo(f"{folder}: {mebibytes:.1f} MiB; use it with --backend {backend} --backbone {folder}")

@@ -50,6 +50,7 @@ def precompute_latents(
 
     Killed or stopped, the same command continues. Under torchrun or srun every process labels its share.
     """
+    from hlrp.processes import FolderLock
     from hlrp.runs.directory import check_writable
     from hlrp_cli.devices import choose_device
 
@@ -68,7 +69,9 @@ def precompute_latents(
     if write_column is not None:
         check_column(request.info, write_column, request.identity())
     encoder, _ = load_encoder(laq, chosen, vectors=vectors)
-    with _progress(request) as report:
+    rank, world = request.ranks
+    # The processes of one launch share the folder; a second launch would do the same work again.
+    with FolderLock(request.output, part=f"-{rank}-of-{world}"), _progress(request) as report:
         result = label(request, encoder, device=chosen, progress=report)
     column = _write_column(result, request, write_column, copy) if write_column is not None else None
     _show(result, request, column, json_output)

@@ -1,10 +1,15 @@
 """`hlrp runs`: list the runs of this folder, show one."""
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from hlrp.errors import UserError
+from hlrp.files import json_text
+
+if TYPE_CHECKING:
+    from hlrp.runs import RunDirectory
 
 
 def register(app: typer.Typer) -> None:
@@ -22,27 +27,40 @@ def list_(
     """List every run below a folder, newest last."""
     from hlrp.runs import list_runs
 
-    runs = list_runs(root)
+    runs = list_runs(root, _warn)
     if json_output:
-        typer.echo(json.dumps([{"path": str(r.path), **r.manifest} for r in runs]))
+        typer.echo(json_text([{"path": str(r.path), **r.manifest} for r in runs]))
         return
     if not runs:
         typer.echo(f"no runs below {root}; `hlrp train` makes one")
         return
-    from rich.table import Table
+    rows = [("started", "status", "policy", "steps", "loss", "run"), *map(_row, runs)]
+    # Plain text: a table would cut the paths on a narrow terminal, and they are there to be copied.
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for row in rows:
+        typer.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
 
-    from hlrp_cli.console import console
 
-    table = Table("started", "status", "policy", "steps", "loss", "run", box=None, pad_edge=False)
-    for run in runs:
-        manifest = run.manifest
+def _warn(problem: UserError) -> None:
+    typer.echo(f"warning: {problem.what} ({problem.where})", err=True)
+
+
+def _row(run: "RunDirectory") -> tuple[str, ...]:
+    manifest = run.manifest
+    try:
         latest = run.latest()
-        loss = manifest.get("final_metrics", {}).get("loss")
-        done = f"{latest.step if latest else 0}/{manifest.get('steps', '?')}"
-        started = manifest.get("started", "")[:19].replace("T", " ")
-        shown = "" if loss is None else f"{loss:.4g}"
-        table.add_row(started, manifest.get("status", "?"), manifest.get("policy", "?"), done, shown, str(run.path))
-    console(result=True).print(table)
+    except UserError as problem:
+        _warn(problem)
+        latest = None
+    done = f"{latest.step if latest else 0}/{manifest.get('steps', '?')}"
+    started = manifest.get("started", "")[:19].replace("T", " ")
+    loss = manifest.get("final_metrics", {}).get("loss", "")
+    return started, manifest.get("status", "?"), manifest.get("policy", "?"), done, _number(loss), str(run.path)
+
+
+def _number(value: object) -> str:
+    """A metric as people read it; one that is no number (null: it was not finite) as it is."""
+    return f"{value:.4g}" if isinstance(value, int | float) else "nan" if value is None else str(value)
 
 
 def show(
@@ -66,7 +84,7 @@ def show(
             "checkpoints": state,
             "evaluations": [str(e) for e in evaluations],
         }
-        typer.echo(json.dumps(found))
+        typer.echo(json_text(found))
         return
     dataset = manifest.get("dataset", {})
     rows = {
@@ -78,7 +96,7 @@ def show(
         "seed": manifest.get("seed"),
         "started": manifest.get("started"),
         "ended": manifest.get("ended", "-"),
-        "metrics": ", ".join(f"{k} {v:.4g}" for k, v in manifest.get("final_metrics", {}).items()) or "-",
+        "metrics": ", ".join(f"{k} {_number(v)}" for k, v in manifest.get("final_metrics", {}).items()) or "-",
         "versions": ", ".join(f"{k} {v}" for k, v in manifest.get("versions", {}).items()),
     }
     for name, value in rows.items():

@@ -1,13 +1,14 @@
 """`hlrp train`: train a policy with LeRobot or Lightning from one configuration."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hlrp.errors import UserError
+from hlrp.files import json_text
+from hlrp.processes import is_first_process
 
 if TYPE_CHECKING:
     from trainers.base import RunResult
@@ -93,10 +94,10 @@ def train(
         result = _resume(resume, flags, overrides or [], config, dry_run=dry_run)
     else:
         result = _fresh(config, overrides or [], flags, dry_run=dry_run)
-    if result is None or int(os.environ.get("LOCAL_RANK") or os.environ.get("RANK") or 0) > 0:
+    if result is None or not is_first_process():
         return  # of several processes one speaks
     if json_output:
-        typer.echo(json.dumps(result.to_json()))
+        typer.echo(json_text(result.to_json()))
         return
     typer.echo(f"run         {result.path}")
     typer.echo(f"checkpoint  {result.checkpoint}")

@@ -32,7 +32,7 @@ class RunResult:
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
+        """The same as plain values."""
         checkpoint = str(self.checkpoint) if self.checkpoint else None
         return {"run": str(self.path), "checkpoint": checkpoint, "metrics": self.metrics, "warnings": self.warnings}
 

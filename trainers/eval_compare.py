@@ -55,6 +55,7 @@ def evaluate_against(request: EvalRequest, other: Path, *, listener: Listener | 
         second_plan = make_plan(second)
         _check_same_environment(_environment(plan), _environment(second_plan), other)
         result = evaluate(request, plan=plan, listener=listener)
+        second_plan = dataclasses.replace(second_plan, folder=result.folder / "compared")
         earlier = evaluate(second, plan=second_plan, listener=listener).to_json()
     result.comparison = compare(result, earlier, other)
     save(result)

@@ -248,11 +248,5 @@ def _results_folder(request: EvalRequest, run: RunDirectory | None) -> Path:
             )
         check_writable(folder)
         return folder
-    if run is None:
-        return new_run_path(None, "eval")
-    stamp = new_run_path(None, "eval").name
-    folder, number = run.path / "eval" / stamp, 2
-    while folder.exists():
-        folder, number = folder.with_name(f"{stamp}-{number}"), number + 1
-    check_writable(folder)
-    return folder
+    path = new_run_path(None, "eval")
+    return path if run is None else run.path / "eval" / path.name

@@ -5,11 +5,13 @@ import json
 import platform
 import time
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from hlrp.files import write_json
+from hlrp.processes import FolderLock
+from hlrp.runs import checkpoint_step, claim_folder
 from hlrp.runs.directory import now, package_versions
 from hlrp.sim.catalog import envs_catalog
 from trainers.eval_plan import EvalPlan, make_plan
@@ -29,10 +31,16 @@ def evaluate(request: EvalRequest, *, plan: EvalPlan | None = None, listener: Li
         listener: Told about progress.
 
     Raises:
-        UserError: What is asked cannot be done here; before any episode is run where it can be known.
+        UserError: What is asked cannot be done here, or another process writes there; before any episode is run
+            where it can be known.
     """
     plan = plan or make_plan(request)
-    listener = listener or Silent()
+    # A name that was chosen for the user is another one if an evaluation of the same second has it.
+    with claim_folder(plan.folder) if request.output is None else FolderLock(plan.folder) as lock:
+        return _evaluate(request, replace(plan, folder=lock.folder), listener or Silent())
+
+
+def _evaluate(request: EvalRequest, plan: EvalPlan, listener: Listener) -> EvalResult:
     _prepare_rendering(plan)
     result = EvalResult(plan.folder, _provenance(request, plan))
     started = time.monotonic()
@@ -205,8 +213,7 @@ def _identity(pretrained: Path) -> dict[str, Any]:
 def _provenance(request: EvalRequest, plan: EvalPlan) -> dict[str, Any]:
     policy: dict[str, Any] | None = None
     if plan.pretrained is not None:
-        step = plan.pretrained.parent.name
-        policy = {"path": str(plan.pretrained), "step": int(step) if step.isdigit() else None}
+        policy = {"path": str(plan.pretrained), "step": checkpoint_step(plan.pretrained.parent)}
     return {
         "created": now(),
         "policy": policy,

@@ -15,8 +15,9 @@ import yaml
 from hlrp.config import LeRobotRun
 from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo
 from hlrp.errors import UserError
+from hlrp.processes import child_environment
 from hlrp.runs import Checkpoint
-from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY
+from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS
 from trainers.policy_checks import policy_fields
 from trainers.policy_labels import foundation_of
 
@@ -215,7 +216,10 @@ def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
     asked: dict[str, Any] = {"name": run.model.policy_type, "fields": run.model.policy_fields}
     asked |= {"fresh": not run.model.init_from, "cameras": run.data.cameras}
     asked["adapters"] = any("peft" in key for key in (*run.trainer.lerobot_args, *run.model.policy_fields))
-    environment = {"PYTHONUNBUFFERED": "1", ASKED_POLICY: json.dumps(asked)}
+    environment = {"PYTHONUNBUFFERED": "1", ASKED_POLICY: json.dumps(asked), **child_environment()}
+    # Its output is read as UTF-8, whatever this terminal can show.
+    environment["PYTHONIOENCODING"] = "utf8:backslashreplace"
+    environment[MAX_NONFINITE_STEPS] = str(run.trainer.max_nonfinite_steps)
     if run.allow_download or run.push_to_hub:
         environment[ALLOW_DOWNLOAD] = "1"
     else:

@@ -1,6 +1,5 @@
 """One LeRobot training process: its output becomes the log, the metrics, the progress and the outcome."""
 
-import json
 import math
 import re
 import shutil
@@ -9,6 +8,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TextIO
 
 from hlrp.errors import Interrupted, UserError, WorkError
+from hlrp.files import json_text
+from hlrp.finite import NonFiniteError
+from hlrp.processes import FolderLock
 from hlrp.runs import RunDirectory
 from hlrp.runs.directory import LOG, METRICS
 from trainers.base import RunResult
@@ -27,6 +29,7 @@ class TrainingSession:
 
     Args:
         command: The process to start.
+        lock: The right to write the run's folder, which the process shares.
         create: Makes (or reopens) the run directory; called once LeRobot has accepted the configuration, so that
             a refused one leaves nothing on disk.
         steps: Step at which the run ends.
@@ -37,6 +40,7 @@ class TrainingSession:
     def __init__(
         self,
         command: Command,
+        lock: FolderLock,
         create: Callable[[], RunDirectory],
         *,
         steps: int,
@@ -45,7 +49,8 @@ class TrainingSession:
     ) -> None:
         from rich.console import Console
 
-        self._command, self._create, self._steps, self._start = command, create, steps, start
+        self._command, self._lock, self._create = command, lock, create
+        self._steps, self._start = steps, start
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._warnings: list[str] = list(notes or [])
         self._directory: RunDirectory | None = None
@@ -54,6 +59,7 @@ class TrainingSession:
         self._tail: list[str] = []
         self._row: dict[str, Any] = {}
         self._outcome: dict[str, Any] | None = None
+        self._finite = True
 
     def run(self) -> RunResult:
         """Start the process and follow it to its end."""
@@ -64,6 +70,7 @@ class TrainingSession:
             with progress, self._command.started() as argv:
                 progress.phase("starting LeRobot")
                 process = TrainingProcess(argv, self._command.environment)
+                self._lock.add_process(process.pid)
                 code = process.run(lambda line: self._on_line(line, progress))
         finally:
             for file in (self._log, self._metrics):
@@ -105,7 +112,7 @@ class TrainingSession:
         """LeRobot has accepted the configuration: only now does anything appear on disk."""
         self._directory = self._create()
         self._console.print(f"run: {self._directory.path}")
-        self._log = (self._directory.path / LOG).open("a", encoding="utf8")
+        self._log = (self._directory.path / LOG).open("a", encoding="utf8", errors="backslashreplace")
         self._log.writelines(line + "\n" for line in self._tail)
         self._metrics = (self._directory.path / METRICS).open("a", encoding="utf8")
         if self._warnings:
@@ -122,12 +129,12 @@ class TrainingSession:
 
     def _write_row(self, row: dict[str, Any]) -> None:
         if self._metrics:
-            self._metrics.write(json.dumps({**row, "time": round(time.time(), 3)}) + "\n")
+            self._metrics.write(json_text({**row, "time": round(time.time(), 3)}) + "\n")
             self._metrics.flush()
-        loss = row.get("loss")
-        if loss is not None and math.isnan(loss):
+        if not math.isfinite(row.get("loss", 0.0)) and self._finite:
+            self._finite = False
             self._warn(
-                f"the loss is not a number from step {row['step']} on: lower the learning rate or check the data"
+                f"the loss is not a finite number at step {row['step']}: lower the learning rate or check the data"
             )
 
     def _finish(self, code: int, stopped_by: int | None) -> RunResult:
@@ -170,11 +177,20 @@ class TrainingSession:
 
     def _raise_failed(self, code: int) -> NoReturn:
         outcome = self._outcome or {}
-        reason = explain_failure(outcome.get("error", ""), outcome.get("message", ""), code, self._tail)
+        error, message = outcome.get("error", ""), outcome.get("message", "")
+        reason = explain_failure(error, message, code, self._tail)
         if self._directory is None:
             raise WorkError(reason)
+        if error == NonFiniteError.__name__:
+            reason = f"{message}; {kept_checkpoint(self._directory)}"
         self._directory.finish("failed", reason=reason, final_metrics=self._row, warnings=self._warnings)
         raise WorkError(f"training failed: {reason}\n  log:   {self._directory.path / LOG}")
+
+
+def kept_checkpoint(directory: RunDirectory) -> str:
+    """Which checkpoint a run that came to no numbers has left."""
+    latest = directory.latest()
+    return f"the last good checkpoint is {latest.path.name}" if latest else "there is no checkpoint"
 
 
 def metrics_row(event: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hlrp.config import LeRobotRun, load_config, refuse_unused, require_dataset,
 from hlrp.data.dataset_info import DatasetInfo, find_dataset, read_dataset
 from hlrp.data.episodes import read_episodes, split_episodes
 from hlrp.errors import UserError
-from hlrp.runs import Checkpoint, RunDirectory, new_run_path, resolve_pretrained
+from hlrp.runs import Checkpoint, RunDirectory, claim_run_path, new_run_path, resolve_pretrained
 from hlrp.runs.directory import git_commit
 from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.lerobot_command import Command, build_arguments, build_command, resume_arguments
@@ -106,8 +106,12 @@ class Plan(NamedTuple):
     warnings: list[str]
 
 
-def plan(run: LeRobotRun) -> Plan:
+def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
     """Check everything that can be checked without LeRobot, and decide the command.
+
+    Args:
+        run: The configuration.
+        path: The run directory, if one is claimed; None: the one that the run would have.
 
     Raises:
         UserError: The first mistake found.
@@ -136,7 +140,7 @@ def plan(run: LeRobotRun) -> Plan:
     if run.model.init_from and not foundation_of(run.model):
         run = _resolve_start(run)
     steps = run.trainer.total_steps(_frames(dataset, run)) if dataset else run.trainer.steps
-    path = new_run_path(run.output_dir, run.job_name or run.model.policy_type)
+    path = path or new_run_path(run.output_dir, run.job_name or run.model.policy_type)
     return Plan(build_command(run, build_arguments(run, dataset, path, steps, known)), dataset, path, steps, warnings)
 
 
@@ -198,23 +202,24 @@ def _check_device(device: str | None) -> None:
 def train(run: LeRobotRun) -> RunResult:
     """Run a fresh training."""
     run = with_absolute_paths(run)
-    command, dataset, path, steps, warnings = plan(run)
+    with claim_run_path(run.output_dir, run.job_name or run.model.policy_type) as lock:
+        command, dataset, path, steps, warnings = plan(run, lock.folder)
 
-    def create() -> RunDirectory:
-        return RunDirectory.create(
-            path,
-            config_yaml=to_yaml(run),
-            trainer="lerobot",
-            policy=run.model.policy_type,
-            dataset=describe_data([dataset]) if dataset else {"repo_id": run.data.repo_id},
-            seed=run.trainer.seed,
-            steps=steps,
-            git_commit=git_commit(Path(__file__).parent),
-            command=command.argv,
-            warnings=warnings,
-        )
+        def create() -> RunDirectory:
+            return RunDirectory.create(
+                path,
+                config_yaml=to_yaml(run),
+                trainer="lerobot",
+                policy=run.model.policy_type,
+                dataset=describe_data([dataset]) if dataset else {"repo_id": run.data.repo_id},
+                seed=run.trainer.seed,
+                steps=steps,
+                git_commit=git_commit(Path(__file__).parent),
+                command=command.argv,
+                warnings=warnings,
+            )
 
-    return TrainingSession(command, create, steps=steps, notes=warnings).run()
+        return TrainingSession(command, lock, create, steps=steps, notes=warnings).run()
 
 
 def resumable(directory: RunDirectory) -> tuple[Checkpoint, list[str]]:
@@ -268,12 +273,13 @@ def plan_resume(
 
 def resume(directory: RunDirectory, run: LeRobotRun, steps: int | None = None) -> RunResult:
     """Continue a run from its newest complete checkpoint, in its own folder."""
-    command, checkpoint, skipped, total = plan_resume(directory, run, steps)
+    with directory.sole_writer() as lock:
+        command, checkpoint, notes, total = plan_resume(directory, run, steps)
 
-    def reopen() -> RunDirectory:
-        directory.rewind_metrics(checkpoint.step)
-        resumed = [*directory.manifest.get("resumed", []), {"step": checkpoint.step, "skipped": skipped}]
-        directory.update(status="running", steps=total, command=command.argv, resumed=resumed, reason=None)
-        return directory
+        def reopen() -> RunDirectory:
+            notes.extend(directory.rewind_metrics(checkpoint.step))
+            resumed = [*directory.manifest.get("resumed", []), {"step": checkpoint.step, "skipped": notes}]
+            directory.update(status="running", steps=total, command=command.argv, resumed=resumed, reason=None)
+            return directory
 
-    return TrainingSession(command, reopen, steps=total, start=checkpoint.step, notes=skipped).run()
+        return TrainingSession(command, lock, reopen, steps=total, start=checkpoint.step, notes=notes).run()

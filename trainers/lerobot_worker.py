@@ -1,5 +1,7 @@
 """The process that runs LeRobot's own training: `python -m trainers.lerobot_worker ARGUMENTS OF lerobot-train`.
 
+It is started with `hlrp.processes.child_environment`, so that the current folder's own `trainers/` is none of it.
+
 Nothing heavy is imported at module level: LeRobot spawns its data workers, and each imports this module again.
 """
 
@@ -15,7 +17,9 @@ from typing import Any
 
 from hlrp import compat
 from hlrp.errors import HlrpError, UserError
-from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, Emitter
+from hlrp.finite import FiniteLoss, NonFiniteError
+from hlrp.processes import stop_signals
+from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS, Emitter
 
 
 def _stop_with_parent() -> None:
@@ -90,7 +94,7 @@ def main() -> int:
         if not emit.silent:
             stop(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         signal.signal(number, on_signal)
     try:
 
@@ -106,7 +110,8 @@ def main() -> int:
         register_third_party_plugins()
         _check_policy()
         _check_device()
-        train = compat.install_training_hooks(report, stop, _preflight(emit))
+        loss = FiniteLoss(int(os.environ[MAX_NONFINITE_STEPS]))
+        train = compat.install_training_hooks(report, stop, _preflight(emit), loss)
         _show_one_picture()
         _refuse_unbuildable()
         train()
@@ -115,6 +120,9 @@ def main() -> int:
         sys.stdout.flush()
         # Other ranks may be waiting in a collective; leaving the group in order would wait for them.
         os._exit(128 + (stop.signal_number or 0))
+    except NonFiniteError as error:
+        emit("failed", error=type(error).__name__, message=str(error))
+        return error.exit_code
     except HlrpError as error:
         emit("user_error", message=str(error))
         return error.exit_code

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hlrp.files import fsync_folder, fsync_tree, replace_link
+from hlrp.finite import require_finite_weights
 from hlrp.runs import list_checkpoints
 from hlrp.runs.checkpoints import PRETRAINED, TRAINING_STATE
 from trainers.lightning_models import export
@@ -31,6 +32,9 @@ def save_checkpoint(trainer: Trainer, module: LightningModule, folder: Path, *, 
         module: What is trained; what it exports goes to `pretrained_model/`.
         folder: `checkpoints/` of the run; used by the first process alone.
         keep_last: Checkpoints to keep; None: all.
+
+    Raises:
+        NonFiniteError: The weights are no numbers; nothing is written.
     """
     final = folder / f"{trainer.global_step:06d}"
     _write(trainer, module, final, lambda state: trainer.save_checkpoint(state, weights_only=False))
@@ -42,6 +46,7 @@ def save_checkpoint(trainer: Trainer, module: LightningModule, folder: Path, *, 
 
 
 def _write(trainer: Trainer, module: LightningModule, final: Path, save_state: Callable[[Path], None]) -> None:
+    require_finite_weights(module, trainer.global_step)
     temporary = final.with_name(f"{_UNFINISHED}{final.name}")
     if trainer.is_global_zero:
         final.parent.mkdir(parents=True, exist_ok=True)

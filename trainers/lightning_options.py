@@ -10,16 +10,39 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hlrp.config import ClassPath, FromConfig, LightningTrainerSection, resolve_class_path
 from hlrp.config.sections import OWNED_TRAINER_ARGS
 from hlrp.errors import UserError, suggest
+from trainers.lerobot_command import default_log_freq
 from trainers.lightning_checkpoints import BestCheckpoint
 from trainers.lightning_state import SafeCheckpointIO
 
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _OWN_FORMATS = ("fsdp", "deepspeed", "model_parallel", "xla")
 _COPIES = ("spawn", "fork", "notebook")
+
+
+def log_freq_of(section: LightningTrainerSection) -> int:
+    """Steps between rows of metrics."""
+    # With a length in epochs the steps are not known yet.
+    return section.log_freq or (default_log_freq(section.steps) if section.max_epochs is None else 50)
+
+
+def make_trainer(section: LightningTrainerSection, path: Path, *, start: int, share_out: bool) -> Trainer:
+    """Lightning's Trainer for a run; see `trainer_arguments`.
+
+    Raises:
+        UserError: Lightning refuses the settings, or something asked for is not here.
+    """
+    arguments = trainer_arguments(section, path, start=start, log_freq=log_freq_of(section), share_out=share_out)
+    try:
+        return Trainer(**arguments)
+    except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
+        raise UserError(
+            f"Lightning refuses these settings: {error}", where="trainer", fix="change the named setting"
+        ) from error
 
 
 def trainer_arguments(

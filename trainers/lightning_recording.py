@@ -1,13 +1,10 @@
-"""What a Lightning run reports of itself: rows of `metrics.jsonl`, the log file, warnings, progress."""
+"""What a Lightning run reports of itself: rows of `metrics.jsonl`, warnings, progress."""
 
-import json
 import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 import psutil
@@ -16,8 +13,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers.logger import Logger
 from rich.console import Console
 
+from hlrp.files import json_text
+from hlrp.finite import FiniteLoss
 from hlrp.runs import RunDirectory
-from hlrp.runs.directory import LOG, METRICS
+from hlrp.runs.directory import METRICS
 from trainers.lightning_loops import StepTimes
 from trainers.progress import TrainingProgress
 
@@ -56,11 +55,15 @@ class Recorder:
         console: Where to say it.
         directory: The run; None in all processes but the first.
         warnings: What is known before the start.
+        most_nonfinite: Steps in a row whose loss may be no number.
     """
 
-    def __init__(self, console: Console, directory: RunDirectory | None, warnings: list[str]) -> None:
+    def __init__(
+        self, console: Console, directory: RunDirectory | None, warnings: list[str], most_nonfinite: int
+    ) -> None:
         self._console, self._directory = console, directory
         self.warnings = warnings
+        self._finite, self._warned = FiniteLoss(most_nonfinite), False
         self.row: dict[str, Any] = {}
         self.grad_norm: torch.Tensor | None = None
         self._progress: TrainingProgress | None = None
@@ -120,14 +123,17 @@ class Recorder:
         self._console.print(f"step {step}  {shown}")
 
     def write_row(self, trainer: Trainer) -> None:
-        """Write the row of the steps since the last one; every process has to call it."""
+        """Write the row of the steps since the last one; every process has to call it.
+
+        Raises:
+            NonFiniteError: The loss has not been a number for too many steps, in all processes alike.
+        """
         began = time.perf_counter()
-        step, batches = trainer.global_step, max(1, len(self._losses))
-        steps = max(1, step - self._last_step)
-        loss = torch.stack(self._losses).mean() if self._losses else torch.tensor(math.nan)
-        loss = trainer.strategy.reduce(loss, reduce_op="mean")
+        step, losses = trainer.global_step, self._losses
+        steps, batches = max(1, step - self._last_step), max(1, len(losses))
+        loss = float(trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean")) if losses else None
         if self._directory is not None:
-            row: dict[str, Any] = {"step": step, "loss": float(loss)}
+            row: dict[str, Any] = {"step": step} if loss is None else {"step": step, "loss": loss}
             if self.grad_norm is not None:
                 row["grad_norm"] = float(self.grad_norm)
             if trainer.optimizers:
@@ -148,19 +154,34 @@ class Recorder:
             self._show({**row, **self._logged}, batches)
         self._last_step, self._losses, self._samples, self._logged = step, [], 0, {}
         self._data_s = self._update_s = 0.0
+        if loss is not None:
+            self._watch(trainer, loss, losses, steps)
+
+    def _watch(self, trainer: Trainer, loss: float, losses: list[torch.Tensor], steps: int) -> None:
+        """Look at the steps of a row one by one, if their mean says that there is something to see."""
+        step = trainer.global_step
+        if math.isfinite(loss):
+            self._finite.see(step, True)
+            return
+        if not self._warned:
+            self._warned = True
+            self.warn(f"the loss is not a finite number at step {step}: lower the learning rate or check the data")
+        finite = trainer.strategy.reduce(torch.stack(losses).isfinite().float(), reduce_op="mean").tolist()
+        each = max(1, len(finite) // steps)  # gradients may be accumulated
+        for number in range(min(steps, len(finite) // each)):
+            share = finite[number * each : (number + 1) * each]
+            self._finite.see(step - steps + number + 1, min(share) == 1)
 
     def _show(self, row: dict[str, Any], batches: int) -> None:
         self.row = row
         self._write(row)
-        _LOG.info("step %d (%d batches): %s", row["step"], batches, json.dumps(row))
+        _LOG.info("step %d (%d batches): %s", row["step"], batches, json_text(row))
         if self._progress is not None:
             self._progress.row(row)
-        if math.isnan(row["loss"]):
-            self.warn(f"the loss is not a number from step {row['step']} on: lower the learning rate or check the data")
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._metrics is not None:
-            self._metrics.write(json.dumps({**row, "time": round(time.time(), 3)}) + "\n")
+            self._metrics.write(json_text({**row, "time": round(time.time(), 3)}) + "\n")
             self._metrics.flush()
 
     def flush(self) -> None:
@@ -177,53 +198,9 @@ class Recorder:
         self._directory.update(warnings=self.warnings)
 
 
-class _Warnings(logging.Handler):
-    """Passes warnings of this project's modules on to the terminal and the manifest."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__(logging.WARNING)
-        self._recorder = recorder
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == logging.WARNING:
-            self._recorder.warn(record.getMessage())
-
-
 def batch_length(batch: Any) -> int:
     """Samples in a batch: the length of the first tensor found in it; 0 if there is none."""
     if isinstance(batch, torch.Tensor):
         return int(batch.shape[0]) if batch.dim() else 1
     items: Any = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
     return next((length for item in items if (length := batch_length(item))), 0)
-
-
-@contextmanager
-def log_file(folder: Path | None, recorder: Recorder | None = None) -> Iterator[None]:
-    """Send what Python, Lightning and warnings log to the run's `log.txt`, and keep it off the terminal.
-
-    Args:
-        folder: The run directory; None: the log is dropped.
-        recorder: Told the warnings of this project's own modules.
-    """
-    chatty = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning", "py.warnings")]
-    before = [(log, log.handlers[:], log.propagate) for log in chatty]
-    root, ours, level = logging.getLogger(), logging.getLogger("hlrp"), _LOG.level
-    handler = logging.FileHandler(folder / LOG, encoding="utf8") if folder else logging.NullHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    warn = _Warnings(recorder) if recorder is not None else logging.NullHandler()
-    for log in chatty:
-        log.handlers, log.propagate = [handler], False
-    _LOG.setLevel(logging.INFO)
-    root.addHandler(handler)
-    ours.addHandler(warn)
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        root.removeHandler(handler)
-        ours.removeHandler(warn)
-        for log, handlers, propagate in before:
-            log.handlers, log.propagate = handlers, propagate
-        _LOG.setLevel(level)
-        handler.close()

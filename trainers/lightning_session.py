@@ -12,14 +12,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from hlrp.errors import HlrpError, Interrupted, UserError, WorkError
+from hlrp.finite import NonFiniteError
 from hlrp.runs import RunDirectory
 from hlrp.runs.directory import LOG
 from trainers.base import RunResult
 from trainers.lerobot_command import default_log_freq, default_save_freq
-from trainers.lerobot_session import explain_failure
+from trainers.lerobot_session import explain_failure, kept_checkpoint
 from trainers.lightning_checkpoints import save_checkpoint
+from trainers.lightning_log import RunLog
 from trainers.lightning_loops import StepTimes, make_exact
-from trainers.lightning_recording import Recorder, RunLogger, log_file
+from trainers.lightning_recording import Recorder, RunLogger
 from trainers.lightning_signals import StoppedBySignal, StopRequests
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class SessionPlan:
         seed: Seed of the run.
         resume_from: Checkpoint folder to continue.
         warnings: Known before the start.
+        max_nonfinite_steps: Steps in a row whose loss may be no number.
         rollouts: Of a policy, while it is trained; None: none.
     """
 
@@ -49,6 +52,7 @@ class SessionPlan:
     seed: int
     resume_from: Path | None = None
     warnings: list[str] = field(default_factory=list)
+    max_nonfinite_steps: int = 10
     rollouts: "Rollouts | None" = None
 
 
@@ -82,7 +86,7 @@ class LightningSession:
 
     def __init__(self, trainer: Trainer, directory: RunDirectory | None, plan: SessionPlan, console: Console) -> None:
         self._trainer, self._directory, self._plan, self._console = trainer, directory, plan, console
-        self.recorder = Recorder(console, directory, list(plan.warnings))
+        self.recorder = Recorder(console, directory, list(plan.warnings), plan.max_nonfinite_steps)
         self._requests = StopRequests()
         self._module: LightningModule | None = None
         self._total = self._log_freq = self._save_freq = 1
@@ -92,8 +96,14 @@ class LightningSession:
         callbacks.append(_Watch(self))
         trainer.loggers = [*trainer.loggers, RunLogger(self.recorder)]
 
-    def run(self, module: LightningModule, datamodule: Any, *, compiled: bool = False) -> RunResult:
+    def run(self, module: LightningModule, datamodule: Any, log: RunLog, *, compiled: bool = False) -> RunResult:
         """Fit, and close the run directory whatever happens.
+
+        Args:
+            module: What is trained.
+            datamodule: Its data.
+            log: Which is about to get its file.
+            compiled: Whether to run the module through torch.compile.
 
         Raises:
             UserError: Refused before the first step; a fresh run's folder is removed again.
@@ -101,11 +111,13 @@ class LightningSession:
             Interrupted: Stopped by a signal; the checkpoint is saved.
         """
         self._module = module
-        path = self._directory.path if self._directory else None
         model: Any = torch.compile(module) if compiled else module
         resume = self._plan.resume_from
         failure: BaseException | None = None
-        with log_file(path, self.recorder), self._requests:
+        if self._directory is not None:
+            log.write_to(self._directory.path)
+        log.silence()
+        with self._requests:
             try:
                 self._trainer.fit(model, ckpt_path=resume / "training_state" if resume else None, **_data(datamodule))
             except (Exception, KeyboardInterrupt, SystemExit) as error:
@@ -200,8 +212,8 @@ class LightningSession:
         return RunResult(self._directory.path, latest.path if latest else None, row, warnings)
 
     def _finish_other(self, failure: BaseException | None) -> RunResult:
-        if isinstance(failure, StoppedBySignal):
-            # The first process ends with the signal's code; any code but 0 here would make Lightning kill it.
+        if isinstance(failure, StoppedBySignal | NonFiniteError):
+            # The first process says it all and ends with its code; any but 0 here would make Lightning kill it.
             raise SystemExit(0)
         if failure is not None:
             raise failure
@@ -237,6 +249,8 @@ class LightningSession:
             raise failure
         message = str(failure)
         reason = message if isinstance(failure, HlrpError) else explain_failure(type(failure).__name__, message, 1, [])
+        if isinstance(failure, NonFiniteError):
+            reason += f"; {kept_checkpoint(directory)}"
         directory.finish("failed", reason=reason, final_metrics=self.recorder.row, warnings=self.recorder.warnings)
         if isinstance(failure, UserError):
             raise failure

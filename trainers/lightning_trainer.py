@@ -1,6 +1,8 @@
 """Lightning's training behind the same interface as LeRobot's: one configuration, one kind of run directory."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,21 +18,21 @@ from hlrp.config import (
 )
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
 from hlrp.errors import UserError
-from hlrp.runs import RunDirectory, new_run_path
+from hlrp.processes import is_first_process
+from hlrp.runs import RunDirectory, claim_run_path, new_run_path
 from hlrp.runs.directory import git_commit
 from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.lightning_models import build_datamodule, build_module, check_model, job_name, orders_itself
 from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
     from rich.console import Console
     from torch.utils.data import DataLoader
 
     from hlrp.runs import Checkpoint
     from trainers.lightning_rollouts import Rollouts
+    from trainers.lightning_session import SessionPlan
 
 
 class LightningTrainer(BaseTrainer):
@@ -126,14 +128,16 @@ class LightningTrainer(BaseTrainer):
             module: For a run that was started with a module made in Python: that module, made again.
             datamodule: The same for its data.
         """
-        checkpoint, skipped, run = plan_resume(directory, run, steps)
-        run = resumed_paths(directory, run)
-        dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
-        check_same_data(directory, dataset)
-        check_data(run, dataset)
-        return _execute(
-            run, module, datamodule, dataset=dataset, directory=directory, checkpoint=checkpoint, notes=skipped
-        )
+        # Of several processes the first one writes, for all of them.
+        with directory.sole_writer() if is_first_process() else nullcontext():
+            checkpoint, skipped, run = plan_resume(directory, run, steps)
+            run = resumed_paths(directory, run)
+            dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
+            check_same_data(directory, dataset)
+            check_data(run, dataset)
+            return _execute(
+                run, module, datamodule, dataset=dataset, directory=directory, checkpoint=checkpoint, notes=skipped
+            )
 
     @staticmethod
     def dry_run(run: LightningRun, *, resume: RunDirectory | None = None, steps: int | None = None) -> str:
@@ -146,7 +150,7 @@ class LightningTrainer(BaseTrainer):
         if resume is not None:
             check_same_data(resume, datasets)
         check_data(run, datasets)
-        path = resume.path if resume else _new_path(run, True)
+        path = resume.path if resume else new_run_path(run.output_dir, run.job_name or job_name(run))
         with without_log_lines():
             _prepare(run, path, None, None, checkpoint=checkpoint, say=lambda _: None)
             if isinstance(run.model, PolicyModel) and checkpoint is None:
@@ -216,51 +220,38 @@ def _execute(
     checkpoint: "Checkpoint | None" = None,
     notes: list[str] | None = None,
 ) -> RunResult:
-    """Build what is missing and run it; the folder is made last, so that a refusal leaves nothing."""
+    """Build what is missing and run it; the folder is filled last, so that a refusal leaves nothing."""
     from rich.console import Console
 
     # Before Lightning's own import, which this shortens by seconds.
     from trainers import lightning_imports  # noqa: F401  isort: skip
     from lightning.pytorch import seed_everything
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    from trainers.lightning_recording import log_file
-    from trainers.lightning_session import LightningSession, SessionPlan
+    from trainers.lightning_log import RunLog
+    from trainers.lightning_session import LightningSession
 
-    section, first = run.trainer, getattr(rank_zero_only, "rank", 0) == 0
+    first, notes = is_first_process(), list(notes or [])
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not first)
-    path = directory.path if directory else _new_path(run, first)
-    rollouts = _rollouts(run, path)
-    for note in notes or []:
+    for note in notes:
         console.print(f"warning: {note}", style="yellow")
-    console.print(f"making the model and the data ({job_name(run)})")
-    seed_everything(section.seed, workers=True, verbose=False)
-    own_data = datamodule is not None
-    with log_file(None):
-        trainer, module, datamodule = _prepare(run, path, module, datamodule, checkpoint=checkpoint, say=console.print)
-    if first:
-        directory = _open(run, path, dataset, directory, checkpoint, notes or [])
-        console.print(f"run: {path}")
-        if not own_data:
-            _announce(console, run, trainer)
-    plan = SessionPlan(
-        log_freq=_log_freq(section),
-        save_freq=section.save_freq,
-        keep_last=section.keep_last,
-        seed=section.seed,
-        resume_from=checkpoint.path if checkpoint else None,
-        warnings=notes or [],
-        rollouts=rollouts,
-    )
-    session = LightningSession(trainer, directory if first else None, plan, console)
-    return session.run(module, datamodule, compiled=section.compile)
 
+    def warn(message: str) -> None:
+        if message not in notes:
+            notes.append(message)
+            console.print(f"warning: {message}", style="yellow")
 
-def _log_freq(section: LightningTrainerSection) -> int:
-    from trainers.lerobot_command import default_log_freq
-
-    # With a length in epochs the steps are not known yet.
-    return section.log_freq or (default_log_freq(section.steps) if section.max_epochs is None else 50)
+    with RunLog(warn) as log, _folder(run, directory, first) as path:
+        console.print(f"making the model and the data ({job_name(run)})")
+        seed_everything(run.trainer.seed, workers=True, verbose=False)
+        trainer, module, data = _prepare(run, path, module, datamodule, checkpoint=checkpoint, say=console.print)
+        if first:
+            directory = _open(run, path, dataset, directory, checkpoint, notes, warn)
+            console.print(f"run: {path}")
+            if datamodule is None:
+                _announce(console, run, trainer)
+        plan = _plan(run, path, checkpoint, notes)
+        session = LightningSession(trainer, directory if first else None, plan, console)
+        return session.run(module, data, log, compiled=run.trainer.compile)
 
 
 def _prepare(
@@ -279,27 +270,47 @@ def _prepare(
     """
     # Before Lightning's own import, which this shortens by seconds.
     from trainers import lightning_imports  # noqa: F401  isort: skip
-    from lightning.pytorch import Trainer
-
-    from trainers.lightning_options import trainer_arguments
+    from trainers.lightning_options import make_trainer
     from trainers.lightning_policies import settle
 
     if isinstance(run.model, PolicyModel) and run.env is not None:
         from trainers.policy_checks import check_environment_fields
 
         check_environment_fields(run.env)
-    datamodule = build_datamodule(run, say) if datamodule is None else datamodule
-    arguments = trainer_arguments(
-        settle(run),
-        path,
-        start=checkpoint.step if checkpoint else 0,
-        log_freq=_log_freq(run.trainer),
-        share_out=not orders_itself(datamodule),
-    )
-    trainer = _make_trainer(Trainer, arguments)
+    data = datamodule if datamodule is not None else build_datamodule(run, say)
+    start = checkpoint.step if checkpoint else 0
+    trainer = make_trainer(settle(run), path, start=start, share_out=not orders_itself(data))
     if module is None:
-        module = build_module(run, datamodule, checkpoint.path if checkpoint else None)
-    return trainer, module, datamodule
+        module = build_module(run, data, checkpoint.path if checkpoint else None)
+    return trainer, module, data
+
+
+def _plan(run: LightningRun, path: Path, checkpoint: "Checkpoint | None", notes: list[str]) -> "SessionPlan":
+    from trainers.lightning_options import log_freq_of
+    from trainers.lightning_session import SessionPlan
+
+    return SessionPlan(
+        log_freq=log_freq_of(run.trainer),
+        save_freq=run.trainer.save_freq,
+        keep_last=run.trainer.keep_last,
+        seed=run.trainer.seed,
+        resume_from=checkpoint.path if checkpoint else None,
+        warnings=notes,
+        max_nonfinite_steps=run.trainer.max_nonfinite_steps,
+        rollouts=_rollouts(run, path),
+    )
+
+
+@contextmanager
+def _folder(run: LightningRun, directory: RunDirectory | None, first: bool) -> Iterator[Path]:
+    """The folder of the run: of one that is continued, or claimed for a fresh one."""
+    if directory is not None:
+        yield directory.path
+    elif not first:
+        yield Path.cwd()  # writes nothing, and the first process may have made the folder already
+    else:
+        with claim_run_path(run.output_dir, run.job_name or job_name(run)) as lock:
+            yield lock.folder
 
 
 def _rollouts(run: LightningRun, path: Path) -> "Rollouts | None":
@@ -310,22 +321,6 @@ def _rollouts(run: LightningRun, path: Path) -> "Rollouts | None":
     return Rollouts.of(run, path / "eval")
 
 
-def _make_trainer(cls: "type[Trainer]", arguments: dict[str, Any]) -> "Trainer":
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-    try:
-        return cls(**arguments)
-    except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
-        raise UserError(
-            f"Lightning refuses these settings: {error}", where="trainer", fix="change the named setting"
-        ) from error
-
-
-def _new_path(run: LightningRun, first: bool) -> Path:
-    # Other processes write nothing, and the first one may have made the folder already.
-    return new_run_path(run.output_dir, run.job_name or job_name(run)) if first else Path.cwd()
-
-
 def _open(
     run: LightningRun,
     path: Path,
@@ -333,12 +328,14 @@ def _open(
     directory: RunDirectory | None,
     checkpoint: "Checkpoint | None",
     notes: list[str],
+    warn: Callable[[str], None],
 ) -> RunDirectory:
     if directory is not None and checkpoint is not None:
         from trainers.lightning_checkpoints import clear_unfinished
 
         clear_unfinished(directory.path / "checkpoints")
-        directory.rewind_metrics(checkpoint.step)
+        for lost in directory.rewind_metrics(checkpoint.step):
+            warn(lost)
         resumed = [*directory.manifest.get("resumed", []), {"step": checkpoint.step, "skipped": notes}]
         directory.update(status="running", steps=run.trainer.steps, resumed=resumed, reason=None)
         return directory

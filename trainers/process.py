@@ -6,15 +6,16 @@ import selectors
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import FrameType
+
+from hlrp.processes import leave_closed_terminal, signal_handlers
 
 _POLL_S = 0.5
 _READ = 1 << 16
 
 
 class TrainingProcess:
-    """A child in a session of its own; SIGINT and SIGTERM of this process are passed on to it.
+    """A child in a session of its own; SIGINT, SIGTERM and SIGHUP of this process are passed on to it.
 
     Args:
         argv: Argument list.
@@ -34,9 +35,14 @@ class TrainingProcess:
             env=os.environ | environment,
         )
 
+    @property
+    def pid(self) -> int:
+        """Number of the child."""
+        return self._process.pid
+
     def run(self, on_line: Callable[[str], None]) -> int:
         """Feed every line of output to ``on_line`` until the child ends; return its exit code (-N for signal N)."""
-        with _handlers(self._on_signal):
+        with signal_handlers(self._on_signal):
             try:
                 for line in self._lines():
                     on_line(line)
@@ -68,6 +74,7 @@ class TrainingProcess:
             yield buffer.decode("utf8", "replace")
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        leave_closed_terminal()
         if self.stopped_by is not None and number == signal.SIGINT:
             # The second Ctrl-C means now: the newest complete checkpoint stays, this step is lost.
             self._killed = True
@@ -92,19 +99,3 @@ class TrainingProcess:
         self._signal_group(signal.SIGKILL)
         if self._process.stdout:
             self._process.stdout.close()
-
-
-@contextmanager
-def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        # Python delivers signals to the main thread alone; a notebook's worker thread trains without them.
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)

@@ -133,6 +133,8 @@ class TrainerSection(Settings):
     """Share of the episodes held out for a loss that is not trained on."""
     eval_steps: int = Field(default=0, ge=0)
     """Steps between computations of the held-out loss; 0: none."""
+    max_nonfinite_steps: int = Field(default=10, ge=1)
+    """Steps in a row whose loss may be NaN or infinite before the run fails."""
 
     @model_validator(mode="before")
     @classmethod

@@ -100,7 +100,7 @@ def merge(base: Tree, overlay: Tree) -> Tree:
         below = merged.get(key)
         if isinstance(node, dict) and isinstance(below, dict):
             merged[key] = merge(below, node)
-        elif isinstance(node, dict) and isinstance(value_of(below), list) and all(k.isdigit() for k in node):
+        elif isinstance(node, dict) and isinstance(value_of(below), list) and all(k.isdecimal() for k in node):
             merged[key] = _merge_into_list(key, below, node)
         else:
             merged[key] = node

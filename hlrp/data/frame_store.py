@@ -10,7 +10,6 @@ Bytes of `done` follow the flushed frames they speak of, so a store that was kil
 with the same bytes.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -290,22 +289,26 @@ class _DiskStorage:
 
 @contextmanager
 def _lock(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        lock = FileLock(folder / "lock")  # the system drops it with the process, whatever way that ends
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            announce(f"another process is decoding these frames; waiting for it ({folder})")
+            lock.acquire()
     except OSError as error:
         raise UserError(
             f"decoded frames cannot be kept there: {error.strerror}",
             where=str(folder),
             fix="set HLRP_CACHE to a folder that can be written, or use data.cache=ram",
         ) from error
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            announce(f"another process is decoding these frames; waiting for it ({folder})")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # the system drops the lock with the file, whatever way the process ends
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _require_space(need: int, free: int, kind: str, key: str) -> None:

@@ -1,6 +1,5 @@
 """Latent labels as columns of a dataset: a new dataset folder whose videos are links to those of the old one."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -200,9 +199,10 @@ def write_column(table: LatentTable, info: DatasetInfo, output: Path, *, copy: b
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
     """Keep other processes from making the same dataset at once; they wait, and find it made."""
+    from filelock import FileLock
+
     lock = output.with_name(f".{output.name}.lock")
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(lock):
         try:
             yield
         finally:

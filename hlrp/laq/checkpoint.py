@@ -13,7 +13,7 @@ from hlrp import __version__
 from hlrp.errors import UserError
 from hlrp.files import write_bytes, write_text
 from hlrp.laq.config import LAQConfig
-from hlrp.runs import safetensors_problem
+from hlrp.runs import checkpoint_step, safetensors_problem
 from hlrp.runs.kinds import refuse_other
 
 if TYPE_CHECKING:
@@ -134,8 +134,12 @@ def find_model(path: Path) -> Path:
 
 def whole_model(path: Path) -> tuple[Path | None, list[str]]:
     """The folder with a manifest and whole weights that ``path`` means, and what is wrong with newer ones."""
-    steps = [p for p in (path / "checkpoints").glob("*") if p.name.isdigit() and not p.is_symlink()]
-    newest_first = sorted(steps, key=lambda p: int(p.name), reverse=True)
+    steps = [
+        (step, p)
+        for p in (path / "checkpoints").glob("*")
+        if (step := checkpoint_step(p)) is not None and not p.is_symlink()
+    ]
+    newest_first = [p for _, p in sorted(steps, reverse=True)]
     broken: list[str] = []
     for folder in (path, path / MODEL_FOLDER, *(p / MODEL_FOLDER for p in newest_first)):
         if not (folder / MANIFEST).is_file():

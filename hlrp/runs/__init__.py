@@ -1,11 +1,20 @@
 """Run directories: what a run was asked, what it did, and what it left to evaluate, resume or deploy."""
 
-from hlrp.runs.checkpoints import Checkpoint, list_checkpoints, resolve_pretrained, safetensors_problem
-from hlrp.runs.directory import RunDirectory, list_runs, new_run_path
+from hlrp.runs.checkpoints import (
+    Checkpoint,
+    checkpoint_step,
+    list_checkpoints,
+    resolve_pretrained,
+    safetensors_problem,
+)
+from hlrp.runs.directory import RunDirectory, claim_folder, claim_run_path, list_runs, new_run_path
 
 __all__ = [
     "Checkpoint",
     "RunDirectory",
+    "checkpoint_step",
+    "claim_folder",
+    "claim_run_path",
     "list_checkpoints",
     "list_runs",
     "new_run_path",

@@ -33,7 +33,7 @@ def safetensors_problem(path: Path) -> str | None:
             ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
     except OSError as error:
         return f"{path.name} cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return f"{path.name} is not a safetensors file"
     expected = 8 + length + max(ends, default=0)
     if size != expected:
@@ -46,7 +46,7 @@ def _json_problem(path: Path) -> str | None:
         return f"{path.name} is missing"
     try:
         json.loads(path.read_text(encoding="utf8"))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return f"{path.name} is not valid JSON"
     return None
 
@@ -125,8 +125,19 @@ def list_checkpoints(folder: Path) -> list[Checkpoint]:
     """Every checkpoint below a run's `checkpoints/` folder, oldest first, complete or not."""
     if not folder.is_dir():
         return []
-    found = [read_checkpoint(p) for p in folder.iterdir() if p.name.isdigit() and p.is_dir() and not p.is_symlink()]
-    return sorted(found, key=lambda c: c.step)
+    try:
+        found = [p for p in folder.iterdir() if checkpoint_step(p) is not None and p.is_dir() and not p.is_symlink()]
+    except OSError as error:
+        raise UserError(
+            f"the checkpoints cannot be read: {error.strerror}", where=str(folder), fix="give yourself the right to"
+        ) from error
+    return sorted(map(read_checkpoint, found), key=lambda c: c.step)
+
+
+def checkpoint_step(path: Path) -> int | None:
+    """The step that the name of a checkpoint's folder says; None for all other names."""
+    # `isdigit` alone takes raised digits for some, `int` those of other scripts: no trainer writes either.
+    return int(path.name) if path.name.isascii() and path.name.isdigit() else None
 
 
 def resolve_pretrained(path: Path) -> Path:

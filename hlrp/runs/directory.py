@@ -1,20 +1,22 @@
 """The run directory `outputs/<job>/<time>/`: configuration, manifest, metrics, log, `checkpoints/` and `eval/`."""
 
 import datetime as dt
+import itertools
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError
-from hlrp.files import write_json, write_text
+from hlrp.files import json_text, write_json, write_text
+from hlrp.processes import FolderLock, LockedError, is_unwritten
 from hlrp.runs.checkpoints import Checkpoint, list_checkpoints
+from hlrp.runs.manifest import MANIFEST, SCHEMA_VERSION, read_manifest
 
-SCHEMA_VERSION = 1
-MANIFEST = "run.json"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 LOG = "log.txt"
@@ -66,51 +68,120 @@ def git_commit(folder: Path) -> str | None:
 
 
 def new_run_path(output_dir: Path | None, job_name: str) -> Path:
-    """Choose the folder of a fresh run: ``output_dir`` as it is, or `outputs/<job>/<time>` with a free name.
+    """Where a fresh run would go: ``output_dir`` as it is, or `outputs/<job>/<time>` with a free name.
+
+    Nothing is made and nothing is kept for this process: `claim_run_path` does that.
 
     Raises:
         UserError: ``output_dir`` exists, or its parent cannot be written.
     """
     if output_dir is not None:
         path = output_dir.absolute()
-        if path.exists():
-            raise UserError(
-                "the output folder exists already",
-                where=f"output_dir = {path}",
-                fix="choose another --output-dir, or go on with --resume",
-            )
+        if os.path.lexists(path) and not _is_claim(path):
+            raise _exists(path)
     else:
-        base = (Path("outputs") / job_name / dt.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).absolute()
-        path, number = base, 2
-        while path.exists():
-            path, number = base.with_name(f"{base.name}-{number}"), number + 1
+        path = next(path for path in _numbered(_run_path_of_now(job_name)) if not os.path.lexists(path))
     check_writable(path)
     return path
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a path below which nothing can be written, before any work is done.
+@contextmanager
+def claim_run_path(output_dir: Path | None, job_name: str) -> Iterator[FolderLock]:
+    """Inside, the folder of a fresh run is there, locked, and no other process's; see `new_run_path`.
+
+    If nothing was put into it, nothing of it is left.
 
     Raises:
-        UserError: No right to write in the nearest existing parent, or its disk is full.
+        UserError: ``output_dir`` exists, another process makes it at this moment, or its parent cannot be written.
     """
-    parent = path
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise UserError(f"{parent} is a file, not a folder", where=str(path), fix="choose another output folder")
-    probe = parent / f".hlrp-probe-{os.getpid()}"
+    if output_dir is None:
+        with claim_folder(_run_path_of_now(job_name)) as lock:
+            yield lock
+        return
+    path = new_run_path(output_dir, job_name)
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(FolderLock(path, fresh=True))
+        except FileExistsError:
+            raise _exists(path) from None
+        yield lock
+
+
+@contextmanager
+def claim_folder(base: Path) -> Iterator[FolderLock]:
+    """Inside, a new folder is there and locked: ``base``, or the first of `<base>-2`, ... that nobody else has.
+
+    Raises:
+        UserError: Its parent cannot be written.
+    """
+    check_writable(base.parent)
+    with ExitStack() as stack:
+        for path in _numbered(base.absolute()):
+            try:
+                lock = stack.enter_context(FolderLock(path, fresh=True))
+                break
+            except (FileExistsError, LockedError):
+                continue
+        yield lock
+
+
+def _run_path_of_now(job_name: str) -> Path:
+    return (Path("outputs") / job_name / dt.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).absolute()
+
+
+def _numbered(base: Path) -> Iterator[Path]:
+    yield base
+    yield from (base.with_name(f"{base.name}-{number}") for number in itertools.count(2))
+
+
+def _is_claim(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and is_unwritten(path)
+
+
+def _exists(path: Path) -> UserError:
+    link = " (a link to something that is not there)" if not path.exists() else ""
+    return UserError(
+        f"the output folder exists already{link}",
+        where=f"output_dir = {path}",
+        fix="choose another --output-dir, or go on with --resume",
+    )
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a folder in which nothing can be written, before any work is done.
+
+    Raises:
+        UserError: It is a file or a link to nothing, or lies below one; no right to write in the nearest existing
+            parent, or its disk is full.
+    """
+    parent = path.absolute()
+    if "\0" in str(path):
+        raise UserError("a name cannot hold a NUL character", where=repr(str(path)), fix="choose another output folder")
     try:
-        with probe.open("wb") as file:
-            file.write(b"\0" * 4096)
-            file.flush()
-            os.fsync(file.fileno())
+        while not parent.exists():
+            if parent.is_symlink():
+                raise UserError(
+                    f"{parent} is a link to something that is not there", where=str(path), fix="choose another folder"
+                )
+            parent = parent.parent
+        if not parent.is_dir():
+            raise UserError(f"{parent} is a file, not a folder", where=str(path), fix="choose another output folder")
+        _probe(parent)
     except OSError as error:
         raise UserError(
             f"cannot write there: {error.strerror}",
             where=str(path),
             fix="choose another output folder, or free space and rights",
         ) from error
+
+
+def _probe(folder: Path) -> None:
+    probe = folder / f".hlrp-probe-{os.getpid()}"
+    try:
+        with probe.open("wb") as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
     finally:
         probe.unlink(missing_ok=True)
 
@@ -124,8 +195,16 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, *, config_yaml: str, **fields: Any) -> "RunDirectory":
-        """Make the folder with its configuration and a manifest whose status is `running`."""
-        path.mkdir(parents=True, exist_ok=False)
+        """Make the folder, unless it is claimed, with its configuration and a manifest whose status is `running`.
+
+        Raises:
+            UserError: There is something in it.
+        """
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if not _is_claim(path):
+                raise _exists(path) from None
         write_text(path / CONFIG, config_yaml)
         manifest = {
             "schema_version": SCHEMA_VERSION,
@@ -154,20 +233,25 @@ class RunDirectory:
                 fix="`hlrp runs list` shows the runs" + (f"; newest: {', '.join(known)}" if known else ""),
             )
         try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf8"))
+            manifest = read_manifest(path / MANIFEST)
         except FileNotFoundError as error:
             raise UserError(
                 f"this folder is not a run: it has no {MANIFEST}",
                 where=str(path),
                 fix="give the folder that `hlrp train` named at its start",
             ) from error
-        except (ValueError, OSError) as error:
-            raise UserError(
-                f"{MANIFEST} cannot be read: {error}", where=str(path / MANIFEST), fix="restore the file"
-            ) from error
-        if manifest.get("schema_version", 0) > SCHEMA_VERSION:
-            raise UserError("this run was written by a newer hlrp", where=str(path / MANIFEST), fix="upgrade hlrp")
         return cls(path.absolute(), manifest)
+
+    @contextmanager
+    def sole_writer(self) -> Iterator[FolderLock]:
+        """Inside, no other process writes this run, and the manifest is as the last one left it.
+
+        Raises:
+            UserError: Another process writes it; it is named.
+        """
+        with FolderLock(self.path) as lock:
+            self.manifest = RunDirectory.open(self.path).manifest
+            yield lock
 
     def save(self) -> None:
         """Write the manifest."""
@@ -192,29 +276,56 @@ class RunDirectory:
         return next((c for c in reversed(self.checkpoints()) if c.complete), None)
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """Rows of `metrics.jsonl`; a last line cut by a kill is left out."""
+        """Rows of `metrics.jsonl`; lines that are none are left out."""
+        return (row for _, row in self._lines() if row is not None)
+
+    def _lines(self) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """Every line's number, from 1, and its row; None: it holds no row with a step."""
+        path = self.path / METRICS
         try:
-            text = (self.path / METRICS).read_text(encoding="utf8")
+            text = path.read_text(encoding="utf8", errors="replace")
         except FileNotFoundError:
             return
-        for line in text.splitlines():
+        except OSError as error:
+            raise UserError(
+                f"{METRICS} cannot be read: {error.strerror}", where=str(path), fix="take it away, or restore it"
+            ) from error
+        for number, line in enumerate(text.split("\n"), 1):
             try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if line.strip():
+                yield number, row if isinstance(row, dict) and isinstance(row.get("step", 0), int) else None
 
-    def rewind_metrics(self, step: int) -> None:
-        """Drop rows after ``step``: a resumed run repeats them."""
-        rows: Iterable[dict[str, Any]] = [r for r in self.metrics() if r.get("step", 0) <= step]
-        write_text(self.path / METRICS, "".join(json.dumps(r) + "\n" for r in rows))
+    def rewind_metrics(self, step: int) -> list[str]:
+        """Drop rows after ``step``, which a resumed run repeats, and lines that are no rows.
+
+        Returns:
+            A sentence for the user if lines were lost by more than the kill that cuts the last one.
+        """
+        lines = list(self._lines())
+        rows = [row for _, row in lines if row is not None and row.get("step", 0) <= step]
+        broken = [number for number, row in lines[:-1] if row is None]
+        write_text(self.path / METRICS, "".join(json_text(row) + "\n" for row in rows))
+        if not broken:
+            return []
+        numbers = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
+        return [f"{METRICS}: {len(broken)} damaged lines are dropped (lines {numbers})"]
 
 
-def list_runs(root: Path) -> list[RunDirectory]:
-    """Every run below ``root``, oldest first; folders whose manifest cannot be read are left out."""
+def list_runs(root: Path, on_problem: Callable[[UserError], None] | None = None) -> list[RunDirectory]:
+    """Every run below ``root``, oldest first; what cannot be read is left out.
+
+    Args:
+        root: Folder to search.
+        on_problem: Told of every manifest that cannot be read, or is not one.
+    """
     runs = []
     for manifest in root.rglob(MANIFEST) if root.is_dir() else ():
         try:
             runs.append(RunDirectory.open(manifest.parent))
-        except UserError:
-            continue
+        except UserError as problem:
+            if on_problem is not None:
+                on_problem(problem)
     return sorted(runs, key=lambda r: r.manifest.get("started", ""))

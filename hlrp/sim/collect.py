@@ -15,6 +15,7 @@ from typing import Any
 
 from hlrp.errors import Interrupted, UserError, WorkError, suggest
 from hlrp.files import fsync_folder
+from hlrp.processes import leave_closed_terminal, stop_signals
 from hlrp.sim.catalog import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, envs_catalog, expand_tasks, require_installed
 from hlrp.sim.dataset import METADATA, build_dataset
 from hlrp.sim.pool import ExpertPool, Job, run_apart
@@ -297,9 +298,13 @@ def read_metadata(dataset_root: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError("this file is not JSON", where=str(path), fix="restore it, or delete it") from error
+        content = json.loads(path.read_text(encoding="utf8"))
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            "this file is not JSON that can be read", where=str(path), fix="restore it, or delete it"
+        ) from error
     if content.get("schema_version") != _SCHEMA_VERSION:
         what = f"schema version {content.get('schema_version')!r} is not {_SCHEMA_VERSION}"
         raise UserError(what, where=str(path), fix="use the release of hlrp that recorded it")
@@ -349,13 +354,14 @@ def _signals_raise() -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():
         yield check
         return
-    wanted = (signal.SIGINT, signal.SIGTERM)
+    wanted = stop_signals()
 
     def stop(number: int, _frame: object) -> None:
         received.append(number)
         # A second signal must not break into the clean-up; it takes seconds at most.
         for each in wanted:
             signal.signal(each, signal.SIG_IGN)
+        leave_closed_terminal()
         raise _SignalError(number)
 
     before = {each: signal.signal(each, stop) for each in wanted}

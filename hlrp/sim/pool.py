@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from hlrp.errors import WorkError
+from hlrp.processes import child_environment
 from hlrp.sim.rendering import configure_gl
 from hlrp.sim.staging import Staging
 
@@ -192,17 +193,32 @@ def _context() -> Any:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_HEAVY)
-    # The server and its children inherit a blocked SIGINT: Ctrl-C reaches the whole process group, also in the seconds
-    # of its imports, and it is this process that decides what ends. It stays blocked here for that long, so that none
-    # is lost. The resource tracker unblocks SIGINT when it starts, so it has to run before.
+    # The server and its children inherit blocked signals: Ctrl-C and a closed terminal reach the whole process group,
+    # also in the seconds of its imports, and it is this process that decides what ends. They stay blocked here for that
+    # long, so that none is lost. The resource tracker unblocks SIGINT when it starts, so it has to run before.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
-        with _errors_unseen():
+        with _errors_unseen(), _environment(child_environment()):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for what is started inside."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -222,8 +238,10 @@ def _errors_unseen() -> Iterator[None]:
 
 
 def _become_worker(log: Path) -> None:
-    """Leave Ctrl-C to the parent, end with it, and write to the log instead of the terminal."""
+    """Leave Ctrl-C and a closed terminal to the parent, end with it, and write to the log instead of the terminal."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _end_with_parent()
     with log.open("ab") as file:

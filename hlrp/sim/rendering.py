@@ -51,7 +51,7 @@ def probe_rendering(timeout_s: float = 10.0) -> None:
             return
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=timeout_s, check=False
+            [sys.executable, "-P", "-c", _PROBE], capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise _failure(backend, f"no frame within {timeout_s:g} s") from error

@@ -4,13 +4,13 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlrp.errors import UserError
 from hlrp.files import fsync_folder, write_json
+from hlrp.processes import FolderLock
 
 if TYPE_CHECKING:
     from hlrp.sim.experts import Demonstration
@@ -36,9 +36,7 @@ class Staging:
             UserError: It was begun with other settings, or another process records there.
         """
         root = partial_path(output)
-        root.mkdir(exist_ok=True)
-        with (root / "lock").open("w") as lock:
-            _lock(lock.fileno(), root)
+        with FolderLock(root):
             _check_settings(root / "settings.json", settings)
             yield cls(root)
 
@@ -58,7 +56,7 @@ class Staging:
         if not folder.is_dir():
             return {}
         kinds = {".npz": True, ".failed": False}
-        files = (file for file in folder.iterdir() if file.suffix in kinds and not file.name.startswith("."))
+        files = (file for file in folder.iterdir() if file.suffix in kinds and file.stem.isdecimal())
         return {int(file.stem): kinds[file.suffix] for file in files}
 
     def save(self, task: str, number: int, demonstration: "Demonstration | None") -> None:
@@ -102,25 +100,20 @@ class Staging:
         shutil.rmtree(self.root)
 
 
-def _lock(descriptor: int, root: Path) -> None:
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise UserError("another process is recording to this output", where=str(root), fix="wait for it") from error
-
-
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, settings)
         return
     try:
-        before = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError("the settings of an unfinished recording cannot be read", where=str(path)) from error
+        before = json.loads(path.read_text(encoding="utf8"))
+        if not isinstance(before, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            "the settings of an unfinished recording cannot be read",
+            where=str(path),
+            fix=f"delete {path.parent}, and record again",
+        ) from error
     # As JSON writes them, so that a tuple equals the list it becomes.
     now = json.loads(json.dumps(settings))
     differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]

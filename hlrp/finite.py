@@ -1,0 +1,54 @@
+"""Telling when a training has come to numbers that are none (NaN, infinities), from which it never returns."""
+
+import math
+from typing import TYPE_CHECKING
+
+from hlrp.errors import WorkError
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+
+class NonFiniteError(WorkError):
+    """Training has left the numbers: going on would only spend time, and saving would spoil checkpoints."""
+
+
+class FiniteLoss:
+    """Counts the steps in a row whose loss is no number.
+
+    Args:
+        most: Such steps that are put up with: mixed precision skips a few while it looks for its scale.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._row = most, 0
+
+    def see(self, step: int, finite: bool) -> None:
+        """Take the next step.
+
+        Raises:
+            NonFiniteError: As many as are allowed were not finite, one after the other.
+        """
+        self._row = 0 if finite else self._row + 1
+        if self._row >= self._most:
+            raise NonFiniteError(
+                f"the loss was not a finite number for {self._row} steps in a row, from step {step - self._row + 1} "
+                "on: lower the learning rate or check the data"
+            )
+
+
+def require_finite_weights(module: "Module", step: int) -> None:
+    """Refuse weights that hold NaN or infinities; one wait for the device.
+
+    Raises:
+        NonFiniteError: They do.
+    """
+    from torch.nn.utils import get_total_norm
+
+    weights = [p.detach() for p in module.parameters() if p.is_floating_point()]
+    # The largest magnitude: NaN and infinity come through, and nothing as large as the weights is made.
+    if not math.isfinite(get_total_norm(weights, norm_type=math.inf)):
+        raise NonFiniteError(
+            f"the weights of step {step} are not finite numbers, and are not saved: lower the learning rate or check "
+            "the data"
+        )
