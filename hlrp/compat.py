@@ -196,7 +196,7 @@ def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss) -> None:
 
 
 def _save_atomically(script: Any, emit: Emit, stop: StopRequest) -> None:
-    save, due, link = script.save_checkpoint, script.should_save_checkpoint, script.update_last_checkpoint
+    save, due = script.save_checkpoint, script.should_save_checkpoint
 
     def should_save_checkpoint(*args: Any, **kwargs: Any) -> bool:
         return stop.signal_number is not None or due(*args, **kwargs)
@@ -218,15 +218,11 @@ def _save_atomically(script: Any, emit: Emit, stop: StopRequest) -> None:
     def update_last_checkpoint(checkpoint_dir: Path) -> Path:
         # LeRobot unlinks `last` and makes it anew: a kill in between leaves none. A rename has no in-between.
         last = checkpoint_dir.parent / "last"
-        if not last.is_symlink():
-            result = link(checkpoint_dir)  # the first checkpoint: there is no link to lose yet
-        else:
-            replace_link(last, checkpoint_dir.name)
-            result = last
+        replace_link(last, checkpoint_dir.name)
         emit("checkpoint", name=checkpoint_dir.name)
         if stop.signal_number is not None:
             raise StoppedAfterSaveError
-        return result
+        return last
 
     script.save_checkpoint = save_checkpoint
     script.should_save_checkpoint = should_save_checkpoint

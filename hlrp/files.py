@@ -1,5 +1,6 @@
 """Writing files so that a kill at any moment leaves the old content or the new one, never half of it."""
 
+import itertools
 import json
 import math
 import os
@@ -73,7 +74,13 @@ def fsync_tree(folder: Path) -> None:
 
 
 def replace_link(link: Path, target: str) -> None:
-    """Point the symbolic link ``link`` at ``target``, beside it, in one step: a kill leaves the old link or the new."""
+    """Point the symbolic link ``link`` at ``target``, beside it, in one step: a kill leaves the old link or the new.
+
+    A folder of that name, as copying a run with its links followed leaves, is kept as `<name>.copied`.
+    """
+    if link.is_dir() and not link.is_symlink():
+        names = (link.with_name(f"{link.name}.copied{number or ''}") for number in itertools.count())
+        link.rename(next(name for name in names if not os.path.lexists(name)))
     fresh = link.with_name(f".{link.name}.partial")
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hlrp.errors import UserError
+from hlrp.files import replace_link
 from hlrp.runs import RunDirectory, checkpoint_step, claim_run_path, list_checkpoints, list_runs, new_run_path
 from hlrp.runs.directory import check_writable
 
@@ -138,3 +139,16 @@ def test_an_output_that_is_a_link_to_nothing_is_refused(tmp_path: Path, use: str
 def test_a_name_that_the_system_does_not_take_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"cannot write there|NUL"):
         check_writable(tmp_path / name)
+
+
+def test_the_newest_checkpoints_link_is_replaced_in_one_step_and_a_copied_folder_is_kept(tmp_path: Path) -> None:
+    """A copy of a run whose links were followed has a folder where the link was."""
+    last = tmp_path / "last"
+    last.mkdir()
+    (last / "weights").write_text("copied")
+    replace_link(last, "000020")
+    assert last.readlink() == Path("000020")
+    assert (tmp_path / "last.copied" / "weights").read_text() == "copied"
+    replace_link(last, "000040")
+    assert last.readlink() == Path("000040")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "last.copied"]
