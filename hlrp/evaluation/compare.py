@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError
-from hlrp.runs.statistics import paired_difference
-from trainers.eval_plan import EvalPlan, make_plan, read_json
-from trainers.eval_types import RESULTS, SCHEMA_VERSION, EvalRequest, EvalResult, Listener
-from trainers.evaluation import evaluate, save
+from hlrp.evaluation.plan import EvalPlan, make_plan, read_json
+from hlrp.evaluation.request import RESULTS, SCHEMA_VERSION, EvalRequest, EvalResult, Listener
+from hlrp.evaluation.run import evaluate, save
+from hlrp.evaluation.statistics import paired_difference
 
 Trial = tuple[str, int]
 

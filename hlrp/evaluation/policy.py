@@ -269,6 +269,8 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
     """
     from lerobot.policies import make_policy, make_pre_post_processors
 
+    from hlrp.policies.build import check_statistics
+
     pretrained = Path(config.pretrained_path)
     inputs, outputs = dict(config.input_features or {}), dict(config.output_features or {})
     try:
@@ -296,33 +298,13 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
     preprocessor, postprocessor = make_pre_post_processors(
         policy_cfg=config, pretrained_path=str(pretrained), preprocessor_overrides=overrides
     )
-    check_normalisation([preprocessor, postprocessor], {*inputs, *outputs}, pretrained)
+    check_statistics(
+        [preprocessor, postprocessor],
+        {*inputs, *outputs},
+        where=str(pretrained),
+        fix="train again with the dataset's statistics, or restore the processors' safetensors files",
+    )
     return LoadedPolicy(policy, config, preprocessor, postprocessor, _weight_warnings(policy, pretrained))
-
-
-def check_normalisation(pipelines: list[Any], used: set[str], pretrained: Path) -> None:
-    """Refuse a processor that would pass a feature through unnormalised for want of statistics.
-
-    Raises:
-        UserError: Naming the features.
-    """
-    from lerobot.configs.types import NormalizationMode
-    from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
-
-    bare = set()
-    for pipeline in pipelines:
-        for step in pipeline.steps:
-            if isinstance(step, NormalizerProcessorStep | UnnormalizerProcessorStep):
-                for key, feature in step.features.items():
-                    mode = step.norm_map.get(feature.type, NormalizationMode.IDENTITY)
-                    if key in used and mode is not NormalizationMode.IDENTITY and not (step.stats or {}).get(key):
-                        bare.add(key)
-    if bare:
-        raise UserError(
-            f"the checkpoint has no normalisation statistics for {', '.join(sorted(bare))}: raw values would be used",
-            where=str(pretrained),
-            fix="train again with the dataset's statistics, or restore the processors' safetensors files",
-        )
 
 
 def _weight_warnings(policy: Any, pretrained: Path) -> list[str]:

@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hlrp.evaluation.plan import EvalPlan, make_plan
+from hlrp.evaluation.request import RESULTS, Episode, EvalRequest, EvalResult, Listener, Silent, TaskResult
 from hlrp.files import write_json
 from hlrp.runs.directory import now, package_versions
 from hlrp.sim.catalog import envs_catalog
-from trainers.eval_plan import EvalPlan, make_plan
-from trainers.eval_types import RESULTS, Episode, EvalRequest, EvalResult, Listener, Silent, TaskResult
 
 __all__ = ["Episode", "EvalPlan", "EvalRequest", "EvalResult", "Listener", "TaskResult", "evaluate", "make_plan"]
 
@@ -58,8 +58,8 @@ def save(result: EvalResult) -> None:
 
 
 def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Listener) -> None:
-    from trainers.eval_policy import choose_device, environment_config, policy_config
-    from trainers.eval_replay import replay_recording
+    from hlrp.evaluation.policy import choose_device, environment_config, policy_config
+    from hlrp.evaluation.replay import replay_recording
 
     if request.device is not None:
         choose_device(request.device)
@@ -103,19 +103,19 @@ def _load(request: EvalRequest, plan: EvalPlan, config: Any, env_cfg: Any, resul
     """Check that policy and environment fit, on one environment, before the weights are read."""
     from lerobot.envs import close_envs, make_env_pre_post_processors
 
-    from trainers import eval_policy
+    from hlrp.evaluation import policy as policies
 
     assert plan.pretrained is not None
-    rename = eval_policy.effective_rename_map(plan.pretrained, request.rename_map)
-    environments = eval_policy.build_environments(env_cfg, 1, use_async=False)
+    rename = policies.effective_rename_map(plan.pretrained, request.rename_map)
+    environments = policies.build_environments(env_cfg, 1, use_async=False)
     try:
         vec = environments[0][1]
-        observed = eval_policy.observed_shapes(vec, make_env_pre_post_processors(env_cfg, config)[0])
+        observed = policies.observed_shapes(vec, make_env_pre_post_processors(env_cfg, config)[0])
         shape = getattr(vec.single_action_space, "shape", None)
-        result.warnings += eval_policy.check_features(config, observed, shape[0] if shape else None, rename)
+        result.warnings += policies.check_features(config, observed, shape[0] if shape else None, rename)
     finally:
         close_envs([e for _, e in environments])
-    loaded = eval_policy.load_policy(config, env_cfg, rename, bool(request.rename_map))
+    loaded = policies.load_policy(config, env_cfg, rename, bool(request.rename_map))
     result.warnings += loaded.warnings
     result.provenance["policy"] |= _identity(plan.pretrained)
     return loaded
@@ -124,8 +124,8 @@ def _load(request: EvalRequest, plan: EvalPlan, config: Any, env_cfg: Any, resul
 def _run_tasks(request: EvalRequest, env_cfg: Any, loaded: Any, result: EvalResult, listener: Listener) -> None:
     from lerobot.envs import close_envs, make_env_pre_post_processors
 
-    from trainers.eval_policy import build_environments
-    from trainers.eval_rollout import Film, run_task
+    from hlrp.evaluation.policy import build_environments
+    from hlrp.evaluation.rollout import Film, run_task
 
     environments = build_environments(env_cfg, batch_size(request), request.async_envs)
     processors = make_env_pre_post_processors(env_cfg, loaded.config)

@@ -11,12 +11,12 @@ import torch
 from tiny_policies import save_tiny_act
 
 from hlrp.errors import UserError
+from hlrp.evaluation.compare import compare, evaluate_against, read_results
+from hlrp.evaluation.plan import make_plan
+from hlrp.evaluation.request import Episode, EvalRequest, EvalResult, Silent, TaskResult
+from hlrp.evaluation.run import batch_size, evaluate
 from hlrp.runs import RunDirectory
 from hlrp.sim.rendering import configure_gl
-from trainers.eval_compare import compare, evaluate_against, read_results
-from trainers.eval_plan import make_plan
-from trainers.eval_types import Episode, EvalRequest, EvalResult, Silent, TaskResult
-from trainers.evaluation import batch_size, evaluate
 
 configure_gl()
 TASK = "drawer-close-v3"
@@ -53,8 +53,8 @@ def run_scripted(tmp_path, *, batch, episodes=4, noisy=False, videos=0, length=1
     from lerobot.envs import close_envs
     from lerobot.utils.import_utils import register_third_party_plugins
 
-    from trainers.eval_policy import LoadedPolicy, build_environments, environment_config
-    from trainers.eval_rollout import Film, run_task
+    from hlrp.evaluation.policy import LoadedPolicy, build_environments, environment_config
+    from hlrp.evaluation.rollout import Film, run_task
 
     register_third_party_plugins()
     config = type("Config", (), {"device": "cpu", "use_amp": False})()

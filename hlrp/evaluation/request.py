@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
-from hlrp.runs.statistics import wilson_interval
+from hlrp.evaluation.statistics import wilson_interval
 
 SCHEMA_VERSION = 1
 RESULTS = "results.json"

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from hlrp.runs.statistics import paired_difference, wilson_interval
+from hlrp.evaluation.statistics import paired_difference, wilson_interval
 
 
 # Newcombe, Statistics in Medicine 17 (1998) 857-872, table I, method 3 (Wilson without continuity correction).

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError
-from hlrp.runs.statistics import wilson_interval
-from trainers.eval_plan import recorded_episodes
-from trainers.eval_types import Listener
+from hlrp.evaluation.plan import recorded_episodes
+from hlrp.evaluation.request import Listener
+from hlrp.evaluation.statistics import wilson_interval
 
 # Recordings hold successful episodes and the actions that were executed, so a sound environment repeats them all;
 # the rest is room for other processors' floating-point arithmetic.
@@ -65,7 +65,7 @@ def replay_recording(root: Path, env_cfgs: list[Any], per_task: int, listener: L
     """
     from lerobot.envs import close_envs
 
-    from trainers.eval_policy import build_environments
+    from hlrp.evaluation.policy import build_environments
 
     tasks = [str(c.task) for c in env_cfgs if c.task]
     rows = recorded_rows(root, tasks, per_task)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.compat import evaluation_without_bars
-from trainers.eval_policy import LoadedPolicy, without_prints
-from trainers.eval_types import Episode, Listener, TaskResult
+from hlrp.evaluation.policy import LoadedPolicy, without_prints
+from hlrp.evaluation.request import Episode, Listener, TaskResult
 
 # Frames of a running batch are held until its outcomes are known; beyond this, fewer of its episodes are filmed.
 FRAME_BUDGET_BYTES = 1 << 30

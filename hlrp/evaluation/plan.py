@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError
+from hlrp.evaluation.request import RESULTS, EvalRequest
 from hlrp.runs import RunDirectory, new_run_path, resolve_pretrained
 from hlrp.runs.directory import CONFIG, MANIFEST, check_writable
 from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
 from hlrp.sim.collect import read_metadata
 from hlrp.sim.dataset import METADATA
-from trainers.eval_types import RESULTS, EvalRequest
 
 # Fields that LeRobot's environment classes derive themselves: taking them from an old file would freeze them.
 _DERIVED = ("type", "task", "features", "features_map", "max_parallel_tasks")
