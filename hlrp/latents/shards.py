@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -12,6 +12,7 @@ from hlrp.data.dataset_info import DatasetInfo
 from hlrp.data.episodes import Episodes, window_offset
 from hlrp.errors import UserError
 from hlrp.files import write_bytes
+from hlrp.latents.spec import CodeSpec, Difference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,73 +25,37 @@ _DTYPES = {"I64": np.int64, "I32": np.int32, "I16": np.int16, "BOOL": np.bool_, 
 _MAX_HEADER = 1 << 20
 
 
-class LatentIdentity(BaseModel):
+class LatentIdentity(CodeSpec):
     """What the codes of a table mean and which frames they belong to. Two tables are the same if all of it agrees."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    NAMES: ClassVar[dict[str, str]] = CodeSpec.NAMES | {
+        "dataset_fingerprint": "dataset",
+        "camera": "camera",
+        "offset_frames": "offset in frames",
+        "rows": "frames",
+        "episodes": "episodes",
+        "shard_frames": "frames of a shard",
+    }
 
-    laq_sha256: str
-    """SHA-256 of the quantizer's weights."""
     dataset_fingerprint: str
     camera: str
-    offset_seconds: float
     offset_frames: int
-    """The same in frames of this dataset."""
-    num_frames: int
-    """Frames T of a window."""
-    code_seq_len: int
-    """Positions S of a transition."""
-    codebook_size: int
-    """Codes K."""
-    vector_dim: int | None
-    """Width D of the continuous latents; None: the table has none."""
+    """`offset_seconds` in frames of this dataset."""
     rows: int
     episodes: int
     shard_frames: int
 
-    def differences(self, other: "LatentIdentity") -> list[str]:
-        """Where two identities disagree, as "name: this one / the other"."""
-        mine, theirs = self.model_dump(), other.model_dump()
-        return [f"{name}: {mine[name]} / {theirs[name]}" for name in mine if mine[name] != theirs[name]]
-
-    def mismatches(
-        self,
-        *,
-        dataset: DatasetInfo | None = None,
-        laq: str | None = None,
-        camera: str | None = None,
-        offset_seconds: float | None = None,
-        num_frames: int | None = None,
-        code_seq_len: int | None = None,
-        codebook_size: int | None = None,
-    ) -> list[tuple[str, Any, Any]]:
-        """Where these labels are not what is asked for, as (what, here, asked for); what is None is not asked for.
-
-        Args:
-            dataset: The dataset to label.
-            laq: SHA-256 of the quantizer's weights.
-            camera: Feature that was labelled.
-            offset_seconds: Time between the frames of a window.
-            num_frames: Frames T of a window.
-            code_seq_len: Positions S of a transition.
-            codebook_size: Codes K.
-        """
-        asked: list[tuple[str, Any, Any]] = [
-            ("quantizer (SHA-256 of its weights)", self.laq_sha256, laq),
-            ("camera", self.camera, camera),
-            ("offset in seconds", self.offset_seconds, offset_seconds),
-            ("frames T of a window", self.num_frames, num_frames),
-            ("code positions S", self.code_seq_len, code_seq_len),
-            ("codes K", self.codebook_size, codebook_size),
-        ]
+    def misfits(self, dataset: DatasetInfo | None, asked: Mapping[str, object]) -> list[Difference]:
+        """Where these labels do not belong to ``dataset``, or are not ``asked`` for, as for `CodeSpec.differences`."""
+        wanted = dict(asked)
         if dataset is not None:
-            asked += [
-                ("dataset", self.dataset_fingerprint, dataset.fingerprint()),
-                ("frames", self.rows, dataset.frames),
-                ("episodes", self.episodes, dataset.episodes),
-                ("offset in frames", self.offset_frames, window_offset(self.offset_seconds, dataset.fps)),
-            ]
-        return [(what, here, other) for what, here, other in asked if other is not None and here != other]
+            wanted |= {
+                "dataset_fingerprint": dataset.fingerprint(),
+                "rows": dataset.frames,
+                "episodes": dataset.episodes,
+                "offset_frames": window_offset(self.offset_seconds, dataset.fps),
+            }
+        return self.differences(wanted)
 
 
 class ShardRange(BaseModel):

@@ -17,13 +17,14 @@ from hlrp.data import BadVideoError, DatasetInfo, read_episodes, window_offset
 from hlrp.data.decode import SequentialDecoder
 from hlrp.data.episodes import Episodes, check_camera
 from hlrp.data.frame_pipeline import DeviceChunk, FramePipeline
-from hlrp.data.latent_shards import SHARD_FRAMES, LatentIdentity, ShardRange, ShardRows, plan_shards
-from hlrp.data.latent_table import MANIFEST, check_same_work, finish_table
 from hlrp.errors import UserError
 from hlrp.laq.checkpoint import LAQManifest, find_model, read_manifest
 from hlrp.laq.config import LAQConfig
 from hlrp.laq.model import LAQ
-from hlrp.laq.window_batches import WindowBatcher
+from hlrp.latents.shards import SHARD_FRAMES, LatentIdentity, ShardRange, ShardRows, plan_shards
+from hlrp.latents.spec import CodeSpec
+from hlrp.latents.table import MANIFEST, check_same_work, finish_table
+from hlrp.latents.window_batches import WindowBatcher
 
 CHUNK = 64
 """Frames that are decoded and sent at a time."""
@@ -124,17 +125,12 @@ class LabelRequest:
         Raises:
             UserError: No such camera.
         """
-        config = self.config
+        spec = CodeSpec.of_quantizer(self.config, self.laq_sha256, vectors=self.vectors)
         return LatentIdentity(
-            laq_sha256=self.laq_sha256,
+            **spec.model_dump(),
             dataset_fingerprint=self.info.fingerprint(),
             camera=check_camera(self.info, self.camera),
-            offset_seconds=config.offset_seconds,
-            offset_frames=window_offset(config.offset_seconds, self.info.fps),
-            num_frames=config.num_frames,
-            code_seq_len=config.code_seq_len,
-            codebook_size=config.codebook_size,
-            vector_dim=config.code_dim if self.vectors else None,
+            offset_frames=window_offset(spec.offset_seconds, self.info.fps),
             rows=self.info.frames,
             episodes=self.info.episodes,
             shard_frames=self.shard_frames,

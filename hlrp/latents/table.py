@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hlrp.data.latent_shards import LatentIdentity, ShardRange, map_arrays, read_header
+from hlrp.data import DatasetInfo
 from hlrp.errors import UserError
 from hlrp.files import write_json
+from hlrp.latents.shards import LatentIdentity, ShardRange, map_arrays, read_header
+from hlrp.latents.spec import describe
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -71,7 +73,7 @@ def check_same_work(folder: Path, identity: LatentIdentity) -> None:
     differ = theirs.differences(identity)
     if differ:
         raise UserError(
-            f"the folder holds labels of another kind (there / asked for: {'; '.join(differ)})",
+            f"the folder holds labels of another kind ({describe(differ, 'the folder', 'asked for is')})",
             where=str(folder),
             fix="choose another --output, or delete the folder",
         )
@@ -94,7 +96,7 @@ def finish_table(folder: Path, identity: LatentIdentity, shards: Sequence[ShardR
         differ = header.identity.differences(identity)
         if differ or header.range != shard:
             raise UserError(
-                f"the shard is of another labelling (there / here: {'; '.join(differ) or 'other rows'})",
+                f"the shard is of another labelling ({describe(differ, 'the shard', 'the table') or 'other rows'})",
                 where=str(folder / shard.name),
                 fix="delete it and run again",
             )
@@ -179,24 +181,20 @@ class LatentTable:
     def __len__(self) -> int:
         return self.identity.rows
 
-    def differences(self, **asked: Any) -> list[str]:
-        """Where the table is not what is asked for, each as one phrase that names both sides; see `check`."""
-        return [f"{what}: the table has {a}, asked for is {b}" for what, a, b in self.identity.mismatches(**asked)]
-
-    def check(self, **asked: Any) -> None:
+    def check(self, *, dataset: DatasetInfo | None = None, **asked: object) -> None:
         """Check that the table is what a run needs; what is None is not checked.
 
         Args:
-            **asked: ``dataset`` (DatasetInfo), ``laq`` (SHA-256 of the quantizer's weights), ``camera``,
-                ``offset_seconds``, ``num_frames``, ``code_seq_len``, ``codebook_size``.
+            dataset: The dataset to label.
+            **asked: Fields of `LatentIdentity`: ``laq_sha256``, ``camera``, ``offset_seconds``, ``num_frames``, ...
 
         Raises:
             UserError: Naming both sides of everything that differs.
         """
-        differ = self.differences(**asked)
+        differ = self.identity.misfits(dataset, asked)
         if differ:
             raise UserError(
-                f"the latent table does not fit: {'; '.join(differ)}",
+                f"the latent table does not fit: {describe(differ, 'the table', 'asked for is')}",
                 where=str(self.folder),
                 fix="label the dataset again with hlrp precompute-latents, or use the table that belongs to it",
             )

@@ -11,17 +11,17 @@ from hlrp.data import (
     BadVideoError,
     DatasetInfo,
     FrameWindows,
-    LatentTable,
     WindowSource,
     read_dataset,
     read_episodes,
 )
 from hlrp.data.episodes import Episodes
-from hlrp.data.latent_shards import plan_shards, read_header
-from hlrp.data.latent_table import sha256_of
 from hlrp.errors import UserError
 from hlrp.laq.checkpoint import find_model, read_manifest
 from hlrp.laq.model import LAQ
+from hlrp.latents.shards import plan_shards, read_header
+from hlrp.latents.spec import describe
+from hlrp.latents.table import LatentTable, sha256_of
 
 MAX_DIFFERENT = 0.01
 """Share of codes of the sample that may differ: another device or batch size rounds sums differently, and a code that
@@ -83,7 +83,8 @@ def verify_table(
         return result
     result.rows = len(table)
     sha256 = read_manifest(model).weights_sha256 if model is not None else None
-    result.problems += table.differences(dataset=info, laq=sha256)
+    differ = table.identity.misfits(info, {"laq_sha256": sha256})
+    result.problems += [describe([difference], "the table", "asked for is") for difference in differ]
     if result.problems:
         return result
     episodes = read_episodes(info)

@@ -11,20 +11,18 @@ import torch
 from torch import Tensor
 
 from hlrp.config import LightningRun, SourceSection
-from hlrp.data import DatasetInfo, LatentTable
-from hlrp.data.latent_column import CODES, LatentColumn
-from hlrp.data.latent_shards import LatentIdentity
+from hlrp.data import DatasetInfo
 from hlrp.errors import UserError
-from hlrp.foundation.config import LatentSpec
 from hlrp.laq import LAQ
 from hlrp.laq.checkpoint import find_model, read_manifest
-from hlrp.laq.labelling import choose_camera
+from hlrp.latents import LatentTable
+from hlrp.latents.column import CODES, LatentColumn
+from hlrp.latents.labelling import choose_camera
+from hlrp.latents.spec import CodeSpec, describe
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from hlrp.laq.config import LAQConfig
 
 FRAMES, VALID = "label_frames", "label_valid"
 CODES_KEY, MASK_KEY, VECTORS_KEY = "target_codes", "target_mask", "target_vectors"
@@ -62,7 +60,7 @@ class LabelSource(Protocol):
     """Labels of the samples of a run."""
 
     @property
-    def spec(self) -> LatentSpec:
+    def spec(self) -> CodeSpec:
         """What the labels mean."""
 
     @property
@@ -104,15 +102,9 @@ class PrecomputedLabels:
         self._rows, self._vectors = tuple(rows), vectors
         labelled = [row for row in rows if row is not None]
         first = labelled[0].identity
-        self.spec = _spec_of(first, vectors=vectors)
+        self.spec = first.codes(vectors=vectors)
         for row in labelled:
-            row.check(
-                laq=first.laq_sha256,
-                offset_seconds=first.offset_seconds,
-                num_frames=first.num_frames,
-                code_seq_len=first.code_seq_len,
-                codebook_size=first.codebook_size,
-            )
+            row.check(**first.codes().model_dump())
             if vectors:
                 row.vectors([0])  # an error now rather than in a worker process
         self.cameras = tuple(first.camera if row is None else row.identity.camera for row in rows)
@@ -168,18 +160,10 @@ class OnlineLabels:
     """
 
     def __init__(self, laq: LAQ, sha256: str, cameras: Sequence[str], *, vectors: bool = False) -> None:
-        config: LAQConfig = laq.config
         self._laq = laq.eval().requires_grad_(False)
         self.cameras = tuple(cameras)
-        self.spec = LatentSpec(
-            codebook_size=config.codebook_size,
-            code_seq_len=config.code_seq_len,
-            num_frames=config.num_frames,
-            offset_seconds=config.offset_seconds,
-            laq_sha256=sha256,
-            vector_dim=config.code_dim if vectors else None,
-        )
-        self.window = LabelWindow(config.image_size, self.cameras)
+        self.spec = CodeSpec.of_quantizer(laq.config, sha256, vectors=vectors)
+        self.window = LabelWindow(laq.config.image_size, self.cameras)
 
     def read(self, source: int, index: "NDArray[np.int64]") -> "dict[str, NDArray[Any]]":
         """Nothing: labels are made from the window."""
@@ -215,7 +199,7 @@ class NoLabels:
         cameras: The camera of each source.
     """
 
-    def __init__(self, spec: LatentSpec, cameras: Sequence[str]) -> None:
+    def __init__(self, spec: CodeSpec, cameras: Sequence[str]) -> None:
         self.spec, self.cameras, self.window = spec, tuple(cameras), None
 
     def read(self, source: int, index: "NDArray[np.int64]") -> "dict[str, NDArray[Any]]":
@@ -295,14 +279,12 @@ def _online(run: LightningRun, infos: Sequence[DatasetInfo], *, vectors: bool) -
     assert run.latents.laq is not None, "the schema asks for it"
     folder = find_model(run.latents.laq)
     manifest = read_manifest(folder)
-    asked = {"data.num_frames": run.data.num_frames, "data.offset_seconds": run.data.offset_seconds}
-    has = {"data.num_frames": manifest.num_frames, "data.offset_seconds": manifest.offset_seconds}
-    differ = [f"{key} is {value}, the quantizer has {has[key]}" for key, value in asked.items()]
-    differ = [text for text, (key, value) in zip(differ, asked.items(), strict=True) if value not in (None, has[key])]
-    if differ:
+    spec = CodeSpec.of_quantizer(manifest.config, manifest.weights_sha256)
+    asked = {"num_frames": run.data.num_frames, "offset_seconds": run.data.offset_seconds}
+    if differ := spec.differences(asked):
         raise UserError(
-            f"the quantizer does not fit: {'; '.join(differ)}",
-            where=str(run.latents.laq),
+            f"the quantizer does not fit: {describe(differ, 'the quantizer', 'the run asks for')}",
+            where=f"data.num_frames, data.offset_seconds, {run.latents.laq}",
             fix="leave these keys out: the labels' own values are taken",
         )
     asked_camera = run.data.cameras[0] if run.data.cameras is not None and len(run.data.cameras) == 1 else None
@@ -311,17 +293,6 @@ def _online(run: LightningRun, infos: Sequence[DatasetInfo], *, vectors: bool) -
     with torch.random.fork_rng(devices=[]):
         laq = LAQ.from_checkpoint(folder)
     return OnlineLabels(laq, manifest.weights_sha256, cameras, vectors=vectors)
-
-
-def _spec_of(identity: LatentIdentity, *, vectors: bool) -> LatentSpec:
-    return LatentSpec(
-        codebook_size=identity.codebook_size,
-        code_seq_len=identity.code_seq_len,
-        num_frames=identity.num_frames,
-        offset_seconds=identity.offset_seconds,
-        laq_sha256=identity.laq_sha256,
-        vector_dim=identity.vector_dim if vectors else None,
-    )
 
 
 def count_codes(codes: Tensor, mask: Tensor, codebook_size: int) -> Tensor:

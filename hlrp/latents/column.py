@@ -14,10 +14,11 @@ import numpy as np
 
 from hlrp.data.columns import read_column
 from hlrp.data.dataset_info import INFO, DatasetInfo
-from hlrp.data.latent_shards import LatentIdentity
-from hlrp.data.latent_table import LatentTable
 from hlrp.errors import UserError
 from hlrp.files import fsync_tree, write_json
+from hlrp.latents.shards import LatentIdentity
+from hlrp.latents.spec import describe
+from hlrp.latents.table import LatentTable
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -123,16 +124,16 @@ class LatentColumn:
         self._codes = read_column(info, CODES).astype(np.int64).reshape(-1, pairs, positions)
         self._valid = read_column(info, VALID).astype(bool).reshape(-1, pairs)
 
-    def check(self, *, dataset: DatasetInfo | None = None, **asked: Any) -> None:
+    def check(self, *, dataset: DatasetInfo | None = None, **asked: object) -> None:
         """As `LatentTable.check`, but for the dataset, which the codes are part of.
 
         Raises:
             UserError: Naming both sides of everything that differs.
         """
-        differ = [f"{what}: the column has {a}, asked for is {b}" for what, a, b in self.identity.mismatches(**asked)]
+        differ = self.identity.misfits(None, asked)
         if differ:
             raise UserError(
-                f"the dataset's codes do not fit: {'; '.join(differ)}",
+                f"the dataset's codes do not fit: {describe(differ, 'the column', 'asked for is')}",
                 where=str(self.info.root),
                 fix="label the dataset again with hlrp precompute-latents",
             )
