@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
+from hlrp.laq.card.probe import ProbeResult, probe
 from hlrp.laq.config import LAQConfig
 from hlrp.laq.model import LAQ, LAQOutput
-from hlrp.laq.probe import ProbeResult, probe
 
 MOVING_THRESHOLD = 0.1
 """A pixel moves if a channel of it changes by more than this, of [0, 1]: above the noise of video compression."""

@@ -8,6 +8,7 @@ import torch
 from laq_toys import moving_square
 
 from hlrp.laq import LAQ
+from hlrp.laq.card.probe import probe
 from hlrp.laq.metrics import (
     LAQMeter,
     code_counts,
@@ -18,7 +19,6 @@ from hlrp.laq.metrics import (
     psnr,
     random_laq,
 )
-from hlrp.laq.probe import probe
 
 Build = Callable[..., LAQ]
 

@@ -13,14 +13,14 @@ from hlrp.config import LightningRun, to_yaml
 from hlrp.data import read_dataset
 from hlrp.errors import UserError
 from hlrp.laq import LAQ, LAQConfig
+from hlrp.laq.card.held_out import held_out_sources, run_of
+from hlrp.laq.card.pictures import draw_pictures
+from hlrp.laq.card.probe import ProbeResult
+from hlrp.laq.card.report import make_report
+from hlrp.laq.card.transfer import measure_transfer
+from hlrp.laq.card.verdict import judge, overall
 from hlrp.laq.checkpoint import LAQSource, read_manifest
-from hlrp.laq.held_out import held_out_sources, run_of
 from hlrp.laq.metrics import LAQScores
-from hlrp.laq.pictures import draw_pictures
-from hlrp.laq.probe import ProbeResult
-from hlrp.laq.report import make_report
-from hlrp.laq.transfer import measure_transfer
-from hlrp.laq.verdict import judge, overall
 
 SHAPE = {
     "image_size": (24, 24),

@@ -12,14 +12,14 @@ from torch import Tensor
 from hlrp.data import FrameWindows, window_offset
 from hlrp.errors import UserError
 from hlrp.files import write_json, write_text
+from hlrp.laq.card.held_out import HeldOut, held_out_sources, run_of
+from hlrp.laq.card.pictures import SourcePictures, draw_pictures
+from hlrp.laq.card.transfer import Transfer, measure_transfer
+from hlrp.laq.card.verdict import Check, Probes, judge, overall
 from hlrp.laq.checkpoint import find_model, read_manifest
 from hlrp.laq.config import LAQConfig
-from hlrp.laq.held_out import HeldOut, held_out_sources, run_of
 from hlrp.laq.metrics import LAQMeter, LAQScores, code_counts, probe_all, probe_inputs, random_laq
 from hlrp.laq.model import LAQ
-from hlrp.laq.pictures import SourcePictures, draw_pictures
-from hlrp.laq.transfer import Transfer, measure_transfer
-from hlrp.laq.verdict import Check, Probes, judge, overall
 from hlrp.runs.directory import now, package_versions
 
 SCHEMA_VERSION = 1
@@ -168,7 +168,7 @@ class Report:
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write `report.json` and `report.html` into ``folder``, which is made if missing; returns both paths."""
-        from hlrp.laq.report_html import render
+        from hlrp.laq.card.report_html import render
 
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / HTML_NAME, render(self))

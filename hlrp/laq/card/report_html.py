@@ -5,13 +5,13 @@ from html import escape
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from hlrp.laq.page_style import CSS
-from hlrp.laq.pictures import Example, SourcePictures, data_uri
+from hlrp.laq.card.page_style import CSS
+from hlrp.laq.card.pictures import Example, SourcePictures, data_uri
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hlrp.laq.report import Measured, Report, SourceReport
+    from hlrp.laq.card.report import Measured, Report, SourceReport
 
 _MARK = {True: ("pass", "passed"), False: ("fail", "not passed"), None: ("open", "not decided")}
 _HEADLINE = {
