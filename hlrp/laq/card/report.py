@@ -14,11 +14,12 @@ from hlrp.errors import UserError
 from hlrp.files import write_json, write_text
 from hlrp.laq.card.held_out import HeldOut, held_out_sources, run_of
 from hlrp.laq.card.pictures import SourcePictures, draw_pictures
+from hlrp.laq.card.probe import probe_all, probe_inputs
 from hlrp.laq.card.transfer import Transfer, measure_transfer
 from hlrp.laq.card.verdict import Check, Probes, judge, overall
 from hlrp.laq.checkpoint import find_model, read_manifest
 from hlrp.laq.config import LAQConfig
-from hlrp.laq.metrics import LAQMeter, LAQScores, code_counts, probe_all, probe_inputs, random_laq
+from hlrp.laq.metrics import LAQMeter, LAQScores, code_counts, random_laq
 from hlrp.laq.model import LAQ
 from hlrp.runs.directory import now, package_versions
 
