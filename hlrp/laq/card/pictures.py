@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
@@ -196,8 +197,6 @@ def _picture(pixels: Tensor) -> Tensor:
 
 def data_uri(picture: Tensor) -> str:
     """A picture uint8 ``[3, H, W]`` as a PNG that stands in the page itself."""
-    from PIL import Image
-
     stream = io.BytesIO()
     Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(stream, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

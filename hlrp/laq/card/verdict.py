@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+from hlrp.laq.card.probe import ProbeResult
 from hlrp.laq.metrics import USED_FLOOR, LAQScores
-from hlrp.laq.probe import ProbeResult
 
 PSNR_GAIN, PROBE_GAIN = 1.0, 0.1
 """dB over copying, and R2 over the frame alone and over a random quantizer, that the gate asks for."""

@@ -12,14 +12,16 @@ from torch import Tensor
 from hlrp.data import FrameWindows, window_offset
 from hlrp.errors import UserError
 from hlrp.files import write_json, write_text
+from hlrp.laq.card.held_out import HeldOut, held_out_sources, run_of
+from hlrp.laq.card.pictures import SourcePictures, draw_pictures
+from hlrp.laq.card.probe import probe_all, probe_inputs
+from hlrp.laq.card.report_html import render
+from hlrp.laq.card.transfer import Transfer, measure_transfer
+from hlrp.laq.card.verdict import Check, Probes, judge, overall
 from hlrp.laq.checkpoint import find_model, read_manifest
 from hlrp.laq.config import LAQConfig
-from hlrp.laq.held_out import HeldOut, held_out_sources, run_of
-from hlrp.laq.metrics import LAQMeter, LAQScores, code_counts, probe_all, probe_inputs, random_laq
+from hlrp.laq.metrics import LAQMeter, LAQScores, code_counts, random_laq
 from hlrp.laq.model import LAQ
-from hlrp.laq.pictures import SourcePictures, draw_pictures
-from hlrp.laq.transfer import Transfer, measure_transfer
-from hlrp.laq.verdict import Check, Probes, judge, overall
 from hlrp.runs.directory import now, package_versions
 
 SCHEMA_VERSION = 1
@@ -45,9 +47,19 @@ class Measured:
     counts: Tensor
     probes: Probes | None
 
+    @property
+    def share(self) -> Tensor:
+        """Share of the pairs that use each code at each position, ``[S, K]``."""
+        return self.counts / self.counts.sum(-1, keepdim=True).clamp_min(1)
+
+    @property
+    def gain_over_frames(self) -> float:
+        """R2 of the actions that the codes add to the frame; nan without probes."""
+        return float("nan") if self.probes is None else self.probes["frames_codes"].r2 - self.probes["frames"].r2
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, with usage by position."""
-        share = self.counts / self.counts.sum(-1, keepdim=True).clamp_min(1)
+        share = self.share
         positions = [
             {
                 "position": i,
@@ -59,10 +71,10 @@ class Measured:
             }
             for i in range(len(self.counts))
         ]
-        probes = None
+        probes: dict[str, Any] | None = None
         if self.probes is not None:
-            gain = self.probes["frames_codes"].r2 - self.probes["frames"].r2
-            probes = {name: result.to_json() for name, result in self.probes.items()} | {"gain_over_frames": gain}
+            probes = {name: result.to_json() for name, result in self.probes.items()}
+            probes["gain_over_frames"] = self.gain_over_frames
         return {"scores": self.scores.to_json(), "positions": positions, "probes": probes}
 
 
@@ -168,8 +180,6 @@ class Report:
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write `report.json` and `report.html` into ``folder``, which is made if missing; returns both paths."""
-        from hlrp.laq.report_html import render
-
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / HTML_NAME, render(self))
         write_json(folder / JSON_NAME, self.to_json())
