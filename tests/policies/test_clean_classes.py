@@ -182,7 +182,7 @@ def test_a_run_is_the_adapters_bit_for_bit_and_resumes(trained: Path, square_roo
     assert run.model.policy_fields["pretrained_backbone_weights"] is None
 
     resumed = tmp_path / "resumed"
-    shutil.copytree(trained, resumed)
+    shutil.copytree(trained, resumed, symlinks=True)
     shutil.rmtree(resumed / "checkpoints" / "000008")
     LightningTrainer().resume(RunDirectory.open(resumed), run)
     assert _rows(resumed) == _rows(trained)
