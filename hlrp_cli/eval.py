@@ -11,7 +11,7 @@ import typer
 from hlrp.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
-    from trainers.eval_types import EvalRequest, EvalResult
+    from hlrp.evaluation.request import EvalRequest, EvalResult
 
 FLAGS = {
     "env": "eval.env.type",
@@ -67,9 +67,9 @@ def evaluate_command(
     given["task"] = [name.strip() for item in task or [] for name in item.split(",") if name.strip()] or None
     request = _request(given, overrides or [])
     _quiet(allow_download)
+    from hlrp.evaluation.compare import evaluate_against
+    from hlrp.evaluation.run import evaluate
     from hlrp_cli.eval_view import EvalView, show
-    from trainers.eval_compare import evaluate_against
-    from trainers.evaluation import evaluate
 
     try:
         with EvalView() as view:
@@ -94,7 +94,7 @@ def _failed(result: "EvalResult") -> bool:
 
 
 def _request(given: dict[str, Any], overrides: list[str]) -> "EvalRequest":
-    from trainers.eval_types import EvalRequest
+    from hlrp.evaluation.request import EvalRequest
 
     fields, rest = _environment_fields(overrides)
     flags = {

@@ -9,7 +9,7 @@ from hlrp_cli.console import console
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from trainers.eval_types import EvalResult
+    from hlrp.evaluation.request import EvalResult
 
 _LINE_INTERVAL_S = 5.0
 

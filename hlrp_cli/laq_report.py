@@ -37,7 +37,7 @@ def laq_report(
     folder = output if output is not None else run / "laq-report"
     check_writable(folder)
     chosen = choose_device(device)
-    from hlrp.laq.report import make_report
+    from hlrp.laq.card.report import make_report
 
     report = make_report(
         run,

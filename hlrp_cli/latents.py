@@ -36,7 +36,7 @@ def verify(
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check that a table holds every frame once, unchanged, of this dataset, as the quantizer codes it. 1 if not."""
-    from hlrp.laq.verify_latents import verify_table
+    from hlrp.latents.verify import verify_table
 
     chosen = "cpu"
     if laq is not None:

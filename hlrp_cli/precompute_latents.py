@@ -14,8 +14,8 @@ from hlrp.data.dataset_info import TOLERANCE_S
 from hlrp.errors import UserError
 
 if TYPE_CHECKING:
-    from hlrp.data.latent_column import ColumnResult
-    from hlrp.laq.labelling import LabelProgress, LabelRequest, LabelResult
+    from hlrp.latents.column import ColumnResult
+    from hlrp.latents.labelling import LabelProgress, LabelRequest, LabelResult
 
 _LINE_EVERY_S = 5.0
 
@@ -63,8 +63,8 @@ def precompute_latents(
     for folder in (request.output, write_column):
         if folder is not None:
             check_writable(folder)
-    from hlrp.data.latent_column import check_column
-    from hlrp.laq.labelling import label, load_encoder
+    from hlrp.latents.column import check_column
+    from hlrp.latents.labelling import label, load_encoder
 
     if write_column is not None:
         check_column(request.info, write_column, request.identity())
@@ -90,7 +90,7 @@ def _request(
 ) -> "LabelRequest":
     from hlrp.data import read_dataset
     from hlrp.laq.checkpoint import read_manifest
-    from hlrp.laq.labelling import LabelRequest, Ranks, choose_camera, default_output
+    from hlrp.latents.labelling import LabelRequest, Ranks, choose_camera, default_output
 
     manifest = read_manifest(laq)
     info = read_dataset(dataset, root, where="--dataset-root", tolerance_s=tolerance_s)
@@ -109,8 +109,8 @@ def _request(
 
 
 def _write_column(result: "LabelResult", request: "LabelRequest", folder: Path, copy: bool) -> "ColumnResult | None":
-    from hlrp.data import LatentTable
-    from hlrp.data.latent_column import write_column
+    from hlrp.latents import LatentTable
+    from hlrp.latents.column import write_column
 
     if not result.complete:
         return None  # the process that finishes the table writes the dataset

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from hlrp.config import LightningRun
 from hlrp.foundation import FoundationDataModule, FoundationModule
-from hlrp.foundation.labels import LabelSource, NoLabels
+from hlrp.latents.sources import LabelSource, NoLabels
 
 
 def arguments() -> argparse.Namespace:

@@ -2,10 +2,10 @@
 
     python scripts/bench_precompute.py DATASET_ROOT [--camera NAME] [--seconds 10] [--memory-frames 100000]
 
-(a) windows from LeRobotDataset.__getitem__, one process; (b) `hlrp.laq.labelling.label`, writing its table; (c) every
-frame decoded in order to RGB and dropped. (a) and (b) run with an encoder that does nothing and with a small untrained
-quantizer. Memory is the peak of (b) in a process of its own, on the dataset's episodes repeated to 3,000 and to
-``--memory-frames`` frames; 0 leaves that out.
+(a) windows from LeRobotDataset.__getitem__, one process; (b) `hlrp.latents.labelling.label`, writing its table; (c)
+every frame decoded in order to RGB and dropped. (a) and (b) run with an encoder that does nothing and with a small,
+untrained quantizer. Memory is the peak of (b) in a process of its own, on the dataset's episodes repeated to 3,000
+and to ``--memory-frames`` frames; 0 leaves that out.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 from hlrp.data import read_dataset, sequential_frames, window_offset
 from hlrp.data.episodes import check_camera
 from hlrp.laq import LAQ, LAQConfig
-from hlrp.laq.labelling import LabelRequest, LAQEncoder, label
+from hlrp.latents.labelling import LabelRequest, LAQEncoder, label
 
 
 def arguments() -> argparse.Namespace:

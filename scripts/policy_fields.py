@@ -35,20 +35,6 @@ TITLES = {
 }
 # LeRobot says nothing of these, or not to someone who trains with Lightning; `=`: also where LeRobot says something.
 KNOWN = {
-    "=device": "Where `from_dataset` and `from_pretrained` make the policy; training is on the trainer's `device`.",
-    "=pretrained_path": "Another name of `init_from`.",
-    "=use_amp": "Mixed precision of LeRobot's own loop; in Lightning it is the trainer's `precision`.",
-    "=push_to_hub": "Whether LeRobot's own training uploads the result; Lightning's does not.",
-    "=input_features": "Features that the policy reads; taken from the data where none are given.",
-    "=output_features": "Features that the policy predicts; taken from the data where none are given.",
-    "=normalization_mapping": "Kind of feature (VISUAL, STATE, ACTION) to how it is normalised.",
-    "use_peft": "Whether the policy was trained with PEFT.",
-    "repo_id": "Name of the policy on the hub.",
-    "private": "Whether its repository is private.",
-    "tags": "Tags of the repository.",
-    "license": "Licence of the repository.",
-    "pretrained_revision": "Hub revision of the pretrained weights: commit, branch or tag.",
-    "n_obs_steps": "Observations that the policy sees: the current one and those before it.",
     "chunk_size": "Actions that are predicted at once.",
     "n_action_steps": "Of these, how many are executed before the next prediction.",
     "horizon": "Actions that are predicted at once.",
@@ -118,7 +104,7 @@ KNOWN = {
     "resize_shape": "Height and width that images are brought to before they are cropped; None: as they are.",
 }
 NOTHING_SAID = "Not described by LeRobot."
-_SECTION = re.compile(r"\s*(Args|Attributes|Parameters):\s*$")
+_SECTION = re.compile(r"\s*(Args|Attributes|Parameters|Fields):\s*$")
 _ENTRY = re.compile(r"`{0,2}(\w+)`{0,2}(?: \([^)]*\))?: +(.*)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"'(])")
 _REMARK = re.compile(r"(see |type:|noqa|e\.g\.|todo|options?:|note)", re.IGNORECASE)
@@ -132,7 +118,7 @@ def first_sentence(text: str) -> str:
 
 
 def meanings(config: type) -> dict[str, str]:
-    """What every field of a configuration class means, in a sentence."""
+    """What every field of a configuration class means, in a sentence; without those that all policies have."""
     written, aside, above = {}, {}, {}
     for cls in reversed(config.__mro__):
         if dataclasses.is_dataclass(cls):
@@ -141,8 +127,7 @@ def meanings(config: type) -> dict[str, str]:
             aside |= trailing
             above |= before
     found = {}
-    for field in dataclasses.fields(config):
-        name = field.name
+    for name in {field.name for field in dataclasses.fields(config)} - shared_fields().keys():
         said = (KNOWN.get(f"={name}"), written.get(name), aside.get(name), KNOWN.get(name), above.get(name))
         found[name] = _capital(next((text for text in said if text), NOTHING_SAID))
     return found
@@ -202,16 +187,21 @@ def comments(cls: type) -> tuple[dict[str, str], dict[str, str]]:
     return aside, above
 
 
-def adapter_options() -> list[tuple[str, str, str, str]]:
-    """Name, annotation, default and meaning of the arguments of `LeRobotPolicyAdapter` that are no fields."""
+def shared_fields() -> dict[str, str]:
+    """What the fields that all policies have mean, which `CleanPolicy` says for them all."""
+    from hlrp.policies.clean import CleanPolicy
+
+    return documented(inspect.cleandoc(CleanPolicy.__doc__ or ""))
+
+
+def adapter_options() -> list[tuple[str, str, str]]:
+    """Name, annotation and default of the arguments of `LeRobotPolicyAdapter` that are no fields, as source text."""
     from hlrp.policies.adapter import LeRobotPolicyAdapter
 
-    said = documented(inspect.cleandoc(LeRobotPolicyAdapter.__doc__ or ""))
     source: Any = ast.parse(textwrap.dedent(inspect.getsource(LeRobotPolicyAdapter.__init__))).body[0]
     found = []
     for argument, default in zip(source.args.kwonlyargs, source.args.kw_defaults, strict=True):
-        text = ast.unparse(argument.annotation)
-        if isinstance(argument.annotation, ast.Constant):
-            text = str(argument.annotation.value)
-        found.append((argument.arg, text, ast.unparse(default), said[argument.arg]))
+        hint = argument.annotation
+        text = str(hint.value) if isinstance(hint, ast.Constant) else ast.unparse(hint)
+        found.append((argument.arg, text, ast.unparse(default)))
     return found

@@ -251,7 +251,7 @@ def train(cell: Cell, args: argparse.Namespace) -> Path:
 
 def run_cell(cell: Cell, args: argparse.Namespace) -> None:
     """Train and evaluate a cell, unless that is done."""
-    from trainers.evaluation import EvalRequest, evaluate
+    from hlrp.evaluation.run import EvalRequest, evaluate
 
     folder = args.output / cell.name
     if read_outcomes(folder) is not None:

@@ -19,8 +19,8 @@ import torch
 from hlrp.config import LightningRun, load_config
 from hlrp.foundation import Foundation, FoundationDataModule, FoundationModule
 from hlrp.foundation.backends.interfaces import FoundationBatch
-from hlrp.foundation.labels import count_codes
 from hlrp.foundation.windows import INSTRUCTION
+from hlrp.latents.sources import count_codes
 from hlrp.runs import RunDirectory
 
 

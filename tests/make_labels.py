@@ -29,7 +29,7 @@ def make_quantizer(folder: Path, *, num_frames: int = 2, seed: int = 0, camera: 
 def make_table(root: Path, laq: Path, output: Path) -> Path:
     """Label a dataset."""
     from hlrp.data import read_dataset
-    from hlrp.laq.labelling import LabelRequest, label, load_encoder
+    from hlrp.latents.labelling import LabelRequest, label, load_encoder
 
     encoder, manifest = load_encoder(laq, "cpu")
     request = LabelRequest(read_dataset(None, root), None, output, manifest.config, manifest.weights_sha256)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hlrp.config.from_config import FromConfig
 
 if TYPE_CHECKING:
+    from hlrp.evaluation.run import EvalResult
     from hlrp.runs import RunDirectory
-    from trainers.evaluation import EvalResult
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,6 @@ class BaseTrainer(FromConfig, ABC):
 
     def evaluate(self, policy_path: Path | str, **request: Any) -> "EvalResult":
         """Roll a trained policy out in a simulator; keyword arguments are those of `EvalRequest`."""
-        from trainers.evaluation import EvalRequest, evaluate
+        from hlrp.evaluation.run import EvalRequest, evaluate
 
         return evaluate(EvalRequest(policy_path=Path(policy_path), **request))

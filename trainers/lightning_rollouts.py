@@ -8,8 +8,8 @@ from pathlib import Path
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from hlrp.config import LightningRun
-from trainers.eval_types import EvalRequest
-from trainers.evaluation import evaluate
+from hlrp.evaluation.request import EvalRequest
+from hlrp.evaluation.run import evaluate
 
 _LOG = logging.getLogger("hlrp.train")
 

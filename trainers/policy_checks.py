@@ -132,7 +132,7 @@ def check_environment_fields(env: EnvSection) -> None:
     """
     from lerobot.utils.import_utils import register_third_party_plugins
 
-    from trainers.eval_policy import environment_config
+    from hlrp.evaluation.policy import environment_config
 
     register_third_party_plugins()
     tasks = expand_tasks(env.type, env.task, where="env.task") if env.task and env.type in envs_catalog() else []

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from hlrp.data.episodes import read_episodes, split_episodes, window_offset
     from hlrp.data.frame_store import FrameStore
     from hlrp.data.images import BadVideoError
-    from hlrp.data.latent_table import LatentTable
     from hlrp.data.lerobot_data_module import LeRobotDataModule
     from hlrp.data.sampler import ResumableSampler
     from hlrp.data.windows import FrameWindows, WindowSource
@@ -25,7 +24,6 @@ _LAZY = {
     "FrameDataModule": "data_module",
     "FrameStore": "frame_store",
     "FrameWindows": "windows",
-    "LatentTable": "latent_table",
     "LeRobotDataModule": "lerobot_data_module",
     "ResumableSampler": "sampler",
     "WindowSource": "windows",
@@ -42,7 +40,6 @@ __all__ = [
     "FrameDataModule",
     "FrameStore",
     "FrameWindows",
-    "LatentTable",
     "LeRobotDataModule",
     "ResumableSampler",
     "WindowSource",

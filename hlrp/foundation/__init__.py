@@ -6,7 +6,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hlrp.foundation.config import BackendConfig, LatentSpec
+from hlrp.foundation.config import BackendConfig
 
 if TYPE_CHECKING:
     from hlrp.foundation.checkpoint import FoundationManifest, load_backend, read_manifest
@@ -30,7 +30,6 @@ __all__ = [
     "FoundationDataModule",
     "FoundationManifest",
     "FoundationModule",
-    "LatentSpec",
     "load_backend",
     "read_manifest",
 ]

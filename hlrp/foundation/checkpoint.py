@@ -16,13 +16,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from hlrp import __version__
-from hlrp.data.latent_table import sha256_of
 from hlrp.errors import UserError
 from hlrp.files import write_bytes, write_text
 from hlrp.foundation.backends.registry import backend_class
 from hlrp.foundation.config import BackendConfig
 from hlrp.foundation.trainable import merged_state
 from hlrp.laq.checkpoint import MANIFEST, WEIGHTS, LAQSource, check_state, whole_model
+from hlrp.latents.spec import Difference, describe
+from hlrp.latents.table import sha256_of
 from hlrp.runs.kinds import refuse_other
 
 BACKBONE = "backbone"
@@ -264,30 +265,20 @@ def check_same_model(manifest: FoundationManifest, wanted: BackendConfig, backbo
     Raises:
         UserError: Naming both sides of everything that differs.
     """
-    mine, theirs = _weighty(manifest.config), _weighty(wanted)
-    differ = [f"{k}: the checkpoint has {mine[k]}, the run asks for {theirs[k]}" for k in mine if mine[k] != theirs[k]]
+    there = manifest.config
+    pairs = [
+        Difference("backend", there.backend, wanted.backend),
+        Difference("mode", there.mode.value, wanted.mode.value),
+        Difference("state width", there.state_dim, wanted.state_dim),
+        Difference("language layers", there.layers, wanted.layers),
+    ]
+    differ = [*(p for p in pairs if p.here != p.asked), *there.spec.differences(wanted.spec)]
     if backbone is not None and backbone.config_sha256 != manifest.backbone.config_sha256:
-        differ.append(
-            f"backbone: the checkpoint has {manifest.backbone.name} ({manifest.backbone.config_sha256[:12]}), "
-            f"the run asks for {backbone.name} ({backbone.config_sha256[:12]})"
-        )
+        ours, asked = (f"{b.name} ({b.config_sha256[:12]})" for b in (manifest.backbone, backbone))
+        differ.append(Difference("backbone", ours, asked))
     if differ:
         raise UserError(
-            f"the foundation checkpoint does not fit: {'; '.join(differ)}",
+            f"the foundation checkpoint does not fit: {describe(differ, 'the checkpoint', 'the run asks for')}",
             where="model.init_from",
             fix="use labels and settings of the checkpoint, or train from the backbone without --init-from",
         )
-
-
-def _weighty(config: BackendConfig) -> dict[str, Any]:
-    names = {
-        "laq_sha256": "quantizer (SHA-256 of its weights)",
-        "codebook_size": "codes K",
-        "code_seq_len": "code positions per transition",
-        "num_frames": "frames T of a window",
-        "offset_seconds": "offset in seconds",
-        "vector_dim": "width of the continuous latents",
-    }
-    values: dict[str, Any] = {"backend": config.backend, "mode": config.mode.value}
-    values |= {text: getattr(config.spec, key) for key, text in names.items()}
-    return values | {"state width": config.state_dim, "language layers": config.layers}

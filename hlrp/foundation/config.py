@@ -5,34 +5,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from hlrp.foundation.backends.interfaces import BackendMode
+from hlrp.latents.spec import CodeSpec
 
 
 def _square(value: Any) -> Any:
     return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-class LatentSpec(BaseModel):
-    """The labels: what their numbers mean. Immutable; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    codebook_size: int = Field(ge=2)
-    """Codes K per position."""
-    code_seq_len: int = Field(ge=1)
-    """Codes s per transition between neighbouring frames."""
-    num_frames: int = Field(ge=2)
-    """Frames T of a label's window, the current one included."""
-    offset_seconds: float = Field(gt=0, allow_inf_nan=False)
-    """Time between neighbouring frames of the window."""
-    laq_sha256: str
-    """SHA-256 of the weights of the quantizer that the labels come from."""
-    vector_dim: int | None = Field(default=None, ge=1)
-    """Width D of the continuous latents; none: there are only codes."""
-
-    @property
-    def positions(self) -> int:
-        """Positions S that are predicted: (T - 1) * s, the earliest transition first."""
-        return (self.num_frames - 1) * self.code_seq_len
 
 
 class BackendConfig(BaseModel):
@@ -42,7 +19,8 @@ class BackendConfig(BaseModel):
 
     backend: Literal["smol_latent_head", "qwen3vl_chat"]
     mode: BackendMode = BackendMode.CODES
-    spec: LatentSpec
+    spec: CodeSpec
+    """What is predicted."""
     cameras: tuple[str, ...] = Field(min_length=1)
     """Dataset keys of the images, in this order."""
     image_size: Annotated[

@@ -9,8 +9,8 @@ from hlrp.config import FoundationModel, LightningRun, SourceSection, require_da
 from hlrp.data import FrameDataModule, WindowSource, read_dataset
 from hlrp.data.mixture import Batch
 from hlrp.errors import UserError
-from hlrp.foundation.labels import LabelSource, resolve_labels
 from hlrp.foundation.windows import FoundationSamples, cameras_of
+from hlrp.latents.sources import LabelSource, resolve_labels
 
 _log = logging.getLogger("hlrp.data")
 _STATISTICS_BATCH = 64

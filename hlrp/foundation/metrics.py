@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hlrp.foundation.labels import count_codes
 from hlrp.laq.metrics import perplexity
+from hlrp.latents.sources import count_codes
 
 
 @dataclass(frozen=True)

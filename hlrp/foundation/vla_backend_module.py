@@ -29,13 +29,13 @@ from hlrp.foundation.checkpoint import (
 )
 from hlrp.foundation.config import BackendConfig
 from hlrp.foundation.data_module import FoundationDataModule
-from hlrp.foundation.labels import count_codes
 from hlrp.foundation.metrics import summed
 from hlrp.foundation.trainable import choose_trainable
 from hlrp.foundation.validation import Validation
 from hlrp.foundation.windows import INSTRUCTION, STATE, present
 from hlrp.laq.checkpoint import LAQSource
 from hlrp.laq.schedules import learning_rate_factor
+from hlrp.latents.sources import count_codes
 from hlrp.runs.directory import MANIFEST
 
 _BETAS, _WEIGHT_DECAY = (0.9, 0.95), 0.01

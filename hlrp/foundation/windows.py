@@ -14,7 +14,7 @@ from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.readers import FrameReader, FramesWanted, open_readers
 from hlrp.data.windows import no_pair_fits
 from hlrp.errors import UserError, suggest
-from hlrp.foundation.labels import FRAMES, VALID, LabelSource
+from hlrp.latents.sources import FRAMES, VALID, LabelSource
 
 if TYPE_CHECKING:
     import numpy as np

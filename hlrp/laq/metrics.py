@@ -1,28 +1,23 @@
-"""How good a quantizer is: codes used, pixels predicted where something moves, and what the codes say of the actions.
+"""How good a quantizer is: the codes it uses, and the pixels it predicts where something moves.
 
 The training module's validation and the quality card measure with the same functions.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
 from hlrp.laq.config import LAQConfig
 from hlrp.laq.model import LAQ, LAQOutput
-from hlrp.laq.probe import ProbeResult, probe
 
 MOVING_THRESHOLD = 0.1
 """A pixel moves if a channel of it changes by more than this, of [0, 1]: above the noise of video compression."""
 
 USED_FLOOR = 0.25
 """Share of codes in use under which a codebook counts as collapsed."""
-
-THUMBNAIL = 12
-"""Side of the thumbnail that stands for frame features in the probe."""
 
 _INITIAL_VECTORS = 4096
 
@@ -190,86 +185,6 @@ class LAQMeter:
             torch.distributed.all_reduce(counts)
             torch.distributed.all_reduce(errors)
         return counts.cpu(), errors.cpu()
-
-
-@dataclass(frozen=True)
-class ProbeInputs:
-    """Features and targets of the valid pairs of some windows, N in all, on the CPU.
-
-    Args:
-        codes: One-hot codes, ``[N, S * K]``.
-        vectors: Differences before quantisation, ``[N, S * D]``.
-        quantized: Code vectors, ``[N, S * D]``.
-        frames: Thumbnails of the current frames, ``[N, C * THUMBNAIL**2]``.
-        actions: Summed true actions, ``[N, A]``.
-        episodes: Episode of each pair, ``[N]``, numbered over all sources.
-        sources: Source of each pair, ``[N]``.
-    """
-
-    codes: Tensor
-    vectors: Tensor
-    quantized: Tensor
-    frames: Tensor
-    actions: Tensor
-    episodes: Tensor
-    sources: Tensor
-
-    def of_source(self, source: int) -> "ProbeInputs":
-        """The pairs of one source."""
-        mine = self.sources == source
-        return ProbeInputs(*(getattr(self, name)[mine] for name in self.__dataclass_fields__))
-
-
-@torch.no_grad()
-def probe_inputs(laq: LAQ, batches: Iterable[Mapping[str, Tensor]]) -> ProbeInputs:
-    """Encode windows for `probe_all`.
-
-    Args:
-        laq: The model, on its device.
-        batches: With ``frames [B, T, C, H, W]``, ``valid [B, T-1]``, ``action_sum [B, T-1, A]``, ``episode_index [B]``;
-            optional ``source [B]`` and ``has_action [B]`` (pairs without a true action are left out, and those whose
-            action is no finite number).
-    """
-    parts: list[tuple[Tensor, ...]] = []
-    size = laq.config.codebook_size
-    for batch in batches:
-        valid = batch["valid"].cpu()
-        if "has_action" in batch:
-            valid = valid & batch["has_action"].cpu().view(-1, 1)
-        valid = valid & batch["action_sum"].cpu().isfinite().all(-1)
-        vectors = laq.encode_vectors(batch["frames"])
-        codes = laq.codes_of(vectors)
-        frames = batch["frames"][:, :-1].cpu()[valid].float() / (255 if batch["frames"].dtype == torch.uint8 else 1)
-        source = batch["source"].cpu() if "source" in batch else torch.zeros(len(valid), dtype=torch.int64)
-        episode = batch["episode_index"].cpu() + source * 2**40
-        parts.append(
-            (
-                F.one_hot(codes.cpu()[valid], size).flatten(1).float(),
-                vectors.float().cpu()[valid].flatten(1),
-                laq.quantizer.lookup(codes).float().cpu()[valid].flatten(1),
-                F.adaptive_avg_pool2d(frames, THUMBNAIL).flatten(1),
-                batch["action_sum"].float().cpu()[valid],
-                episode[:, None].expand_as(valid)[valid],
-                source[:, None].expand_as(valid)[valid],
-            )
-        )
-    return ProbeInputs(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-
-
-def probe_all(inputs: ProbeInputs) -> dict[str, ProbeResult]:
-    """Probes of the summed actions from codes, quantised and continuous vectors, the frame alone, and frame with codes.
-
-    ``frames_codes.r2 - frames.r2`` is what the codes add: a scripted expert's action can be guessed from the frame.
-    """
-    features = {
-        "codes": inputs.codes,
-        "quantized": inputs.quantized,
-        "vectors": inputs.vectors,
-        "frames": inputs.frames,
-    }
-    found = {name: probe(x, inputs.actions, inputs.episodes) for name, x in features.items()}
-    found["frames_codes"] = probe(inputs.frames, inputs.actions, inputs.episodes, beside=inputs.codes)
-    return found
 
 
 @torch.no_grad()

@@ -216,7 +216,9 @@ def build_policy(
             where=str(folder) if folder else "model",
             fix="give the settings that it was trained with" if folder else "change the setting that is named",
         ) from error
-    check_statistics(processors, {*(policy.config.input_features or {}), *(policy.config.output_features or {})}, where)
+    used = {*(policy.config.input_features or {}), *(policy.config.output_features or {})}
+    fix = "restore the dataset's meta/stats.json, or record again"
+    check_statistics(processors, used, where=where, fix=fix)
     return Built(policy, *processors)
 
 
@@ -251,8 +253,14 @@ def _processor_arguments(config: Any, meta: Any, rename: dict[str, str], *, resu
     return {**statistics, "preprocessor_overrides": before, "postprocessor_overrides": after}
 
 
-def check_statistics(processors: Iterable[Any], used: set[str], where: str) -> None:
+def check_statistics(processors: Iterable[Any], used: set[str], *, where: str, fix: str) -> None:
     """Refuse processors that would pass a feature through as it is for want of statistics.
+
+    Args:
+        processors: LeRobot's pre- and postprocessor of a policy.
+        used: Features that the policy reads or predicts.
+        where: Named in the error.
+        fix: What to do about it, for the error.
 
     Raises:
         UserError: Naming the features.
@@ -270,9 +278,9 @@ def check_statistics(processors: Iterable[Any], used: set[str], where: str) -> N
                         bare.add(key)
     if bare:
         raise UserError(
-            f"there are no statistics of {', '.join(sorted(bare))}: raw values would be used",
+            f"there are no normalisation statistics for {', '.join(sorted(bare))}: raw values would be used",
             where=where,
-            fix="restore the dataset's meta/stats.json, or record again",
+            fix=fix,
         )
 
 

@@ -9,9 +9,10 @@ from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies.factory import make_policy, make_pre_post_processors
 
-from hlrp.data import LatentTable, read_dataset
-from hlrp.data.latent_column import write_column
+from hlrp.data import read_dataset
 from hlrp.errors import UserError
+from hlrp.latents import LatentTable
+from hlrp.latents.column import write_column
 
 LATENT, CAMERA = "hlrp_action_expert_latent", "observation.image"
 
@@ -144,7 +145,7 @@ def test_labels_that_do_not_fit_are_refused_before_the_first_step(squares, toy_r
         build(config_of(latent_table=str(table2)), toy_root)
     for field, value, said in (
         ("codebook_size", 16, "codes K: the table has 8, asked for is 16"),
-        ("code_seq_len", 4, "code positions S: the table has 2, asked for is 4"),
+        ("code_seq_len", 4, "code positions S of a transition: the table has 2, asked for is 4"),
         ("num_frames", 3, "frames T of a window: the table has 2, asked for is 3"),
         ("offset_seconds", 0.5, "offset in seconds: the table has 0.2, asked for is 0.5"),
         ("laq_sha256", "b" * 64, "quantizer"),

@@ -332,12 +332,13 @@ def foundation(tmp_path_factory):
     from hlrp.foundation.backbones import resolve_backbone
     from hlrp.foundation.backends.smol_latent_head_backend import SmolLatentHeadBackend
     from hlrp.foundation.checkpoint import LabelStatistics, record_backbone, save
-    from hlrp.foundation.config import BackendConfig, LatentSpec
+    from hlrp.foundation.config import BackendConfig
+    from hlrp.latents import CodeSpec
     from lerobot_policy_felix_bundle.policies.common.observations import foundation_batch
 
     torch.manual_seed(7)
     folder = resolve_backbone("tiny", "smol_latent_head", allow_download=False)
-    config = BackendConfig(backend="smol_latent_head", spec=LatentSpec(**MEANING), cameras=CAMERAS[:1], state_dim=2)
+    config = BackendConfig(backend="smol_latent_head", spec=CodeSpec(**MEANING), cameras=CAMERAS[:1], state_dim=2)
     backend = SmolLatentHeadBackend.from_backbone(config, folder).eval()
     with torch.no_grad():
         for parameter in backend.parameters():
@@ -371,7 +372,7 @@ def test_a_policy_predicts_what_its_foundation_model_predicted(foundation):
 
 def test_a_foundation_model_that_does_not_fit_is_refused(foundation):
     path, _ = foundation
-    with pytest.raises(UserError, match=r"codes K: 8 / 16"):
+    with pytest.raises(UserError, match=r"codes K: the foundation model \S+ has 8, the policy 16"):
         make_policy(LATENT, init_from=str(path), codebook_size=16, laq_sha256=None)
     with pytest.raises(UserError, match="all language layers"):
         make_policy(LATENT, init_from=str(path), vlm_layers=2, laq_sha256=None)

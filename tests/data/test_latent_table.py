@@ -11,11 +11,12 @@ import pytest
 import torch
 from small_datasets import LENGTHS, TOP
 
-from hlrp.data import LatentTable, read_dataset, read_episodes
-from hlrp.data.latent_column import write_column
-from hlrp.data.latent_shards import LatentIdentity, ShardRows, plan_shards, read_header
-from hlrp.data.latent_table import finish_table
+from hlrp.data import read_dataset, read_episodes
 from hlrp.errors import UserError
+from hlrp.latents import LatentTable
+from hlrp.latents.column import write_column
+from hlrp.latents.shards import LatentIdentity, ShardRows, plan_shards, read_header
+from hlrp.latents.table import finish_table
 
 ROWS = sum(LENGTHS)
 
@@ -113,11 +114,11 @@ def test_an_index_it_does_not_have(info, tmp_path):
 def test_what_does_not_fit_is_refused_with_both_sides_named(info, image_root, tmp_path):
     make_table(tmp_path / "table", info)
     table = LatentTable.open(tmp_path / "table")
-    table.check(dataset=info, laq="a" * 64, camera=TOP, offset_seconds=0.3, num_frames=2, code_seq_len=4)
+    table.check(dataset=info, laq_sha256="a" * 64, camera=TOP, offset_seconds=0.3, num_frames=2, code_seq_len=4)
     other = read_dataset(None, image_root)
     for asked, mine, theirs in (
         ({"dataset": other}, info.fingerprint(), other.fingerprint()),
-        ({"laq": "b" * 64}, "a" * 64, "b" * 64),
+        ({"laq_sha256": "b" * 64}, "a" * 64, "b" * 64),
         ({"camera": "observation.images.wrist"}, TOP, "observation.images.wrist"),
         ({"offset_seconds": 0.5}, "0.3", "0.5"),
         ({"num_frames": 3}, "has 2", "is 3"),

@@ -12,7 +12,7 @@ TASKS = ("push the square", "pull the square")
 def make_table(root: Path, laq: Path, output: Path, *, vectors: bool = True) -> Path:
     """A latent table of a dataset."""
     from hlrp.data import read_dataset
-    from hlrp.laq.labelling import LabelRequest, label, load_encoder
+    from hlrp.latents.labelling import LabelRequest, label, load_encoder
 
     encoder, manifest = load_encoder(laq, "cpu", vectors=vectors)
     request = LabelRequest(

@@ -5,8 +5,9 @@ from pydantic import ValidationError
 
 from hlrp.config import LightningRun
 from hlrp.errors import UserError
-from hlrp.foundation import BackendConfig, LatentSpec
+from hlrp.foundation import BackendConfig
 from hlrp.foundation.backends.registry import backend_class
+from hlrp.latents import CodeSpec
 
 SPEC = {"codebook_size": 16, "code_seq_len": 4, "num_frames": 3, "offset_seconds": 0.1, "laq_sha256": "0" * 64}
 
@@ -16,7 +17,7 @@ def make(**changes):
 
 
 def test_positions_are_those_of_all_transitions():
-    assert LatentSpec(**SPEC).positions == 8
+    assert CodeSpec(**SPEC).positions == 8
     assert make(image_size=96).image_size == (96, 96)
     assert BackendConfig.model_validate_json(make(layers=2).model_dump_json()) == make(layers=2)
 

@@ -9,8 +9,8 @@ from hlrp.data import FrameWindows, WindowSource, read_dataset
 from hlrp.data.columns import read_column
 from hlrp.errors import UserError
 from hlrp.foundation import FoundationDataModule
-from hlrp.foundation.labels import FRAMES, VALID
 from hlrp.foundation.windows import STATE, present
+from hlrp.latents.sources import FRAMES, VALID
 
 
 def test_a_sample_is_the_frame_the_task_and_the_state(square_root, table2):

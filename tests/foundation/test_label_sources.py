@@ -7,11 +7,12 @@ import torch
 from foundation_toys import CAMERA, make_run, make_table
 from make_dataset import make_dataset
 
-from hlrp.data import LatentTable, read_dataset
-from hlrp.data.latent_column import LatentColumn, write_column
+from hlrp.data import read_dataset
 from hlrp.errors import UserError
 from hlrp.foundation import FoundationDataModule
-from hlrp.foundation.labels import MASK_KEY, count_codes, resolve_labels
+from hlrp.latents import LatentTable
+from hlrp.latents.column import LatentColumn, write_column
+from hlrp.latents.sources import MASK_KEY, count_codes, resolve_labels
 
 
 def all_labels(run: Any) -> tuple[Any, Any]:
@@ -90,8 +91,10 @@ def test_what_does_not_belong_together_names_both_sides(square_root, table2, laq
     refused(make_run(other, {"table": table2}), f"dataset: the table has {here}, asked for is {there}")
     refused(make_run(square_root, {"table": table2}, num_frames=3), "frames T of a window: the table has 2", "is 3")
     refused(make_run(square_root, {"table": table2}, offset_seconds=0.5), "offset in seconds: the table has 0.2", "0.5")
-    refused(make_run(square_root, {"laq": laq2}, num_frames=3), "data.num_frames is 3, the quantizer has 2")
-    refused(make_run(square_root, {"laq": laq2}, offset_seconds=0.5), "0.5, the quantizer has 0.2")
+    refused(
+        make_run(square_root, {"laq": laq2}, num_frames=3), "the quantizer has 2, the run asks for 3", "data.num_frames"
+    )
+    refused(make_run(square_root, {"laq": laq2}, offset_seconds=0.5), "the quantizer has 0.2, the run asks for 0.5")
     refused(make_run(square_root, {}), "latents.source is none", "--latents TABLE")
     refused(make_run(square_root, {"source": "precomputed"}), "no dataset of the run has labels")
     refused(make_run(square_root, {"table": tmp_path}), "no latent table")

@@ -18,14 +18,15 @@ from hlrp.foundation.backends import BackendMode, FoundationBatch, VLABackend
 from hlrp.foundation.backends.code_grammar import CodeGrammar, code_token
 from hlrp.foundation.backends.qwen3vl_chat_backend import Qwen3VLChatBackend
 from hlrp.foundation.backends.qwen_inputs import QwenPixels
-from hlrp.foundation.config import BackendConfig, LatentSpec
+from hlrp.foundation.config import BackendConfig
+from hlrp.latents import CodeSpec
 
 CODES, POSITIONS = 5, 4
 TEXTS = ["press the button", "close", "reach to the goal"]
 
 
 def config(**changes: Any) -> BackendConfig:
-    spec = LatentSpec(
+    spec = CodeSpec(
         codebook_size=CODES, code_seq_len=2, num_frames=3, offset_seconds=0.1, laq_sha256="0" * 64, vector_dim=3
     )
     values: dict[str, Any] = {"backend": "qwen3vl_chat", "spec": spec, "cameras": ("top",)}

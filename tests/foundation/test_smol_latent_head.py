@@ -15,14 +15,15 @@ from hlrp.foundation.backbones import load_backbone, make_tiny_backbone
 from hlrp.foundation.backends import BackendMode, FoundationBatch, VLABackend
 from hlrp.foundation.backends.smol_inputs import Patches, SmolPixels
 from hlrp.foundation.backends.smol_latent_head_backend import SmolLatentHeadBackend
-from hlrp.foundation.config import BackendConfig, LatentSpec
+from hlrp.foundation.config import BackendConfig
+from hlrp.latents import CodeSpec
 
 CODES, POSITIONS, WIDTH = 5, 4, 3
 TEXTS = ["press the button", "close", "reach to the goal"]
 
 
 def config(**changes: Any) -> BackendConfig:
-    spec = LatentSpec(
+    spec = CodeSpec(
         codebook_size=CODES,
         code_seq_len=2,
         num_frames=3,

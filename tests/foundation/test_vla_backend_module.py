@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from hlrp.errors import UserError
 from hlrp.foundation import FoundationDataModule, FoundationModule
-from hlrp.foundation.labels import NoLabels
 from hlrp.foundation.metrics import CodeMeter, VectorMeter
+from hlrp.latents.sources import NoLabels
 
 warnings.filterwarnings("ignore", module="lightning")
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from make_dataset import make_dataset
 
-from hlrp.data import BadVideoError, FrameWindows, LatentTable, WindowSource, read_dataset
+from hlrp.data import BadVideoError, FrameWindows, WindowSource, read_dataset
 from hlrp.data.decode import SequentialDecoder
 from hlrp.errors import UserError
-from hlrp.laq import LAQ, LAQConfig, labelling
-from hlrp.laq.labelling import LabelRequest, LAQEncoder, Ranks, choose_camera, default_output, label
-from hlrp.laq.verify_latents import verify_table
+from hlrp.laq import LAQ, LAQConfig
+from hlrp.latents import LatentTable, labelling
+from hlrp.latents.labelling import LabelRequest, LAQEncoder, Ranks, choose_camera, default_output, label
+from hlrp.latents.verify import verify_table
 
 EPISODES, LENGTH = 6, 21
 
@@ -199,9 +200,12 @@ def test_what_cannot_be_decoded_is_invalid_and_the_rest_is_not_touched(job, root
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"laq_sha256": "6" * 64}, "laq_sha256"),
-        ({"config": LAQConfig(image_size=(16, 24), patch_size=8, offset_seconds=0.2)}, "offset_seconds: 0.3 / 0.2"),
-        ({"vectors": True}, "vector_dim: None / 8"),
+        ({"laq_sha256": "6" * 64}, "quantizer"),
+        (
+            {"config": LAQConfig(image_size=(16, 24), patch_size=8, offset_seconds=0.2)},
+            "offset in seconds: the folder has 0.3, asked",
+        ),
+        ({"vectors": True}, "continuous latents: the folder has None, asked for is 8"),
     ],
 )
 def test_labels_of_another_kind_are_not_mixed(job, changes, name):

@@ -8,17 +8,8 @@ import torch
 from laq_toys import moving_square
 
 from hlrp.laq import LAQ
-from hlrp.laq.metrics import (
-    LAQMeter,
-    code_counts,
-    moving_pixels,
-    perplexity,
-    probe_all,
-    probe_inputs,
-    psnr,
-    random_laq,
-)
-from hlrp.laq.probe import probe
+from hlrp.laq.card.probe import probe, probe_all, probe_inputs
+from hlrp.laq.metrics import LAQMeter, code_counts, moving_pixels, perplexity, psnr, random_laq
 
 Build = Callable[..., LAQ]
 

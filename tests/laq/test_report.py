@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,14 +15,15 @@ from hlrp.config import LightningRun, to_yaml
 from hlrp.data import read_dataset
 from hlrp.errors import UserError
 from hlrp.laq import LAQ, LAQConfig
+from hlrp.laq.card.held_out import held_out_sources, run_of
+from hlrp.laq.card.pictures import draw_pictures
+from hlrp.laq.card.probe import ProbeResult
+from hlrp.laq.card.report import make_report
+from hlrp.laq.card.report_html import render
+from hlrp.laq.card.transfer import measure_transfer
+from hlrp.laq.card.verdict import judge, overall
 from hlrp.laq.checkpoint import LAQSource, read_manifest
-from hlrp.laq.held_out import held_out_sources, run_of
 from hlrp.laq.metrics import LAQScores
-from hlrp.laq.pictures import draw_pictures
-from hlrp.laq.probe import ProbeResult
-from hlrp.laq.report import make_report
-from hlrp.laq.transfer import measure_transfer
-from hlrp.laq.verdict import judge, overall
 
 SHAPE = {
     "image_size": (24, 24),
@@ -294,6 +297,34 @@ def test_large_codebooks_and_few_episodes(labelled: Path, tmp_path: Path) -> Non
     assert source.probe_absent is not None and "only 2 held-out episodes" in source.probe_absent
     _, page = report.write(tmp_path / "card")
     assert _check_page(page.read_text()).count("polygon") == 1
+
+
+def test_names_that_are_markup_are_shown_as_they_are(labelled: Path, tmp_path: Path) -> None:
+    hostile = "<script>alert('1')"
+    data = shutil.copytree(labelled, tmp_path / hostile)
+    info = json.loads((data / "meta" / "info.json").read_text())
+    info["features"]["action"]["names"] = ["<b>x", "y & z", '"']
+    (data / "meta" / "info.json").write_text(json.dumps(info))
+    report = make_report(_run(tmp_path / f"{hostile} run", data), max_windows=40, random_models=0)
+    _, page = report.write(tmp_path / "card")
+    text = page.read_text()
+    assert "b" not in _check_page(text)
+    assert text.count("&lt;script&gt;alert(&#39;1&#39;)") >= 5
+    assert "&lt;b&gt;x" in text and "y &amp; z" in text
+
+
+def test_the_page_says_what_the_gate_says(labelled: Path, tmp_path: Path) -> None:
+    report = make_report(_run(tmp_path / "run", labelled), max_windows=20, random_models=0)
+    (source,) = report.sources
+    said = {
+        True: ("is passed", "passed"),
+        False: ("is not passed", "not passed"),
+        None: ("is not decided", "not decided"),
+    }
+    for passed, (headline, word) in said.items():
+        check = replace(source.checks[0], passed=passed)
+        text = render(replace(report, sources=[replace(source, checks=[check])]))
+        assert f"The gate {headline}" in text and f">{word}</span>" in text
 
 
 def test_episodes_shorter_than_the_offset_are_refused(labelled: Path, tmp_path: Path) -> None:

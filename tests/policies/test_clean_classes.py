@@ -19,6 +19,7 @@ from lerobot.configs.types import NormalizationMode
 import hlrp.policies.lerobot as clean
 from hlrp.catalog import build_catalog
 from hlrp.config import load_config
+from hlrp.config.aliases import policy_aliases
 from hlrp.data import LeRobotDataModule
 from hlrp.errors import UserError
 from hlrp.policies import LeRobotPolicyAdapter
@@ -28,7 +29,7 @@ from hlrp.runs import RunDirectory
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import make_policy_classes as maker
-from policy_fields import NOTHING_SAID
+from policy_fields import NOTHING_SAID, documented, meanings, shared_fields
 from tiny_runs import TINY
 
 from trainers.lightning_trainer import LightningTrainer
@@ -73,8 +74,7 @@ def test_the_classes_are_what_the_script_makes_of_the_installed_lerobot(configs:
         dim_model: int = 1024
         rotary: bool = True  # Whether positions are rotary embeddings.
 
-    texts["act.py"] = maker.module_text("act", ACTConfig)
-    changed = maker.differences({**texts, "act.py": maker._format("act.py", texts["act.py"])})
+    changed = maker.differences(texts | maker.formatted(maker.module_texts("act", ACTConfig)))
     assert "-        dim_model: int = 512," in changed
     assert "+        dim_model: int = 1024," in changed
     assert "+        rotary: bool = True," in changed
@@ -93,13 +93,38 @@ def test_signatures_list_every_field_with_its_default(configs: dict[str, type]) 
             else:
                 assert isinstance(shown, types.MappingProxyType | tuple), (name, field.name)
             assert parameters[field.name].annotation is not inspect.Parameter.empty
-            assert f"        {field.name}: " in cls.__doc__
-        for maker_of in (cls.from_dataset, cls.from_pretrained):
-            assert set(parameters) < set(inspect.signature(maker_of).parameters)
     parameters = inspect.signature(ACT).parameters
     assert (parameters["hidden_dim"].default, parameters["learning_rate"].default) == (512, 1e-5)
-    for name in OWN:
-        assert NOTHING_SAID not in getattr(clean, name).__doc__
+
+
+def test_docstrings_say_what_fields_mean_and_what_all_policies_share_once(configs: dict[str, type]) -> None:
+    shared = set(shared_fields())
+    assert {"device", "init_from", "normalization_mapping"} < shared
+    for name in clean.__all__:
+        cls = getattr(clean, name)
+        said, meant = documented(inspect.cleandoc(cls.__doc__)), meanings(configs[cls.lerobot_type])
+        assert said.keys() == {field for field, text in meant.items() if text != NOTHING_SAID}, name
+        assert not shared & said.keys()
+        for alias, field in policy_aliases(cls.lerobot_type).items():
+            takes = inspect.signature(cls).parameters
+            assert alias in said or alias not in takes or f"`{alias}`" in cls.__doc__, (name, alias, field)
+        if name in OWN:
+            assert meant.keys() == said.keys(), name
+
+
+def test_a_subclass_shows_its_own_arguments_and_its_fields_are_checked() -> None:
+    class Narrow(ACT):
+        def __init__(self, width: int = 64, **fields: Any) -> None:
+            super().__init__(dim_model=width, **fields)
+
+    class Same(ACT):
+        """Takes what the class above it takes."""
+
+    assert list(inspect.signature(Narrow).parameters) == ["width", "fields"]
+    assert inspect.signature(Same) == inspect.signature(ACT)
+    assert Narrow(32, chunk_size=7).fields == {"dim_model": 32, "chunk_size": 7}
+    with pytest.raises(UserError, match=r"Narrow has no argument 'chunk_sice'"):
+        Narrow(chunk_sice=7)
 
 
 def test_names_are_checked_when_the_policy_is_written_down() -> None:
@@ -112,6 +137,10 @@ def test_names_are_checked_when_the_policy_is_written_down() -> None:
         ACT(init_from="a", pretrained_path="b")
     with pytest.raises(UserError, match="by name"):
         ACT(512)  # type: ignore[misc]
+    with pytest.raises(UserError, match="by name"):
+        ACT.from_dataset("data", 512)  # type: ignore[misc]
+    with pytest.raises(UserError, match=r"(?s)no argument 'chunk_sice'.*chunk_size"):
+        ACT.from_dataset("data", chunk_sice=3)  # type: ignore[call-arg]
     with pytest.raises(UserError, match=r"left out|leave"):
         ACT.from_pretrained("a", init_from="b")
     with pytest.raises(UserError, match="between 0 and 1"):
@@ -153,7 +182,7 @@ def test_a_run_is_the_adapters_bit_for_bit_and_resumes(trained: Path, square_roo
     assert run.model.policy_fields["pretrained_backbone_weights"] is None
 
     resumed = tmp_path / "resumed"
-    shutil.copytree(trained, resumed)
+    shutil.copytree(trained, resumed, symlinks=True)
     shutil.rmtree(resumed / "checkpoints" / "000008")
     LightningTrainer().resume(RunDirectory.open(resumed), run)
     assert _rows(resumed) == _rows(trained)

@@ -16,7 +16,7 @@ import few_labels_report
 import study_few_labels
 
 from hlrp.data import read_dataset, read_episodes
-from hlrp.data.latent_table import LatentTable
+from hlrp.latents.table import LatentTable
 from hlrp.runs import RunDirectory
 
 

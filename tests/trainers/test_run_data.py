@@ -12,9 +12,9 @@ import pytest
 from hlrp.config import LeRobotRun, LightningRun, load_config, to_yaml
 from hlrp.data.dataset_info import read_dataset
 from hlrp.errors import UserError
+from hlrp.evaluation.plan import dataset_roots
 from hlrp.runs import RunDirectory
 from trainers import get_trainer
-from trainers.eval_plan import dataset_roots
 from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
 
 BOTH = ("lerobot", "lightning")

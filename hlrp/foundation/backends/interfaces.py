@@ -116,7 +116,7 @@ class FoundationBatch:
         """The same observations without what is known of their future."""
         return replace(self, target_codes=None, target_vectors=None, target_mask=None)
 
-    def check_codes(self, code_seq_len: int, codebook_size: int) -> tuple[Tensor, Tensor]:
+    def check_codes(self, positions: int, codebook_size: int) -> tuple[Tensor, Tensor]:
         """The code labels and where they hold, checked against what a backend predicts.
 
         Returns:
@@ -128,8 +128,8 @@ class FoundationBatch:
         codes = self.target_codes
         if codes is None:
             raise ValueError("target_codes: the batch has no labels")
-        if codes.shape[1] != code_seq_len:
-            raise ValueError(f"target_codes: {codes.shape[1]} positions, this model predicts {code_seq_len}")
+        if codes.shape[1] != positions:
+            raise ValueError(f"target_codes: {codes.shape[1]} positions, this model predicts {positions}")
         mask = torch.ones_like(codes, dtype=torch.bool) if self.target_mask is None else self.target_mask
         outside = mask & ((codes < 0) | (codes >= codebook_size))
         # One synchronisation with the device a batch; on the CPU it costs nothing.
@@ -182,7 +182,11 @@ class VLABackend(Protocol):
 
     @property
     def code_seq_len(self) -> int:
-        """Positions S that are predicted."""
+        """Codes per transition between neighbouring frames."""
+
+    @property
+    def positions(self) -> int:
+        """Codes of a whole window that are predicted: those of each of its T - 1 transitions."""
 
     @property
     def mode(self) -> BackendMode:

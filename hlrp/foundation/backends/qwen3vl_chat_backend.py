@@ -185,7 +185,12 @@ class Qwen3VLChatBackend(nn.Module):
 
     @property
     def code_seq_len(self) -> int:
-        """Positions S that are predicted."""
+        """Codes per transition between neighbouring frames."""
+        return self.config.spec.code_seq_len
+
+    @property
+    def positions(self) -> int:
+        """Codes of a whole window that are predicted."""
         return self.config.spec.positions
 
     @property
@@ -297,7 +302,7 @@ class Qwen3VLChatBackend(nn.Module):
         Raises:
             ValueError: The batch lacks labels or an input.
         """
-        codes, mask = batch.check_codes(self.code_seq_len, self.codebook_size)
+        codes, mask = batch.check_codes(self.positions, self.codebook_size)
         inputs, labels = self.training_tokens(batch, codes, mask)
         hidden = self.vlm.model(**inputs, use_cache=False).last_hidden_state
         # The vocabulary is large: only what follows the prompt is scored. The last token of a prompt says the first.
@@ -308,7 +313,7 @@ class Qwen3VLChatBackend(nn.Module):
         each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
         places = list(self.grammar.places)
         losses = each[:, places]
-        losses = losses + (each.sum(1, keepdim=True) - losses.sum(1, keepdim=True)) / self.code_seq_len
+        losses = losses + (each.sum(1, keepdim=True) - losses.sum(1, keepdim=True)) / self.positions
         return LossOutput(*masked_losses(losses, mask), logits=self.grammar.logits(logits[:, places]).detach())
 
     @torch.no_grad()

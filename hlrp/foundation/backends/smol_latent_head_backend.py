@@ -144,7 +144,12 @@ class SmolLatentHeadBackend(nn.Module):
 
     @property
     def code_seq_len(self) -> int:
-        """Positions S that are predicted."""
+        """Codes per transition between neighbouring frames."""
+        return self.config.spec.code_seq_len
+
+    @property
+    def positions(self) -> int:
+        """Codes of a whole window that are predicted."""
         return self.config.spec.positions
 
     @property
@@ -240,7 +245,7 @@ class SmolLatentHeadBackend(nn.Module):
             ValueError: The batch lacks the labels that the mode needs, or an input; or target statistics are not set.
         """
         if self.mode is BackendMode.CODES:
-            codes, mask = batch.check_codes(self.code_seq_len, self.codebook_size)
+            codes, mask = batch.check_codes(self.positions, self.codebook_size)
             logits = self.head(*self.features(batch)).float()
             safe = torch.where(mask, codes, 0)
             losses = F.cross_entropy(logits.flatten(0, 1), safe.flatten(), reduction="none").view(codes.shape)
@@ -304,7 +309,7 @@ class SmolLatentHeadBackend(nn.Module):
     def _targets(self, batch: FoundationBatch) -> tuple[Tensor, Tensor]:
         """Standardised targets ``[B, S, D]``, zero where there is no label, and bool ``[B, S]``."""
         self._check_statistics()
-        vectors, shape = batch.target_vectors, (self.code_seq_len, self.config.spec.vector_dim)
+        vectors, shape = batch.target_vectors, (self.positions, self.config.spec.vector_dim)
         if vectors is None or vectors.shape[1:] != shape:
             found = "none" if vectors is None else list(vectors.shape)
             raise ValueError(f"target_vectors: [B, {shape[0]}, {shape[1]}] is needed, got {found}")

@@ -12,12 +12,12 @@ from lerobot.configs import NormalizationMode
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.optim import AdamWConfig, CosineDecayWithWarmupSchedulerConfig
 
+from hlrp.latents.spec import CODE_FIELDS
+
 TINY = "tiny"
 VLM_MODES = ("auto", "frozen", "cotrained", "lora")
 VLM_DTYPES = ("auto", "float32", "bfloat16")
 LATENT_SOURCES = ("none", "precomputed", "online")
-MEANING = ("codebook_size", "code_seq_len", "num_frames", "offset_seconds", "laq_sha256")
-"""Fields that say what the codes mean; a checkpoint has them all."""
 
 
 @dataclass
@@ -151,6 +151,10 @@ class HLRPPolicyConfig(PreTrainedConfig):
             not (self.latent_source == "precomputed" and self.latent_laq),
             "latent_source is 'precomputed', which excludes latent_laq",
         )
+
+    def code_fields(self) -> dict[str, Any]:
+        """The fields that say what the codes mean (`CodeSpec`); a checkpoint has them all, a new policy may not yet."""
+        return {name: getattr(self, name) for name in CODE_FIELDS}
 
     @property
     def uses_latents(self) -> bool:

@@ -17,12 +17,13 @@ from lerobot.lerobot_types import EnvTransition, TransitionKey
 from lerobot.processor import ProcessorStep, ProcessorStepRegistry
 
 from hlrp.errors import UserError
-from lerobot_policy_felix_bundle.policies.common.configuration import MEANING, HLRPPolicyConfig
+from hlrp.latents.spec import describe
+from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hlrp.foundation.labels import OnlineLabels
+    from hlrp.latents.sources import OnlineLabels
 
 CODES, CODE_MASK, ACTION_MASK, STAMP = "hlrp.codes", "hlrp.code_mask", "hlrp.action_mask", "hlrp.labels"
 """What the step adds to a batch: int64 ``[B, S]``, bool ``[B, S]``, bool ``[B]``, and which labels these are."""
@@ -69,7 +70,7 @@ class LatentLabelsStep(ProcessorStep):
             dataset=config.latent_dataset,
             laq=config.latent_laq,
             camera=config.latent_camera,
-            meaning={name: getattr(config, name) for name in MEANING} if config.uses_latents else {},
+            meaning=config.code_fields() if config.uses_latents else {},
             labelled_episodes=config.labelled_episodes,
         )
 
@@ -124,7 +125,7 @@ class LatentLabelsStep(ProcessorStep):
     def _look_up(self, index: "Tensor") -> "tuple[Tensor, Tensor]":
         if self._rows is None:
             self._rows = open_rows(self.table, self.dataset)
-            self._rows.check(**checked_meaning(self.meaning))
+            self._rows.check(**self.meaning)
         codes, valid = self._rows.codes(index.reshape(-1).cpu())
         mask = valid.repeat_interleave(codes.shape[2], 1)
         return codes.flatten(1).to(index.device), mask.to(index.device)
@@ -132,7 +133,7 @@ class LatentLabelsStep(ProcessorStep):
     def _make(self, observation: Mapping[str, Any], known: Mapping[str, Any]) -> "tuple[Tensor, Tensor]":
         import torch
 
-        from hlrp.foundation.labels import FRAMES, VALID
+        from hlrp.latents.sources import FRAMES, VALID
 
         frames = observation[str(self.camera)]
         if frames.ndim != 5:
@@ -162,12 +163,6 @@ class LatentLabelsStep(ProcessorStep):
         return torch.isin(episode.reshape(-1), self._episodes)
 
 
-def checked_meaning(meaning: Mapping[str, Any]) -> dict[str, Any]:
-    """The policy's side of `LatentTable.check`."""
-    names = {name: name for name in MEANING} | {"laq_sha256": "laq"}
-    return {names[name]: value for name, value in meaning.items()}
-
-
 def open_rows(table: str | None, dataset: str | None) -> Any:
     """A latent table, or the column of a dataset: both have `identity`, `check` and `codes`.
 
@@ -175,11 +170,11 @@ def open_rows(table: str | None, dataset: str | None) -> Any:
         UserError: It is missing, unfinished or damaged.
     """
     if table is not None:
-        from hlrp.data.latent_table import LatentTable
+        from hlrp.latents.table import LatentTable
 
         return LatentTable.open(Path(table))
     from hlrp.data.dataset_info import read_dataset
-    from hlrp.data.latent_column import LatentColumn
+    from hlrp.latents.column import LatentColumn
 
     return LatentColumn(read_dataset(None, Path(str(dataset))))
 
@@ -190,17 +185,15 @@ def open_online(laq: str, camera: str, meaning: Mapping[str, Any]) -> "OnlineLab
     Raises:
         UserError: There is none, or its codes mean something else.
     """
-    from hlrp.foundation.labels import OnlineLabels
     from hlrp.laq import LAQ
     from hlrp.laq.checkpoint import find_model, read_manifest
+    from hlrp.latents.sources import OnlineLabels
 
     folder = find_model(Path(laq))
     made = OnlineLabels(LAQ.from_checkpoint(folder), read_manifest(folder).weights_sha256, (camera,))
-    differ = [f"{k}: the quantizer has {getattr(made.spec, k)}, the policy {v}" for k, v in meaning.items()]
-    differ = [text for text, (k, v) in zip(differ, meaning.items(), strict=True) if v != getattr(made.spec, k)]
-    if differ:
+    if differ := made.spec.differences(meaning):
         raise UserError(
-            f"the quantizer does not fit the policy: {'; '.join(differ)}",
+            f"the quantizer does not fit the policy: {describe(differ, 'the quantizer', 'the policy')}",
             where=laq,
             fix="use the quantizer that the policy was trained with",
         )

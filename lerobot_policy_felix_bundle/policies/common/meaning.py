@@ -6,17 +6,9 @@ from typing import Any
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
 from hlrp.data.episodes import window_offset
 from hlrp.errors import UserError
-from hlrp.foundation.config import LatentSpec
-from lerobot_policy_felix_bundle.policies.common.configuration import MEANING, HLRPPolicyConfig
-from lerobot_policy_felix_bundle.policies.common.labels import checked_meaning, open_rows
-
-_NAMES = {
-    "codebook_size": "codes K",
-    "code_seq_len": "code positions S of a transition",
-    "num_frames": "frames T of a window",
-    "offset_seconds": "offset in seconds",
-    "laq_sha256": "quantizer (SHA-256 of its weights)",
-}
+from hlrp.latents.spec import CODE_FIELDS, CodeSpec, describe
+from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
+from lerobot_policy_felix_bundle.policies.common.labels import open_rows
 
 
 def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
@@ -40,9 +32,11 @@ def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
     if info is not None and config.latent_source != "none":
         config.latent_dataset = str(info.root.absolute())
         (_resolve_rows if config.latent_source == "precomputed" else _resolve_laq)(config, info)
-    if any(getattr(config, name) is None for name in MEANING) and config.init_from is not None:
-        _agree(config, _foundation_meaning(config.init_from), f"the foundation model {config.init_from}")
-    if any(getattr(config, name) is None for name in MEANING):
+    if None in config.code_fields().values() and config.init_from is not None:
+        from hlrp.foundation.checkpoint import read_manifest
+
+        _agree(config, read_manifest(Path(config.init_from)).config.spec, f"the foundation model {config.init_from}")
+    if None in config.code_fields().values():
         raise UserError(
             f"policy {config.type!r} predicts latent codes, and nothing says which",
             where="policy.latent_table, policy.latent_laq, policy.latent_source, policy.init_from",
@@ -51,31 +45,29 @@ def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
         )
 
 
-def spec_of(config: HLRPPolicyConfig) -> LatentSpec:
+def spec_of(config: HLRPPolicyConfig) -> CodeSpec:
     """What the codes mean; ``config`` is resolved."""
-    return LatentSpec(**{name: getattr(config, name) for name in MEANING})
+    return CodeSpec(**config.code_fields())
 
 
 def _resolve_rows(config: HLRPPolicyConfig, info: DatasetInfo) -> None:
     rows = open_rows(config.latent_table, str(info.root))
-    asked = checked_meaning({name: getattr(config, name) for name in MEANING})
-    rows.check(dataset=info, camera=config.latent_camera, **asked)
+    rows.check(dataset=info, camera=config.latent_camera, **config.code_fields())
     if config.latent_table is not None:
         # A checkpoint may be resumed from another folder.
         config.latent_table = str(Path(config.latent_table).absolute())
     identity = rows.identity
-    _agree(config, {name: getattr(identity, name) for name in MEANING}, "the labels")
+    _agree(config, identity, "the labels")
     config.latent_camera, config.latent_offset_frames = identity.camera, identity.offset_frames
 
 
 def _resolve_laq(config: HLRPPolicyConfig, info: DatasetInfo) -> None:
     from hlrp.laq.checkpoint import read_manifest
-    from hlrp.laq.labelling import choose_camera
+    from hlrp.latents.labelling import choose_camera
 
     path = Path(str(config.latent_laq)).absolute()
     manifest = read_manifest(path)
-    found = {name: getattr(manifest, name) for name in MEANING if name != "laq_sha256"}
-    _agree(config, {**found, "laq_sha256": manifest.weights_sha256}, f"the quantizer {path}")
+    _agree(config, CodeSpec.of_quantizer(manifest.config, manifest.weights_sha256), f"the quantizer {path}")
     config.latent_laq, config.latent_camera = str(path), choose_camera(info, manifest, config.latent_camera)
     frames = window_offset(manifest.offset_seconds, info.fps)
     if config.latent_offset_frames != frames:
@@ -87,21 +79,12 @@ def _resolve_laq(config: HLRPPolicyConfig, info: DatasetInfo) -> None:
         )
 
 
-def _foundation_meaning(path: str) -> dict[str, Any]:
-    from hlrp.foundation.checkpoint import read_manifest
-
-    spec = read_manifest(Path(path)).config.spec
-    return {name: getattr(spec, name) for name in MEANING}
-
-
-def _agree(config: HLRPPolicyConfig, found: dict[str, Any], source: str) -> None:
-    mine = {name: getattr(config, name) for name in found}
-    differ = [f"{_NAMES[k]}: {found[k]} / {v}" for k, v in mine.items() if v is not None and v != found[k]]
-    if differ:
+def _agree(config: HLRPPolicyConfig, found: CodeSpec, source: str) -> None:
+    if differ := found.differences(config.code_fields()):
         raise UserError(
-            f"{source} and the policy disagree ({source} / the policy: {'; '.join(differ)})",
-            where="policy." + ", policy.".join(MEANING),
+            f"{source} and the policy disagree ({describe(differ, source, 'the policy')})",
+            where="policy." + ", policy.".join(CODE_FIELDS),
             fix="use the labels that the policy was trained with, or train a new policy",
         )
-    for name, value in found.items():
-        setattr(config, name, value)
+    for name in CODE_FIELDS:
+        setattr(config, name, getattr(found, name))

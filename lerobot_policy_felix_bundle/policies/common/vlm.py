@@ -11,14 +11,15 @@ from hlrp.errors import UserError
 from hlrp.foundation.backbones import resolve_backbone
 from hlrp.foundation.backends.interfaces import BackendMode, VLABackend
 from hlrp.foundation.backends.registry import backend_class
-from hlrp.foundation.config import BackendConfig, LatentSpec
+from hlrp.foundation.config import BackendConfig
 from hlrp.foundation.trainable import choose_trainable
+from hlrp.latents import CodeSpec
 from lerobot_policy_felix_bundle.policies.common.configuration import TINY, HLRPPolicyConfig
 from lerobot_policy_felix_bundle.policies.common.meaning import spec_of
 
 _SMOL = "smol_latent_head"
 # A policy without codes builds the same backend and drops the head that would predict these.
-_NO_CODES = LatentSpec(codebook_size=2, code_seq_len=1, num_frames=2, offset_seconds=1.0, laq_sha256="none")
+_NO_CODES = CodeSpec(codebook_size=2, code_seq_len=1, num_frames=2, offset_seconds=1.0, laq_sha256="none")
 _HEAD = ("head.", "flow.", "target_")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hlrp.errors import UserError
-from hlrp.foundation.config import LatentSpec
+from hlrp.latents import CodeSpec
 
 _EMBEDDING = 64
 
@@ -33,7 +33,7 @@ class CodeDecoder(nn.Module):
 
     def __init__(
         self,
-        spec: LatentSpec,
+        spec: CodeSpec,
         kind: str,
         *,
         code_dim: int | None,

@@ -1,0 +1,252 @@
+"""Filling in what an evaluation was not told, from the run and the data it was trained on. Reads small files only."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hlrp.errors import UserError
+from hlrp.evaluation.request import RESULTS, EvalRequest
+from hlrp.runs import RunDirectory, new_run_path, resolve_pretrained
+from hlrp.runs.directory import CONFIG, MANIFEST, check_writable
+from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
+from hlrp.sim.collect import read_metadata
+from hlrp.sim.dataset import METADATA
+
+# Fields that LeRobot's environment classes derive themselves: taking them from an old file would freeze them.
+_DERIVED = ("type", "task", "features", "features_map", "max_parallel_tasks")
+
+
+@dataclass
+class EvalPlan:
+    """A request with nothing left open.
+
+    Args:
+        pretrained: The `pretrained_model` folder, or None for a replay alone.
+        env_type: LeRobot environment type.
+        env_fields: Fields for its configuration class.
+        tasks: Tasks; empty means the environment's own default.
+        folder: Where results go; it does not exist yet or holds no results.
+        recorded_seeds: Reset seeds that training data was recorded from, per task.
+        env_source: Where the environment's type was found, for messages.
+    """
+
+    pretrained: Path | None
+    env_type: str
+    env_fields: dict[str, Any]
+    tasks: list[str]
+    folder: Path
+    recorded_seeds: dict[str, set[int]] = field(default_factory=dict)
+    env_source: str = ""
+
+
+def check_request(request: EvalRequest) -> None:
+    """Refuse numbers out of range.
+
+    Raises:
+        UserError: Naming the flag.
+    """
+    for flag, value, least in (
+        ("--episodes", request.episodes, 1),
+        ("--seed", request.seed, 0),
+        ("--videos", request.videos, 0),
+        ("--batch-size", request.batch_size, 1),
+    ):
+        if value is not None and value < least:
+            raise UserError(
+                f"{flag} must be at least {least}, got {value}", where=flag, fix=f"give {flag} {least} or more"
+            )
+    if request.policy_path is None and request.replay is None:
+        raise UserError(
+            "there is nothing to evaluate",
+            where="RUN_OR_CHECKPOINT",
+            fix="give a run, a checkpoint, or --replay DATASET",
+        )
+
+
+def make_plan(request: EvalRequest) -> EvalPlan:
+    """Check a request and fill in what it leaves open, without importing torch or LeRobot.
+
+    Raises:
+        UserError: No usable checkpoint, no way to know the environment, or no place to write.
+    """
+    check_request(request)
+    pretrained = resolve_pretrained(request.policy_path.absolute()) if request.policy_path else None
+    if request.replay is not None:
+        _check_replayable(request.replay)
+    run = find_run(pretrained) if pretrained else None
+    sources = _environment_sources(request, pretrained, run)
+    given = {"type": request.env_type, "task": ",".join(request.tasks) or None, **request.env_fields}
+    env_type, source = next(
+        ((s["type"], name) for name, s in [("--env", given), *sources] if s.get("type")), (None, "")
+    )
+    if env_type is None:
+        raise UserError(
+            "nothing says which environment this policy belongs to: the run and its data name none",
+            where=str(request.policy_path or request.replay),
+            fix="give --env, e.g. --env metaworld_light --task button-press-v3",
+        )
+    same = [s for _, s in sources if s.get("type") == env_type]
+    fields: dict[str, Any] = {}
+    for found in reversed(same):
+        fields.update({k: v for k, v in found.items() if k not in _DERIVED})
+    if env_type == "metaworld_light" and pretrained and (size := _trained_image_size(pretrained)):
+        fields.setdefault("image_size", size)
+    fields.update(request.env_fields)
+    tasks = request.tasks or next((_split(s["task"]) for s in same if s.get("task")), [])
+    return EvalPlan(
+        pretrained=pretrained,
+        env_type=env_type,
+        env_fields=fields,
+        tasks=_known_tasks(env_type, tasks),
+        folder=_results_folder(request, run),
+        recorded_seeds=_recorded_seeds(pretrained, run),
+        env_source=source,
+    )
+
+
+def _check_replayable(root: Path) -> None:
+    if not (root / "meta" / "info.json").is_file():
+        raise UserError(
+            "there is no dataset in this folder" if root.is_dir() else "there is no such dataset",
+            where=f"--replay {root}",
+            fix="give the folder that `hlrp collect` wrote; it holds meta/info.json",
+        )
+    if not recorded_episodes(root):
+        raise UserError(
+            "this dataset does not say from which reset seeds it was recorded, so it cannot be replayed",
+            where=str(root / METADATA),
+            fix="replay a dataset recorded with `hlrp collect`",
+        )
+
+
+def find_run(pretrained: Path) -> RunDirectory | None:
+    """The run that a `pretrained_model` folder lies in (`RUN/checkpoints/STEP/pretrained_model`), if any."""
+    for parent in list(pretrained.parents)[:4]:
+        if (parent / MANIFEST).is_file():
+            return RunDirectory.open(parent)
+    return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or {} when there is no such file.
+
+    Raises:
+        UserError: The file cannot be read as a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path.name} cannot be read: {error}", where=str(path), fix="restore the file") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path.name} is not a JSON object", where=str(path), fix="restore the file")
+    return value
+
+
+def _trained_image_size(pretrained: Path) -> int | None:
+    """Side of the square images a policy was trained on, if all of its cameras share one."""
+    features = (read_json(pretrained / "config.json").get("input_features") or {}).values()
+    sizes = {tuple(f["shape"][1:]) for f in features if f.get("type") == "VISUAL"}
+    return next((h for h, w in sizes if h == w), None) if len(sizes) == 1 else None
+
+
+def _run_config(run: RunDirectory | None) -> dict[str, Any]:
+    if run is None or not (run.path / CONFIG).is_file():
+        return {}
+    import yaml
+
+    try:
+        return yaml.safe_load((run.path / CONFIG).read_text(encoding="utf8")) or {}
+    except (yaml.YAMLError, OSError) as error:
+        raise UserError(
+            f"the run's {CONFIG} cannot be read: {error}", where=str(run.path / CONFIG), fix="restore the file"
+        ) from error
+
+
+def dataset_roots(pretrained: Path | None, run: RunDirectory | None) -> list[Path]:
+    """Folders on this machine that hold the data a checkpoint was trained on."""
+    named: list[dict[str, Any]] = []
+    # The manifest's folders are absolute in all runs; the configuration's were not always.
+    recorded = run.manifest.get("dataset") or {} if run else {}
+    data = recorded if recorded.get("root") or recorded.get("sources") else _run_config(run).get("data") or {}
+    named += [data, *(data.get("sources") or [])]
+    if pretrained:
+        named.append(read_json(pretrained / "train_config.json").get("dataset") or {})
+    home = os.environ.get("HF_LEROBOT_HOME")
+    hub = Path(home) if home else Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "lerobot"
+    found = []
+    for entry in named:
+        if entry.get("root"):
+            found.append(Path(entry["root"]).expanduser())
+        elif isinstance(entry.get("repo_id"), str):
+            found.append(hub / entry["repo_id"])
+    return [p for p in dict.fromkeys(found) if (p / "meta" / "info.json").is_file()]
+
+
+def _environment_sources(
+    request: EvalRequest, pretrained: Path | None, run: RunDirectory | None
+) -> list[tuple[str, dict[str, Any]]]:
+    """Descriptions of an environment `{type, task, **fields}`, the one that wins first."""
+    sources: list[tuple[str, dict[str, Any]]] = []
+    if run is not None:
+        sources.append((str(run.path / CONFIG), _run_config(run).get("env") or {}))
+    roots = [request.replay] if request.replay and not pretrained else dataset_roots(pretrained, run)
+    sources += [(str(root / METADATA), recorded_environment(root)) for root in roots]
+    if pretrained:
+        path = pretrained / "train_config.json"
+        sources.append((str(path), read_json(path).get("env") or {}))
+    return [(name, found) for name, found in sources if found]
+
+
+def recorded_environment(root: Path) -> dict[str, Any]:
+    """Environment `{type, task, **fields}` that a dataset was recorded in, or {} when it does not say."""
+    raw = read_metadata(root)
+    if raw is None:
+        return {}
+    fields: dict[str, Any] = {k: raw[k] for k in ("image_size", "camera_name") if k in raw}
+    return {"type": raw["env_type"], "task": ",".join(raw["tasks"]), **fields}
+
+
+def recorded_episodes(root: Path) -> list[dict[str, Any]]:
+    """Rows `{episode_index, task, seed}` of a dataset that `hlrp collect` recorded; empty for any other."""
+    rows = (read_metadata(root) or {}).get("episodes", [])
+    return [{"episode_index": r["episode_index"], "task": r["task"], "seed": int(r["reset_seed"])} for r in rows]
+
+
+def _recorded_seeds(pretrained: Path | None, run: RunDirectory | None) -> dict[str, set[int]]:
+    seeds: dict[str, set[int]] = {}
+    for root in dataset_roots(pretrained, run):
+        for row in recorded_episodes(root):
+            seeds.setdefault(row["task"], set()).add(row["seed"])
+    return seeds
+
+
+def _known_tasks(env_type: str, tasks: list[str]) -> list[str]:
+    """Single task names; checked here for the simulators whose tasks are known without importing them."""
+    if env_type not in envs_catalog():
+        return list(dict.fromkeys(tasks))
+    require_installed(env_type)
+    return expand_tasks(env_type, tasks or [envs_catalog()[env_type].default_task], where="--task")
+
+
+def _split(task: str | list[str]) -> list[str]:
+    names = task.split(",") if isinstance(task, str) else task
+    return [n.strip() for n in names if n.strip()]
+
+
+def _results_folder(request: EvalRequest, run: RunDirectory | None) -> Path:
+    if request.output is not None:
+        folder = request.output.absolute()
+        if (folder / RESULTS).exists():
+            raise UserError(
+                f"there is a {RESULTS} in the output folder already",
+                where=f"--output {request.output}",
+                fix="choose another --output",
+            )
+        check_writable(folder)
+        return folder
+    path = new_run_path(None, "eval")
+    return path if run is None else run.path / "eval" / path.name

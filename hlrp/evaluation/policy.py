@@ -1,0 +1,322 @@
+"""Building the environment and the policy of an evaluation as `lerobot-eval` does, refusing pairs that do not fit."""
+
+import contextlib
+import dataclasses
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hlrp.errors import UserError, suggest
+
+PREPROCESSOR = "policy_preprocessor.json"
+_DERIVED_FIELDS = ("features", "features_map")
+
+
+@dataclass
+class LoadedPolicy:
+    """A policy ready to act: LeRobot's policy, its configuration, both processors, and what to know about the load."""
+
+    policy: Any
+    config: Any
+    preprocessor: Any
+    postprocessor: Any
+    warnings: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def without_prints() -> Iterator[None]:
+    """Keep LeRobot's own `print` calls off standard output, which belongs to `--json`; errors still raise."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def choose_device(asked: str | None, saved: str | None = None) -> str:
+    """Torch device to run on. LeRobot would switch to another one in silence.
+
+    Args:
+        asked: What the user asked for, or None.
+        saved: What the checkpoint was saved with; used when it is here.
+
+    Raises:
+        UserError: The device asked for does not exist here.
+    """
+    import torch
+
+    def exists(name: str) -> bool:
+        device = torch.device(name)
+        if device.type == "cuda":
+            return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+        if device.type == "mps":
+            return bool(torch.backends.mps.is_available())
+        return device.type == "cpu" or (device.type == "xpu" and hasattr(torch, "xpu") and torch.xpu.is_available())
+
+    best = "cuda" if exists("cuda") else "mps" if exists("mps") else "cpu"
+    if asked is None:
+        with contextlib.suppress(RuntimeError):
+            return saved if saved and exists(saved) else best
+        return best
+    try:
+        present = exists(asked)
+    except RuntimeError as error:
+        raise UserError(f"{asked!r} is no torch device", where="--device", fix="cpu, cuda, cuda:1 or mps") from error
+    if not present:
+        raise UserError(
+            f"device {asked!r} does not exist on this machine",
+            where="--device",
+            fix=f"leave it out, or --device {best}",
+        )
+    return asked
+
+
+def environment_config(env_type: str, task: str | None, fields: dict[str, Any]) -> Any:
+    """LeRobot's configuration object of an environment. Plugins have to be registered before.
+
+    Raises:
+        UserError: Unknown type, field or task, or a value that the class refuses.
+    """
+    import draccus
+    from lerobot.envs.configs import EnvConfig
+
+    known = EnvConfig.get_known_choices()
+    if env_type not in known:
+        raise UserError(f"unknown environment type {env_type!r}", where="--env", fix=suggest(env_type, known))
+    cls = known[env_type]
+    names = {f.name for f in dataclasses.fields(cls)} - set(_DERIVED_FIELDS)
+    for name in fields:
+        if name not in names:
+            raise UserError(
+                f"environment {env_type!r} has no field {name!r}", where=f"env.{name}", fix=suggest(name, names)
+            )
+    values = {**fields, **({} if task is None else {"task": task})}
+    try:
+        return draccus.decode(cls, values)
+    except UserError:
+        raise
+    except Exception as error:
+        # draccus wraps what __post_init__ raises.
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise cause from error
+            cause = cause.__cause__
+        raise UserError(
+            f"environment {env_type!r} refuses its settings: {error}", where=f"env = {values}", fix="change that field"
+        ) from error
+
+
+def build_environments(env_cfg: Any, n_envs: int, use_async: bool) -> list[tuple[str, Any]]:
+    """Vector environments of a configuration as `(label, environment)`; a group of tasks gives several.
+
+    Raises:
+        UserError: The simulator is not installed, or it does not know the task.
+    """
+    import gymnasium as gym
+    from lerobot.envs import make_env
+    from lerobot.envs.utils import FreezeAfterEpisodeEnd
+
+    try:
+        with without_prints():
+            suites = make_env(env_cfg, n_envs=n_envs, use_async_envs=use_async)
+    except (ModuleNotFoundError, gym.error.Error) as error:
+        raise UserError(
+            f"environment {env_cfg.type!r} cannot be made: {error}", where="--env", fix="pip install -e '.[sim]'"
+        ) from error
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"environment {env_cfg.type!r} refuses task {env_cfg.task!r}: {error}",
+            where="--task",
+            fix="name another task",
+        ) from error
+    single = sum(len(group) for group in suites.values()) == 1
+    found = []
+    for suite, group in suites.items():
+        for task_id, vec in group.items():
+            if isinstance(vec, gym.vector.SyncVectorEnv):
+                # LeRobot freezes finished copies only in its asynchronous environments. Here it also keeps the final
+                # frame, which Gymnasium's autoreset would replace, and saves stepping copies nobody waits for.
+                vec.envs = [e if isinstance(e, FreezeAfterEpisodeEnd) else FreezeAfterEpisodeEnd(e) for e in vec.envs]
+            found.append((str(env_cfg.task) if single and env_cfg.task else f"{suite}_{task_id}", vec))
+    return found
+
+
+def observed_shapes(vec: Any, env_preprocessor: Any) -> dict[str, tuple[int, ...]]:
+    """What the environment really gives a policy, by LeRobot's names; images as (C, H, W)."""
+    import numpy as np
+    from gymnasium.vector.utils import create_empty_array
+    from lerobot.envs import preprocess_observation
+
+    space = getattr(vec, "single_observation_space", None) or vec.observation_space
+    observation = preprocess_observation(create_empty_array(space, n=1, fn=np.zeros))
+    observation = env_preprocessor({**observation, "task": [""]})
+    return {
+        k: tuple(v.shape[1:]) for k, v in observation.items() if k.startswith("observation") and hasattr(v, "shape")
+    }
+
+
+def effective_rename_map(pretrained: Path, given: dict[str, str]) -> dict[str, str]:
+    """The renaming that will apply: the one asked for, else the one saved with the checkpoint.
+
+    Raises:
+        UserError: A renaming is asked for, but the checkpoint's preprocessor has no step for it.
+    """
+    steps = json.loads((pretrained / PREPROCESSOR).read_text(encoding="utf8")).get("steps", [])
+    for step in steps:
+        if step.get("registry_name") == "rename_observations_processor":
+            return given or step.get("config", {}).get("rename_map") or {}
+    if given:
+        raise UserError(
+            "this checkpoint's preprocessor has no renaming step", where="--rename-map", fix="leave --rename-map out"
+        )
+    return {}
+
+
+def check_features(
+    config: Any, observed: dict[str, tuple[int, ...]], actions: int | None, rename: dict[str, str]
+) -> list[str]:
+    """Compare what the policy takes and gives with what the environment gives and takes.
+
+    Args:
+        config: LeRobot policy configuration with input and output features.
+        observed: Shapes by LeRobot's names, as `observed_shapes` gives them.
+        actions: Action dimension of the environment, or None when its actions are no vector.
+        rename: Environment key -> policy key.
+
+    Returns:
+        Warnings about differences that the policy can live with (image sizes).
+
+    Raises:
+        UserError: A missing input, or a wrong dimension; lists both sides.
+    """
+    have = {rename.get(k, k): v for k, v in observed.items()}
+    problems, warnings, missing = [], [], []
+    for key, feature in (config.input_features or {}).items():
+        wanted = tuple(feature.shape)
+        if key not in have:
+            if "empty_camera" not in key:
+                missing.append(key)
+                problems.append(f"{key} is missing")
+        elif feature.type.value == "VISUAL":
+            if have[key][0] != wanted[0]:
+                problems.append(f"{key} has {have[key][0]} channels instead of {wanted[0]}")
+            elif have[key] != wanted:
+                sizes = f"{have[key][2]}x{have[key][1]} pixels, the policy was trained on {wanted[2]}x{wanted[1]}"
+                warnings.append(f"{key} comes in {sizes}")
+        elif have[key] != wanted:
+            problems.append(f"{key} has shape {list(have[key])} instead of {list(wanted)}")
+    action = (config.output_features or {}).get("action")
+    if action is not None and actions is not None and tuple(action.shape) != (actions,):
+        problems.append(f"the policy gives actions of {action.shape[0]} numbers, the environment takes {actions}")
+    if not problems:
+        return warnings
+    policy_side = ", ".join(f"{k} {list(f.shape)}" for k, f in (config.input_features or {}).items())
+    env_side = ", ".join(f"{k} {list(v)}" for k, v in have.items())
+    unused = [k for k in observed if rename.get(k, k) not in (config.input_features or {})]
+    hint = f", or rename: --rename-map {unused[0]}={missing[0]}" if missing and unused else ""
+    raise UserError(
+        f"the policy and the environment do not fit: {'; '.join(problems)}",
+        where=f"policy takes {policy_side}; environment gives {env_side}, takes actions [{actions}]",
+        fix=f"give the --env that the policy was trained for{hint}",
+    )
+
+
+def policy_config(pretrained: Path, device: str) -> Any:
+    """LeRobot configuration of a checkpoint, set to a device.
+
+    Raises:
+        UserError: Its policy type is not registered, or a field is unknown to the installed class.
+    """
+    import lerobot.policies  # noqa: F401 - importing registers the built-in policies
+    from lerobot.configs.policies import PreTrainedConfig
+
+    policy_type = json.loads((pretrained / "config.json").read_text(encoding="utf8")).get("type")
+    known = PreTrainedConfig.get_known_choices()
+    if policy_type not in known:
+        raise UserError(
+            f"the checkpoint's policy type {policy_type!r} is not installed here",
+            where=str(pretrained / "config.json"),
+            fix=f"install the plugin that has it, `hlrp policies` lists them; {suggest(str(policy_type), known)}",
+        )
+    try:
+        config = PreTrainedConfig.from_pretrained(pretrained, cli_overrides=[f"--device={device}"])
+    except Exception as error:
+        raise UserError(
+            f"the checkpoint's configuration does not fit the installed LeRobot: {error}",
+            where=str(pretrained / "config.json"),
+            fix="install the LeRobot release it was trained with (see its run.json)",
+        ) from error
+    config.pretrained_path = pretrained
+    config.device = device
+    if getattr(config, "pretrained_backbone_weights", None):
+        # The checkpoint holds the trained backbone; without this LeRobot downloads the initial one first.
+        config.pretrained_backbone_weights = None
+    return config
+
+
+def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given: bool) -> LoadedPolicy:
+    """Load weights and processors and check that nothing in them is missing.
+
+    Args:
+        config: From `policy_config`.
+        env_cfg: From `environment_config`.
+        rename: From `effective_rename_map`.
+        rename_given: Whether it replaces the one saved with the checkpoint.
+
+    Raises:
+        UserError: The weights do not fit the configuration, or a normalised feature has no statistics.
+    """
+    from lerobot.policies import make_policy, make_pre_post_processors
+
+    from hlrp.policies.build import check_statistics
+
+    pretrained = Path(config.pretrained_path)
+    inputs, outputs = dict(config.input_features or {}), dict(config.output_features or {})
+    try:
+        with without_prints():
+            policy = make_policy(cfg=config, env_cfg=env_cfg, rename_map=rename or None)
+    except ImportError as error:
+        raise UserError(
+            f"policy {config.type!r} needs a package that is not installed: {error}",
+            fix="`hlrp policies` names the extra",
+        ) from error
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(
+            f"the weights cannot be loaded: {error}", where=str(pretrained), fix="use another checkpoint of the run"
+        ) from error
+    # LeRobot replaced the outputs by what the environment's configuration says; the checkpoint's were just checked.
+    config.input_features, config.output_features = inputs, outputs
+    policy.eval()
+    steps = json.loads((pretrained / PREPROCESSOR).read_text(encoding="utf8")).get("steps", [])
+    names = {s.get("registry_name") for s in steps}
+    overrides: dict[str, Any] = {}
+    if "device_processor" in names:
+        overrides["device_processor"] = {"device": str(config.device)}
+    if rename_given:
+        overrides["rename_observations_processor"] = {"rename_map": rename}
+    preprocessor, postprocessor = make_pre_post_processors(
+        policy_cfg=config, pretrained_path=str(pretrained), preprocessor_overrides=overrides
+    )
+    check_statistics(
+        [preprocessor, postprocessor],
+        {*inputs, *outputs},
+        where=str(pretrained),
+        fix="train again with the dataset's statistics, or restore the processors' safetensors files",
+    )
+    return LoadedPolicy(policy, config, preprocessor, postprocessor, _weight_warnings(policy, pretrained))
+
+
+def _weight_warnings(policy: Any, pretrained: Path) -> list[str]:
+    """Parameters the checkpoint does not hold; LeRobot loads without `strict` and would leave them random."""
+    path = pretrained / "model.safetensors"
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    # Tied tensors are stored once; the metadata names the other one.
+    present = {*header, *(header.get("__metadata__") or {})}
+    lacking = sorted(set(policy.state_dict()) - present)
+    if not lacking:
+        return []
+    return [f"the checkpoint holds no values for {len(lacking)} of the policy's tensors, e.g. {lacking[0]}"]

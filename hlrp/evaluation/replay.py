@@ -1,0 +1,132 @@
+"""Playing recorded actions back, to tell a broken environment from a broken policy."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hlrp.errors import UserError
+from hlrp.evaluation.plan import recorded_episodes
+from hlrp.evaluation.request import Listener
+from hlrp.evaluation.statistics import wilson_interval
+
+# Recordings hold successful episodes and the actions that were executed, so a sound environment repeats them all;
+# the rest is room for other processors' floating-point arithmetic.
+REPRODUCED = 0.9
+
+
+def recorded_rows(root: Path, tasks: Sequence[str], per_task: int) -> list[dict[str, Any]]:
+    """The first ``per_task`` recorded episodes of each task as `{episode_index, task, seed}`.
+
+    Raises:
+        UserError: It has none of the tasks.
+    """
+    rows = recorded_episodes(root)
+    chosen: list[dict[str, Any]] = []
+    for task in tasks or list(dict.fromkeys(r["task"] for r in rows)):
+        chosen += [r for r in rows if r["task"] == task][:per_task]
+    if not chosen:
+        raise UserError(
+            f"the dataset holds no episode of {', '.join(tasks)}",
+            where=f"--replay {root}",
+            fix=f"it holds {', '.join(sorted({r['task'] for r in rows}))}",
+        )
+    return chosen
+
+
+def recorded_columns(root: Path, episodes: set[int]) -> dict[int, dict[str, Any]]:
+    """Actions [T, A] and, where recorded, states [T, D] of some episodes, as float32 arrays in frame order."""
+    import numpy as np
+    import pyarrow.dataset as ds
+
+    table = ds.dataset(root / "data", format="parquet")
+    names = [c for c in ("action", "observation.state") if c in table.schema.names]
+    if "action" not in names:
+        raise UserError("the dataset has no column 'action'", where=str(root), fix="replay a recorded dataset")
+    wanted = ds.field("episode_index").isin(sorted(episodes))
+    frame = table.to_table(columns=["episode_index", "frame_index", *names], filter=wanted)
+    frame = frame.sort_by([("episode_index", "ascending"), ("frame_index", "ascending")])
+    index = frame["episode_index"].to_numpy()
+    out: dict[int, dict[str, Any]] = {}
+    columns = {n: np.asarray(frame[n].to_pylist(), dtype=np.float32) for n in names}
+    for episode in episodes:
+        here = index == episode
+        out[episode] = {n: c[here] for n, c in columns.items()}
+    return out
+
+
+def replay_recording(root: Path, env_cfgs: list[Any], per_task: int, listener: Listener) -> dict[str, Any]:
+    """Play recorded episodes from their reset seeds and report how many succeed again.
+
+    Returns:
+        `dataset`, `tasks` (successes with their interval), `episodes`, `reproduced`, and `problems` in words.
+
+    Raises:
+        UserError: The dataset cannot be replayed.
+    """
+    from lerobot.envs import close_envs
+
+    from hlrp.evaluation.policy import build_environments
+
+    tasks = [str(c.task) for c in env_cfgs if c.task]
+    rows = recorded_rows(root, tasks, per_task)
+    recorded = recorded_columns(root, {r["episode_index"] for r in rows})
+    episodes: list[dict[str, Any]] = []
+    for env_cfg in env_cfgs:
+        environments = build_environments(env_cfg, 1, use_async=False)
+        try:
+            for task, vec in environments:
+                mine = [r for r in rows if r["task"] == task]
+                listener.started(f"replay {task}", len(mine))
+                for row in mine:
+                    episodes.append({**row, **_play(vec, row["seed"], recorded[row["episode_index"]])})
+                    done = [e for e in episodes if e["task"] == task]
+                    listener.finished(f"replay {task}", len(done), sum(e["success"] for e in done))
+        finally:
+            close_envs([e for _, e in environments])
+    return _report(root, episodes)
+
+
+def _play(vec: Any, seed: int, recorded: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np
+    from lerobot.envs.utils import NEW_ROLLOUT_OPTION
+
+    observation, _ = vec.reset(seed=[seed], options={NEW_ROLLOUT_OPTION: True})
+    states, success, error, length = recorded.get("observation.state"), False, None, 0
+    for action in recorded["action"]:
+        seen = observation.get("agent_pos") if isinstance(observation, dict) else None
+        if states is not None and seen is not None and seen.shape[1:] == states.shape[1:]:
+            error = max(error or 0.0, float(np.abs(seen[0] - states[length]).max()))
+        observation, _, terminated, truncated, info = vec.step(action[None])
+        length += 1
+        final = info.get("final_info")
+        source = final if isinstance(final, dict) else info
+        success = success or bool(np.any(source.get("is_success", False)))
+        if terminated[0] or truncated[0]:
+            break
+    return {"success": success, "length": length, "largest_state_error": error}
+
+
+def _report(root: Path, episodes: list[dict[str, Any]]) -> dict[str, Any]:
+    tasks, problems = {}, []
+    for task in dict.fromkeys(e["task"] for e in episodes):
+        mine = [e for e in episodes if e["task"] == task]
+        successes = sum(e["success"] for e in mine)
+        tasks[task] = {
+            "episodes": len(mine),
+            "successes": successes,
+            "success_rate": successes / len(mine),
+            "success_interval": list(wilson_interval(successes, len(mine))),
+        }
+        if successes < REPRODUCED * len(mine):
+            problems.append(
+                f"{task}: the environment does not reproduce the recording ({successes} of {len(mine)} recorded "
+                "episodes succeed again); compare its settings and package versions with the recording's before "
+                "blaming the policy"
+            )
+    return {
+        "dataset": str(root),
+        "tasks": tasks,
+        "episodes": episodes,
+        "reproduced": not problems,
+        "problems": problems,
+    }

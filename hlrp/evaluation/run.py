@@ -1,0 +1,230 @@
+"""Evaluating a policy in a simulator on LeRobot's rollout: `evaluate(EvalRequest(...)) -> EvalResult`."""
+
+import hashlib
+import json
+import platform
+import time
+import warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from hlrp.evaluation.plan import EvalPlan, make_plan
+from hlrp.evaluation.request import RESULTS, Episode, EvalRequest, EvalResult, Listener, Silent, TaskResult
+from hlrp.files import write_json
+from hlrp.processes import FolderLock
+from hlrp.runs import checkpoint_step, claim_folder
+from hlrp.runs.directory import now, package_versions
+from hlrp.sim.catalog import envs_catalog
+
+__all__ = ["Episode", "EvalPlan", "EvalRequest", "EvalResult", "Listener", "TaskResult", "evaluate", "make_plan"]
+
+_LARGEST_BATCH = 8
+
+
+def evaluate(request: EvalRequest, *, plan: EvalPlan | None = None, listener: Listener | None = None) -> EvalResult:
+    """Evaluate a policy, replay recordings, or both, and write `results.json` and the videos.
+
+    Args:
+        request: What to evaluate.
+        plan: The request filled in, when the caller has made it already.
+        listener: Told about progress.
+
+    Raises:
+        UserError: What is asked cannot be done here, or another process writes there; before any episode is run
+            where it can be known.
+    """
+    plan = plan or make_plan(request)
+    # A name that was chosen for the user is another one if an evaluation of the same second has it.
+    with claim_folder(plan.folder) if request.output is None else FolderLock(plan.folder) as lock:
+        return _evaluate(request, replace(plan, folder=lock.folder), listener or Silent())
+
+
+def _evaluate(request: EvalRequest, plan: EvalPlan, listener: Listener) -> EvalResult:
+    _prepare_rendering(plan)
+    result = EvalResult(plan.folder, _provenance(request, plan))
+    started = time.monotonic()
+    with warnings.catch_warnings():
+        # Said once per rollout by packages that the user does not control (pygame, LeRobot's attribute check).
+        warnings.simplefilter("ignore", UserWarning)
+        _run(request, plan, result, listener)
+    result.provenance["seconds"] = round(time.monotonic() - started, 3)
+    save(result)
+    return result
+
+
+def _prepare_rendering(plan: EvalPlan) -> None:
+    entry = envs_catalog().get(plan.env_type)
+    if entry is None or entry.needs_gl:
+        from hlrp.sim.rendering import configure_gl, probe_rendering
+
+        configure_gl()
+        if entry is not None:
+            probe_rendering()
+
+
+def environment_fields(plan: EvalPlan) -> dict[str, Any]:
+    """Every field of the environment that a plan's episodes run in, defaults included; imports LeRobot.
+
+    Raises:
+        UserError: The environment's class refuses a field.
+    """
+    _prepare_rendering(plan)
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    from hlrp.evaluation.policy import environment_config
+
+    register_third_party_plugins()
+    return _plain(_environment_configs(plan, environment_config)[0])
+
+
+def save(result: EvalResult) -> None:
+    """Write `results.json` in one step."""
+    result.folder.mkdir(parents=True, exist_ok=True)
+    write_json(result.folder / RESULTS, result.to_json())
+
+
+def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Listener) -> None:
+    from hlrp.evaluation.policy import choose_device, environment_config, policy_config
+    from hlrp.evaluation.replay import replay_recording
+
+    if request.device is not None:
+        choose_device(request.device)
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    register_third_party_plugins()
+    env_cfgs = _environment_configs(plan, environment_config)
+    result.provenance["env"]["config"] = _plain(env_cfgs[0])
+    loaded = None
+    if plan.pretrained is not None:
+        config = policy_config(plan.pretrained, choose_device(request.device, _saved_device(plan.pretrained)))
+        result.provenance["policy"] |= {"type": config.type, "device": str(config.device)}
+        loaded = _load(request, plan, config, env_cfgs[0], result)
+    for text in result.warnings:
+        listener.note(f"warning: {text}")
+    if request.replay is not None:
+        result.replay = replay_recording(request.replay, env_cfgs, request.episodes, listener)
+        for line in result.replay.pop("problems"):
+            _warn(result, listener, line)
+    if loaded is not None:
+        _warn_of_recorded_seeds(request, plan, result, listener)
+        for env_cfg in env_cfgs:
+            _run_tasks(request, env_cfg, loaded, result, listener)
+
+
+def _environment_configs(plan: EvalPlan, make: Any) -> list[Any]:
+    if not plan.tasks:
+        return [make(plan.env_type, None, plan.env_fields)]
+    return [make(plan.env_type, task, plan.env_fields) for task in plan.tasks]
+
+
+def batch_size(request: EvalRequest) -> int:
+    """Environments stepped together: as asked, else the most that fit evenly, up to 8."""
+    if request.batch_size is not None:
+        return min(request.batch_size, request.episodes)
+    batches = -(-request.episodes // _LARGEST_BATCH)
+    return -(-request.episodes // batches)
+
+
+def _load(request: EvalRequest, plan: EvalPlan, config: Any, env_cfg: Any, result: EvalResult) -> Any:
+    """Check that policy and environment fit, on one environment, before the weights are read."""
+    from lerobot.envs import close_envs, make_env_pre_post_processors
+
+    from hlrp.evaluation import policy as policies
+
+    assert plan.pretrained is not None
+    rename = policies.effective_rename_map(plan.pretrained, request.rename_map)
+    environments = policies.build_environments(env_cfg, 1, use_async=False)
+    try:
+        vec = environments[0][1]
+        observed = policies.observed_shapes(vec, make_env_pre_post_processors(env_cfg, config)[0])
+        shape = getattr(vec.single_action_space, "shape", None)
+        result.warnings += policies.check_features(config, observed, shape[0] if shape else None, rename)
+    finally:
+        close_envs([e for _, e in environments])
+    loaded = policies.load_policy(config, env_cfg, rename, bool(request.rename_map))
+    result.warnings += loaded.warnings
+    result.provenance["policy"] |= _identity(plan.pretrained)
+    return loaded
+
+
+def _run_tasks(request: EvalRequest, env_cfg: Any, loaded: Any, result: EvalResult, listener: Listener) -> None:
+    from lerobot.envs import close_envs, make_env_pre_post_processors
+
+    from hlrp.evaluation.policy import build_environments
+    from hlrp.evaluation.rollout import Film, run_task
+
+    environments = build_environments(env_cfg, batch_size(request), request.async_envs)
+    processors = make_env_pre_post_processors(env_cfg, loaded.config)
+    try:
+        for task, vec in environments:
+            fps = int((vec.metadata or {}).get("render_fps") or env_cfg.fps)
+            film = Film(result.folder / "videos" / task.replace("/", "_"), request.videos, fps)
+            done = run_task(
+                task,
+                vec,
+                loaded,
+                processors,
+                episodes=request.episodes,
+                seed=request.seed,
+                film=film,
+                listener=listener,
+            )
+            done.videos = [str(Path(v).relative_to(result.folder)) for v in done.videos]
+            result.tasks.append(done)
+    finally:
+        # Left to the interpreter's exit, an OpenGL context prints a traceback of its own.
+        close_envs([e for _, e in environments])
+
+
+def _warn(result: EvalResult, listener: Listener, text: str) -> None:
+    result.warnings.append(text)
+    listener.note(f"warning: {text}")
+
+
+def _warn_of_recorded_seeds(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Listener) -> None:
+    seeds = set(range(request.seed, request.seed + request.episodes))
+    for task in plan.tasks:
+        seen = sorted(seeds & plan.recorded_seeds.get(task, set()))
+        if seen:
+            shown = ", ".join(map(str, seen[:5])) + (", ..." if len(seen) > 5 else "")
+            free = max(plan.recorded_seeds[task]) + 1
+            _warn(
+                result,
+                listener,
+                f"{task}: {len(seen)} of {len(seeds)} evaluation seeds were recorded for training ({shown}); "
+                f"--seed {free} or more measures unseen scenes",
+            )
+
+
+def _saved_device(pretrained: Path) -> str | None:
+    return json.loads((pretrained / "config.json").read_text(encoding="utf8")).get("device")
+
+
+def _identity(pretrained: Path) -> dict[str, Any]:
+    digest = None
+    weights = next((p for n in ("model", "adapter_model") if (p := pretrained / f"{n}.safetensors").is_file()), None)
+    if weights is not None:
+        with weights.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"weights_sha256": digest}
+
+
+def _provenance(request: EvalRequest, plan: EvalPlan) -> dict[str, Any]:
+    policy: dict[str, Any] | None = None
+    if plan.pretrained is not None:
+        policy = {"path": str(plan.pretrained), "step": checkpoint_step(plan.pretrained.parent)}
+    return {
+        "created": now(),
+        "policy": policy,
+        "env": {"type": plan.env_type, "tasks": plan.tasks, "fields": plan.env_fields, "source": plan.env_source},
+        "seed": request.seed,
+        "episodes_per_task": request.episodes,
+        "batch_size": batch_size(request),
+        "versions": {"python": platform.python_version(), **package_versions()},
+    }
+
+
+def _plain(env_cfg: Any) -> dict[str, Any]:
+    """Fields of an environment's configuration as JSON values."""
+    return {k: v for k, v in asdict(env_cfg).items() if isinstance(v, str | int | float | bool | list | type(None))}

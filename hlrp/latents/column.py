@@ -1,0 +1,296 @@
+"""Latent labels as columns of a dataset: a new dataset folder whose videos are links to those of the old one."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hlrp.data.columns import read_column
+from hlrp.data.dataset_info import INFO, DatasetInfo
+from hlrp.errors import UserError
+from hlrp.files import fsync_tree, write_json
+from hlrp.latents.shards import LatentIdentity
+from hlrp.latents.spec import describe
+from hlrp.latents.table import LatentTable
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
+
+CODES, VALID = "latent_codes", "latent_valid"
+"""Names of the columns. Not `observation.*`: LeRobot would make them inputs of a policy."""
+
+PROVENANCE = Path("meta/hlrp_latents.json")
+
+# Only these are linked. LeRobot rewrites tables and metadata in place, which would reach the source through a link.
+_LINKED = ("videos", "images")
+
+
+@dataclass(frozen=True)
+class ColumnResult:
+    """What `write_column` made.
+
+    Args:
+        output: Folder of the new dataset.
+        linked: Files that are hard links.
+        symlinked: Files that are symbolic links, since hard ones were not possible.
+        copied: Files that were copied.
+    """
+
+    output: Path
+    linked: int
+    symlinked: int
+    copied: int
+
+
+def check_column(info: DatasetInfo, output: Path, identity: LatentIdentity) -> bool:
+    """Check, before any work, that a dataset with latent columns can be written.
+
+    Returns:
+        Whether it is there already, with the same labels.
+
+    Raises:
+        UserError: The folder holds something else or lies inside the dataset, or the dataset has such columns.
+    """
+    if output.exists():
+        if _labels_of(output) == identity:
+            return True
+        raise UserError(
+            f"{output} exists and is not this dataset with these labels",
+            where="--write-column",
+            fix="choose a new folder, or delete the old one",
+        )
+    if output.resolve().is_relative_to(info.root.resolve()):
+        raise UserError(
+            f"{output} lies inside the dataset that is labelled",
+            where="--write-column",
+            fix="choose a folder beside it",
+        )
+    there = [name for name in (CODES, VALID) if name in info.features]
+    if there:
+        raise UserError(
+            f"the dataset has a column {there[0]!r} already",
+            where=str(info.root / INFO),
+            fix="label the dataset that it was made from",
+        )
+    return False
+
+
+def _labels_of(folder: Path) -> LatentIdentity | None:
+    try:
+        said = json.loads((folder / PROVENANCE).read_text(encoding="utf8"))
+        return LatentIdentity.model_validate(said["identity"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class LatentColumn:
+    """The labels that a dataset carries itself, looked up as in a `LatentTable`. All are read when it is made.
+
+    Args:
+        info: A dataset that `write_column` made.
+
+    Raises:
+        UserError: It has no such columns, does not say what they mean, or they are not what it says.
+    """
+
+    def __init__(self, info: DatasetInfo) -> None:
+        absent = [name for name in (CODES, VALID) if name not in info.features]
+        identity = _labels_of(info.root)
+        if absent or identity is None:
+            problem = f"no column {absent[0]!r}" if absent else f"no {PROVENANCE} that says what its codes mean"
+            raise UserError(
+                f"the dataset has {problem}",
+                where=str(info.root),
+                fix="label it with hlrp precompute-latents --write-column, or give a table with --latents",
+            )
+        self.info, self.identity = info, identity
+        pairs, positions = identity.num_frames - 1, identity.code_seq_len
+        stored = [list(info.features[name]["shape"]) for name in (CODES, VALID)]
+        if stored != [[pairs, positions], [pairs]] or identity.rows != info.frames:
+            raise UserError(
+                f"the columns of codes have shapes {stored} for {info.frames} frames, {PROVENANCE} says "
+                f"{[[pairs, positions], [pairs]]} for {identity.rows}",
+                where=str(info.root),
+                fix="write the dataset again with hlrp precompute-latents --write-column",
+            )
+        self._codes = read_column(info, CODES).astype(np.int64).reshape(-1, pairs, positions)
+        self._valid = read_column(info, VALID).astype(bool).reshape(-1, pairs)
+
+    def check(self, *, dataset: DatasetInfo | None = None, **asked: object) -> None:
+        """As `LatentTable.check`, but for the dataset, which the codes are part of.
+
+        Raises:
+            UserError: Naming both sides of everything that differs.
+        """
+        differ = self.identity.misfits(None, asked)
+        if differ:
+            raise UserError(
+                f"the dataset's codes do not fit: {describe(differ, 'the column', 'asked for is')}",
+                where=str(self.info.root),
+                fix="label the dataset again with hlrp precompute-latents",
+            )
+
+    def codes(self, indices: "ArrayLike") -> "tuple[Tensor, Tensor]":
+        """As `LatentTable.codes`."""
+        import torch
+
+        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        return torch.from_numpy(self._codes[wanted]), torch.from_numpy(self._valid[wanted])
+
+    def vectors(self, indices: "ArrayLike") -> "Tensor":
+        """A column holds codes alone.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(
+            "the dataset's column holds codes, no continuous latents",
+            where=str(self.info.root),
+            fix="label with --vectors --output DIR, and give that table with --latents",
+        )
+
+
+def write_column(table: LatentTable, info: DatasetInfo, output: Path, *, copy: bool = False) -> ColumnResult:
+    """Make a dataset that has the codes as `latent_codes` ``[T-1, S]`` int64 and `latent_valid` ``[T-1]`` bool.
+
+    Nothing is decoded or encoded again, and the source is not changed. The folder appears when it is complete; if it is
+    there already with the same labels, nothing is done.
+
+    Args:
+        table: Labels of the dataset.
+        info: The dataset.
+        output: Folder of the new dataset.
+        copy: Copy the videos; otherwise they are hard links, or symbolic ones where the file system allows no others.
+
+    Raises:
+        UserError: The table is of another dataset, or as for `check_column`.
+    """
+    table.check(dataset=info)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(output):
+        if check_column(info, output, table.identity):
+            return ColumnResult(output, 0, 0, 0)
+        partial = output.with_name(f".{output.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        counts = {"linked": 0, "symlinked": 0, "copied": 0}
+        for source in _files(info.root):
+            relative = source.relative_to(info.root)
+            target = partial / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if relative.parts[0] == "data" and source.suffix == ".parquet":
+                _rewrite_table(source, target, table)
+            elif relative == INFO:
+                _rewrite_info(source, target, table)
+            else:
+                counts[_place(source, target, link=relative.parts[0] in _LINKED and not copy)] += 1
+        said = {"identity": table.identity.model_dump(), "bad_episodes": table.manifest.bad_episodes}
+        write_json(partial / PROVENANCE, said)
+        fsync_tree(partial)
+        partial.rename(output)
+    return ColumnResult(output, **counts)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep other processes from making the same dataset at once; they wait, and find it made."""
+    from filelock import FileLock
+
+    lock = output.with_name(f".{output.name}.lock")
+    with FileLock(lock):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        yield from (Path(parent) / name for name in sorted(files) if not name.startswith("."))
+
+
+def _place(source: Path, target: Path, *, link: bool) -> str:
+    real = source.resolve()  # a Hub snapshot consists of links
+    if not link:
+        shutil.copy2(real, target)
+        return "copied"
+    try:
+        target.hardlink_to(real)
+    except OSError:
+        target.symlink_to(real)
+        return "symlinked"
+    return "linked"
+
+
+def _features(table: LatentTable) -> dict[str, dict[str, Any]]:
+    pairs, positions = table.identity.num_frames - 1, table.identity.code_seq_len
+    return {
+        CODES: {"dtype": "int64", "shape": [pairs, positions], "names": None},
+        VALID: {"dtype": "bool", "shape": [pairs], "names": None},
+    }
+
+
+def _rewrite_info(source: Path, target: Path, table: LatentTable) -> None:
+    content = json.loads(source.read_text(encoding="utf8"))
+    content["features"] |= _features(table)
+    target.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf8")
+
+
+def _rewrite_table(source: Path, target: Path, table: LatentTable) -> None:
+    """Copy a table with the two columns added, one row group at a time: LeRobot reads an episode per row group."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(source) as file:
+        compression = file.metadata.row_group(0).column(0).compression if file.num_row_groups else "SNAPPY"
+        writer: Any = None
+        try:
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group)
+                codes, valid = table.codes(rows.column("index").to_numpy())
+                rows = rows.append_column(CODES, _nested(codes.numpy())).append_column(VALID, _bools(valid.numpy()))
+                rows = rows.replace_schema_metadata(_described(rows.schema.metadata, table))
+                writer = writer or pq.ParquetWriter(target, rows.schema, compression=compression)
+                writer.write_table(rows)
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def _nested(codes: "NDArray[np.int64]") -> Any:
+    """``[n, T-1, S]`` as lists of lists, which is how `datasets` stores two dimensions."""
+    import pyarrow as pa
+
+    count, pairs, positions = codes.shape
+    inner = np.arange(0, codes.size + 1, positions, dtype=np.int32)
+    outer = np.arange(0, count * pairs + 1, pairs, dtype=np.int32)
+    return pa.ListArray.from_arrays(outer, pa.ListArray.from_arrays(inner, codes.reshape(-1)))
+
+
+def _bools(valid: "NDArray[np.bool_]") -> Any:
+    import pyarrow as pa
+
+    flat = pa.array(valid.reshape(-1))
+    # LeRobot keeps features of shape (1,) as plain values.
+    return flat if valid.shape[1] == 1 else pa.FixedSizeListArray.from_arrays(flat, valid.shape[1])
+
+
+def _described(metadata: dict[bytes, bytes] | None, table: LatentTable) -> dict[bytes, bytes]:
+    """The tables' own description of their columns, which `datasets` trusts when it is given no other."""
+    metadata = dict(metadata or {})
+    if b"huggingface" in metadata:
+        described = json.loads(metadata[b"huggingface"])
+        shape = _features(table)[CODES]["shape"]
+        flag = {"dtype": "bool", "_type": "Value"}
+        described["info"]["features"] |= {
+            CODES: {"shape": shape, "dtype": "int64", "_type": "Array2D"},
+            VALID: flag if shape[0] == 1 else {"feature": flag, "length": shape[0], "_type": "List"},
+        }
+        metadata[b"huggingface"] = json.dumps(described).encode()
+    return metadata

@@ -1,0 +1,363 @@
+"""Labelling a dataset: codes of every frame into a latent table, at the speed of the decoder or of the encoder."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hlrp.data import BadVideoError, DatasetInfo, read_episodes, window_offset
+from hlrp.data.decode import SequentialDecoder
+from hlrp.data.episodes import Episodes, check_camera
+from hlrp.data.frame_pipeline import DeviceChunk, FramePipeline
+from hlrp.errors import UserError
+from hlrp.laq.checkpoint import LAQManifest, find_model, read_manifest
+from hlrp.laq.config import LAQConfig
+from hlrp.laq.model import LAQ
+from hlrp.latents.shards import SHARD_FRAMES, LatentIdentity, ShardRange, ShardRows, plan_shards
+from hlrp.latents.spec import CodeSpec
+from hlrp.latents.table import MANIFEST, check_same_work, finish_table
+from hlrp.latents.window_batches import WindowBatcher
+
+CHUNK = 64
+"""Frames that are decoded and sent at a time."""
+
+_IN_FLIGHT = 2
+
+
+class WindowEncoder(Protocol):
+    """What turns windows into codes: `LAQEncoder`, or something to measure the rest with."""
+
+    def __call__(self, windows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Uint8 ``[B, T, C, H, W]`` to codes ``[B, T-1, S]`` and, if they are asked for, vectors ``[B, T-1, S, D]``."""
+
+
+class LAQEncoder:
+    """A quantizer as `label` takes it.
+
+    Args:
+        laq: The model, on its device.
+        vectors: Give continuous latents too.
+    """
+
+    def __init__(self, laq: LAQ, *, vectors: bool = False) -> None:
+        self._laq, self._vectors = laq, vectors
+
+    def __call__(self, windows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `WindowEncoder`."""
+        # The layout in which training and verification give frames: another one may round differently.
+        vectors = self._laq.encode_vectors(windows.contiguous())
+        return self._laq.codes_of(vectors), vectors if self._vectors else None
+
+
+class Ranks(NamedTuple):
+    """Which process of how many this is."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "Ranks":
+        """As torchrun or Slurm's srun say; a single process otherwise.
+
+        Raises:
+            UserError: What they say makes no sense.
+        """
+        for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+            if rank in environment and world in environment:
+                try:
+                    found = cls(int(environment[rank]), int(environment[world]))
+                except ValueError:
+                    found = cls(-1, 0)
+                if not 0 <= found.rank < found.world:
+                    raise UserError(
+                        f"{rank}={environment[rank]} and {world}={environment[world]} are no rank and number of ranks",
+                        where="environment",
+                        fix="start it through torchrun or srun, or unset both",
+                    )
+                return found
+        return cls()
+
+    def share(self, count: int) -> range:
+        """Which of ``count`` pieces are this process's: neighbours, so that videos are read in order."""
+        return range(self.rank * count // self.world, (self.rank + 1) * count // self.world)
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """What to label.
+
+    Args:
+        info: The dataset.
+        camera: Feature to read; None: the only one there is.
+        output: Folder of the table.
+        config: Shapes and meaning of the codes.
+        laq_sha256: SHA-256 of the quantizer's weights.
+        vectors: Keep continuous latents too.
+        batch_size: Windows that are encoded at a time. Sums are rounded differently at other sizes, so a code that
+            lies between two may come out as the other one.
+        skip_bad: Mark episodes that cannot be decoded invalid; otherwise they are an error.
+        shard_frames: Frames of a shard, about.
+        ranks: Which process of how many this is.
+    """
+
+    info: DatasetInfo
+    camera: str | None
+    output: Path
+    config: LAQConfig
+    laq_sha256: str
+    vectors: bool = False
+    batch_size: int = 256
+    skip_bad: bool = False
+    shard_frames: int = SHARD_FRAMES
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def identity(self) -> LatentIdentity:
+        """What the table's codes will mean.
+
+        Raises:
+            UserError: No such camera.
+        """
+        spec = CodeSpec.of_quantizer(self.config, self.laq_sha256, vectors=self.vectors)
+        return LatentIdentity(
+            **spec.model_dump(),
+            dataset_fingerprint=self.info.fingerprint(),
+            camera=check_camera(self.info, self.camera),
+            offset_frames=window_offset(spec.offset_seconds, self.info.fps),
+            rows=self.info.frames,
+            episodes=self.info.episodes,
+            shard_frames=self.shard_frames,
+        )
+
+
+@dataclass(frozen=True)
+class LabelProgress:
+    """How far a labelling is.
+
+    Args:
+        done: Frames of this process that are labelled, those of former runs included.
+        total: Frames of this process.
+        made: Frames labelled in this run.
+        elapsed_s: Seconds since this run's first frame was asked for.
+    """
+
+    done: int
+    total: int
+    made: int
+    elapsed_s: float
+
+    @property
+    def rate(self) -> float:
+        """Frames per second of this run."""
+        return self.made / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """What a labelling did.
+
+    Args:
+        output: Folder of the table.
+        complete: Whether all shards are there and the manifest is written.
+        frames: Frames labelled in this run.
+        kept: Frames of this process that a former run had labelled.
+        seconds: Duration.
+        bad: Episodes that could not be decoded, in this run.
+        missing_shards: Shards that other processes have yet to write.
+    """
+
+    output: Path
+    complete: bool
+    frames: int
+    kept: int
+    seconds: float
+    bad: list[BadVideoError]
+    missing_shards: int
+
+
+def choose_camera(info: DatasetInfo, manifest: LAQManifest, asked: str | None) -> str:
+    """The camera to label: the one asked for, else the one that the quantizer was trained on, else the only one.
+
+    Raises:
+        UserError: It is not clear which, or there is no such camera.
+    """
+    trained = [camera for camera in manifest.cameras if camera in info.cameras]
+    return check_camera(info, asked if asked is not None else trained[0] if len(trained) == 1 else None)
+
+
+def default_output(laq: Path, info: DatasetInfo, camera: str) -> Path:
+    """Where a table goes if nobody says: ``<run>/latents/<dataset>``, with the camera if there are several."""
+    run = next((p for p in (laq, *laq.absolute().parents[:3]) if (p / "run.json").is_file()), laq)
+    name = info.repo_id.replace("/", "--")
+    return run / "latents" / (name if len(info.cameras) == 1 else f"{name}--{camera}")
+
+
+def load_encoder(path: Path, device: str, *, vectors: bool = False) -> tuple[LAQEncoder, LAQManifest]:
+    """A quantizer from a run, checkpoint or model folder, ready to label, with its manifest.
+
+    Raises:
+        UserError: No quantizer there, or its files do not fit together.
+    """
+    folder = find_model(path)
+    return LAQEncoder(LAQ.from_checkpoint(folder, device), vectors=vectors), read_manifest(folder)
+
+
+def label(
+    request: LabelRequest,
+    encoder: WindowEncoder,
+    *,
+    device: str = "cpu",
+    progress: Callable[[LabelProgress], None] | None = None,
+    workers: int = 0,
+) -> LabelResult:
+    """Write the codes of every frame into a latent table; continues what a killed run has left.
+
+    Every frame is decoded once and sent to the device once. Decoding, transfer and encoding overlap, and memory does
+    not grow with the dataset.
+
+    Args:
+        request: What to label.
+        encoder: Gives the codes.
+        device: Where ``encoder`` wants its windows.
+        progress: Called after every shard and about twice a second.
+        workers: Threads that decode; 0: one per core, but not many.
+
+    Raises:
+        UserError: The folder holds labels of another kind, or there is no such camera.
+        BadVideoError: An episode cannot be decoded and ``skip_bad`` is off; shards before it are kept.
+    """
+    identity = request.identity()
+    table = read_episodes(request.info)
+    shards = plan_shards(table, request.shard_frames)
+    check_same_work(request.output, identity)
+    request.output.mkdir(parents=True, exist_ok=True)
+    mine = [shards[i] for i in request.ranks.share(len(shards))]
+    # A manifest is written last; a shard that is gone in spite of it is made again.
+    todo = [shard for shard in mine if not (request.output / shard.name).is_file()]
+    work = _Labelling(request, identity, table, encoder, torch.device(device), progress)
+    began = time.monotonic()
+    work.run(todo, sum(shard.rows for shard in mine), workers)
+    missing = sum(not (request.output / shard.name).is_file() for shard in shards)
+    complete = missing == 0 and (
+        (request.output / MANIFEST).is_file() or finish_table(request.output, identity, shards)
+    )
+    kept = sum(shard.rows for shard in mine) - work.made
+    return LabelResult(request.output, complete, work.made, kept, time.monotonic() - began, work.bad, missing)
+
+
+class _Labelling:
+    """One process's pass over its shards."""
+
+    def __init__(
+        self,
+        request: LabelRequest,
+        identity: LatentIdentity,
+        table: Episodes,
+        encoder: WindowEncoder,
+        device: torch.device,
+        progress: Callable[[LabelProgress], None] | None,
+    ) -> None:
+        self._request, self._identity, self._table = request, identity, table
+        self._encoder, self._device, self._progress = encoder, device, progress
+        self._waiting: deque[tuple[ShardRows, NDArray[np.int64], Tensor, Tensor | None, Any]] = deque()
+        self._steps = np.arange(1, identity.num_frames) * identity.offset_frames
+        self._reported = self._began = 0.0
+        self._seen = self._kept = self._total = 0
+        self.made = 0
+        self.bad: list[BadVideoError] = []
+
+    def run(self, todo: list[ShardRange], total: int, workers: int) -> None:
+        """Label the shards ``todo``; ``total`` frames are this process's in all."""
+        self._total, self._kept = total, total - sum(shard.rows for shard in todo)
+        self._began = self._reported = time.monotonic()
+        self._report(force=True)
+        if not todo:
+            return
+        shard_of = {e: shard for shard in todo for e in range(shard.first_episode, shard.end_episode)}
+        decoder = SequentialDecoder(self._table, self._identity.camera, self._request.config.image_size)
+        frames = FramePipeline(
+            decoder, list(shard_of), self._device, chunk=CHUNK, skip_bad=self._request.skip_bad, workers=workers
+        )
+        batcher = WindowBatcher(
+            self._identity.num_frames, self._identity.offset_frames, self._request.batch_size, CHUNK
+        )
+        current: ShardRows | None = None
+        with closing(iter(frames)) as items:
+            for item in items:
+                shard = shard_of[item.episode]
+                current = current or ShardRows(self._identity, shard, self._table)
+                self._take(item, current, batcher)
+                if item.episode == shard.end_episode - 1 and self._ends_episode(item):
+                    # At once: what comes next may be an error or a kill.
+                    self._close(current, batcher)
+                    current = None
+
+    def _ends_episode(self, item: DeviceChunk | BadVideoError) -> bool:
+        if isinstance(item, BadVideoError):
+            return True
+        return item.start + len(item.frames) == int(self._table.lengths[item.episode])
+
+    def _take(self, item: DeviceChunk | BadVideoError, shard: ShardRows, batcher: WindowBatcher) -> None:
+        episode = item.episode
+        if isinstance(item, BadVideoError):
+            # What was decoded before may be garbage too: the whole episode is left out, once its windows are through.
+            self._encode_all(batcher.flush(), shard)
+            self._resolve(0)
+            shard.spoil(episode)
+            self.bad.append(item)
+            return
+        first, length = int(self._table.start[episode]), int(self._table.lengths[episode])
+        self._encode_all(batcher.add(item, first, length), shard)
+        self._seen += len(item.frames)
+        self._report()
+
+    def _encode_all(self, batches: Any, shard: ShardRows) -> None:
+        for rows, windows in batches:
+            codes, vectors = self._encoder(windows)
+            self._waiting.append((shard, rows, *_to_host(codes, vectors)))
+            self._resolve(_IN_FLIGHT)
+
+    def _resolve(self, leave: int) -> None:
+        """Take results from the device, all but the newest ``leave``: waiting for these would stop the pipeline."""
+        while len(self._waiting) > leave:
+            shard, rows, codes, vectors, ready = self._waiting.popleft()
+            if ready is not None:
+                ready.synchronize()
+            ends = self._table.end[self._table.episode_of(rows)]
+            valid = rows[:, None] + self._steps < ends[:, None]
+            shard.fill(rows, codes.numpy(), valid, None if vectors is None else vectors.numpy())
+
+    def _close(self, shard: ShardRows, batcher: WindowBatcher) -> None:
+        self._encode_all(batcher.flush(), shard)
+        self._resolve(0)
+        shard.write(self._request.output)
+        self.made += shard.range.rows
+        self._seen = self.made
+        self._report(force=True)
+
+    def _report(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if self._progress is not None and (force or now - self._reported > 0.5):
+            self._reported = now
+            done = min(self._kept + self._seen, self._total)
+            self._progress(LabelProgress(done, self._total, self._seen, now - self._began))
+
+
+def _to_host(codes: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor | None, Any]:
+    """Start the copies to the host; the last item tells when they are done, None if they are."""
+    if vectors is not None:
+        vectors = vectors.float()
+    if codes.device.type != "cuda":
+        return codes.cpu(), None if vectors is None else vectors.cpu(), None
+    codes = codes.to("cpu", non_blocking=True)
+    vectors = None if vectors is None else vectors.to("cpu", non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
+    return codes, vectors, ready

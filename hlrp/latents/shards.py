@@ -1,0 +1,252 @@
+"""Shards of a latent table: safetensors files of contiguous episodes, each of which says what its codes mean."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hlrp.data.dataset_info import DatasetInfo
+from hlrp.data.episodes import Episodes, window_offset
+from hlrp.errors import UserError
+from hlrp.files import write_bytes
+from hlrp.latents.spec import CodeSpec, Difference
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SHARD_FRAMES = 4096
+"""Frames of a shard: what a kill can cost, and the grain in which ranks share the work."""
+
+_METADATA_KEY = "hlrp"
+_DTYPES = {"I64": np.int64, "I32": np.int32, "I16": np.int16, "BOOL": np.bool_, "F32": np.float32}
+_MAX_HEADER = 1 << 20
+
+
+class LatentIdentity(CodeSpec):
+    """What the codes of a table mean and which frames they belong to. Two tables are the same if all of it agrees."""
+
+    NAMES: ClassVar[dict[str, str]] = CodeSpec.NAMES | {
+        "dataset_fingerprint": "dataset",
+        "camera": "camera",
+        "offset_frames": "offset in frames",
+        "rows": "frames",
+        "episodes": "episodes",
+        "shard_frames": "frames of a shard",
+    }
+
+    dataset_fingerprint: str
+    camera: str
+    offset_frames: int
+    """`offset_seconds` in frames of this dataset."""
+    rows: int
+    episodes: int
+    shard_frames: int
+
+    def misfits(self, dataset: DatasetInfo | None, asked: Mapping[str, object]) -> list[Difference]:
+        """Where these labels do not belong to ``dataset``, or are not ``asked`` for, as for `CodeSpec.differences`."""
+        wanted = dict(asked)
+        if dataset is not None:
+            wanted |= {
+                "dataset_fingerprint": dataset.fingerprint(),
+                "rows": dataset.frames,
+                "episodes": dataset.episodes,
+                "offset_frames": window_offset(self.offset_seconds, dataset.fps),
+            }
+        return self.differences(wanted)
+
+
+class ShardRange(BaseModel):
+    """Which episodes and rows a shard holds; ends are exclusive."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    number: int
+    first_episode: int
+    end_episode: int
+    first_row: int
+    end_row: int
+
+    @property
+    def name(self) -> str:
+        """File name of the shard."""
+        return f"shard-{self.number:05d}.safetensors"
+
+    @property
+    def rows(self) -> int:
+        """Frames of the shard."""
+        return self.end_row - self.first_row
+
+
+class ShardHeader(NamedTuple):
+    """What a shard says of itself.
+
+    Args:
+        identity: Meaning of its codes.
+        range: Its episodes and rows.
+        bad_episodes: Episodes that could not be decoded; none of their rows is valid.
+        arrays: Name to dtype, shape and first byte.
+    """
+
+    identity: LatentIdentity
+    range: ShardRange
+    bad_episodes: list[int]
+    arrays: dict[str, tuple[type, tuple[int, ...], int]]
+
+
+def plan_shards(table: Episodes, shard_frames: int = SHARD_FRAMES) -> list[ShardRange]:
+    """Divide a dataset into shards of whole episodes with at least ``shard_frames`` frames (the last may have fewer).
+
+    The plan depends on the dataset alone, not on how many processes label it.
+    """
+    shards: list[ShardRange] = []
+    first = 0
+    for episode in range(len(table)):
+        full = int(table.end[episode] - table.start[first]) >= shard_frames
+        if full or episode == len(table) - 1:
+            rows = int(table.start[first]), int(table.end[episode])
+            shards.append(
+                ShardRange(
+                    number=len(shards), first_episode=first, end_episode=episode + 1, first_row=rows[0], end_row=rows[1]
+                )
+            )
+            first = episode + 1
+    return shards
+
+
+def code_dtype(codebook_size: int) -> type:
+    """The integer type that codes are stored as."""
+    return np.int16 if codebook_size <= 1 << 15 else np.int32
+
+
+class ShardRows:
+    """The rows of one shard while they are filled; all invalid at first.
+
+    Args:
+        identity: Meaning of the codes.
+        shard: Episodes and rows.
+        table: Episode table of the dataset.
+    """
+
+    def __init__(self, identity: LatentIdentity, shard: ShardRange, table: Episodes) -> None:
+        self.identity, self.range = identity, shard
+        pairs, positions = identity.num_frames - 1, identity.code_seq_len
+        episodes = np.arange(shard.first_episode, shard.end_episode)
+        lengths = table.lengths[shard.first_episode : shard.end_episode]
+        self.codes: NDArray[Any] = np.zeros((shard.rows, pairs, positions), code_dtype(identity.codebook_size))
+        self.valid = np.zeros((shard.rows, pairs), np.bool_)
+        self.vectors = (
+            np.zeros((shard.rows, pairs, positions, identity.vector_dim), np.float32) if identity.vector_dim else None
+        )
+        self._episode_index = np.repeat(episodes, lengths).astype(np.int64)
+        self.bad_episodes: list[int] = []
+
+    def fill(
+        self, rows: "NDArray[np.int64]", codes: "NDArray[Any]", valid: "NDArray[np.bool_]", vectors: Any = None
+    ) -> None:
+        """Set rows by global index ``[n]``: codes ``[n, T-1, S]``, valid ``[n, T-1]``, vectors ``[n, T-1, S, D]``."""
+        if (self.vectors is None) != (vectors is None):
+            raise ValueError(
+                f"the table has vectors: {self.vectors is not None}, given are some: {vectors is not None}"
+            )
+        local = rows - self.range.first_row
+        self.codes[local] = np.where(valid[..., None], codes, 0)
+        self.valid[local] = valid
+        if self.vectors is not None:
+            self.vectors[local] = np.where(valid[..., None, None], vectors, 0)
+
+    def spoil(self, episode: int) -> None:
+        """Mark an episode as one that cannot be decoded."""
+        rows = self._episode_index == episode
+        self.codes[rows], self.valid[rows] = 0, False
+        if self.vectors is not None:
+            self.vectors[rows] = 0
+        self.bad_episodes.append(episode)
+
+    def write(self, folder: Path) -> None:
+        """Write the shard into ``folder``, whole or not at all."""
+        from safetensors.numpy import save
+
+        arrays: dict[str, Any] = {
+            "index": np.arange(self.range.first_row, self.range.end_row, dtype=np.int64),
+            "episode_index": self._episode_index,
+            "codes": self.codes,
+            "valid": self.valid,
+        }
+        if self.vectors is not None:
+            arrays["vectors"] = self.vectors
+        said = {
+            "identity": self.identity.model_dump(),
+            "range": self.range.model_dump(),
+            "bad_episodes": sorted(self.bad_episodes),
+        }
+        # One key only: safetensors writes several in an order that changes from process to process.
+        _write(folder, self.range.name, save(arrays, {_METADATA_KEY: json.dumps(said)}))
+
+
+def _write(folder: Path, name: str, content: bytes) -> None:
+    try:
+        write_bytes(folder / name, content)
+    except FileNotFoundError:
+        if not (folder / name).is_file():  # else the same command ran twice at once, and the other one was done first
+            raise
+
+
+def read_header(path: Path) -> ShardHeader:
+    """Read what a shard says of itself.
+
+    Raises:
+        UserError: It is no whole shard of a latent table.
+    """
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > _MAX_HEADER:
+                raise ValueError(f"a header of {size} bytes")
+            header: Mapping[str, Any] = json.loads(file.read(size))
+        said = json.loads(header["__metadata__"][_METADATA_KEY])
+        arrays, end = {}, 0
+        for name, entry in header.items():
+            if name != "__metadata__":
+                begin, stop = entry["data_offsets"]
+                arrays[name] = (_DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + size + begin)
+                end = max(end, 8 + size + stop)
+        if path.stat().st_size != end:
+            raise ValueError(f"{path.stat().st_size} bytes instead of {end}")
+        result = ShardHeader(
+            LatentIdentity.model_validate(said["identity"]),
+            ShardRange.model_validate(said["range"]),
+            list(said["bad_episodes"]),
+            arrays,
+        )
+        _check_shapes(result)
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise UserError(
+            f"the shard cannot be read: {type(error).__name__}: {error}",
+            where=str(path),
+            fix="delete it and run precompute-latents again: only this shard is made anew",
+        ) from error
+    return result
+
+
+def _check_shapes(header: ShardHeader) -> None:
+    identity, rows = header.identity, header.range.rows
+    codes = (rows, identity.num_frames - 1, identity.code_seq_len)
+    expected: dict[str, tuple[int, ...]] = {"index": (rows,), "episode_index": (rows,), "codes": codes}
+    expected["valid"] = codes[:2]
+    if identity.vector_dim:
+        expected["vectors"] = (*codes, identity.vector_dim)
+    found = {name: shape for name, (_, shape, _) in header.arrays.items()}
+    if found != expected:
+        raise ValueError(f"arrays {found} instead of {expected}")
+
+
+def map_arrays(path: Path, header: ShardHeader | None = None) -> "dict[str, NDArray[Any]]":
+    """The arrays of a shard, mapped into memory read-only."""
+    header = header or read_header(path)
+    return {
+        name: np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
+        for name, (dtype, shape, offset) in header.arrays.items()
+    }

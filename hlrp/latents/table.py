@@ -1,0 +1,274 @@
+"""Latent tables: the codes of every frame of a dataset, in a folder of shards with a manifest, looked up by index.
+
+A folder without `manifest.json` is a table that is not finished.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hlrp.data import DatasetInfo
+from hlrp.errors import UserError
+from hlrp.files import write_json
+from hlrp.latents.shards import LatentIdentity, ShardRange, map_arrays, read_header
+from hlrp.latents.spec import describe
+from hlrp.runs.kinds import refuse_other
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+_KIND = "latent_table"
+
+
+class ShardEntry(BaseModel):
+    """A shard as the manifest lists it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    range: ShardRange
+    sha256: str
+
+
+class TableManifest(BaseModel):
+    """What a finished table is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int
+    kind: str
+    identity: LatentIdentity
+    valid_pairs: int
+    """Pairs with codes; the others reach past the end of their episode, or could not be decoded."""
+    bad_episodes: list[int]
+    """Episodes that could not be decoded."""
+    shards: list[ShardEntry]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_same_work(folder: Path, identity: LatentIdentity) -> None:
+    """Check that what ``folder`` already holds, if anything, is of the same labelling.
+
+    Raises:
+        UserError: It is not; both sides are named.
+    """
+    if (folder / MANIFEST).is_file():
+        theirs = _read_manifest(folder).identity
+    else:
+        shards = sorted(folder.glob("shard-*.safetensors"))
+        if not shards:
+            return
+        theirs = read_header(shards[0]).identity
+    differ = theirs.differences(identity)
+    if differ:
+        raise UserError(
+            f"the folder holds labels of another kind ({describe(differ, 'the folder', 'asked for is')})",
+            where=str(folder),
+            fix="choose another --output, or delete the folder",
+        )
+
+
+def finish_table(folder: Path, identity: LatentIdentity, shards: Sequence[ShardRange]) -> bool:
+    """Write the manifest if every shard is there; several processes may try at once, they write the same.
+
+    Returns:
+        Whether the table is complete.
+
+    Raises:
+        UserError: A shard is not whole, or is of another labelling.
+    """
+    if any(not (folder / shard.name).is_file() for shard in shards):
+        return False
+    entries, bad, valid_pairs = [], [], 0
+    for shard in shards:
+        header = read_header(folder / shard.name)
+        differ = header.identity.differences(identity)
+        if differ or header.range != shard:
+            raise UserError(
+                f"the shard is of another labelling ({describe(differ, 'the shard', 'the table') or 'other rows'})",
+                where=str(folder / shard.name),
+                fix="delete it and run again",
+            )
+        valid_pairs += int(map_arrays(folder / shard.name, header)["valid"].sum())
+        bad += header.bad_episodes
+        entries.append(ShardEntry(range=shard, sha256=sha256_of(folder / shard.name)))
+    for left_over in folder.glob(".*.tmp"):
+        left_over.unlink(missing_ok=True)  # of writers that were killed
+    manifest = TableManifest(
+        schema_version=SCHEMA_VERSION,
+        kind=_KIND,
+        identity=identity,
+        valid_pairs=valid_pairs,
+        bad_episodes=sorted(bad),
+        shards=entries,
+    )
+    write_json(folder / MANIFEST, manifest.model_dump())
+    return True
+
+
+def _read_manifest(folder: Path) -> TableManifest:
+    refuse_other(folder, "a latent table", "--latents / latents.table")
+    path = folder / MANIFEST
+    if not path.is_file():
+        made = len(list(folder.glob("shard-*.safetensors")))
+        if made:
+            raise UserError(
+                f"the latent table is not finished: it has {made} shards and no {MANIFEST}",
+                where=str(folder),
+                fix="run the same precompute-latents command again: it continues",
+            )
+        raise UserError(
+            f"{folder} is no latent table: it has no {MANIFEST}",
+            where="--latents / latents.table",
+            fix="give the folder that hlrp precompute-latents wrote",
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf8"))
+        if raw["kind"] != _KIND or raw["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(
+                f"kind {raw['kind']!r}, schema {raw['schema_version']!r}; this version reads {_KIND!r}, "
+                f"schema {SCHEMA_VERSION}"
+            )
+        manifest = TableManifest.model_validate(raw)
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise UserError(
+            f"the manifest of the latent table cannot be read: {error}",
+            where=str(path),
+            fix="delete it and run precompute-latents again: shards that are whole are kept",
+        ) from error
+    return manifest
+
+
+class LatentTable:
+    """The codes of every frame of a dataset. Opening reads the manifest; shards are mapped when first asked for.
+
+    Pickles as its manifest alone, so that data workers get it at no cost.
+
+    Args:
+        folder: The table's folder.
+        manifest: What it is.
+    """
+
+    def __init__(self, folder: Path, manifest: TableManifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self._maps: dict[int, dict[str, NDArray[Any]]] = {}
+        self._ends: NDArray[np.int64] | None = None
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """Open a finished table.
+
+        Raises:
+            UserError: It is missing, unfinished, or of a schema that this version does not know.
+        """
+        return cls(Path(folder), _read_manifest(Path(folder)))
+
+    @property
+    def identity(self) -> LatentIdentity:
+        """What the codes mean."""
+        return self.manifest.identity
+
+    def __len__(self) -> int:
+        return self.identity.rows
+
+    def check(self, *, dataset: DatasetInfo | None = None, **asked: object) -> None:
+        """Check that the table is what a run needs; what is None is not checked.
+
+        Args:
+            dataset: The dataset to label.
+            **asked: Fields of `LatentIdentity`: ``laq_sha256``, ``camera``, ``offset_seconds``, ``num_frames``, ...
+
+        Raises:
+            UserError: Naming both sides of everything that differs.
+        """
+        differ = self.identity.misfits(dataset, asked)
+        if differ:
+            raise UserError(
+                f"the latent table does not fit: {describe(differ, 'the table', 'asked for is')}",
+                where=str(self.folder),
+                fix="label the dataset again with hlrp precompute-latents, or use the table that belongs to it",
+            )
+
+    def codes(self, indices: "ArrayLike") -> "tuple[Tensor, Tensor]":
+        """Codes by global frame index (LeRobot's ``index``).
+
+        Args:
+            indices: ``[B]`` integers in ``[0, rows)``, any order: a list, an array or a tensor on the CPU.
+
+        Returns:
+            Codes ``[B, T-1, S]`` int64 in ``[0, K)`` (0 where not valid), and valid ``[B, T-1]`` bool.
+
+        Raises:
+            UserError: An index that the table does not have, or a shard that cannot be read.
+        """
+        import torch
+
+        wanted = self._indices(indices)
+        codes = self._take("codes", wanted).astype(np.int64)
+        return torch.from_numpy(codes), torch.from_numpy(self._take("valid", wanted))
+
+    def vectors(self, indices: "ArrayLike") -> "Tensor":
+        """Continuous latents by global frame index: ``[B]`` gives ``[B, T-1, S, D]`` float32 (0 where not valid).
+
+        Raises:
+            UserError: The table has none, or as for `codes`.
+        """
+        import torch
+
+        if self.identity.vector_dim is None:
+            raise UserError(
+                "the latent table has no continuous latents", where=str(self.folder), fix="label with --vectors"
+            )
+        return torch.from_numpy(self._take("vectors", self._indices(indices)))
+
+    def array(self, shard: int, name: str) -> "NDArray[Any]":
+        """One array of one shard (`index`, `episode_index`, `codes`, `valid`, `vectors`), mapped read-only."""
+        if shard not in self._maps:
+            self._maps[shard] = map_arrays(self.folder / self.manifest.shards[shard].range.name)
+        return self._maps[shard][name]
+
+    def _indices(self, indices: "ArrayLike") -> "NDArray[np.int64]":
+        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        wrong = wanted[(wanted < 0) | (wanted >= len(self))]
+        if len(wrong):
+            raise UserError(
+                f"the latent table has no row for frame {wrong[0]}: it has {len(self)}",
+                where=str(self.folder),
+                fix="use the table that belongs to the dataset",
+            )
+        return wanted
+
+    def _take(self, name: str, wanted: "NDArray[np.int64]") -> "NDArray[Any]":
+        if self._ends is None:
+            self._ends = np.asarray([entry.range.end_row for entry in self.manifest.shards])
+        shards = np.searchsorted(self._ends, wanted, side="right")
+        first = int(shards[0]) if len(shards) else 0
+        if (shards == first).all():
+            return self._rows(first, name, wanted)
+        result: NDArray[Any] | None = None
+        for shard in np.unique(shards).tolist():
+            mine = np.flatnonzero(shards == shard)
+            rows = self._rows(shard, name, wanted[mine])
+            if result is None:
+                result = np.empty((len(wanted), *rows.shape[1:]), rows.dtype)
+            result[mine] = rows
+        assert result is not None
+        return result
+
+    def _rows(self, shard: int, name: str, wanted: "NDArray[np.int64]") -> "NDArray[Any]":
+        return np.asarray(self.array(shard, name)[wanted - self.manifest.shards[shard].range.first_row])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_maps": {}}

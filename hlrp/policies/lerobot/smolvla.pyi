@@ -1,0 +1,85 @@
+# Made by scripts/make_policy_classes.py: run it, do not edit.
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lerobot.configs.types import NormalizationMode, PolicyFeature
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
+from lerobot.utils.sample_weighting import SampleWeighter
+
+from hlrp.policies.clean import CleanPolicy
+
+class SmolVLA(CleanPolicy):
+    def __init__(
+        self,
+        *,
+        n_obs_steps: int = 1,
+        input_features: Mapping[str, PolicyFeature | Mapping[str, Any]] | None = {},
+        output_features: Mapping[str, PolicyFeature | Mapping[str, Any]] | None = {},
+        device: str | None = None,
+        use_amp: bool = False,
+        use_peft: bool = False,
+        push_to_hub: bool = True,
+        repo_id: str | None = None,
+        private: bool | None = None,
+        tags: Sequence[str] | None = None,
+        license: str | None = None,
+        pretrained_path: Path | str | None = None,
+        pretrained_revision: str | None = None,
+        chunk_size: int = 50,
+        n_action_steps: int = 50,
+        normalization_mapping: Mapping[str, NormalizationMode | str] = {
+            "VISUAL": "IDENTITY",
+            "STATE": "MEAN_STD",
+            "ACTION": "MEAN_STD",
+        },
+        max_state_dim: int = 32,
+        max_action_dim: int = 32,
+        resize_imgs_with_padding: tuple[int, int] = (512, 512),
+        empty_cameras: int = 0,
+        adapt_to_pi_aloha: bool = False,
+        use_delta_joint_actions_aloha: bool = False,
+        tokenizer_max_length: int = 48,
+        num_steps: int = 10,
+        use_cache: bool = True,
+        freeze_vision_encoder: bool = True,
+        train_expert_only: bool = True,
+        train_state_proj: bool = True,
+        optimizer_lr: float = 0.0001,
+        optimizer_betas: tuple[float, float] = (0.9, 0.95),
+        optimizer_eps: float = 1e-08,
+        optimizer_weight_decay: float = 1e-10,
+        optimizer_grad_clip_norm: float = 10,
+        scheduler_warmup_steps: int = 1000,
+        scheduler_decay_steps: int = 30000,
+        scheduler_decay_lr: float = 2.5e-06,
+        vlm_model_name: str = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+        load_vlm_weights: bool = False,
+        add_image_special_tokens: bool = False,
+        attention_mode: str = "cross_attn",
+        prefix_length: int = -1,
+        pad_language_to: str = "longest",
+        num_expert_layers: int = -1,
+        num_vlm_layers: int = 16,
+        self_attn_every_n_layers: int = 2,
+        expert_width_multiplier: float = 0.75,
+        min_period: float = 0.004,
+        max_period: float = 4.0,
+        rtc_config: RTCConfig | Mapping[str, Any] | None = None,
+        compile_model: bool = False,
+        compile_mode: str = "max-autotune",
+        learning_rate: float = 0.0001,
+        lr: float = 0.0001,
+        weight_decay: float = 1e-10,
+        backbone: str = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+        num_inference_steps: int = 10,
+        action_horizon: int = 50,
+        init_from: Path | str | None = None,
+        optimizer: Mapping[str, Any] | None = None,
+        scheduler: Mapping[str, Any] | None = None,
+        ema_decay: float | None = None,
+        sample_weighter: SampleWeighter | None = None,
+        rename_map: dict[str, str] | None = None,
+        allow_download: bool = False,
+    ) -> None: ...
