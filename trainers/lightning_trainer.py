@@ -19,7 +19,14 @@ from hlrp.errors import UserError
 from hlrp.runs import RunDirectory, new_run_path
 from hlrp.runs.directory import git_commit
 from trainers.base import BaseTrainer, RunResult, without_log_lines
-from trainers.lightning_models import build_datamodule, build_module, check_model, job_name, orders_itself
+from trainers.lightning_models import (
+    build_datamodule,
+    build_module,
+    check_classes,
+    check_model,
+    job_name,
+    orders_itself,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -309,6 +316,8 @@ def _prepare(
         from trainers.policy_checks import check_environment_fields
 
         check_environment_fields(run.env)
+    if module is None:
+        check_classes(run)
     datamodule = build_datamodule(run, say) if datamodule is None else datamodule
     arguments = trainer_arguments(
         settle(run),

@@ -11,6 +11,7 @@ from hlrp.errors import UserError, suggest
 from hlrp.runs.kinds import refuse_other
 
 INFO = Path("meta/info.json")
+STATS = Path("meta/stats.json")
 SUPPORTED_FORMAT = "v3.0"
 
 
@@ -114,9 +115,24 @@ def read_dataset(repo_id: str | None, root: Path | None, *, where: str = "data.r
             where=str(info),
             fix="convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=... --root=...",
         )
+    if not isinstance(result.fps, int | float) or not result.fps > 0:
+        raise UserError(f"fps is {result.fps!r}", where=str(info), fix="set it to the frames per second of the videos")
+    _check_statistics(folder / STATS)
     if result.frames == 0:
         raise UserError("the dataset has no frames", where=str(info), fix="record again")
     return result
+
+
+def _check_statistics(path: Path) -> None:
+    """Refuse statistics that are there but cannot be read."""
+    try:
+        whole = not path.is_file() or isinstance(json.loads(path.read_text(encoding="utf8")), dict)
+    except (OSError, ValueError):
+        whole = False
+    if not whole:
+        raise UserError(
+            f"{STATS.name} cannot be read: it is cut or damaged", where=str(path), fix="restore it, or record again"
+        )
 
 
 def require_training_features(info: DatasetInfo) -> None:
