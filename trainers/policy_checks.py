@@ -96,11 +96,11 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
 
 def _check_labels(run: Run, dataset: DatasetInfo) -> None:
     """Check that precomputed labels are there, and of this dataset."""
+    if run.latents.source != "precomputed":
+        return
     from hlrp.data.latent_column import CODES, LatentColumn
     from hlrp.data.latent_table import LatentTable
 
-    if run.latents.source != "precomputed":
-        return
     if run.latents.table is not None:
         cameras = run.data.cameras or []
         LatentTable.open(run.latents.table).check(dataset=dataset, camera=cameras[0] if len(cameras) == 1 else None)

@@ -210,3 +210,21 @@ def test_epochs_are_passes_over_what_is_trained_on(root: Path, tmp_path: Path) -
     more = ["model.policy_type=act", "trainer.batch_size=10", "trainer.eval_split=0.5", "data.episodes=[0, 2]"]
     run: Any = load_config(None, more, settings).config
     assert plan(run)[3] == 2 * 3
+
+
+@pytest.mark.parametrize("name", ["null", "a${x}"])
+def test_a_lightning_run_in_an_oddly_named_folder_goes_on_from_its_own_configuration(
+    name: str, root: Path, tmp_path: Path
+) -> None:
+    from hlrp.runs import RunDirectory
+
+    odd, out = tmp_path / name, tmp_path / "[run]"
+    shutil.copytree(root, odd)
+    run = _run(odd, out, "lightning")
+    trainer = get_trainer("lightning")
+    trainer().fit(run=run)
+    again: Any = load_config(out / "config.yaml").config
+    assert again == run
+    result = trainer().resume(RunDirectory.open(out), again, steps=3)
+    assert [row["step"] for row in RunDirectory.open(out).metrics()][-1] == 3
+    assert result.path == out
