@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,20 @@ def hlrp(
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def instead(usual: list[str], more: Iterable[str | Path]) -> list[str]:
+    """Arguments with ``more`` in place of what ``usual`` says of the same flags and keys: none may be given twice."""
+    texts = [str(text) for text in more]
+    flags = {text for text in texts if text.startswith("--")}
+    keys = {text.partition("=")[0] for text in texts if "=" in text and not text.startswith("-")}
+    kept: list[str] = []
+    for position, text in enumerate(usual):
+        value_of = usual[position - 1] if position else ""
+        if text in flags or value_of in flags or text.partition("=")[0] in keys:
+            continue
+        kept.append(text)
+    return [*kept, *texts]
 
 
 def assert_user_error(done: Finished, *mentions: str) -> None:

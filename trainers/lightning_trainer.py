@@ -22,7 +22,14 @@ from hlrp.processes import is_first_process
 from hlrp.runs import RunDirectory, claim_run_path, new_run_path
 from hlrp.runs.directory import git_commit
 from trainers.base import BaseTrainer, RunResult, without_log_lines
-from trainers.lightning_models import build_datamodule, build_module, check_model, job_name, orders_itself
+from trainers.lightning_models import (
+    build_datamodule,
+    build_module,
+    check_classes,
+    check_model,
+    job_name,
+    orders_itself,
+)
 from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
 
 if TYPE_CHECKING:
@@ -277,6 +284,8 @@ def _prepare(
         from trainers.policy_checks import check_environment_fields
 
         check_environment_fields(run.env)
+    if module is None:
+        check_classes(run)
     data = datamodule if datamodule is not None else build_datamodule(run, say)
     start = checkpoint.step if checkpoint else 0
     trainer = make_trainer(settle(run), path, start=start, share_out=not orders_itself(data))

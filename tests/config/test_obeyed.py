@@ -1,5 +1,6 @@
 """No key of the schema is dropped: each trainer acts on it for each kind of model, or refuses it by name."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -184,3 +185,31 @@ def test_shipped_files_hold_no_key_that_is_not_obeyed(name: str) -> None:
 def test_both_runs_are_walked() -> None:
     assert {run for run, _, _ in KINDS.values()} == {LeRobotRun, LightningRun}
     assert all(run.__name__ in str(RunConfig) for run in (LeRobotRun, LightningRun))
+
+
+def _numbers(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, field in model.model_fields.items():
+        annotation = str(field.annotation)
+        if re.search(r"\b(int|float)\b", annotation) and "list" not in annotation and "tuple" not in annotation:
+            yield f"{prefix}{name}", field
+
+
+@pytest.mark.parametrize("value", ["-1", "-0.5", ".nan", ".inf", "99999999999999999999999999"])
+@pytest.mark.parametrize(
+    ("section", "base"),
+    [
+        ("trainer", ["model.policy_type=act"]),
+        ("trainer", ["trainer_type=lightning", "model.policy_type=act"]),
+        ("data", ["model.policy_type=act"]),
+        ("model", ["model.kind=laq"]),
+        ("model", ["model.kind=foundation"]),
+    ],
+)
+def test_numbers_that_nothing_can_have_are_refused_by_every_key(section: str, base: list[str], value: str) -> None:
+    """Negative ones, no numbers at all, and whole numbers beyond all counting."""
+    run = load_config(None, base).config
+    names = [name for name, _ in _numbers(type(getattr(run, section)))]
+    assert len(names) > 1
+    for name in names:
+        with pytest.raises(UserError, match=f"{section}.{name}"):
+            load_config(None, [*base, f"{section}.{name}={value}"])

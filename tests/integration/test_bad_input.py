@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import assert_user_error, hlrp
+from command import assert_user_error, hlrp, instead
 from make_dataset import make_dataset
 
 
@@ -24,7 +24,7 @@ def _catalog() -> None:
 
 def _train(root: Path | str, out: Path | str, *more: str) -> list[str]:
     base = ["train", "--policy", "act", "--dataset-root", str(root), "--output-dir", str(out), "--steps", "2"]
-    return [*base, "--device", "cpu", *more]
+    return instead([*base, "--device", "cpu"], more)
 
 
 CASES = {

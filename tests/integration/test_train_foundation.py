@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import assert_user_error, hlrp, hlrp_argv
+from command import assert_user_error, hlrp, hlrp_argv, instead
 from make_dataset import make_dataset
 
 from hlrp.runs import RunDirectory
@@ -42,7 +42,7 @@ def _args(root: Path, out: Path, steps: int, *more: str | Path) -> list[str]:
     base = ["train", "--model", "foundation", "--dataset-root", root, "--device", "cpu", "--output-dir", out]
     keys = ["trainer.log_freq=1", "trainer.save_freq=6", "trainer.eval_split=0.3", "trainer.eval_steps=6"]
     length = ["--batch-size", 4, "--steps", steps, "data.cache=ram"]
-    return [str(a) for a in (*base, *keys, *length, *more)]
+    return instead([str(a) for a in (*base, *keys, *length)], more)
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:

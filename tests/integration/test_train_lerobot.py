@@ -129,6 +129,22 @@ def test_values_that_only_lerobot_can_judge_are_refused_before_anything_is_writt
     assert not run.exists()
 
 
+def test_the_chosen_camera_alone_is_seen_and_a_folder_keeps_its_name(tmp_path: Path) -> None:
+    """Two cameras, of which one is asked for, in a folder whose name YAML reads as nothing."""
+    from make_dataset import make_dataset
+
+    cameras = ("observation.images.front", "observation.images.wrist")
+    root = make_dataset(tmp_path / "null", length=8, cameras=cameras)
+    run = tmp_path / "true"
+    done = hlrp(*train_args(root, run, "act", 2, *TINY_ACT, f"data.cameras=[{cameras[0]}]"))
+    assert done.code == 0, done.err
+    saved = json.loads((run / "checkpoints/000002/pretrained_model/config.json").read_text())
+    assert sorted(saved["input_features"]) == [cameras[0], "observation.state"]
+    config = json.loads((run / "checkpoints/000002/pretrained_model/train_config.json").read_text())
+    assert (config["dataset"]["repo_id"], config["dataset"]["root"]) == ("null", str(root))
+    assert RunDirectory.open(run).manifest["dataset"]["root"] == str(root)
+
+
 def test_init_from_another_run_starts_from_its_weights(straight: Path, toy_root: Path, tmp_path: Path) -> None:
     run = tmp_path / "tuned"
     args = [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import assert_user_error, hlrp
+from command import assert_user_error, hlrp, instead
 
 from hlrp.runs import RunDirectory
 
@@ -27,7 +27,7 @@ def _keys(policy: str = "act") -> list[str]:
 def _args(root: Path, out: Path, steps: int, *more: str) -> list[str]:
     base = ["train", "--trainer", "lightning", "--policy", "act", "--dataset-root", str(root), "--device", "cpu"]
     keys = ["trainer.log_freq=1", "trainer.save_freq=6", "data.cache=ram", *_keys()]
-    return [*base, "--steps", str(steps), "--batch-size", "4", "--output-dir", str(out), *keys, *more]
+    return instead([*base, "--steps", str(steps), "--batch-size", "4", "--output-dir", str(out), *keys], more)
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:

@@ -344,6 +344,28 @@ def test_comparison_is_paired_and_needs_the_same_episodes(pusht, tmp_path):
         read_results(file)
 
 
+def test_sides_whose_episodes_differ_in_any_field_are_not_compared(pusht, tmp_path):
+    request = EvalRequest(pusht, "pusht", episodes=1, videos=0, env_fields={"episode_length": 2}, output=tmp_path / "a")
+    earlier = evaluate(request).to_json()
+    file = tmp_path / "results.json"
+    changes = {"episode_length": 20, "fps": 30, "obs_type": "state"}
+    for field, theirs in changes.items():
+        mine = earlier["env"]["config"][field]
+        file.write_text(
+            json.dumps(earlier | {"env": {"type": "pusht", "config": earlier["env"]["config"] | {field: theirs}}})
+        )
+        with pytest.raises(UserError) as refused:
+            evaluate_against(dataclasses.replace(request, output=tmp_path / "b"), file)
+        assert f"env.{field}: {mine!r} here, {theirs!r} there" in str(refused.value)
+    other = earlier["env"] | {"config": earlier["env"]["config"] | {"observation_width": 96, "episode_length": 2}}
+    file.write_text(json.dumps(earlier | {"env": other}))
+    with pytest.raises(UserError, match=r"same episodes.*1 seeds 7 to 7.*1 seeds 1000 to 1000"):
+        evaluate_against(dataclasses.replace(request, seed=7, output=tmp_path / "b"), file)
+    assert not (tmp_path / "b").exists(), "refused before an episode is run"
+    # How large pictures are is each policy's own affair.
+    assert evaluate_against(dataclasses.replace(request, output=tmp_path / "b"), file).comparison["pairs"] == 1
+
+
 def test_two_checkpoints_are_compared_on_the_same_episodes(pusht, tmp_path):
     other = save_tiny_act(tmp_path / "other", "pusht", seed=1)
     request = EvalRequest(pusht, "pusht", episodes=2, videos=0, env_fields={"episode_length": 3}, output=tmp_path / "o")
