@@ -225,10 +225,7 @@ def _execute(
     """Build what is missing and run it; the folder is filled last, so that a refusal leaves nothing."""
     from rich.console import Console
 
-    # Before Lightning's own import, which this shortens by seconds.
-    from trainers import lightning_imports  # noqa: F401  isort: skip
     from trainers.lightning_log import RunLog
-    from trainers.lightning_session import LightningSession
 
     first, notes = is_first_process(), list(notes or [])
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not first)
@@ -240,7 +237,12 @@ def _execute(
             notes.append(message)
             console.print(f"warning: {message}", style="yellow")
 
-    with RunLog(warn) as log, _folder(run, directory, first) as path:
+    # Claimed before the seconds of imports.
+    with _folder(run, directory, first) as path, RunLog(warn) as log:
+        # Before Lightning's own import, which this shortens.
+        from trainers import lightning_imports  # noqa: F401  isort: skip
+        from trainers.lightning_session import LightningSession
+
         trainer, module, data = _build(run, path, module, datamodule, checkpoint, console)
         if first:
             directory = _open(run, path, dataset, directory, checkpoint, notes, warn)
