@@ -39,8 +39,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` with ``text`` (UTF-8) in one step."""
-    # A name that is not text (bytes of another encoding on disk) is kept as it came.
-    write_bytes(path, text.encode(errors="surrogateescape"))
+    write_bytes(path, text.encode())
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:

@@ -230,12 +230,7 @@ def _execute(
     """Build what is missing and run it; the folder is filled last, so that a refusal leaves nothing."""
     from rich.console import Console
 
-    # Before Lightning's own import, which this shortens by seconds.
-    from trainers import lightning_imports  # noqa: F401  isort: skip
-    from lightning.pytorch import seed_everything
-
     from trainers.lightning_log import RunLog
-    from trainers.lightning_session import LightningSession
 
     first, notes = is_first_process(), list(notes or [])
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not first)
@@ -247,7 +242,14 @@ def _execute(
             notes.append(message)
             console.print(f"warning: {message}", style="yellow")
 
-    with RunLog(warn) as log, _folder(run, directory, first) as path:
+    # Claimed before the seconds of imports.
+    with _folder(run, directory, first) as path, RunLog(warn) as log:
+        # Before Lightning's own import, which this shortens.
+        from trainers import lightning_imports  # noqa: F401  isort: skip
+        from lightning.pytorch import seed_everything
+
+        from trainers.lightning_session import LightningSession
+
         console.print(f"making the model and the data ({job_name(run)})")
         seed_everything(run.trainer.seed, workers=True, verbose=False)
         trainer, module, data = _prepare(run, path, module, datamodule, checkpoint=checkpoint, say=console.print)
