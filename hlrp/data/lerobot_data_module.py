@@ -6,7 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -160,10 +160,9 @@ class LeRobotDataModule(LightningDataModule):
 
             meta = LeRobotDatasetMetadata(self.info.repo_id, root=self.info.root)
             mend_metadata(meta)
+            usual = {name: torch.tensor(value, dtype=torch.float32) for name, value in IMAGENET_STATS.items()}
             for key in set(meta.camera_keys) - set(meta.depth_keys):
-                meta.stats[key] |= {
-                    name: torch.tensor(value, dtype=torch.float32) for name, value in IMAGENET_STATS.items()
-                }
+                meta.stats[key] |= usual
             self._meta = meta
         return self._meta
 
@@ -223,8 +222,7 @@ class LeRobotDataModule(LightningDataModule):
         if stamps is not None:
             check_delta_timestamps(stamps, self.info.fps, 1e-4)
             deltas = get_delta_indices(stamps, self.info.fps)
-        table = read_episodes(self.info)
-        where: Any = self.cache
+        table, where = read_episodes(self.info), cast(Any, self.cache)
         stores = {camera: FrameStore(table, camera, where=where, **self._store) for camera in self.cameras}
         self._prepare(stores)
         other = set(self.info.cameras) - set(self.cameras)
