@@ -264,7 +264,8 @@ def test_names_of_pictures_that_lerobot_cannot_use(root):
     edit_info(root, rename)
     (found,) = policy_problems(read_dataset(None, root), "act")
     assert "'observation.images.'" in found.message
-    assert "{image: observation.images.image, wrist_image: observation.images.wrist_image}" in found.fix
+    renamed = "image=observation.images.image wrist_image=observation.images.wrist_image"
+    assert f"hlrp data rename {root} {renamed} --output {root}_renamed" in found.fix
 
 
 def test_a_policy_that_reads_a_state_needs_one(root):
