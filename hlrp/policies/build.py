@@ -173,6 +173,8 @@ def build_policy(
         if not config.input_features:
             config.input_features = {k: f for k, f in features.items() if f.type.value != "ACTION"}
     compat.check_features(config, features, rename, where)
+    if not resumed:
+        compat.check_normalisation(config, features, meta.stats, f"{where}, meta/stats.json")
     folder = config.pretrained_path
     try:
         # LeRobot prints what it loads; standard output belongs to results.

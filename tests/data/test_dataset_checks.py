@@ -149,7 +149,9 @@ def test_missing_files_are_named(root):
     assert {p.where for p in fatal(root)} >= {str(gone), str(table)}
     # What is not used need not be there.
     assert [p.where for p in fatal(root, episodes=[0, 1])] == [str(root / "meta" / "tasks.parquet")]
-    assert str(gone) not in {p.where for p in fatal(root, cameras=[TOP])}
+    assert str(gone) not in {p.where for p in fatal(root, cameras=[TOP], by_lerobot=False)}
+    assert str(gone) in {p.where for p in fatal(root, cameras=[TOP])}
+    assert problems(root, fetchable=True) == []
 
 
 def test_files_that_lerobot_would_read_as_tables_are_refused(root):

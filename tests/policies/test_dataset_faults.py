@@ -110,3 +110,23 @@ def test_a_cache_folder_that_cannot_be_written_stops_nothing_that_can_do_without
     data = LeRobotDataModule(root=two_tasks, cache="disk", num_workers=0)
     with pytest.raises(UserError, match=r"cannot be kept there(.|\n)*HLRP_CACHE"):
         data.for_policy(_config())
+
+
+def test_quantiles_that_are_the_same_are_refused_for_policies_that_divide_by_them(two_tasks: Path) -> None:
+    from lerobot.configs.types import NormalizationMode
+    from lerobot.utils.feature_utils import dataset_to_policy_features
+
+    from hlrp.compat import check_normalisation
+
+    meta = LeRobotDataModule(root=two_tasks).meta
+    features, config = dataset_to_policy_features(meta.features), _config()
+    check_normalisation(config, features, meta.stats, "stats.json")
+    stats = {key: dict(value) for key, value in meta.stats.items()}
+    stats["action"] |= {"q01": [0.5, 0, 0], "q99": [0.5, 1, 1], "min": [0, 0, 0], "max": [1, 1, 1]}
+    check_normalisation(config, features, stats, "stats.json")
+    config.normalization_mapping = dict.fromkeys(("ACTION", "STATE"), NormalizationMode.QUANTILES)  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="'act' normalises 'action' by quantiles, and q01 and q99 of dimension 0"):
+        check_normalisation(config, features, stats, "stats.json")
+    del stats["action"]["q99"]
+    with pytest.raises(UserError, match="its statistics have no q99"):
+        check_normalisation(config, features, stats, "stats.json")
