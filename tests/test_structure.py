@@ -17,6 +17,8 @@ COMMANDS = [
     ["precompute-latents"],
     ["latents"],
     ["latents", "verify"],
+    ["data", "check"],
+    ["data", "rename"],
     ["collect"],
     ["demo"],
     ["config"],

@@ -159,6 +159,7 @@ def _reading(run: LeRobotRun | LightningRun, info: DatasetInfo) -> Mapping[str, 
         used = [n for n in info.features if n == "action" or n.startswith("observation.")]
         if model.policy_fields.get("use_relative_actions"):
             used.remove("action")  # its statistics are of differences, not of what the tables hold
-        return {"used": used, "by_lerobot": isinstance(run, LeRobotRun) or run.data.cache == "off"}
+        by_lerobot = isinstance(run, LeRobotRun) or run.data.cache == "off"
+        return {"used": used, "by_lerobot": by_lerobot, "fetchable": by_lerobot and run.allow_download}
     used = [STATE] if isinstance(model, FoundationModel) and model.use_state else []
     return {"used": used, "by_lerobot": False, "needs_statistics": False}

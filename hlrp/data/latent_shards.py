@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.data.episodes import Episodes, window_offset
+from hlrp.data.identity import older
 from hlrp.errors import UserError
 from hlrp.files import write_bytes
 
@@ -84,8 +85,10 @@ class LatentIdentity(BaseModel):
             ("codes K", self.codebook_size, codebook_size),
         ]
         if dataset is not None:
+            # Fingerprints made before they covered all content say nothing of the dataset as it is now.
+            dataset_is = "dataset (labelled by an older hlrp)" if older(self.dataset_fingerprint) else "dataset"
             asked += [
-                ("dataset", self.dataset_fingerprint, dataset.fingerprint()),
+                (dataset_is, self.dataset_fingerprint, dataset.fingerprint()),
                 ("frames", self.rows, dataset.frames),
                 ("episodes", self.episodes, dataset.episodes),
                 ("offset in frames", self.offset_frames, window_offset(self.offset_seconds, dataset.fps)),

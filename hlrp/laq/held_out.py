@@ -8,6 +8,7 @@ from hlrp.config import LightningRun, SourceSection, load_config
 from hlrp.data import DatasetInfo, WindowSource, read_dataset, read_episodes, split_episodes
 from hlrp.data.dataset_info import TOLERANCE_S
 from hlrp.data.episodes import check_camera
+from hlrp.data.identity import older
 from hlrp.errors import UserError
 from hlrp.laq.checkpoint import LAQManifest
 from hlrp.runs.directory import CONFIG, MANIFEST
@@ -122,9 +123,13 @@ def _choose(info: DatasetInfo, run: LightningRun | None, manifest: LAQManifest) 
     sections = [] if run is None else _sections(run)
     same_place = any(s.root is not None and Path(s.root).resolve() == info.root.resolve() for s in sections)
     if not same_files and not same_place:
-        if manifest.sources:
-            return every, True, "the dataset is not among those trained on: all its episodes are unseen"
-        return every, None, "the weights do not say what they were trained on"
+        if any(older(source.fingerprint) for source in manifest.sources):
+            unseen, why = None, "an older hlrp trained the weights: whether it was on this dataset is not known"
+        elif manifest.sources:
+            unseen, why = True, "the dataset is not among those trained on: all its episodes are unseen"
+        else:
+            unseen, why = None, "the weights do not say what they were trained on"
+        return every, unseen, why
     if run is None:
         held = split_episodes(info, _FALLBACK_SPLIT)[1]
         return held, None, "the weights lie outside of their run, so which episodes were held out is not known"

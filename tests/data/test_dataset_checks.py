@@ -149,7 +149,9 @@ def test_missing_files_are_named(root):
     assert {p.where for p in fatal(root)} >= {str(gone), str(table)}
     # What is not used need not be there.
     assert [p.where for p in fatal(root, episodes=[0, 1])] == [str(root / "meta" / "tasks.parquet")]
-    assert str(gone) not in {p.where for p in fatal(root, cameras=[TOP])}
+    assert str(gone) not in {p.where for p in fatal(root, cameras=[TOP], by_lerobot=False)}
+    assert str(gone) in {p.where for p in fatal(root, cameras=[TOP])}
+    assert problems(root, fetchable=True) == []
 
 
 def test_files_that_lerobot_would_read_as_tables_are_refused(root):
@@ -264,7 +266,8 @@ def test_names_of_pictures_that_lerobot_cannot_use(root):
     edit_info(root, rename)
     (found,) = policy_problems(read_dataset(None, root), "act")
     assert "'observation.images.'" in found.message
-    assert "{image: observation.images.image, wrist_image: observation.images.wrist_image}" in found.fix
+    renamed = "image=observation.images.image wrist_image=observation.images.wrist_image"
+    assert f"hlrp data rename {root} {renamed} --output {root}_renamed" in found.fix
 
 
 def test_a_policy_that_reads_a_state_needs_one(root):
