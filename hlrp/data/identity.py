@@ -36,9 +36,9 @@ def fingerprint(root: Path, folders: tuple[str, ...] = ("data", "videos")) -> st
     """
     digest = hashlib.sha256(f"hlrp dataset {_VERSION}\n".encode())
     for folder in (_META, *folders):
-        for name, path in _files(root / folder, folder):
+        for name, path in visible_files(root / folder):
             size = path.stat().st_size
-            digest.update(f"{name}\0{size}\n".encode())
+            digest.update(f"{folder}/{name}\0{size}\n".encode())
             for block in _sample(path, size, meta=folder == _META):
                 digest.update(block)
     return f"{_VERSION}-{digest.hexdigest()[:14]}"
@@ -49,9 +49,13 @@ def older(mark: str) -> bool:
     return not mark.startswith(f"{_VERSION}-")
 
 
-def _files(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
-    """Visible files below a folder by name, links followed; a link back to a parent is not entered again."""
-    pending: list[tuple[str, Path, frozenset[tuple[int, int]]]] = [(name, folder, frozenset())]
+def visible_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Files below a folder by name, without hidden ones; links are followed, but not back into a parent.
+
+    Yields:
+        Name as seen from ``folder``, with slashes, and path; in the order of names.
+    """
+    pending: list[tuple[str, Path, frozenset[tuple[int, int]]]] = [("", folder, frozenset())]
     found: list[tuple[str, Path]] = []
     while pending:
         prefix, place, above = pending.pop()
@@ -65,9 +69,9 @@ def _files(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                pending.append((f"{prefix}/{entry.name}", Path(entry.path), inside))
+                pending.append((f"{prefix}{entry.name}/", Path(entry.path), inside))
             elif entry.is_file():
-                found.append((f"{prefix}/{entry.name}", Path(entry.path)))
+                found.append((prefix + entry.name, Path(entry.path)))
     yield from sorted(found)
 
 

@@ -91,7 +91,7 @@ FAULTS: dict[str, tuple[Any, list[str]]] = {
     ),
     "a camera named image": (
         lambda root: _edit_json(root / "meta" / "info.json", _other_name),
-        ["'observation.images.'", "image: observation.images.image"],
+        ["'observation.images.'", "image=observation.images.image"],
     ),
     "no video": (
         lambda root: next((root / "videos").rglob("*.mp4")).unlink(),
