@@ -64,6 +64,10 @@ def test_schema_keys_become_lerobot_arguments(toy_root: Path) -> None:
         "wandb.enable": "true",
     }
     assert {k: arguments.get(k) for k in expected} == expected
+    assert arguments["dataset.video_backend"] == "pyav", "one decoder, whatever else is installed"
+    assert "tolerance_s" not in arguments
+    other = _arguments(toy_root, "data.video_backend=torchcodec", "data.tolerance_s=0.01")
+    assert (other["dataset.video_backend"], other["tolerance_s"]) == ("torchcodec", "0.01")
     assert "env.type" not in arguments, "no simulator unless rollouts are asked for"
 
 
