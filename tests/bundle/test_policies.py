@@ -128,6 +128,28 @@ def test_the_velocity_is_that_of_lerobots_own_denoising_step():
     assert torch.allclose(policy.expert.velocity(prefix, noisy, time), theirs, atol=1e-6)
 
 
+def test_the_flow_runs_from_noise_at_time_1_to_the_actions_at_time_0(monkeypatch):
+    """Training and sampling by one clock; the loss is that of the velocity, noise less actions."""
+    policy, batch = make_policy("hlrp_action_expert_direct"), make_batch(2)
+    prefix, actions, noise = policy.prefix(batch), batch["action"], torch.randn(2, CHUNK, ACTIONS)
+    seen = []
+
+    def velocity(prefix, noisy, time, condition):
+        seen.append((noisy, time))
+        return torch.full_like(noisy, 0.5)
+
+    monkeypatch.setattr(policy.expert, "velocity", velocity)
+    losses = policy.expert.flow_losses(prefix, actions, noise=noise, time=torch.tensor([1.0, 0.0]))
+    assert torch.equal(seen[0][0][0], noise[0]) and torch.equal(seen[0][0][1], actions[1])
+    assert torch.allclose(losses, (0.5 - (noise - actions)).square())
+    policy.expert.flow_losses(prefix, actions, noise=noise, time=torch.full((2,), 0.25))
+    assert torch.allclose(seen[1][0], 0.25 * noise + 0.75 * actions)
+    seen.clear()
+    chunk = policy.expert.sample(prefix, noise=noise)
+    assert [float(time[0]) for _, time in seen] == pytest.approx([1, 2 / 3, 1 / 3], abs=1e-5)
+    assert torch.equal(seen[0][0], noise) and torch.allclose(chunk, noise - 0.5, atol=1e-5)
+
+
 def test_the_attention_is_lerobots():
     policy = make_policy("hlrp_action_expert_direct")
     theirs, ours = policy.expert.vlm_with_expert, policy.expert.vlm_with_expert.get_attention_interface()

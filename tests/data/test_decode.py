@@ -105,6 +105,24 @@ def test_bad_episodes_can_be_left_out(broken_root, video_root):
         assert np.array_equal(frames, whole[begin[episode] : begin[episode + 1]])
 
 
+@pytest.mark.parametrize("part_of_a_frame", [0.5, 0.05])
+def test_times_that_lie_beside_the_frames_are_refused(video_root, tmp_path, part_of_a_frame):
+    """Ten frames a second: a table that is late by half a frame, or by 5 ms, does not belong to the video."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root = tmp_path / "late"
+    shutil.copytree(video_root, root)
+    for path in (root / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        times = table.column("timestamp").to_numpy() + np.float32(0.1 * part_of_a_frame)
+        place = table.schema.get_field_index("timestamp")
+        pq.write_table(table.set_column(place, table.schema.field(place), pa.array(times, pa.float32())), path)
+    bad = []
+    chunks = list(sequential_frames(read_dataset(None, root), TOP, on_bad=bad.append))
+    assert chunks == [] and [error.episode for error in bad] == list(range(len(LENGTHS)))
+
+
 @pytest.mark.parametrize("damage", ["empty", "missing", "cut"])
 def test_a_file_that_cannot_be_opened_names_every_episode_in_it(video_root, tmp_path, damage):
     root = tmp_path / damage

@@ -118,14 +118,21 @@ def test_training_goes_on_from_a_checkpoint_with_the_new_statistics(
 def test_the_average_is_saved_and_validated(square_root: Path, tmp_path: Path) -> None:
     decay, steps = 0.5, 3
     kept: list[dict[str, torch.Tensor]] = []
+    held_out: list[tuple[float, float]] = []
 
     class Watched(LeRobotPolicyAdapter):
         def on_train_batch_end(self, *args: Any) -> None:
             kept.append({k: v.detach().clone() for k, v in self.policy.state_dict().items()})
             super().on_train_batch_end(*args)
 
-    adapter = Watched("act", **TINY["act"], ema_decay=decay)
-    LightningTrainer(**{**SETTINGS, "steps": steps}).fit(adapter, _data(square_root), output_dir=tmp_path / "run")
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            losses = [float(module(batch)[0]) for module in (self.average.module, self.policy)]
+            held_out.append((losses[0], losses[1]))
+            super().validation_step(batch, batch_idx)
+
+    adapter = Watched("act", **TINY["act"], ema_decay=decay, learning_rate=1e-2)
+    data = _data(square_root, eval_split=0.2, max_val_samples=8)
+    LightningTrainer(**{**SETTINGS, "steps": steps}, eval_steps=steps).fit(adapter, data, output_dir=tmp_path / "run")
     saved = load_file(_saved(tmp_path / "run", steps) / "model.safetensors")
     name = "model.action_head.weight"
     expected = kept[0][name]  # the first step's weights begin the average
@@ -133,6 +140,10 @@ def test_the_average_is_saved_and_validated(square_root: Path, tmp_path: Path) -
         expected = decay * expected + (1 - decay) * weights[name]
     torch.testing.assert_close(saved[name], expected)
     assert not torch.equal(saved[name], kept[-1][name])
+    shown = next(row["val_loss"] for row in _rows(tmp_path / "run") if "val_loss" in row)
+    average, raw = (sum(losses) / len(losses) for losses in zip(*held_out, strict=True))
+    assert len(held_out) == 2 and shown == pytest.approx(average, rel=1e-5)
+    assert abs(average - raw) > 1e-3 * raw
 
 
 def test_optimizer_schedule_and_clipping_can_be_replaced(square_root: Path, tmp_path: Path) -> None:

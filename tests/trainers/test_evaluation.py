@@ -344,6 +344,25 @@ def test_comparison_is_paired_and_needs_the_same_episodes(pusht, tmp_path):
         read_results(file)
 
 
+def test_episodes_are_paired_by_task_and_seed_whatever_their_order():
+    """Both sides fail and succeed; by position, or with tasks swapped, other counts come out."""
+    left = [True, True, False, True, False], [False, False, True, False, False]
+    right = [False, True, True, False, False], [True, False, False, True, True]
+    mine, theirs = (
+        EvalResult(Path("nowhere"), {"env": {"type": "pusht"}}, [result_of(s, t).tasks[0] for s, t in zip(x, "ab")])
+        for x in (left, right)
+    )
+    other = theirs.to_json()
+    other["episodes"] = other["episodes"][::-1]
+    found = compare(mine, other, Path("other"))
+    # Of a: seeds 0 and 3 here alone, 2 there alone; of b: 2 here alone, 0, 3 and 4 there alone.
+    assert (found["pairs"], found["only_this"], found["only_other"], found["difference"]) == (10, 3, 4, -0.1)
+    counts = {t: (d["pairs"], d["only_this"], d["only_other"]) for t, d in found["tasks"].items()}
+    assert counts == {"a": (5, 2, 1), "b": (5, 1, 3)}
+    assert found["tasks"]["a"]["difference"] == pytest.approx(0.2)
+    assert found["tasks"]["b"]["difference"] == pytest.approx(-0.4)
+
+
 def test_two_checkpoints_are_compared_on_the_same_episodes(pusht, tmp_path):
     other = save_tiny_act(tmp_path / "other", "pusht", seed=1)
     request = EvalRequest(pusht, "pusht", episodes=2, videos=0, env_fields={"episode_length": 3}, output=tmp_path / "o")

@@ -59,6 +59,39 @@ def test_schema_keys_become_lerobot_arguments(toy_root: Path) -> None:
     assert "env.type" not in arguments, "no simulator unless rollouts are asked for"
 
 
+def test_every_key_has_its_argument(toy_root: Path, tmp_path: Path) -> None:
+    """Of each key that LeRobot is given by another name than the policy's: none may be left behind."""
+    arguments = _arguments(
+        toy_root,
+        "trainer.eval_split=0.25",
+        "trainer.eval_steps=7",
+        "trainer.log_freq=3",
+        "trainer.save_freq=11",
+        "data.rename_map={observation.image: observation.images.top}",
+        "data.video_backend=pyav",
+        "data.num_workers=1",
+        "job_name=mine",
+        "push_to_hub=true",
+        f"model.init_from={tmp_path}",
+    )
+    expected = {
+        "dataset.eval_split": "0.25",
+        "eval_steps": "7",
+        "log_freq": "3",
+        "save_freq": "11",
+        "rename_map": '{"observation.image": "observation.images.top"}',
+        "dataset.video_backend": "pyav",
+        "num_workers": "1",
+        "job_name": "mine",
+        "policy.push_to_hub": "true",
+        "policy.path": str(tmp_path),
+        "dataset.repo_id": read_dataset(None, toy_root).repo_id,
+    }
+    assert {k: arguments.get(k) for k in expected} == expected
+    assert "policy.type" not in arguments, "the folder says it"
+    assert not {"dataset.eval_split", "rename_map", "dataset.video_backend"} & _arguments(toy_root).keys()
+
+
 def test_rollouts_during_training_name_the_simulator(toy_root: Path) -> None:
     arguments = _arguments(
         toy_root, "trainer.eval_freq=10", "env.type=metaworld_light", "env.task=drawer-close-v3", "env.image_size=64"
