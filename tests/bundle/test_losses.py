@@ -1,11 +1,9 @@
 """Losses over what is supervised, by hand, of one process and of two."""
 
-import os
-import traceback
-
 import pytest
 import torch
 from bundle_toys import make_batch, make_policy
+from two_processes import averaged, first_of_two
 
 from lerobot_policy_felix_bundle.policies.common.losses import Term, reduce_terms
 
@@ -39,23 +37,6 @@ def test_a_policys_weights_reach_its_loss(name):
     assert loss.item() == pytest.approx(weight * logged["action_loss"] + 0.25 * logged["latent_loss"], rel=1e-5)
 
 
-def _gradients_of_rank(policy, batch, rank, world, file):
-    """What an optimizer of ``world`` processes steps by: the mean of their gradients."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
-    try:
-        share = len(batch["task"]) // world
-        policy.train()
-        part = {k: v[rank * share : (rank + 1) * share] for k, v in batch.items()}
-        policy(part)[0].backward()
-        found = {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
-        for gradient in found.values():
-            torch.distributed.all_reduce(gradient)
-            gradient /= world
-        return found
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 def test_two_processes_that_have_unlike_much_to_learn_from_learn_as_one(tmp_path):
     policy, batch = make_policy("hlrp_vla_direct", latent_weight=0.25), make_batch()
     batch["action_is_pad"][0, 1:] = True
@@ -65,16 +46,13 @@ def test_two_processes_that_have_unlike_much_to_learn_from_learn_as_one(tmp_path
     policy(batch)[0].backward()
     expected = {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
     policy.zero_grad()
-    child = os.fork()
-    if child == 0:
-        try:
-            _gradients_of_rank(policy, batch, 1, 2, tmp_path / "meeting")
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    found = _gradients_of_rank(policy, batch, 0, 2, tmp_path / "meeting")
-    assert os.waitpid(child, 0)[1] == 0
+
+    def share(rank: int) -> dict[str, torch.Tensor]:
+        part = {k: v[2 * rank : 2 * rank + 2] for k, v in batch.items()}
+        policy(part)[0].backward()
+        return averaged({n: p.grad for n, p in policy.named_parameters() if p.grad is not None})
+
+    found = first_of_two(share, tmp_path / "meeting")
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)

@@ -336,6 +336,26 @@ def test_codes_condition_the_actions_and_dropped_ones_do_not():
     assert make_policy(LATENT, condition_dropout=1.0)._shown(own, known, own)[1].any().item() is False
 
 
+def test_the_expert_is_shown_the_models_own_codes_where_there_is_no_label(monkeypatch):
+    policy, batch = make_policy(LATENT, condition_dropout=0.0, own_codes=0.0), make_batch()
+    batch["hlrp.code_mask"][1] = False
+    own, seen = policy.predict_codes(batch), []
+    assert not torch.equal(own, batch["hlrp.codes"])
+    monkeypatch.setattr(policy.latents, "forward", lambda codes, known: seen.append(codes) or policy.latents.table(codes))
+    _, logged = policy(batch)
+    there = batch["hlrp.code_mask"]
+    assert torch.equal(seen[0], torch.where(there, batch["hlrp.codes"], own))
+    assert logged["latent_accuracy"] == pytest.approx(float((own == batch["hlrp.codes"])[there].float().mean()))
+
+
+@pytest.mark.parametrize("fields", [{}, QWEN])
+def test_the_decoders_loss_does_not_reach_the_backend(fields):
+    policy = make_policy("hlrp_vla_direct", **fields)
+    policy.terms(make_batch())["action"].mean().backward()
+    assert all(p.grad is None or not p.grad.any() for p in policy.backend.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in policy.decoder.parameters() if p.ndim > 1)
+
+
 def test_real_time_chunking():
     policy = make_policy("hlrp_action_expert_direct", rtc_config={"enabled": True, "execution_horizon": 4})
     batch, noise = make_batch(2), torch.randn(2, CHUNK, ACTIONS)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hlrp.errors import UserError
 from hlrp.foundation import FoundationDataModule, FoundationModule
 from hlrp.foundation.labels import NoLabels
 from hlrp.foundation.metrics import CodeMeter, VectorMeter
+from hlrp.foundation.validation import Validation
 
 warnings.filterwarnings("ignore", module="lightning")
 
@@ -87,6 +89,26 @@ def test_counted_and_looked_up_majorities_agree(square_root, table2, laq2, tmp_p
     again, _ = make(runs[1])
     again.on_load_checkpoint(state)
     assert torch.equal(again._counts, counted._counts)
+
+
+def test_the_majority_is_the_most_frequent_code_of_training(square_root, table2):
+    module, _ = make(make_run(square_root, {"table": table2}))
+    counts = torch.tensor([[0, 3, 1, 0, 0, 0, 0, 2], [9, 0, 0, 0, 0, 10, 0, 0]])
+    module._known_counts = counts
+    assert module._majority().tolist() == [1, 5]
+    module._known_counts, module._counts = None, counts.flip(1)
+    assert module._majority().tolist() == [6, 2]
+
+
+def test_another_instruction_is_shown_for_the_shuffled_scores(square_root, table2):
+    module, data = make(make_run(square_root, {"table": table2}))
+    batch = module.labelled(next(data.spread(8)))
+    tasks = ["pull", "push", "turn"]
+    validation = Validation(module.backend, module.config, tasks, batches=1, device=torch.device("cpu"))
+    asked = replace(batch, instruction=["turn", "pull", "unheard", "push", *["pull"] * (batch.batch_size - 4)])
+    misled = validation._misled(asked)
+    assert misled.instruction[:5] == ["pull", "push", "pull", "turn", "push"]
+    assert misled.images is asked.images and misled.target_codes is asked.target_codes
 
 
 def test_the_token_backend_is_judged_running_freely(square_root, table2):

@@ -63,6 +63,21 @@ def test_the_run_is_recorded_as_one_of_the_command(trained: Path, square_root: P
     assert [row["step"] for row in rows if "val_loss" in row] == [6, 12]
 
 
+def test_the_policys_own_figures_are_means_over_the_batches_of_a_row(
+    trained: Path, square_root: Path, tmp_path: Path
+) -> None:
+    data = _data(square_root, eval_split=0.4, num_workers=0)
+    settings = {**SETTINGS, "steps": 4, "log_freq": 2}
+    LightningTrainer(**settings).fit(_act(learning_rate=1e-3), data, output_dir=tmp_path / "run")
+    each = {row["step"]: row for row in _rows(trained) if "loss" in row}
+    rows = _rows(tmp_path / "run")
+    assert [row["step"] for row in rows] == [2, 4]
+    for row in rows:
+        for name in ("l1_loss", "kld_loss"):
+            mean = (each[row["step"] - 1][name] + each[row["step"]][name]) / 2
+            assert row[name] == pytest.approx(mean, rel=1e-5), name
+
+
 def test_a_resumed_run_repeats_the_uninterrupted_one(trained: Path, tmp_path: Path) -> None:
     """From the recorded configuration alone, in the middle of an epoch: losses, held-out losses and weights."""
     run = tmp_path / "resumed"

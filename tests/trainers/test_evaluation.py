@@ -15,6 +15,7 @@ from hlrp.runs import RunDirectory
 from hlrp.sim.rendering import configure_gl
 from trainers.eval_compare import compare, evaluate_against, read_results
 from trainers.eval_plan import make_plan
+from trainers.eval_rollout import _batch_episodes
 from trainers.eval_types import Episode, EvalRequest, EvalResult, Silent, TaskResult
 from trainers.evaluation import batch_size, evaluate
 
@@ -112,6 +113,19 @@ def test_known_policy_gives_known_numbers_whatever_the_batch(tmp_path):
     summary = one.summary()
     assert (summary["successes"], summary["episodes"], summary["success_rate"]) == (2, 4, 0.5)
     assert summary["success_interval"] == pytest.approx([0.1500, 0.8500], abs=1e-4)
+
+
+def test_what_happens_after_an_episodes_end_is_not_counted():
+    """The first ends at its third step and would succeed at the fourth; the second runs out unsolved."""
+    data = {
+        "done": torch.tensor([[False, False, True, True], [False, False, False, True]]),
+        "success": torch.tensor([[False, False, False, True], [False, False, False, False]]),
+        "reward": torch.tensor([[1.0, 2.0, 4.0, 8.0], [1.0, 1.0, 1.0, 0.5]]),
+    }
+    assert _batch_episodes(TASK, 6, [40, 41], data) == [
+        Episode(TASK, 6, 40, False, 7.0, 3),
+        Episode(TASK, 7, 41, False, 3.5, 4),
+    ]
 
 
 def test_a_task_does_not_depend_on_the_tasks_before_it(tmp_path):
