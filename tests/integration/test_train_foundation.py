@@ -106,8 +106,10 @@ def test_the_run_directory(whole: Path, labels: tuple[Path, Path]) -> None:
     assert manifest["checkpoints"] == ["000006", "000012"]
     rows = _rows(whole)
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
-    assert [row["step"] for row in rows if "val_accuracy" in row] == [6, 12]
-    assert scores(whole, 12) == pytest.approx({k: v for k, v in rows[-1].items() if k.startswith("val_")}, abs=1e-5)
+    validated = {row["step"]: row for row in rows if "val_accuracy" in row}
+    assert list(validated) == [6, 12]
+    logged = {k: v for k, v in validated[12].items() if k.startswith("val_")}
+    assert scores(whole, 12) == pytest.approx(logged, abs=1e-5)
     assert sorted(p.name for p in (whole / "samples").iterdir()) == ["000006.png", "000012.png"]
     model = whole / "checkpoints" / "000012" / "pretrained_model"
     assert {p.name for p in model.iterdir()} == {"model.safetensors", "manifest.json", "backbone"}

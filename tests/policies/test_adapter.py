@@ -265,14 +265,19 @@ def test_mistakes_are_one_message_with_the_difference(trained: Path, square_root
         ),
         (["do not fit", "size mismatch"], LeRobotPolicyAdapter("act", init_from=trained, **wider), square_root),
         (["'act'", "'vqbet'"], LeRobotPolicyAdapter("vqbet", init_from=trained), square_root),
-        (["adams", "adam"], _act(optimizer={"type": "adams"}), square_root),
         (["rename_map"], _act(rename_map={"a": "b"}), square_root),
     ]
     for said, adapter, root in cases:
+        data = _data(root)
         with pytest.raises(UserError) as error:
-            LightningTrainer(**SETTINGS).fit(adapter, _data(root), output_dir=tmp_path / "run")
+            adapter.build(data.meta, cameras=data.cameras)
         for text in said:
             assert text in str(error.value), (text, str(error.value))
+    # What shows itself when training begins; and a mistake from above, told by `fit` as well.
+    for said, adapter in ((["adams", "adam"], _act(optimizer={"type": "adams"})), (["'chunk_sice'"], cases[0][1])):
+        with pytest.raises(UserError) as error:
+            LightningTrainer(**SETTINGS).fit(adapter, _data(square_root), output_dir=tmp_path / "run")
+        assert all(text in str(error.value) for text in said)
         assert not (tmp_path / "run").exists(), said
     with pytest.raises(UserError, match="LeRobotDataModule"):
         LightningTrainer(**SETTINGS).fit(_act(), torch.utils.data.DataLoader([1, 2]), output_dir=tmp_path / "run")
