@@ -10,6 +10,7 @@ longer found; 2: the tests fail without any break.
 """
 
 import argparse
+import contextlib
 import hashlib
 import importlib
 import json
@@ -115,10 +116,8 @@ def run_tests(copy: Path, tests: tuple[str, ...], limit_s: float) -> tuple[int |
     process.join(limit_s)
     late = process.is_alive()
     # Whatever the tests have started belongs to its session.
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid or 0, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.join()
     return (None if late else process.exitcode), log.read_text(encoding="utf8", errors="replace")
 
@@ -161,7 +160,9 @@ def check(breaks: list[Break], root: Path, results: dict[str, Any], keep: Any, *
         for number in range(jobs):
             copy_tree(root, Path(folder) / str(number))
             copies.put(Path(folder) / str(number))
-        todo = [b for b in breaks if b.key(root) not in results]
+        # Now, as the copies are made: the working tree may change meanwhile.
+        keys = {one: one.key(root) for one in breaks}
+        todo = [one for one in breaks if keys[one] not in results]
         _see_them_pass(todo, copies, limit_s)
 
         def attempt(one: Break) -> None:
@@ -174,7 +175,7 @@ def check(breaks: list[Break], root: Path, results: dict[str, Any], keep: Any, *
                 (copy / one.file).write_bytes(whole)
                 copies.put(copy)
             seconds = round(time.monotonic() - began, 1)
-            results[one.key(root)] = {"status": status, "by": by, "seconds": seconds}
+            results[keys[one]] = {"status": status, "by": by, "seconds": seconds}
             keep()
             print(f"{status:>8} {seconds:6.1f} s  {one.file}: {one.after.strip().splitlines()[0]}", flush=True)
 
@@ -200,7 +201,8 @@ def report(breaks: list[Break], root: Path, results: dict[str, Any]) -> tuple[st
     for one in breaks:
         try:
             one.applied(root)
-            place, found = f"{one.file} {one.line(root)}", results[one.key(root)]
+            found = results.get(one.key(root), {"status": "not tried", "by": ""})
+            place = f"{one.file} {one.line(root)}"
         except ValueError:
             place, found = one.file, {"status": GONE, "by": ""}
         caught += found["status"] == CAUGHT

@@ -48,5 +48,5 @@ def averaged(gradients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The mean of both processes' gradients, which is what their optimizers step by."""
     for gradient in gradients.values():
         torch.distributed.all_reduce(gradient)
-        gradient /= torch.distributed.get_world_size()
+        gradient.div_(torch.distributed.get_world_size())
     return gradients

@@ -340,7 +340,7 @@ def test_the_expert_is_shown_the_models_own_codes_where_there_is_no_label(monkey
     batch["hlrp.code_mask"][1] = False
     own, seen = policy.predict_codes(batch), []
     assert not torch.equal(own, batch["hlrp.codes"])
-    monkeypatch.setattr(policy.latents, "forward", lambda codes, known: seen.append(codes) or policy.latents.table(codes))
+    monkeypatch.setattr(policy.latents, "forward", lambda codes, _: seen.append(codes) or policy.latents.table(codes))
     _, logged = policy(batch)
     there = batch["hlrp.code_mask"]
     assert torch.equal(seen[0], torch.where(there, batch["hlrp.codes"], own))

@@ -100,7 +100,7 @@ def test_bad_episodes_can_be_left_out(broken_root, video_root):
     whole = lerobot_frames(video_root, TOP)
     begin = np.cumsum([0, *LENGTHS])
     # What lies before the noise is untouched; what a decoder makes of pictures behind it is its own affair.
-    assert 0 < wrong[0] and len(wrong) < len(LENGTHS)
+    assert wrong[0] > 0 and len(wrong) < len(LENGTHS)
     for episode in range(wrong[0]):
         frames = np.concatenate([c.frames for c in chunks if c.episode == episode])
         assert np.array_equal(frames, whole[begin[episode] : begin[episode + 1]])

@@ -100,7 +100,8 @@ def test_training_learns_what_both_the_picture_and_the_instruction_tell(square_r
     expected["val_gain_least"] = min(share(right[:, s]) - share(codes[:, s] == train[s]) for s in range(2))
     for s in range(2):
         use = torch.bincount(predicted[:, s], minlength=8).double() / len(predicted)
-        expected[f"val_accuracy_{s}"], expected[f"val_majority_{s}"] = share(right[:, s]), share(codes[:, s] == train[s])
+        expected[f"val_accuracy_{s}"] = share(right[:, s])
+        expected[f"val_majority_{s}"] = share(codes[:, s] == train[s])
         expected[f"val_shuffled_accuracy_{s}"] = share(misled[:, s])
         expected[f"val_codes_predicted_{s}"] = float((use > 0).sum())
         expected[f"val_perplexity_{s}"] = float(torch.exp(-torch.xlogy(use, use).sum()))
@@ -147,8 +148,9 @@ def test_the_token_backend_is_judged_running_freely(square_root, table2):
     module, data = make(run)
     metrics = fit(module, data, 2)
     module.eval()
-    _, right, misled, _ = held_out(module, data, lambda batch: module.backend.loss_from_batch(batch).logits)
-    _, free, _, _ = held_out(module, data, lambda batch: module.backend.latent_from_batch(batch.without_targets()).codes)
+    backend = module.backend
+    _, right, misled, _ = held_out(module, data, lambda batch: backend.loss_from_batch(batch).logits)
+    _, free, _, _ = held_out(module, data, lambda batch: backend.latent_from_batch(batch.without_targets()).codes)
     assert metrics["val_accuracy"] == pytest.approx(share(right), abs=1e-6)
     assert metrics["val_shuffled_accuracy"] == pytest.approx(share(misled), abs=1e-6)
     assert metrics["val_free_accuracy"] == pytest.approx(share(free), abs=1e-6)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from check_mutants import Break, judge, read_list
 
+ROOT = Path(__file__).resolve().parents[2]
 BREAKS, _ = read_list(ROOT / "scripts" / "mutants.toml")
 
 
@@ -32,14 +32,31 @@ def test_what_pytest_says_is_judged() -> None:
         assert judge(code, "no tests ran")[0] == "error"
 
 
+SUMS = """def add(a, b):
+    total = a + b
+    return total
+
+
+def wait():
+    return 0
+"""
+TEST = """import time
+from sums import add, wait
+
+
+def test_add():
+    time.sleep(wait())
+    assert add(2, 2) == 4
+"""
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project of two functions and one test, and four breaks of it."""
     root = tmp_path / "project"
     (root / "tests").mkdir(parents=True)
-    (root / "sums.py").write_text("def add(a, b):\n    total = a + b\n    return total\n\n\ndef wait():\n    return 0\n")
-    test = "import time\nfrom sums import add, wait\n\n\ndef test_add():\n    time.sleep(wait())\n    assert add(2, 2) == 4\n"
-    (root / "tests" / "test_sums.py").write_text(test)
+    (root / "sums.py").write_text(SUMS)
+    (root / "tests" / "test_sums.py").write_text(TEST)
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     breaks = [("a + b", "a - b"), ("a + b", "a * b"), ("return 0", "return 60"), ("total = a / b", "pass")]
     lines = [

@@ -363,8 +363,8 @@ def test_episodes_are_paired_by_task_and_seed_whatever_their_order():
     left = [True, True, False, True, False], [False, False, True, False, False]
     right = [False, True, True, False, False], [True, False, False, True, True]
     mine, theirs = (
-        EvalResult(Path("nowhere"), {"env": {"type": "pusht"}}, [result_of(s, t).tasks[0] for s, t in zip(x, "ab")])
-        for x in (left, right)
+        EvalResult(Path("nowhere"), {"env": {"type": "pusht"}}, [*result_of(a, "a").tasks, *result_of(b, "b").tasks])
+        for a, b in (left, right)
     )
     other = theirs.to_json()
     other["episodes"] = other["episodes"][::-1]
