@@ -15,6 +15,7 @@ from hlrp.runs import RunDirectory
 from hlrp.sim.rendering import configure_gl
 from trainers.eval_compare import compare, evaluate_against, read_results
 from trainers.eval_plan import make_plan
+from trainers.eval_rollout import _batch_episodes
 from trainers.eval_types import Episode, EvalRequest, EvalResult, Silent, TaskResult
 from trainers.evaluation import batch_size, evaluate
 
@@ -112,6 +113,19 @@ def test_known_policy_gives_known_numbers_whatever_the_batch(tmp_path):
     summary = one.summary()
     assert (summary["successes"], summary["episodes"], summary["success_rate"]) == (2, 4, 0.5)
     assert summary["success_interval"] == pytest.approx([0.1500, 0.8500], abs=1e-4)
+
+
+def test_what_happens_after_an_episodes_end_is_not_counted():
+    """The first ends at its third step and would succeed at the fourth; the second runs out unsolved."""
+    data = {
+        "done": torch.tensor([[False, False, True, True], [False, False, False, True]]),
+        "success": torch.tensor([[False, False, False, True], [False, False, False, False]]),
+        "reward": torch.tensor([[1.0, 2.0, 4.0, 8.0], [1.0, 1.0, 1.0, 0.5]]),
+    }
+    assert _batch_episodes(TASK, 6, [40, 41], data) == [
+        Episode(TASK, 6, 40, False, 7.0, 3),
+        Episode(TASK, 7, 41, False, 3.5, 4),
+    ]
 
 
 def test_a_task_does_not_depend_on_the_tasks_before_it(tmp_path):
@@ -364,6 +378,25 @@ def test_sides_whose_episodes_differ_in_any_field_are_not_compared(pusht, tmp_pa
     assert not (tmp_path / "b").exists(), "refused before an episode is run"
     # How large pictures are is each policy's own affair.
     assert evaluate_against(dataclasses.replace(request, output=tmp_path / "b"), file).comparison["pairs"] == 1
+
+
+def test_episodes_are_paired_by_task_and_seed_whatever_their_order():
+    """Both sides fail and succeed; by position, or with tasks swapped, other counts come out."""
+    left = [True, True, False, True, False], [False, False, True, False, False]
+    right = [False, True, True, False, False], [True, False, False, True, True]
+    mine, theirs = (
+        EvalResult(Path("nowhere"), {"env": {"type": "pusht"}}, [*result_of(a, "a").tasks, *result_of(b, "b").tasks])
+        for a, b in (left, right)
+    )
+    other = theirs.to_json()
+    other["episodes"] = other["episodes"][::-1]
+    found = compare(mine, other, Path("other"))
+    # Of a: seeds 0 and 3 here alone, 2 there alone; of b: 2 here alone, 0, 3 and 4 there alone.
+    assert (found["pairs"], found["only_this"], found["only_other"], found["difference"]) == (10, 3, 4, -0.1)
+    counts = {t: (d["pairs"], d["only_this"], d["only_other"]) for t, d in found["tasks"].items()}
+    assert counts == {"a": (5, 2, 1), "b": (5, 1, 3)}
+    assert found["tasks"]["a"]["difference"] == pytest.approx(0.2)
+    assert found["tasks"]["b"]["difference"] == pytest.approx(-0.4)
 
 
 def test_two_checkpoints_are_compared_on_the_same_episodes(pusht, tmp_path):

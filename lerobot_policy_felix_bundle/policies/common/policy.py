@@ -136,6 +136,14 @@ class HLRPPolicy(PreTrainedPolicy):
         labelled = batch.get(ACTION_MASK)
         return mask if labelled is None else mask & labelled[:, None]
 
+    def supervised_actions(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """The chunks ``[B, chunk_size, A]``, 0 where nothing is trained on, and `action_mask`.
+
+        What is masked may be NaN, and a NaN that goes through the expert reaches every gradient.
+        """
+        mask = self.action_mask(batch)
+        return torch.where(mask[..., None], chunk_of(batch, self.config.chunk_size), 0.0), mask
+
     def codes(self, batch: Mapping[str, Any], positions: int) -> tuple[Tensor, Tensor]:
         """The batch's codes int64 ``[B, S]`` and where they hold, bool ``[B, S]``; all False without labels."""
         if CODES in batch:
