@@ -161,7 +161,7 @@ def test_a_lerobot_runs_mistake_is_found_by_a_dry_run(
 @pytest.mark.parametrize("trainer", BOTH)
 @pytest.mark.parametrize(
     ("what", "mention"),
-    [("no rate", "fps is 0"), ("cut statistics", "stats.json cannot be read"), ("no state", "state")],
+    [("no rate", "'fps' is 0"), ("cut statistics", "stats.json cannot be read"), ("no state", "state")],
 )
 def test_data_that_cannot_be_used_are_found_by_a_dry_run(
     what: str, mention: str, trainer: str, root: Path, tmp_path: Path
