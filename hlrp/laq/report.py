@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from hlrp.data import FrameWindows, window_offset
-from hlrp.errors import UserError
 from hlrp.files import write_json, write_text
 from hlrp.laq.checkpoint import find_model, read_manifest
 from hlrp.laq.config import LAQConfig
@@ -250,12 +249,6 @@ class _Reader:
             announce=say,
         )
         total = len(self.windows)
-        if total == 0:
-            raise UserError(
-                f"no episode of {held.name} is longer than {config.offset_seconds:g} s, the time between two frames",
-                where=f"{held.source.info.root}, episodes {held.episodes[:5]}",
-                fix="use longer episodes, or a quantizer of a shorter data.offset_seconds",
-            )
         self.count = min(total, max_windows)
         shuffled = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed)).tolist()
         self._positions = [i * total // self.count for i in shuffled]
