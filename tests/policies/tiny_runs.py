@@ -125,7 +125,7 @@ def train_natively(policy: str, root: Path, out: Path, monkeypatch: Any, *, step
         "env_eval_freq": 0,
         **more,
     }
-    config = draccus.parse(TrainPipelineConfig, args=[f"--{k}={encode(v)}" for k, v in arguments.items()])
+    config = draccus.parse(TrainPipelineConfig, args=[f"--{k}={encode(k, v)}" for k, v in arguments.items()])
     seen = Native()
     update = lerobot_train.update_policy
 
