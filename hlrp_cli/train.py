@@ -173,7 +173,7 @@ def _resume(
     run = load_config(directory.path / "config.yaml", overrides, flags).config
     from trainers.run_data import resumed_paths
 
-    if isinstance(run, LeRobotRun):
+    if isinstance(run, LeRobotRun):  # noqa: SIM114 - one type at a time, for the type checker
         run = resumed_paths(directory, run)
     elif isinstance(run, LightningRun):
         run = resumed_paths(directory, run)
