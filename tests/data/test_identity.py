@@ -165,6 +165,28 @@ def test_a_part_of_a_dataset_gives_the_windows_of_the_whole(root, cache):
         read_column(info, "action")
 
 
+@pytest.mark.parametrize("cache", ["off", "ram"])
+def test_a_part_of_a_dataset_gives_the_samples_of_the_whole_to_policies(root, cache):
+    from lerobot.policies.act.configuration_act import ACTConfig
+
+    from hlrp.data.lerobot_data_module import LeRobotDataModule
+
+    def samples():
+        data = LeRobotDataModule(root=root, episodes=[0, 1], cache=cache, num_workers=0, seed=2, video_backend="pyav")
+        data.for_policy(ACTConfig(device="cpu", chunk_size=4, n_action_steps=4))
+        return list(data.train_dataloader())
+
+    whole = samples()
+    split_tables(root, [[0, 1], [2, 3, 4]])
+    for path in sorted(root.rglob("file-001.*")):
+        path.unlink()
+    part = samples()
+    assert len(part) == len(whole) == 5
+    for a, b in zip(whole, part, strict=True):
+        assert a.keys() == b.keys()
+        assert all(value.equal(b[key]) if hasattr(value, "equal") else value == b[key] for key, value in a.items())
+
+
 def test_a_folder_that_is_no_dataset_any_more_says_what_its_metadata_lack(root):
     for change, said in (
         (lambda c: c.update(fps=0), "fps"),
