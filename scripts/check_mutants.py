@@ -24,10 +24,10 @@ import sys
 import tempfile
 import time
 import tomllib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,22 +104,39 @@ def copy_tree(root: Path, target: Path) -> None:
             shutil.copy2(root / name, target / name)
 
 
-def run_tests(copy: Path, tests: tuple[str, ...], limit_s: float) -> tuple[int | None, str]:
-    """Run pytest in a copy, in a process forked from this one, which has imported what is slow to import.
+class Run:
+    """pytest at work in a copy, in a process forked from this one, which has imported what is slow to import.
 
-    Returns:
-        pytest's exit code, None if it took too long; and what it printed.
+    Args:
+        copy: A copy of the tree, in which nothing else runs.
+        tests: Arguments for pytest.
+        limit_s: Seconds that it may take.
     """
-    log = copy / ".check_mutants.log"
-    process = multiprocessing.get_context("fork").Process(target=_pytest, args=(copy, tests, log))
-    process.start()
-    process.join(limit_s)
-    late = process.is_alive()
-    # Whatever the tests have started belongs to its session.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid or 0, signal.SIGKILL)
-    process.join()
-    return (None if late else process.exitcode), log.read_text(encoding="utf8", errors="replace")
+
+    def __init__(self, copy: Path, tests: tuple[str, ...], limit_s: float) -> None:
+        self.copy, self._log = copy, copy / ".check_mutants.log"
+        self._began, self._limit_s = time.monotonic(), limit_s
+        self.process = multiprocessing.get_context("fork").Process(target=_pytest, args=(copy, tests, self._log))
+        self.process.start()
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._began
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, or taken too long."""
+        return not self.process.is_alive() or self.seconds > self._limit_s
+
+    def end(self) -> tuple[int | None, str]:
+        """pytest's exit code, None if it took too long; and what it printed."""
+        late = self.process.is_alive()
+        # Whatever the tests have started belongs to its session.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid or 0, signal.SIGKILL)
+        self.process.join()
+        return (None if late else self.process.exitcode), self._log.read_text(encoding="utf8", errors="replace")
 
 
 def _pytest(copy: Path, tests: tuple[str, ...], log: Path) -> None:
@@ -149,47 +166,56 @@ def judge(code: int | None, output: str) -> tuple[str, str]:
     return ERROR, f"pytest ended with {code}: {' '.join(output.split()[-30:])}"
 
 
-def check(breaks: list[Break], root: Path, results: dict[str, Any], keep: Any, *, jobs: int, limit_s: float) -> None:
+def check(
+    breaks: list[Break],
+    root: Path,
+    results: dict[str, Any],
+    keep: Callable[[], object],
+    *,
+    jobs: int,
+    limit_s: float,
+) -> None:
     """Try the breaks that have no result yet; ``keep`` is called after each.
 
     Raises:
         RuntimeError: The tests fail without any break.
     """
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        copies: SimpleQueue[Path] = SimpleQueue()
-        for number in range(jobs):
-            copy_tree(root, Path(folder) / str(number))
-            copies.put(Path(folder) / str(number))
+        copies = [Path(folder) / str(number) for number in range(jobs)]
+        for copy in copies:
+            copy_tree(root, copy)
         # Now, as the copies are made: the working tree may change meanwhile.
         keys = {one: one.key(root) for one in breaks}
         todo = [one for one in breaks if keys[one] not in results]
-        _see_them_pass(todo, copies, limit_s)
+        _see_them_pass(todo, copies[0], limit_s)
+        running: dict[Break, Run] = {}
+        whole: dict[Break, bytes] = {}
+        # All forks are made by one thread: some libraries forbid two at once.
+        while todo or running:
+            while todo and copies:
+                one, copy = todo.pop(0), copies.pop()
+                whole[one] = (copy / one.file).read_bytes()
+                (copy / one.file).write_text(one.applied(copy), encoding="utf8")
+                running[one] = Run(copy, one.tests, limit_s)
+            wait([run.process.sentinel for run in running.values()], timeout=1)
+            for one in [one for one, run in running.items() if run.over]:
+                run = running.pop(one)
+                status, by = judge(*run.end())
+                (run.copy / one.file).write_bytes(whole[one])
+                copies.append(run.copy)
+                results[keys[one]] = {"status": status, "by": by, "seconds": round(run.seconds, 1)}
+                keep()
+                print(f"{status:>8} {run.seconds:6.1f} s  {one.file}: {' '.join(one.after.split())}", flush=True)
 
-        def attempt(one: Break) -> None:
-            copy, began = copies.get(), time.monotonic()
-            whole = (copy / one.file).read_bytes()
-            try:
-                (copy / one.file).write_text(one.applied(root), encoding="utf8")
-                status, by = judge(*run_tests(copy, one.tests, limit_s))
-            finally:
-                (copy / one.file).write_bytes(whole)
-                copies.put(copy)
-            seconds = round(time.monotonic() - began, 1)
-            results[keys[one]] = {"status": status, "by": by, "seconds": seconds}
-            keep()
-            print(f"{status:>8} {seconds:6.1f} s  {one.file}: {one.after.strip().splitlines()[0]}", flush=True)
 
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(attempt, todo))
-
-
-def _see_them_pass(todo: list[Break], copies: "SimpleQueue[Path]", limit_s: float) -> None:
+def _see_them_pass(todo: list[Break], copy: Path, limit_s: float) -> None:
     tests = tuple(dict.fromkeys(test for one in todo for test in one.tests))
     if not tests:
         return
-    copy = copies.get()
-    code, output = run_tests(copy, tests, limit_s * 10)
-    copies.put(copy)
+    run = Run(copy, tests, limit_s * 10)
+    while not run.over:
+        run.process.join(1)
+    code, output = run.end()
     if code != 0:
         raise RuntimeError(f"the tests fail without any break:\n{output[-3000:]}")
 
