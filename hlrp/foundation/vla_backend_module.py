@@ -29,12 +29,12 @@ from hlrp.foundation.checkpoint import (
 )
 from hlrp.foundation.config import BackendConfig
 from hlrp.foundation.data_module import FoundationDataModule
-from hlrp.foundation.labels import count_codes
 from hlrp.foundation.metrics import summed
 from hlrp.foundation.trainable import choose_trainable
 from hlrp.foundation.validation import Validation
 from hlrp.foundation.windows import INSTRUCTION, STATE, present
 from hlrp.laq.checkpoint import LAQSource
+from hlrp.laq.metrics import code_counts
 from hlrp.laq.schedules import learning_rate_factor
 from hlrp.runs.directory import MANIFEST
 
@@ -181,7 +181,7 @@ class FoundationModule(LightningModule):
         codes, mask = inputs.target_codes, inputs.target_mask
         assert codes is not None and mask is not None
         if self._known_counts is None:
-            self._counts += count_codes(codes, mask, self.config.spec.codebook_size)
+            self._counts += code_counts(codes, self.config.spec.codebook_size, mask)
         metrics = dict(out.metrics)
         if out.logits is not None:
             right = (out.logits.argmax(-1) == codes) & mask
@@ -253,7 +253,12 @@ class FoundationModule(LightningModule):
         trained = [p for p in self.parameters() if p.requires_grad]
         decayed = [p for p in trained if p.ndim > 1 and p not in embeddings]
         others = [p for p in trained if p.ndim <= 1 or p in embeddings]
-        groups = [{"params": decayed, "weight_decay": _WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+        # An option of the groups: of the whole optimizer, Lightning would refuse to clip gradients in mixed precision.
+        fused = {"fused": True if self.device.type == "cuda" else None}
+        groups = [
+            {"params": decayed, "weight_decay": _WEIGHT_DECAY, **fused},
+            {"params": others, "weight_decay": 0.0, **fused},
+        ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate(), betas=_BETAS)
         total = self._total_steps()
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total))
