@@ -20,9 +20,9 @@ def _one_seed_one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """2 episodes of 12 frames at 10 fps, 96 pixels, two tasks, a state of 2, actions of 3."""
+    """4 episodes of 10 frames at 10 fps, 96 pixels, two tasks, a state of 2, actions of 3."""
     tasks = ("push the square", "pull it")
-    return make_dataset(tmp_path_factory.mktemp("data") / "squares", episodes=2, length=12, size=96, tasks=tasks)
+    return make_dataset(tmp_path_factory.mktemp("data") / "squares", episodes=4, length=10, size=96, tasks=tasks)
 
 
 @pytest.fixture(scope="session")

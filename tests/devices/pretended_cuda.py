@@ -5,6 +5,7 @@ line. Tensors on the CPU are real: tokenizers, tables and samplers work as they 
 """
 
 import linecache
+import math
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -77,6 +78,7 @@ class PretendedCuda(FakeTensorMode):
 
     Attributes:
         strict: Whether a value that is read on the host is an error; else, as where a run begins, it is 1 or True.
+        picked: Entries of a batch ``[B, N, ...]`` that a mask picks where its number is read; None: all.
         reads: Where values were read while it was strict, which functions that are known may do.
     """
 
@@ -85,6 +87,7 @@ class PretendedCuda(FakeTensorMode):
         self.known = frozenset(known)
         self.reads: list[Place] = []
         self.strict = True
+        self.picked: int | None = None
 
     def __deepcopy__(self, memo: Any) -> "PretendedCuda":
         return self  # of a tensor's copy
@@ -121,20 +124,23 @@ class PretendedCuda(FakeTensorMode):
             self._read(func)
             return torch.ones((), dtype=args[0].dtype).item()
         masked = func in _PUTS and any(x is not None and x.dtype == torch.bool for x in args[1])
-        if masked and args[2].numel() != 1:
+        if (masked and args[2].numel() != 1) or func is aten.masked_scatter_backward.default:
             self._read(func)
         try:
             return super().__torch_dispatch__(func, types, args, kwargs)
         except DynamicOutputShapeException:
             self._read(func)
             ones = tree_map(_ones, (args, kwargs))
-            return tree_map(self._converted_result, func(*ones[0], **ones[1]))
+            found = func(*ones[0], **ones[1])
+            if func is aten.nonzero.default and self.picked is not None:
+                found = found[: self.picked * math.prod(args[0].shape[2:])]
+            return tree_map(self._on_device, found)
         except RuntimeError as error:
             if "two different devices" not in str(error):
                 raise
             raise WrongDeviceError(f"{Place.current()}\n{error}") from error
 
-    def _converted_result(self, value: Any) -> Any:
+    def _on_device(self, value: Any) -> Any:
         with self:
             return value.to(CUDA) if isinstance(value, Tensor) else value
 

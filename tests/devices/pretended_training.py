@@ -54,7 +54,7 @@ def train(cuda: PretendedCuda, module: LightningModule, data: Any, *, steps: int
     )
     cuda.strict = False
     try:
-        trainer.fit(module, **(data if isinstance(data, dict) else {"train_dataloaders": data}))
+        trainer.fit(module, data)
     finally:
         cuda.strict = True
     assert watch.steps >= steps > 1
