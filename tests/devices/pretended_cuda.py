@@ -99,7 +99,9 @@ class PretendedCuda(FakeTensorMode):
         flat, spec = tree_flatten((args, kwargs or {}))
         fake = next((x for x in flat if isinstance(x, FakeTensor)), None)
         target = next((x for x in flat if isinstance(x, torch.device)), None)
-        if fake is None and (target is None or target.type == "cpu"):
+        # A skeleton of a model, made on `meta` and filled later.
+        skeleton = torch.device("meta") == torch.utils._device.CURRENT_DEVICE
+        if fake is None and (target is None or target.type == "cpu" or skeleton):
             return func(*args, **kwargs or {})
         if fake is not None and target is not None and target.type == "cpu":
             self._read(func)
