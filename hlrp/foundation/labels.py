@@ -19,6 +19,7 @@ from hlrp.foundation.config import LatentSpec
 from hlrp.laq import LAQ
 from hlrp.laq.checkpoint import find_model, read_manifest
 from hlrp.laq.labelling import choose_camera
+from hlrp.laq.metrics import code_counts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,7 +148,7 @@ class PrecomputedLabels:
         for source, index in enumerate(starts):
             read = self.read(source, index)
             codes, mask = torch.from_numpy(read[CODES_KEY]), torch.from_numpy(read[MASK_KEY])
-            counts += count_codes(codes, mask, self.spec.codebook_size)
+            counts += code_counts(codes, self.spec.codebook_size, mask)
         return counts
 
     def to(self, device: torch.device) -> None:
@@ -322,20 +323,3 @@ def _spec_of(identity: LatentIdentity, *, vectors: bool) -> LatentSpec:
         laq_sha256=identity.laq_sha256,
         vector_dim=identity.vector_dim if vectors else None,
     )
-
-
-def count_codes(codes: Tensor, mask: Tensor, codebook_size: int) -> Tensor:
-    """How often each code occurs at each position.
-
-    Args:
-        codes: int64 ``[B, S]``.
-        mask: bool ``[B, S]``; the others are not counted.
-        codebook_size: K.
-
-    Returns:
-        int64 ``[S, K]``.
-    """
-    # No boolean indexing: on a GPU it would wait for the device. What is masked is counted in a column of its own.
-    column = torch.where(mask, codes, codebook_size)
-    counts = torch.zeros(codes.shape[1], codebook_size + 1, dtype=torch.int64, device=codes.device)
-    return counts.scatter_add_(1, column.T, torch.ones_like(column.T))[:, :-1]

@@ -263,7 +263,7 @@ class _Reader:
         """Why the actions cannot be probed, or None."""
         if self.windows.action_dim == 0:
             return "the dataset has no actions"
-        episodes = {int(e) for batch in self for e in batch["episode_index"]}
+        episodes = {e for batch in self for e in batch["episode_index"].tolist()}
         if len(episodes) >= _MIN_PROBE_EPISODES:
             return None
         return (

@@ -11,7 +11,8 @@ from hlrp.data import LatentTable, read_dataset
 from hlrp.data.latent_column import LatentColumn, write_column
 from hlrp.errors import UserError
 from hlrp.foundation import FoundationDataModule
-from hlrp.foundation.labels import MASK_KEY, count_codes, resolve_labels
+from hlrp.foundation.labels import MASK_KEY, resolve_labels
+from hlrp.laq.metrics import code_counts
 
 
 def all_labels(run: Any) -> tuple[Any, Any]:
@@ -74,7 +75,7 @@ def test_codes_are_counted_over_the_training_samples(square_root, table3):
     for position in range(4):
         codes = labels.codes[:, position][labels.mask[:, position]]
         assert counts[position].tolist() == torch.bincount(codes, minlength=8).tolist()
-    assert torch.equal(count_codes(labels.codes, labels.mask, 8), counts)
+    assert torch.equal(code_counts(labels.codes, 8, labels.mask), counts)
 
 
 def test_what_does_not_belong_together_names_both_sides(square_root, table2, laq2, table3, tmp_path):

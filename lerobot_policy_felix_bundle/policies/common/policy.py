@@ -11,6 +11,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from hlrp.errors import UserError
+from hlrp.policies.figures import Figures
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
 from lerobot_policy_felix_bundle.policies.common.labels import ACTION_MASK, CODE_MASK, CODES, STAMP, LatentLabelsStep
 from lerobot_policy_felix_bundle.policies.common.losses import Term, reduce_terms
@@ -81,7 +82,7 @@ class HLRPPolicy(PreTrainedPolicy):
         """Forget the actions that are left; called when an episode begins."""
         self._queue.clear()
 
-    def forward(self, batch: dict[str, Any], reduction: str = "mean", **given: Any) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, batch: dict[str, Any], reduction: str = "mean", **given: Any) -> tuple[Tensor, Figures]:
         """The training loss.
 
         Args:
