@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hlrp.data.dataset_info import read_dataset
 from hlrp.errors import UserError
 from hlrp.evaluation.plan import recorded_episodes
 from hlrp.evaluation.request import Listener
@@ -38,7 +39,7 @@ def recorded_columns(root: Path, episodes: set[int]) -> dict[int, dict[str, Any]
     import numpy as np
     import pyarrow.dataset as ds
 
-    table = ds.dataset(root / "data", format="parquet")
+    table = ds.dataset([str(path) for path in read_dataset(None, root).tables], format="parquet")
     names = [c for c in ("action", "observation.state") if c in table.schema.names]
     if "action" not in names:
         raise UserError("the dataset has no column 'action'", where=str(root), fix="replay a recorded dataset")
