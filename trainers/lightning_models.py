@@ -14,6 +14,7 @@ from hlrp.config import (
     PolicyModel,
     resolve_class_path,
 )
+from hlrp.data.episodes import check_camera
 from hlrp.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ def check_model(run: LightningRun, datasets: "Sequence[DatasetInfo]") -> None:
         from trainers.policy_checks import check_policy_run
 
         check_policy_run(run, next(iter(datasets), None))
+    elif isinstance(run.model, LaqModel) and run.data.cameras is None:
+        for info in datasets:
+            check_camera(info, None)
     elif not isinstance(run.model, ClassPath) and run.model.kind not in MODULES:
         asked = job_name(run)
         raise UserError(

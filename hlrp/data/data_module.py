@@ -215,8 +215,7 @@ class FrameDataModule(LightningDataModule):
 def _check_fits(source: WindowSource, num_frames: int, offset_seconds: float) -> None:
     """Refuse a source of whose windows not one lies whole inside an episode, and cameras that it does not have."""
     info = source.info
-    asked: list[str | None] = [*source.cameras] if source.cameras else [None]
-    for camera in asked:
+    for camera in source.cameras or []:
         check_camera(info, camera)
     episodes = source.episodes if source.episodes is not None else range(info.episodes)
     longest = max(int(read_episodes(info).lengths[episode]) for episode in episodes)

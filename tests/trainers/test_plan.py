@@ -181,6 +181,13 @@ def test_data_that_cannot_be_used_are_found_by_a_dry_run(
     assert mention in _refusal(copy, tmp_path / "run", trainer)
 
 
+def test_a_quantizer_must_be_told_which_of_two_cameras(tmp_path: Path) -> None:
+    cameras = ("observation.images.front", "observation.images.wrist")
+    two = make_dataset(tmp_path / "two", episodes=2, length=4, cameras=cameras)
+    message = _refusal(two, tmp_path / "run", None, "model.kind=laq", "model.preset=tiny")
+    assert "has 2 cameras" in message and ", ".join(cameras) in message
+
+
 def test_a_policy_that_cannot_be_made_leaves_nothing_in_lightning(root: Path, tmp_path: Path) -> None:
     run = _run(root, tmp_path / "run", "lightning", "model.n_heads=3")
     with pytest.raises(UserError, match="divisible"):
