@@ -10,7 +10,15 @@ from hlrp.config import LeRobotRun, load_config, refuse_unused, require_dataset,
 from hlrp.data.dataset_info import DatasetInfo, find_dataset, read_dataset
 from hlrp.data.episodes import read_episodes, split_episodes
 from hlrp.errors import UserError
-from hlrp.runs import Checkpoint, RunDirectory, claim_run_path, new_run_path, resolve_pretrained
+from hlrp.runs import (
+    Checkpoint,
+    DatasetRecord,
+    ResumeRecord,
+    RunDirectory,
+    claim_run_path,
+    new_run_path,
+    resolve_pretrained,
+)
 from hlrp.runs.directory import git_commit
 from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.lerobot_command import Command, build_arguments, build_command, resume_arguments
@@ -211,7 +219,7 @@ def train(run: LeRobotRun) -> RunResult:
                 config_yaml=to_yaml(run),
                 trainer="lerobot",
                 policy=run.model.policy_type,
-                dataset=describe_data([dataset]) if dataset else {"repo_id": run.data.repo_id},
+                dataset=describe_data([dataset]) if dataset else DatasetRecord(repo_id=run.data.repo_id),
                 seed=run.trainer.seed,
                 steps=steps,
                 git_commit=git_commit(Path(__file__).parent),
@@ -253,7 +261,7 @@ def plan_resume(
         UserError: No checkpoint, nothing left to do, or the data are not those that the run began with.
     """
     checkpoint, skipped = resumable(directory)
-    total = steps or int(directory.manifest.get("steps") or run.trainer.steps)
+    total = steps or directory.manifest.steps or run.trainer.steps
     if total <= checkpoint.step:
         raise UserError(
             f"the run is complete: it has {checkpoint.step} of {total} steps",
@@ -278,7 +286,7 @@ def resume(directory: RunDirectory, run: LeRobotRun, steps: int | None = None) -
 
         def reopen() -> RunDirectory:
             notes.extend(directory.rewind_metrics(checkpoint.step))
-            resumed = [*directory.manifest.get("resumed", []), {"step": checkpoint.step, "skipped": notes}]
+            resumed = [*directory.manifest.resumed, ResumeRecord(step=checkpoint.step, skipped=notes)]
             directory.update(status="running", steps=total, command=command.argv, resumed=resumed, reason=None)
             return directory
 

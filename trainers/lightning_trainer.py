@@ -19,7 +19,7 @@ from hlrp.config import (
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
 from hlrp.errors import UserError
 from hlrp.processes import is_first_process
-from hlrp.runs import RunDirectory, claim_run_path, new_run_path
+from hlrp.runs import ResumeRecord, RunDirectory, claim_run_path, new_run_path
 from hlrp.runs.directory import git_commit
 from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.lightning_models import build_datamodule, build_module, check_model, job_name, orders_itself
@@ -200,7 +200,7 @@ def plan_resume(
     section = run.trainer
     if steps is not None:
         section = section.model_copy(update={"steps": steps, "max_epochs": None})
-    total = section.steps if section.max_epochs is None else int(directory.manifest.get("steps") or sys.maxsize)
+    total = section.steps if section.max_epochs is None else directory.manifest.steps or sys.maxsize
     if total <= checkpoint.step:
         raise UserError(
             f"the run is complete: it has {checkpoint.step} of {total} steps",
@@ -336,7 +336,7 @@ def _open(
         clear_unfinished(directory.path / "checkpoints")
         for lost in directory.rewind_metrics(checkpoint.step):
             warn(lost)
-        resumed = [*directory.manifest.get("resumed", []), {"step": checkpoint.step, "skipped": notes}]
+        resumed = [*directory.manifest.resumed, ResumeRecord(step=checkpoint.step, skipped=notes)]
         directory.update(status="running", steps=run.trainer.steps, resumed=resumed, reason=None)
         return directory
     return RunDirectory.create(

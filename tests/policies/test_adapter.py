@@ -52,8 +52,8 @@ def trained(square_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_the_run_is_recorded_as_one_of_the_command(trained: Path, square_root: Path) -> None:
     manifest = RunDirectory.open(trained).manifest
-    assert (manifest["policy"], manifest["status"]) == ("act", "finished")
-    assert manifest["dataset"]["root"] == str(square_root)
+    assert (manifest.policy, manifest.status) == ("act", "finished")
+    assert manifest.dataset.root == str(square_root)
     run: Any = load_config(trained / "config.yaml").config
     assert run.model.policy_fields["optimizer_lr"] == 1e-3
     assert (run.trainer.batch_size, run.trainer.eval_split, run.data.cache) == (4, 0.4, "ram")

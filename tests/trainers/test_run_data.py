@@ -161,7 +161,7 @@ def test_a_run_goes_on_with_the_same_data_only(trainer: str, root: Path, tmp_pat
 
 def test_a_fingerprint_of_an_older_hlrp_says_that_it_cannot_be_compared(root: Path, tmp_path: Path) -> None:
     directory = _stored(_config("lerobot", root), tmp_path / "run", root)
-    directory.manifest["dataset"]["fingerprint"] = "0123456789abcdef"
+    directory.update(dataset={"fingerprint": "0123456789abcdef"})
     with pytest.raises(UserError, match="an older hlrp made the first"):
         check_same_data(directory, [read_dataset(None, root)])
 
