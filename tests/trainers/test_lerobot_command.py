@@ -14,8 +14,9 @@ from hlrp.data.dataset_info import read_dataset
 from hlrp.data.episodes import split_episodes
 from hlrp.errors import UserError
 from trainers.events import ASKED_POLICY
-from trainers.lerobot_command import build_arguments, build_command, default_log_freq, default_save_freq, encode
-from trainers.lerobot_session import explain_failure, metrics_row
+from trainers.lerobot_command import build_arguments, build_command, encode
+from trainers.lerobot_session import metrics_row
+from trainers.lifecycle import default_log_freq, default_save_freq, explain_failure
 
 OURS = "model.policy_type=hlrp_action_expert_latent"
 
