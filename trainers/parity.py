@@ -89,8 +89,8 @@ def measure_parity(native: LeRobotRun, lightning: LightningRun) -> Parity:
         UserError: One of them refuses its configuration.
         WorkError: One of them failed.
     """
-    from trainers.lerobot_trainer import LeRobotTrainer
-    from trainers.lightning_trainer import LightningTrainer
+    from trainers.lerobot.trainer import LeRobotTrainer
+    from trainers.lightning.trainer import LightningTrainer
 
     first = LeRobotTrainer().fit(run=native)
     second = LightningTrainer().fit(run=lightning)

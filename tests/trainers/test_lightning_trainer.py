@@ -19,7 +19,7 @@ from hlrp.runs import RunDirectory
 sys.path.insert(0, str(Path(__file__).parent))
 import lightning_toy as toy
 
-from trainers.lightning_trainer import LightningTrainer
+from trainers.lightning.trainer import LightningTrainer
 
 EXACT = {"steps": 40, "log_freq": 1, "save_freq": 20, "device": "cpu", "eval_split": 0.1, "eval_steps": 10}
 

@@ -19,8 +19,8 @@ from hlrp.runs import (
     resolve_pretrained,
 )
 from trainers.base import BaseTrainer, RunResult, without_log_lines
-from trainers.lerobot_command import Command, build_arguments, build_command, resume_arguments
-from trainers.lerobot_session import TrainingSession
+from trainers.lerobot.command import Command, build_arguments, build_command, resume_arguments
+from trainers.lerobot.session import TrainingSession
 from trainers.lifecycle import RunLifecycle, resumable
 from trainers.policy_checks import check_policy_run, check_with_lerobot
 from trainers.policy_labels import foundation_of

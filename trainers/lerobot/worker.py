@@ -1,4 +1,4 @@
-"""The process that runs LeRobot's own training: `python -m trainers.lerobot_worker ARGUMENTS OF lerobot-train`.
+"""The process that runs LeRobot's own training: `python -m trainers.lerobot.worker ARGUMENTS OF lerobot-train`.
 
 It is started with `hlrp.processes.child_environment`, so that the current folder's own `trainers/` is none of it.
 
@@ -19,7 +19,7 @@ from hlrp import compat
 from hlrp.errors import HlrpError, UserError
 from hlrp.finite import FiniteLoss, NonFiniteError
 from hlrp.processes import stop_signals
-from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS, Emitter
+from trainers.lerobot.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS, Emitter
 
 
 def _stop_with_parent() -> None:
@@ -60,7 +60,7 @@ def _check_device() -> None:
 
 
 def _preflight(emit: Emitter) -> Any:
-    from trainers.lerobot_hooks import choose_cameras
+    from trainers.lerobot.hooks import choose_cameras
 
     def check(cfg: Any) -> None:
         if os.environ.get(ALLOW_DOWNLOAD) != "1":
@@ -80,7 +80,7 @@ def main() -> int:
         0 finished, 1 failed, 2 a mistake in what was asked, 128 + signal when stopped.
     """
     emit = Emitter()
-    from trainers.lerobot_command import expand_arguments
+    from trainers.lerobot.command import expand_arguments
 
     sys.argv[1:] = expand_arguments(sys.argv[1:])
     _stop_with_parent()
@@ -144,7 +144,7 @@ def _show_one_picture() -> None:
 def _refuse_unbuildable() -> None:
     from lerobot.scripts import lerobot_train
 
-    from trainers.lerobot_hooks import refuse_unbuildable_policies
+    from trainers.lerobot.hooks import refuse_unbuildable_policies
 
     refuse_unbuildable_policies(lerobot_train)
 

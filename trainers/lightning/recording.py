@@ -14,7 +14,7 @@ from lightning.pytorch.loggers.logger import Logger
 from hlrp.files import json_text
 from hlrp.finite import FiniteLoss
 from trainers.lifecycle import RunLifecycle
-from trainers.lightning_loops import StepTimes
+from trainers.lightning.loops import StepTimes
 from trainers.progress import TrainingProgress
 
 _LOG = logging.getLogger("hlrp.train")

@@ -14,14 +14,14 @@ from hlrp.errors import HlrpError, Interrupted, UserError
 from hlrp.finite import NonFiniteError
 from trainers.base import RunResult
 from trainers.lifecycle import RunLifecycle, default_log_freq, default_save_freq, explain_failure
-from trainers.lightning_checkpoints import save_checkpoint
-from trainers.lightning_log import RunLog
-from trainers.lightning_loops import StepTimes, make_exact
-from trainers.lightning_recording import Recorder, RunLogger
-from trainers.lightning_signals import StoppedBySignal, StopRequests
+from trainers.lightning.checkpoints import save_checkpoint
+from trainers.lightning.log import RunLog
+from trainers.lightning.loops import StepTimes, make_exact
+from trainers.lightning.recording import Recorder, RunLogger
+from trainers.lightning.signals import StoppedBySignal, StopRequests
 
 if TYPE_CHECKING:
-    from trainers.lightning_rollouts import Rollouts
+    from trainers.lightning.rollouts import Rollouts
 
 # On a GPU, asking all processes whether one of them was told to stop waits for the device; not on every step.
 _STEPS_BETWEEN_QUESTIONS = 10

@@ -21,7 +21,7 @@ from hlrp.processes import is_first_process
 from hlrp.runs import RunDirectory, claim_run_path, new_run_path
 from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.lifecycle import RunLifecycle, resumable
-from trainers.lightning_models import build_datamodule, build_module, check_model, job_name, orders_itself
+from trainers.lightning.models import build_datamodule, build_module, check_model, job_name, orders_itself
 from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from hlrp.runs import Checkpoint
-    from trainers.lightning_rollouts import Rollouts
-    from trainers.lightning_session import SessionPlan
+    from trainers.lightning.rollouts import Rollouts
+    from trainers.lightning.session import SessionPlan
 
 
 class LightningTrainer(BaseTrainer):
@@ -77,7 +77,7 @@ class LightningTrainer(BaseTrainer):
     def _run_for(self, module: "LightningModule | None", datamodule: Any) -> LightningRun:
         if module is None:
             raise UserError("nothing says what to train", fix="give a module, or run=LightningRun(...)")
-        from trainers.lightning_policies import described
+        from trainers.lightning.policies import described
 
         sections: dict[str, Any] = described(self.settings, module, datamodule) or {"trainer": self.settings}
         if "model" not in sections:
@@ -212,11 +212,11 @@ def _execute(
 ) -> RunResult:
     """Build what is missing and run it; the folder is filled last, so that a refusal leaves nothing."""
     # Before Lightning's own import, which this shortens by seconds.
-    from trainers import lightning_imports  # noqa: F401  isort: skip
+    from trainers.lightning import imports  # noqa: F401  isort: skip
     from lightning.pytorch import seed_everything
 
-    from trainers.lightning_log import RunLog
-    from trainers.lightning_session import LightningSession
+    from trainers.lightning.log import RunLog
+    from trainers.lightning.session import LightningSession
 
     first = is_first_process()
     lifecycle = RunLifecycle(notes, quiet=not first)
@@ -248,9 +248,9 @@ def _prepare(
         UserError: A setting of the run that cannot be.
     """
     # Before Lightning's own import, which this shortens by seconds.
-    from trainers import lightning_imports  # noqa: F401  isort: skip
-    from trainers.lightning_options import make_trainer
-    from trainers.lightning_policies import settle
+    from trainers.lightning import imports  # noqa: F401  isort: skip
+    from trainers.lightning.options import make_trainer
+    from trainers.lightning.policies import settle
 
     if isinstance(run.model, PolicyModel) and run.env is not None:
         from trainers.policy_checks import check_environment_fields
@@ -265,8 +265,8 @@ def _prepare(
 
 
 def _plan(run: LightningRun, path: Path, checkpoint: "Checkpoint | None") -> "SessionPlan":
-    from trainers.lightning_options import log_freq_of
-    from trainers.lightning_session import SessionPlan
+    from trainers.lightning.options import log_freq_of
+    from trainers.lightning.session import SessionPlan
 
     return SessionPlan(
         log_freq=log_freq_of(run.trainer),
@@ -294,7 +294,7 @@ def _folder(run: LightningRun, directory: RunDirectory | None, first: bool) -> I
 def _rollouts(run: LightningRun, path: Path) -> "Rollouts | None":
     if run.trainer.eval_freq == 0:
         return None
-    from trainers.lightning_rollouts import Rollouts
+    from trainers.lightning.rollouts import Rollouts
 
     return Rollouts.of(run, path / "eval")
 
@@ -312,7 +312,7 @@ def _begin(
         record = describe_data(dataset)
         lifecycle.create(path, run, policy=job_name(run), dataset=record, steps=steps, command=sys.argv)
         return
-    from trainers.lightning_checkpoints import clear_unfinished
+    from trainers.lightning.checkpoints import clear_unfinished
 
     clear_unfinished(directory.path / "checkpoints")
     lifecycle.reopen(directory, checkpoint, steps=steps)

@@ -11,10 +11,10 @@ from hlrp.processes import FolderLock
 from hlrp.runs import RunDirectory
 from hlrp.runs.directory import LOG
 from trainers.base import RunResult
-from trainers.events import parse_line
-from trainers.lerobot_command import Command
+from trainers.lerobot.command import Command
+from trainers.lerobot.events import parse_line
+from trainers.lerobot.process import TrainingProcess
 from trainers.lifecycle import RunLifecycle, explain_failure
-from trainers.process import TrainingProcess
 from trainers.progress import TrainingProgress
 
 _TAIL = 400
