@@ -12,13 +12,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from hlrp.errors import HlrpError, Interrupted, UserError
 from hlrp.finite import NonFiniteError
+from hlrp.processes import StoppedBySignal, StopRequests
 from trainers.base import RunResult
 from trainers.lifecycle import RunLifecycle, default_log_freq, default_save_freq, explain_failure
 from trainers.lightning.checkpoints import save_checkpoint
 from trainers.lightning.log import RunLog
 from trainers.lightning.loops import StepTimes, make_exact
 from trainers.lightning.recording import Recorder, RunLogger
-from trainers.lightning.signals import StoppedBySignal, StopRequests
 
 if TYPE_CHECKING:
     from trainers.lightning.rollouts import Rollouts
