@@ -104,7 +104,7 @@ def _check_classes(config: Any, allow: list[str] | None) -> None:
 
     allow_import(allow or [])
     if isinstance(config, LightningRun):
-        from trainers.lightning_models import check_classes
+        from trainers.lightning.models import check_classes
 
         check_classes(config)
 

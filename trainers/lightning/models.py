@@ -74,7 +74,7 @@ def build_datamodule(run: LightningRun, say: "Callable[[str], None]") -> "Lightn
         UserError: The `data` section does not fit the dataset.
     """
     if isinstance(run.model, PolicyModel):
-        from trainers.lightning_policies import build_policy_data
+        from trainers.lightning.policies import build_policy_data
 
         return build_policy_data(run, say)
     from hlrp.data.data_module import FrameDataModule
@@ -114,7 +114,7 @@ def build_module(
         UserError: No module for this model, or it refuses its settings.
     """
     if isinstance(run.model, PolicyModel):
-        from trainers.lightning_policies import build_adapter
+        from trainers.lightning.policies import build_adapter
 
         return build_adapter(run, resumed_from)
     if isinstance(run.model, ClassPath):
@@ -133,7 +133,7 @@ def check_classes(run: LightningRun) -> None:
     if isinstance(run.model, ClassPath):
         _module_class(run.model)
     if run.trainer.callbacks:
-        from trainers.lightning_options import callback_class
+        from trainers.lightning.options import callback_class
 
         for callback in run.trainer.callbacks:
             callback_class(callback)
