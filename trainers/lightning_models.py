@@ -15,6 +15,7 @@ from hlrp.config import (
     resolve_class_path,
 )
 from hlrp.errors import UserError, suggest
+from hlrp.foundation.backends.registry import check_backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,6 +53,8 @@ def check_model(run: LightningRun, datasets: "Sequence[DatasetInfo]") -> None:
         from trainers.policy_checks import check_policy_run
 
         check_policy_run(run, next(iter(datasets), None))
+    elif isinstance(run.model, FoundationModel):
+        check_backend(run.model.backend)
     elif not isinstance(run.model, ClassPath) and run.model.kind not in MODULES:
         asked = job_name(run)
         raise UserError(
