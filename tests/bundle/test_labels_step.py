@@ -158,7 +158,7 @@ def test_labels_that_do_not_fit_are_refused_before_the_first_step(squares, toy_r
         build(config_of(latent_laq=str(laq2), latent_offset_frames=3), squares)
     with pytest.raises(ValueError, match="latent_offset_frames"):
         build(config_of(latent_laq=str(laq2)), squares)
-    with pytest.raises(UserError, match="no latent table"):
+    with pytest.raises(UserError, match="not a latent table"):
         build(config_of(latent_table=str(squares)), squares)
 
 
