@@ -11,6 +11,7 @@ import os
 import re
 import types
 import typing
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,9 @@ def build_catalog() -> Catalog:
             importlib.import_module(name)
         except Exception as error:
             failed[name] = f"{type(error).__name__}: {error}"
-    policies = {k: _describe(k, c) for k, c in sorted(PreTrainedConfig.get_known_choices().items())}
+    # Reads the list of files of every installed package: seconds.
+    owners = metadata.packages_distributions()
+    policies = {k: _describe(k, c, owners) for k, c in sorted(PreTrainedConfig.get_known_choices().items())}
     catalog = Catalog(policies, failed, skipped)
     if not failed:
         # Without a cache the next call takes as long as this one; nothing else depends on it.
@@ -207,9 +210,9 @@ def build_catalog() -> Catalog:
     return catalog
 
 
-def _describe(name: str, config_class: type) -> PolicyInfo:
+def _describe(name: str, config_class: type, owners: Mapping[str, list[str]]) -> PolicyInfo:
     top = config_class.__module__.partition(".")[0]
-    distributions = metadata.packages_distributions().get(top, [top])
+    distributions = owners.get(top, [top])
     try:
         hints = typing.get_type_hints(config_class)
     except Exception:

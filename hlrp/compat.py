@@ -319,7 +319,57 @@ def check_policy_features(cfg: Any) -> None:
             fix="leave the setting out, or use a dataset with statistics of its pictures",
         )
     features = dataset_to_policy_features(meta.features)
+    if not cfg.resume:  # a resumed run keeps the statistics of its checkpoint
+        check_normalisation(cfg.policy, features, meta.stats, str(meta.root / "meta" / "stats.json"))
     check_features(cfg.policy, features, cfg.rename_map, f"dataset {cfg.dataset.root or cfg.dataset.repo_id}")
+
+
+_NORMALISED_BY = {
+    "MEAN_STD": ("mean", "std"),
+    "MIN_MAX": ("min", "max"),
+    "QUANTILES": ("q01", "q99"),
+    "QUANTILE10": ("q10", "q90"),
+}
+
+
+def check_normalisation(policy: Any, features: dict[str, Any], stats: Any, where: str) -> None:
+    """Check that actions and state can be normalised as the policy does it; LeRobot finds out at the first batch.
+
+    Args:
+        policy: LeRobot's configuration of the policy.
+        features: LeRobot's `PolicyFeature` by name, of a dataset.
+        stats: Statistics of the dataset: feature to name to numbers.
+        where: Names their file in errors.
+
+    Raises:
+        UserError: A statistic is missing, or two quantiles are the same though the numbers differ: LeRobot divides by
+            1e-8 then.
+    """
+    import numpy as np
+
+    for key, feature in features.items():
+        mode = getattr(policy.normalization_mapping.get(feature.type.value), "value", None)
+        if feature.type.value not in ("ACTION", "STATE", "ENV") or mode not in _NORMALISED_BY:
+            continue
+        names, found = _NORMALISED_BY[mode], (stats or {}).get(key) or {}
+        absent = [name for name in names if name not in found]
+        if absent:
+            raise UserError(
+                f"policy {policy.type!r} normalises {key!r} by {names[0]} and {names[1]}, but its statistics have no "
+                f"{' and '.join(absent)}",
+                where=where,
+                fix="compute the statistics again: lerobot-edit-dataset --operation.type recompute_stats",
+            )
+        low, high = (np.asarray(found[name], np.float64).reshape(-1) for name in names)
+        spread = np.asarray(found.get("max", high)).reshape(-1) > np.asarray(found.get("min", low)).reshape(-1)
+        same = np.flatnonzero((low == high) & spread & mode.startswith("QUANTILE"))
+        if len(same):
+            raise UserError(
+                f"policy {policy.type!r} normalises {key!r} by quantiles, and {names[0]} and {names[1]} of dimension "
+                f"{int(same[0])} are the same ({low[same[0]]:.4g}) though its numbers differ: they would reach 1e8",
+                where=where,
+                fix=f"set model.normalization_mapping, such as MEAN_STD for {feature.type.value}",
+            )
 
 
 def check_features(policy: Any, features: dict[str, Any], rename_map: dict[str, str], where: str) -> None:

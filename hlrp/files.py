@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ def fsync_folder(folder: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace ``path`` with ``content`` in one step."""
+    import tempfile
+
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -39,8 +40,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` with ``text`` (UTF-8) in one step."""
-    # A name that is not text (bytes of another encoding on disk) is kept as it came.
-    write_bytes(path, text.encode(errors="surrogateescape"))
+    write_bytes(path, text.encode())
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:

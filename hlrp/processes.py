@@ -3,9 +3,7 @@
 import json
 import os
 import signal
-import socket
 import stat
-import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +31,8 @@ def child_environment() -> dict[str, str]:
     `python -m` and `-c` look into the current folder first, whatever lies there: a `trainers/` of the user's own, say.
     The folder this project lies in is named instead, unless it is the interpreter's own.
     """
+    import sysconfig
+
     root = str(Path(__file__).resolve().parents[1])
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     if root not in (*paths, *(str(Path(sysconfig.get_path(name)).resolve()) for name in ("purelib", "platlib"))):
@@ -80,6 +80,12 @@ def leave_closed_terminal() -> None:
                 os.close(nowhere)
 
 
+def _host() -> str:
+    import socket
+
+    return socket.gethostname()
+
+
 def _born(pid: int) -> float | None:
     """When a process began, in seconds since the epoch; None: there is none. A zombie writes no more."""
     import psutil
@@ -114,7 +120,7 @@ class _Writer:
 
     @property
     def here(self) -> bool:
-        return self.host == socket.gethostname()
+        return self.host == _host()
 
     def living(self) -> list[int]:
         """Those alive on this host; a number that was given to another process since is none of them."""
@@ -253,7 +259,7 @@ class FolderLock:
 
     def _write(self) -> None:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        write_json(self._record, {"host": socket.gethostname(), "since": since, "processes": self._processes})
+        write_json(self._record, {"host": _host(), "since": since, "processes": self._processes})
 
 
 def is_unwritten(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""`hlrp data`: look at datasets."""
+"""`hlrp data`: look at datasets, and write them with other names."""
 
 import json
 from pathlib import Path
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command group."""
-    group = typer.Typer(help="Look at datasets.", no_args_is_help=True)
+    group = typer.Typer(help="Look at datasets, rename their features.", no_args_is_help=True)
     # Without this, Typer would make the only command the group itself.
     group.callback()(_root)
     group.command("check")(check)
+    group.command("rename")(rename)
     app.add_typer(group, name="data")
 
 
 def _root() -> None:
-    """Look at datasets."""
+    """Look at datasets, rename their features."""
 
 
 def check(
@@ -68,6 +69,23 @@ def check(
         typer.echo(f"{verdict}; {info.root}: {count} of {info.episodes} episodes, {info.fps:g} fps")
     if fatal:
         raise typer.Exit(2)
+
+
+def rename(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the dataset.")],
+    names: Annotated[list[str], typer.Argument(metavar="OLD=NEW...", help="image=observation.images.image")],
+    output: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
+) -> None:
+    """Write a dataset whose features have other names; videos are links to those of the old one."""
+    from hlrp.data.dataset_info import read_dataset
+    from hlrp.data.renaming import rename_features
+    from hlrp.errors import UserError
+
+    pairs = dict(name.partition("=")[::2] for name in names)
+    if len(pairs) < len(names) or not all("=" in name for name in names):
+        raise UserError(f"cannot read {' '.join(names)}", where="OLD=NEW", fix="write each once, with an =")
+    rename_features(read_dataset(None, root, where="DIR"), pairs, output)
+    typer.echo(f"dataset  {output}")
 
 
 def _episodes(asked: str | None) -> list[int] | None:

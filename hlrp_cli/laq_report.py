@@ -24,7 +24,7 @@ def laq_report(
     windows: Annotated[int, typer.Option(min=1, help="Windows to measure per source.")] = 2048,
     batch_size: Annotated[int, typer.Option(min=2, help="Windows at a time.")] = 64,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps.")] = None,
-    seed: Annotated[int, typer.Option(help="Of what is drawn at random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn at random.")] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
     """Write the quality card of a latent action quantizer: report.json and report.html."""

@@ -27,10 +27,10 @@ def verify(
     dataset_root: Annotated[Path, typer.Option(help="Folder of the dataset that it labels.")],
     laq: Annotated[Path | None, typer.Option(help="Run of the quantizer: encodes a sample again.")] = None,
     sample: Annotated[int, typer.Option(min=1, help="With --laq: frames to encode again.")] = 256,
-    seed: Annotated[int, typer.Option(help="Of the choice of frames.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of frames.")] = 0,
     tolerance_s: Annotated[
         float,
-        typer.Option(min=1e-6, help="With --laq: most seconds between a frame's time in the tables and in its video."),
+        typer.Option(min=1e-6, help="With --laq: most seconds between a frame's times in table and video."),
     ] = TOLERANCE_S,
     device: Annotated[str | None, typer.Option(help="With --laq: cpu, cuda, cuda:N or mps.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

@@ -23,10 +23,11 @@ def make_tiny_backbone(
     It has the classes, files and loading code of the pretrained ones; `--backbone DIR` uses it. `--backbone tiny` makes
     and keeps one by itself.
     """
-    from hlrp.foundation import backbones
     from hlrp.runs.directory import check_writable
 
     check_writable(folder)
+    from hlrp.foundation import backbones
+
     backbones.make_tiny_backbone(folder, backend, seed=seed)
     mebibytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20
     typer.echo(f"{folder}: {mebibytes:.1f} MiB; use it with --backend {backend} --backbone {folder}")

@@ -174,7 +174,7 @@ def _name_policy_of(
 def _resume(
     path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], config: str | None, *, dry_run: bool
 ) -> "RunResult | None":
-    from hlrp.config import load_config
+    from hlrp.config import LeRobotRun, LightningRun, load_config
     from hlrp.runs import RunDirectory
 
     # A resumed run repeats its own settings; only its length may change, since the rest would not be the same run.
@@ -189,6 +189,12 @@ def _resume(
         )
     directory = RunDirectory.open(path)
     run = load_config(directory.path / "config.yaml", overrides, flags).config
+    from trainers.run_data import resumed_paths
+
+    if isinstance(run, LeRobotRun):  # noqa: SIM114 - one type at a time, for the type checker
+        run = resumed_paths(directory, run)
+    elif isinstance(run, LightningRun):
+        run = resumed_paths(directory, run)
     longer = run.trainer.steps if flags or overrides else None
     from trainers import get_trainer
 

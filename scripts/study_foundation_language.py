@@ -20,7 +20,7 @@ from hlrp.config import LightningRun, load_config
 from hlrp.foundation import Foundation, FoundationDataModule, FoundationModule
 from hlrp.foundation.backends.interfaces import FoundationBatch
 from hlrp.foundation.windows import INSTRUCTION
-from hlrp.latents.sources import count_codes
+from hlrp.laq.metrics import code_counts
 from hlrp.runs import RunDirectory
 
 
@@ -41,7 +41,7 @@ def task_majorities(data: FoundationDataModule, tasks: list[str]) -> torch.Tenso
         labels = data.labels.labels(batch)
         for number, task in enumerate(tasks):
             mine = torch.tensor([text == task for text in batch[INSTRUCTION]])
-            counts[number] += count_codes(labels.codes[mine], labels.mask[mine], spec.codebook_size)
+            counts[number] += code_counts(labels.codes[mine], spec.codebook_size, labels.mask[mine])
     return counts.argmax(-1)
 
 

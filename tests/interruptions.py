@@ -1,9 +1,12 @@
 """Commands that are interrupted: started, watched until they have trained for some steps, and seen to be gone."""
 
 import os
+import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -47,3 +50,40 @@ def _runs(process: psutil.Process) -> bool:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+_WRITES = ("fsync", "ftruncate", "pwrite", "rename", "replace", "unlink")
+
+
+def killed_before_write(number: int, work: Callable[[], Any]) -> bool:
+    """Do ``work`` in a forked process that is killed right before its ``number``-th call that changes the disk.
+
+    Counted, not timed: every state that a kill can leave on the disk comes up, on a busy machine too.
+
+    Returns:
+        Whether it was killed; False: it makes fewer such calls, and has ended.
+    """
+    child = os.fork()
+    if child == 0:
+        _count_down(number)
+        work()
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL, status
+    return status != 0
+
+
+def _count_down(number: int) -> None:
+    left = [number]
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **options)
+
+        return wrapper
+
+    for name in _WRITES:
+        setattr(os, name, counted(getattr(os, name)))

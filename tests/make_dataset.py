@@ -17,23 +17,23 @@ def make_dataset(
     size: int = 64,
     action_dim: int = 3,
     camera: str | None = "observation.image",
+    cameras: Sequence[str] | None = None,
     action: bool = True,
     tasks: Sequence[str] = ("move the square",),
 ) -> Path:
     """Record a square that moves as its actions say; ``camera=None`` and ``action=False`` leave features out.
 
-    Episodes take the ``tasks`` in turn.
+    All ``cameras``, if they are given in place of one, see the same. Episodes take the ``tasks`` in turn.
     """
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     features: dict[str, dict[str, object]] = {"observation.state": {"dtype": "float32", "shape": (2,), "names": None}}
-    if camera:
+    names = list(cameras) if cameras is not None else [camera] if camera else []
+    for camera in names:
         features[camera] = {"dtype": "video", "shape": (size, size, 3), "names": ["height", "width", "channel"]}
     if action:
         features["action"] = {"dtype": "float32", "shape": (action_dim,), "names": None}
-    dataset = LeRobotDataset.create(
-        repo_id=root.name, fps=FPS, root=root, features=features, use_videos=camera is not None
-    )
+    dataset = LeRobotDataset.create(repo_id=root.name, fps=FPS, root=root, features=features, use_videos=bool(names))
     rng = np.random.default_rng(0)
     for episode in range(episodes):
         position = rng.uniform(10, size - 10, 2)
@@ -43,11 +43,11 @@ def make_dataset(
                 "observation.state": position.astype(np.float32),
                 "task": tasks[episode % len(tasks)],
             }
-            if camera:
+            if names:
                 image = np.full((size, size, 3), 40, np.uint8)
                 x, y = position.astype(int)
                 image[y - 4 : y + 4, x - 4 : x + 4] = (220, 60, 60)
-                frame[camera] = image
+                frame |= dict.fromkeys(names, image)
             if action:
                 frame["action"] = move
             dataset.add_frame(frame)

@@ -22,7 +22,14 @@ from hlrp.processes import is_first_process
 from hlrp.runs import RunDirectory, claim_run_path, new_run_path
 from hlrp.runs.directory import git_commit
 from trainers.base import BaseTrainer, RunResult, without_log_lines
-from trainers.lightning_models import build_datamodule, build_module, check_model, job_name, orders_itself
+from trainers.lightning_models import (
+    build_datamodule,
+    build_module,
+    check_classes,
+    check_model,
+    job_name,
+    orders_itself,
+)
 from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
 
 if TYPE_CHECKING:
@@ -223,12 +230,7 @@ def _execute(
     """Build what is missing and run it; the folder is filled last, so that a refusal leaves nothing."""
     from rich.console import Console
 
-    # Before Lightning's own import, which this shortens by seconds.
-    from trainers import lightning_imports  # noqa: F401  isort: skip
-    from lightning.pytorch import seed_everything
-
     from trainers.lightning_log import RunLog
-    from trainers.lightning_session import LightningSession
 
     first, notes = is_first_process(), list(notes or [])
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not first)
@@ -240,7 +242,14 @@ def _execute(
             notes.append(message)
             console.print(f"warning: {message}", style="yellow")
 
-    with RunLog(warn) as log, _folder(run, directory, first) as path:
+    # Claimed before the seconds of imports.
+    with _folder(run, directory, first) as path, RunLog(warn) as log:
+        # Before Lightning's own import, which this shortens.
+        from trainers import lightning_imports  # noqa: F401  isort: skip
+        from lightning.pytorch import seed_everything
+
+        from trainers.lightning_session import LightningSession
+
         console.print(f"making the model and the data ({job_name(run)})")
         seed_everything(run.trainer.seed, workers=True, verbose=False)
         trainer, module, data = _prepare(run, path, module, datamodule, checkpoint=checkpoint, say=console.print)
@@ -277,6 +286,8 @@ def _prepare(
         from trainers.policy_checks import check_environment_fields
 
         check_environment_fields(run.env)
+    if module is None:
+        check_classes(run)
     data = datamodule if datamodule is not None else build_datamodule(run, say)
     start = checkpoint.step if checkpoint else 0
     trainer = make_trainer(settle(run), path, start=start, share_out=not orders_itself(data))

@@ -90,7 +90,22 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
         require_training_features(dataset)
         if run.data.cameras is not None:
             check_camera_names(run.data.cameras, dataset.cameras, f"dataset {dataset.root}")
+        _check_labels(run, dataset)
     return known
+
+
+def _check_labels(run: Run, dataset: DatasetInfo) -> None:
+    """Check that precomputed labels are there, and of this dataset."""
+    if run.latents.source != "precomputed":
+        return
+    from hlrp.latents.column import CODES, LatentColumn
+    from hlrp.latents.table import LatentTable
+
+    if run.latents.table is not None:
+        cameras = run.data.cameras or []
+        LatentTable.open(run.latents.table).check(dataset=dataset, camera=cameras[0] if len(cameras) == 1 else None)
+    elif CODES not in dataset.features:
+        LatentColumn(dataset)  # says what is missing
 
 
 def _catalog(run: Run) -> Catalog | None:
@@ -186,5 +201,16 @@ def check_with_lerobot(run: Run, dataset: DatasetInfo | None) -> None:
         cameras=data.cameras,
         eval_split=run.trainer.eval_split,
     )
-    make = build_policy if model.policy_type in _SMALL else check_dataset
+    make = build_policy if _is_small(config) else check_dataset
     make(config, seen.meta, cameras=seen.cameras, rename_map=data.rename_map or None)
+
+
+def _is_small(config: Any) -> bool:
+    """Whether a policy is made in a moment."""
+    if config.type in _SMALL:
+        return True
+    if getattr(config, "init_from", None):
+        from hlrp.foundation.checkpoint import read_manifest
+
+        return not read_manifest(Path(config.init_from)).backbone.pretrained
+    return getattr(config, "backbone", None) == "tiny"

@@ -9,7 +9,6 @@ from pydantic import BaseModel
 from hlrp.config import FoundationModel, LeRobotRun, LightningRun, PolicyModel
 from hlrp.data.checks import dataset_problems, refuse_fatal
 from hlrp.data.dataset_info import DatasetInfo
-from hlrp.data.identity import older
 from hlrp.data.policy_checks import STATE, policy_problems
 from hlrp.errors import UserError
 from hlrp.runs import RunDirectory
@@ -114,16 +113,14 @@ def check_same_data(directory: RunDirectory, datasets: Sequence[DatasetInfo]) ->
         UserError: With both fingerprints.
     """
     before = (directory.manifest.get("dataset") or {}).get("fingerprint")
-    now = describe_data(datasets).get("fingerprint")
-    if not before or not now or before == now:
+    if not before or not datasets:
         return
-    rules = (
-        ", or nothing tells whether they have: an older hlrp made the first, which did not cover all content"
-        if older(before)
-        else ""
-    )
+    marks = before.split("+")
+    if len(marks) == len(datasets) and all(d.known_as(mark) for d, mark in zip(datasets, marks, strict=True)):
+        return
     raise UserError(
-        f"the data have changed since the run began: fingerprint {before} then, {now} now{rules}",
+        f"the data have changed since the run began: fingerprint {before} then, "
+        f"{describe_data(datasets)['fingerprint']} now",
         where=", ".join(str(d.root) for d in datasets),
         fix=f"restore the dataset, or start a new run from the weights: hlrp train --init-from {directory.path} ...",
     )
@@ -159,6 +156,7 @@ def _reading(run: LeRobotRun | LightningRun, info: DatasetInfo) -> Mapping[str, 
         used = [n for n in info.features if n == "action" or n.startswith("observation.")]
         if model.policy_fields.get("use_relative_actions"):
             used.remove("action")  # its statistics are of differences, not of what the tables hold
-        return {"used": used, "by_lerobot": isinstance(run, LeRobotRun) or run.data.cache == "off"}
+        by_lerobot = isinstance(run, LeRobotRun) or run.data.cache == "off"
+        return {"used": used, "by_lerobot": by_lerobot, "fetchable": by_lerobot and run.allow_download}
     used = [STATE] if isinstance(model, FoundationModel) and model.use_state else []
     return {"used": used, "by_lerobot": False, "needs_statistics": False}

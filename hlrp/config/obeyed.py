@@ -47,6 +47,7 @@ OBEYED: dict[str, frozenset[str]] = {
     "trainer.eval_freq": _POLICIES,
     "trainer.eval_split": _EVERY,
     "trainer.eval_steps": _EVERY,
+    "trainer.max_nonfinite_steps": _EVERY,
     # trainer, one of them
     "trainer.lerobot_args": frozenset({_LEROBOT}),
     "trainer.accumulate_grad_batches": _LIGHTNING,
@@ -112,6 +113,7 @@ OBEYED: dict[str, frozenset[str]] = {
     "data.sources.labelled_episodes": _NOBODY,
     "data.sources.table": frozenset({_FOUNDATION}),
     "data.video_backend": _EVERY,
+    "data.tolerance_s": _EVERY,
     "data.rename_map": _POLICIES,
     # latents, env
     "latents.source": _POLICIES | {_FOUNDATION},

@@ -133,7 +133,7 @@ class EvalConfig(Settings):
     """Tasks of the simulator; empty: `env.task`, or those of the dataset."""
     episodes: int = Field(default=20, gt=0)
     """Episodes per task."""
-    seed: int = Field(default=1000, ge=0)
+    seed: int = Field(default=1000, ge=0, le=2**31 - 1)
     """Seed of the first episode's first state; the following episodes count up."""
     batch_size: int | None = Field(default=None, gt=0)
     """Environments stepped together; none: chosen from the machine's cores."""

@@ -33,6 +33,10 @@ class Section(BaseModel):
     )
 
 
+_MOST = 10**12
+_SEED_MOST = 2**32 - 1  # of NumPy's and Lightning's generators
+
+
 class Settings(Section):
     """A section with values of its own, numbers among them."""
 
@@ -44,6 +48,8 @@ class Settings(Section):
             types = _plain_types(cls.model_fields[info.field_name].annotation)
             if types & {int, float} and bool not in types:
                 raise PydanticCustomError("number_expected", "should be a number")
+        if isinstance(value, int) and abs(value) > _MOST:
+            raise PydanticCustomError("number_too_large", "is larger than anything that is counted here")
         return value
 
 
@@ -116,11 +122,11 @@ class TrainerSection(Settings):
     """Samples per step and process."""
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Learning rate; none: the policy's preset."""
-    devices: int = Field(default=1, ge=1)
+    devices: int = Field(default=1, ge=1, le=4096)
     """Processes, one per GPU."""
     precision: Precision | None = None
     """Numbers during training: 32, bf16 or fp16 (mixed); none: the policy's own setting."""
-    seed: int = Field(default=1000, ge=0)
+    seed: int = Field(default=1000, ge=0, le=_SEED_MOST)
     device: Device | None = None
     """cpu, mps, cuda or cuda:N; none: the best that is there."""
     log_freq: int | None = Field(default=None, gt=0)
@@ -354,7 +360,7 @@ class DataSection(Settings):
     """Folder of the dataset on this machine."""
     episodes: Episodes | None = None
     """Episodes to use: a list, or text such as "0-9,12"; none: all."""
-    num_workers: int = Field(default=2, ge=0)
+    num_workers: int = Field(default=2, ge=0, le=1024)
     """Processes that read data; 0: the training process itself."""
     cache: Annotated[Literal["off", "ram", "disk"], BeforeValidator(lambda v: "off" if v is False else v)] = "off"
     """Where decoded frames are kept."""

@@ -20,6 +20,7 @@ def dataset_problems(
     used: Sequence[str] | None = None,
     by_lerobot: bool = True,
     needs_statistics: bool = True,
+    fetchable: bool = False,
 ) -> Iterator[Problem]:
     """All that is wrong with a dataset, by reading its tables once and opening its videos: nothing is decoded whole.
 
@@ -29,7 +30,8 @@ def dataset_problems(
         cameras: Image features that are used; none: all.
         used: Numeric columns that are trained on: numbers that are not finite are fatal there. None: the action and all
             of `observation.*`.
-        by_lerobot: Whether LeRobot's own reader may read it, which refuses more than ours.
+        by_lerobot: Whether LeRobot's own reader may read it, which needs the videos of all cameras and refuses more.
+        fetchable: Whether files that are not here will be fetched: of a dataset that lacks some nothing more is said.
         needs_statistics: Whether numbers are normalised with `meta/stats.json`.
 
     Yields:
@@ -46,8 +48,11 @@ def dataset_problems(
     except UserError as error:
         yield _as_problem(error)
         return
-    files = [*_missing_files(table, chosen, seen), *_other_tables(table)]
-    yield from files
+    missing = [*_missing_files(table, chosen, info.cameras if by_lerobot else seen)]
+    if missing and fetchable:
+        return
+    yield from missing
+    yield from _other_tables(table)
     numbers = _numbers_of_tasks(info)
     yield from _task_problems(info, table, chosen, numbers)
     if used is None:
@@ -56,7 +61,7 @@ def dataset_problems(
     there = [e for e in chosen if not table.tables or table.tables[e].is_file()]
     yield from table_problems(table, there, used, report, tasks=numbers, by_lerobot=by_lerobot)
     yield from statistics_problems(info, used, report.extremes, needed=needs_statistics)
-    if not files:
+    if not missing:
         yield from _video_problems(info, seen, episodes)
 
 

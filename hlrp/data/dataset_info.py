@@ -1,16 +1,18 @@
 """A LeRobotDataset v3.0 read by its metadata alone: checks and fingerprints without importing LeRobot or torch."""
 
 import json
+import logging
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hlrp.data.identity import fingerprint
+from hlrp.data.identity import fingerprint, first_fingerprint, is_of_older_rules
 from hlrp.errors import UserError, suggest
 from hlrp.runs.kinds import refuse_other
 
+_LOG = logging.getLogger("hlrp.data")
 INFO = Path("meta/info.json")
 SUPPORTED_FORMAT = "v3.0"
 TOLERANCE_S = 1e-4
@@ -53,6 +55,22 @@ class DatasetInfo:
         """Identity of all that decides a frame, a row or a label; see `hlrp.data.identity.fingerprint`."""
         pictures = any(f["dtype"] == "image" for f in self.features.values())
         return fingerprint(self.root, ("data", "videos", "images") if pictures else ("data", "videos"))
+
+    def known_as(self, mark: str) -> bool:
+        """Whether ``mark`` is the fingerprint of this dataset, by today's rules or those of an older version.
+
+        An older version's looks less closely (`hlrp.data.identity.first_fingerprint`), which is said in a warning.
+        """
+        if not is_of_older_rules(mark):
+            return mark == self.fingerprint()
+        same = mark == first_fingerprint(self.root)
+        if same:
+            _LOG.warning(
+                "an older hlrp worked on %s and looked at sizes of files only: if the dataset was edited since, "
+                "label or train anew",
+                self.root,
+            )
+        return same
 
 
 def find_dataset(repo_id: str | None, root: Path | None) -> Path | None:

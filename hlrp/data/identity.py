@@ -28,7 +28,7 @@ def fingerprint(root: Path, folders: tuple[str, ...] = ("data", "videos")) -> st
     were written, does not: a copy made with any tool is the same data. Hidden files (`.DS_Store`, `._x`, `.cache/`) do
     not count. A file that is absent counts: a part of a dataset is another dataset.
 
-    The version in front says by which of these rules it was made: `older` tells fingerprints made before there was one.
+    The version in front says by which of these rules it was made; fingerprints made before there was one have none.
 
     Args:
         root: Folder of the dataset.
@@ -36,22 +36,42 @@ def fingerprint(root: Path, folders: tuple[str, ...] = ("data", "videos")) -> st
     """
     digest = hashlib.sha256(f"hlrp dataset {_VERSION}\n".encode())
     for folder in (_META, *folders):
-        for name, path in _files(root / folder, folder):
+        for name, path in visible_files(root / folder):
             size = path.stat().st_size
-            digest.update(f"{name}\0{size}\n".encode())
+            digest.update(f"{folder}/{name}\0{size}\n".encode())
             for block in _sample(path, size, meta=folder == _META):
                 digest.update(block)
     return f"{_VERSION}-{digest.hexdigest()[:14]}"
 
 
-def older(mark: str) -> bool:
-    """Whether a fingerprint was made by other rules than today's, so that it cannot be compared with one of today's."""
+def is_of_older_rules(mark: str) -> bool:
+    """Whether a fingerprint was made by other rules than today's."""
     return not mark.startswith(f"{_VERSION}-")
 
 
-def _files(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
-    """Visible files below a folder by name, links followed; a link back to a parent is not entered again."""
-    pending: list[tuple[str, Path, frozenset[tuple[int, int]]]] = [(name, folder, frozenset())]
+def first_fingerprint(root: Path) -> str:
+    """The fingerprint that hlrp 0.1 made, to recognise what was labelled or trained by it.
+
+    It covers names and sizes of all files, and the content of `info.json` and `stats.json`: not an edit that leaves a
+    file's size as it was.
+    """
+    digest = hashlib.sha256()
+    for folder in (_META, "data", "videos"):
+        for path in sorted((root / folder).rglob("*")):
+            if path.is_file():
+                digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\n".encode())
+                if folder == _META and path.name in ("info.json", "stats.json"):
+                    digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def visible_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Files below a folder by name, without hidden ones; links are followed, but not back into a parent.
+
+    Yields:
+        Name as seen from ``folder``, with slashes, and path; in the order of names.
+    """
+    pending: list[tuple[str, Path, frozenset[tuple[int, int]]]] = [("", folder, frozenset())]
     found: list[tuple[str, Path]] = []
     while pending:
         prefix, place, above = pending.pop()
@@ -65,9 +85,9 @@ def _files(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                pending.append((f"{prefix}/{entry.name}", Path(entry.path), inside))
+                pending.append((f"{prefix}{entry.name}/", Path(entry.path), inside))
             elif entry.is_file():
-                found.append((f"{prefix}/{entry.name}", Path(entry.path)))
+                found.append((prefix + entry.name, Path(entry.path)))
     yield from sorted(found)
 
 

@@ -166,10 +166,9 @@ class LeRobotDataModule(LightningDataModule):
 
             meta = LeRobotDatasetMetadata(self.info.repo_id, root=self.info.root)
             mend_metadata(meta)
+            usual = {name: torch.tensor(value, dtype=torch.float32) for name, value in IMAGENET_STATS.items()}
             for key in set(meta.camera_keys) - set(meta.depth_keys):
-                meta.stats[key] |= {
-                    name: torch.tensor(value, dtype=torch.float32) for name, value in IMAGENET_STATS.items()
-                }
+                meta.stats[key] |= usual
             self._meta = meta
         return self._meta
 

@@ -1,5 +1,6 @@
 """What LeRobot's policies need of a dataset beyond sound data: names of pictures and their axes, a state."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 from hlrp.data.dataset_info import INFO, DatasetInfo
@@ -48,10 +49,12 @@ def _camera_names(info: DatasetInfo, cameras: Sequence[str], where: str) -> Iter
     other = [c for c in cameras if not c.startswith(_SEEN)]
     if not other:
         return
-    renamed = ", ".join(f"{c}: observation.images.{c.rpartition('.')[2]}" for c in other)
+    renamed = " ".join(shlex.quote(f"{c}=observation.images.{c.rpartition('.')[2]}") for c in other)
+    root = info.root.absolute()
+    places = f"{shlex.quote(str(root))} {renamed} --output {shlex.quote(f'{root}_renamed')}"
     yield Problem(
         f"LeRobot's policies see only pictures whose names begin with 'observation.images.' (or are "
         f"'observation.image'); this dataset's are {', '.join(other)}",
         where,
-        f"give their names: 'data.rename_map={{{renamed}}}'",
+        f"rename them in a copy, whose videos are links: hlrp data rename {places}",
     )

@@ -30,7 +30,7 @@ def video_problems(info: DatasetInfo, cameras: list[str], episodes: list[int] | 
         the tables. As a warning: another rate in the file, though the times are right.
 
     Raises:
-        UserError: The tables cannot be read.
+        UserError: The episode table cannot be read.
     """
     table = read_episodes(info)
     chosen = sorted(set(episodes)) if episodes is not None else list(range(info.episodes))
@@ -42,7 +42,10 @@ def video_problems(info: DatasetInfo, cameras: list[str], episodes: list[int] | 
         for episode in chosen:
             by_file.setdefault(table.video[camera][0][episode], []).append(episode)
         yield from _missing(camera, by_file)
-        times = FrameTimes(table, camera)
+        try:
+            times = FrameTimes(table, camera)
+        except UserError:
+            times = None  # tables that cannot be read are not the videos' fault, and are told by `table_problems`
         for path, inside in by_file.items():
             if path.is_file():
                 yield from _file_problems(_Video(table, camera, path, inside), times)
@@ -77,14 +80,14 @@ class _Look(NamedTuple):
     fps: float | None
 
 
-def _file_problems(video: _Video, times: FrameTimes) -> Iterator[Problem]:
+def _file_problems(video: _Video, times: FrameTimes | None) -> Iterator[Problem]:
     import av
 
     info = video.table.info
     depth = info.features[video.camera].get("info") or {}
     try:
         look = _look(video.path, colour=not (depth.get("is_depth_map") or depth.get("video.is_depth_map")))
-        problem = _time_problem(video, times, look)
+        problem = _time_problem(video, times, look) if times is not None else None
     except (*DECODING_FAULTS, av.FFmpegError) as error:
         reason = f"{type(error).__name__}: {error}"
         yield video.problem(f"the video cannot be decoded: {reason}", "copy the file again, or encode it again")

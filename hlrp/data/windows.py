@@ -166,8 +166,8 @@ def _no_pair_fits(table: Episodes, episodes: list[int] | None, offset: int) -> U
     longest, shortest = int(lengths.max()), int(lengths.min())
     spread = f"{longest}" if shortest == longest else f"{shortest} to {longest}"
     return UserError(
-        f"the frames of a window lie {offset} apart ({offset / fps:g} s at {fps:g} fps), but the {len(lengths)} "
-        f"episodes of {table.info.repo_id} have {spread} frames: no pair fits into any",
+        f"no episode of {table.info.repo_id} is longer than {offset / fps:g} s, the time between two frames: the "
+        f"{len(lengths)} episodes have {spread} frames, those of a window lie {offset} apart at {fps:g} fps",
         where="data.offset_seconds",
         fix=f"use an offset of at most {(longest - 1) / fps:g} s, or longer episodes",
     )

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hlrp.laq.metrics import perplexity
-from hlrp.latents.sources import count_codes
+from hlrp.laq.metrics import code_counts, perplexity
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class CodeMeter:
         complete = mask.all(1)
         self._correct += right.sum(0)
         self._whole += torch.stack([(right.all(1) & complete).sum(), complete.sum()])
-        self._true += count_codes(codes, mask, self._size)
-        self._predicted += count_codes(predicted, mask, self._size)
+        self._true += code_counts(codes, self._size, mask)
+        self._predicted += code_counts(predicted, self._size, mask)
 
     def compute(self, majority: Tensor) -> CodeScores:
         """The scores of all that was counted.

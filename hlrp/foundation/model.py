@@ -146,8 +146,8 @@ class Foundation:
             )
         if state is None or statistics.state_mean is None or statistics.state_std is None:
             return None
-        batch = (state[None] if single else state).to(self.device, torch.float32)
+        batch = (state[None] if single else state).to("cpu", torch.float32)  # where backends read it
         if batch.shape[-1] != width:
             raise UserError(f"the state has {batch.shape[-1]} numbers, the model takes {width}")
-        mean, std = (torch.tensor(v, device=self.device) for v in (statistics.state_mean, statistics.state_std))
+        mean, std = (torch.tensor(v) for v in (statistics.state_mean, statistics.state_std))
         return (batch - mean) / std

@@ -32,10 +32,10 @@ from hlrp.foundation.data_module import FoundationDataModule
 from hlrp.foundation.metrics import summed
 from hlrp.foundation.trainable import Adapters, choose_trainable
 from hlrp.foundation.validation import Validation
-from hlrp.foundation.windows import INSTRUCTION, STATE, present
+from hlrp.foundation.windows import INSTRUCTION, STATE, is_read_on_host, present
 from hlrp.laq.checkpoint import LAQSource
+from hlrp.laq.metrics import code_counts
 from hlrp.laq.schedules import learning_rate_factor
-from hlrp.latents.sources import count_codes
 from hlrp.runs.directory import MANIFEST
 
 _BETAS, _WEIGHT_DECAY = (0.9, 0.95), 0.01
@@ -59,8 +59,6 @@ class FoundationModule(LightningModule):
             from is of another kind of labels or backbone.
     """
 
-    state_mean: Tensor
-    state_std: Tensor
     vector_mean: Tensor
     vector_std: Tensor
     vectors_known: Tensor
@@ -126,14 +124,21 @@ class FoundationModule(LightningModule):
         found = self._data.train_samples.state_statistics()
         mean, std = (found[0].tolist(), found[1].tolist()) if found is not None else ([], [])
         mean, std = known.state_mean or mean, known.state_std or std
-        self.register_buffer("state_mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("state_std", torch.tensor(std).float().clamp_min(_SMALLEST_STD), persistent=False)
+        # No buffers: the state stays on the CPU.
+        self.state_mean = torch.tensor(mean, dtype=torch.float32)
+        self.state_std = torch.tensor(std).float().clamp_min(_SMALLEST_STD)
         width = self.config.spec.vector_dim or 0
         self.register_buffer("vector_mean", torch.tensor(known.vector_mean or [0.0] * width))
         self.register_buffer("vector_std", torch.tensor(known.vector_std or [1.0] * width))
         self.register_buffer("vectors_known", torch.tensor(width == 0 or known.vector_mean is not None))
 
     # ---- batches
+
+    def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> Any:
+        """All but what is read on the host."""
+        host = {key: value for key, value in batch.items() if is_read_on_host(key)}
+        rest = {key: value for key, value in batch.items() if key not in host}
+        return {**super().transfer_batch_to_device(rest, device, dataloader_idx), **host}
 
     def observation(self, batch: Mapping[str, Any]) -> FoundationBatch:
         """What the model sees of a batch of `FoundationSamples`, without labels."""
@@ -191,7 +196,7 @@ class FoundationModule(LightningModule):
         codes, mask = inputs.target_codes, inputs.target_mask
         assert codes is not None and mask is not None
         if self._known_counts is None:
-            self._counts += count_codes(codes, mask, self.config.spec.codebook_size)
+            self._counts += code_counts(codes, self.config.spec.codebook_size, mask)
         metrics = dict(out.metrics)
         if out.logits is not None:
             right = (out.logits.argmax(-1) == codes) & mask
@@ -263,7 +268,12 @@ class FoundationModule(LightningModule):
         trained = [p for p in self.parameters() if p.requires_grad]
         decayed = [p for p in trained if p.ndim > 1 and p not in embeddings]
         others = [p for p in trained if p.ndim <= 1 or p in embeddings]
-        groups = [{"params": decayed, "weight_decay": _WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+        # An option of the groups: of the whole optimizer, Lightning would refuse to clip gradients in mixed precision.
+        fused = {"fused": True if self.device.type == "cuda" else None}
+        groups = [
+            {"params": decayed, "weight_decay": _WEIGHT_DECAY, **fused},
+            {"params": others, "weight_decay": 0.0, **fused},
+        ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate(), betas=_BETAS)
         total = self._total_steps()
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total))

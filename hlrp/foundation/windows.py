@@ -218,6 +218,11 @@ def cameras_of(infos: Sequence[DatasetInfo], asked: Sequence[str] | None, labels
     return tuple(asked) if asked is not None else tuple(dict.fromkeys(labels.cameras[: len(infos)]))
 
 
+def is_read_on_host(key: str) -> bool:
+    """Whether an entry of a batch stays on the CPU: which cameras there are, and the state, may become prompts."""
+    return key == STATE or key.endswith(_PRESENT)
+
+
 def present(batch: Mapping[str, Any], camera: str) -> Any:
     """Which samples of a batch have the camera, bool `[B]`; None: all."""
     return batch.get(camera + _PRESENT)

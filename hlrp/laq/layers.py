@@ -10,7 +10,8 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
 def sincos_positions(positions: Tensor, dim: int) -> Tensor:
     """Sines and cosines of scalar positions: ``[N] -> [N, dim]``; ``dim`` must be even."""
-    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(dim // 2, dtype=torch.float32) / (dim // 2))
+    steps = torch.arange(dim // 2, dtype=torch.float32, device=positions.device)
+    frequencies = torch.exp(-math.log(10_000.0) * steps / (dim // 2))
     angles = positions.float()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 

@@ -27,11 +27,22 @@ def moving_pixels(current: Tensor, following: Tensor) -> Tensor:
     return ((following - current).abs() > MOVING_THRESHOLD).any(dim=-3, keepdim=True)
 
 
-def code_counts(codes: Tensor, size: int) -> Tensor:
-    """How often each code is used at each position: ``[N, S]`` int64 gives ``[S, size]`` int64."""
-    positions = codes.shape[-1]
-    shifted = codes + torch.arange(positions, device=codes.device) * size
-    return torch.bincount(shifted.flatten(), minlength=positions * size).view(positions, size)
+def code_counts(codes: Tensor, size: int, mask: Tensor | None = None) -> Tensor:
+    """How often each code is used at each position.
+
+    Args:
+        codes: int64 ``[N, S]`` in ``[0, size)``.
+        size: Codes K.
+        mask: bool, ``[N, S]`` or ``[N, 1]``; the others are not counted and may be anything. None: all are counted.
+
+    Returns:
+        int64 ``[S, size]``.
+    """
+    # Neither boolean indexing nor bincount: on a GPU they would wait for the device. What is masked is counted in a
+    # column of its own.
+    column = codes if mask is None else torch.where(mask, codes, size)
+    counts = torch.zeros(codes.shape[1], size + 1, dtype=torch.int64, device=codes.device)
+    return counts.scatter_add_(1, column.T, torch.ones_like(column.T))[:, :-1]
 
 
 def perplexity(counts: Tensor) -> Tensor:

@@ -56,7 +56,9 @@ class LAQModule(LightningModule):
         self._sources = _sources(datamodule)
         self._cameras = _cameras(datamodule)
         self._meter: LAQMeter | None = None
-        self._recent = torch.empty(0, config.code_seq_len, config.code_dim)
+        # The last step's vectors and which of them are valid.
+        self._recent: tuple[Tensor, Tensor] | None = None
+        self._is_placed: bool | None = None
         self._seen_step = 0
         self._collapsed = False
         size, positions = config.codebook_size, config.code_seq_len
@@ -98,10 +100,14 @@ class LAQModule(LightningModule):
         for teacher in self._teachers.values():
             teacher.to(self.device)
         self._seen_step = self.global_step
+        self._is_placed = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Place the codebook among the first batch's own differences, once."""
-        if bool(self.initialised):
+        if self._is_placed is None:
+            # A resumed run's is loaded by now. Read once: reading it in every step would wait for the device.
+            self._is_placed = bool(self.initialised)
+        if self._is_placed:
             return
         frames, valid, _ = _windows(batch)
         vectors = self.laq.encode_vectors(frames)[valid]
@@ -109,6 +115,7 @@ class LAQModule(LightningModule):
             self.laq.quantizer.initialise(vectors)
             self._share_codebook()
             self.initialised.fill_(True)
+            self._is_placed = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
@@ -118,8 +125,8 @@ class LAQModule(LightningModule):
         loss = torch.stack(list(parts.values())).sum()
         self.log_dict({f"loss_{k}": v.detach() for k, v in parts.items()}, batch_size=len(frames))
         with torch.no_grad():
-            counts = code_counts(out.codes[valid], self.laq.config.codebook_size)
-            self._recent = out.vectors[valid]
+            counts = code_counts(out.codes.flatten(0, 1), self.laq.config.codebook_size, valid.flatten()[:, None])
+            self._recent = out.vectors.detach(), valid
             self.uses += counts
             self.window += counts
         return loss
@@ -157,8 +164,9 @@ class LAQModule(LightningModule):
 
     def _replace(self, threshold: float) -> None:
         uses = _summed(self.uses)
-        if self.global_rank == 0:
-            self.laq.quantizer.replace(uses, threshold, self._recent)
+        if self.global_rank == 0 and self._recent is not None:
+            vectors, valid = self._recent
+            self.laq.quantizer.replace(uses, threshold, vectors[valid])
         self._share_codebook()
         self.uses.zero_()
 
@@ -241,8 +249,13 @@ class LAQModule(LightningModule):
         trained = [p for p in self.parameters() if p.requires_grad]
         decayed = [p for p in trained if p.ndim > 1 and p not in codebook]
         others = [p for p in trained if p.ndim <= 1 or p in codebook]
+        # An option of the groups: of the whole optimizer, Lightning would refuse to clip gradients in mixed precision.
+        fused = {"fused": True if self.device.type == "cuda" else None}
         optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": _WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}],
+            [
+                {"params": decayed, "weight_decay": _WEIGHT_DECAY, **fused},
+                {"params": others, "weight_decay": 0.0, **fused},
+            ],
             lr=self.run.trainer.learning_rate or preset_learning_rate(self.settings.preset),
             betas=_BETAS,
         )

@@ -170,6 +170,8 @@ class VQ(_Codebook):
             threshold_ema_dead_code=0,
             sync_codebook=False,
         )
+        # Its k-means is off, but at every call it would ask the device whether it has run.
+        self.quantize._codebook.init_embed_ = _nothing
 
     @property
     def codebook(self) -> Tensor:
@@ -184,6 +186,10 @@ class VQ(_Codebook):
         pull_codes = ((chosen - vectors.detach()) ** 2).mean((1, 2))
         pull_vectors = ((chosen.detach() - vectors) ** 2).mean((1, 2))
         return Quantized(quantized.to(vectors), codes, pull_codes + self.commitment * pull_vectors)
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """In place of an initialisation that is not asked for."""
 
 
 class FSQ(Quantizer):

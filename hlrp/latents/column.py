@@ -1,10 +1,7 @@
 """Latent labels as columns of a dataset: a new dataset folder whose videos are links to those of the old one."""
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +10,8 @@ import numpy as np
 
 from hlrp.data.columns import read_column
 from hlrp.data.dataset_info import INFO, DatasetInfo
+from hlrp.data.identity import visible_files
+from hlrp.data.linked_copy import LINKED, alone, place
 from hlrp.errors import UserError
 from hlrp.files import fsync_tree, write_json
 from hlrp.latents.shards import LatentIdentity
@@ -27,9 +26,6 @@ CODES, VALID = "latent_codes", "latent_valid"
 """Names of the columns. Not `observation.*`: LeRobot would make them inputs of a policy."""
 
 PROVENANCE = Path("meta/hlrp_latents.json")
-
-# Only these are linked. LeRobot rewrites tables and metadata in place, which would reach the source through a link.
-_LINKED = ("videos", "images")
 
 
 @dataclass(frozen=True)
@@ -174,14 +170,14 @@ def write_column(table: LatentTable, info: DatasetInfo, output: Path, *, copy: b
     """
     table.check(dataset=info)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(output):
+    with alone(output):
         if check_column(info, output, table.identity):
             return ColumnResult(output, 0, 0, 0)
         partial = output.with_name(f".{output.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         counts = {"linked": 0, "symlinked": 0, "copied": 0}
-        for source in _files(info.root):
-            relative = source.relative_to(info.root)
+        for name, source in visible_files(info.root):
+            relative = Path(name)
             target = partial / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             if relative.parts[0] == "data" and source.suffix == ".parquet":
@@ -189,44 +185,12 @@ def write_column(table: LatentTable, info: DatasetInfo, output: Path, *, copy: b
             elif relative == INFO:
                 _rewrite_info(source, target, table)
             else:
-                counts[_place(source, target, link=relative.parts[0] in _LINKED and not copy)] += 1
+                counts[place(source, target, link=relative.parts[0] in LINKED and not copy)] += 1
         said = {"identity": table.identity.model_dump(), "bad_episodes": table.manifest.bad_episodes}
         write_json(partial / PROVENANCE, said)
         fsync_tree(partial)
         partial.rename(output)
     return ColumnResult(output, **counts)
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Keep other processes from making the same dataset at once; they wait, and find it made."""
-    from filelock import FileLock
-
-    lock = output.with_name(f".{output.name}.lock")
-    with FileLock(lock):
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-
-
-def _files(root: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(root):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        yield from (Path(parent) / name for name in sorted(files) if not name.startswith("."))
-
-
-def _place(source: Path, target: Path, *, link: bool) -> str:
-    real = source.resolve()  # a Hub snapshot consists of links
-    if not link:
-        shutil.copy2(real, target)
-        return "copied"
-    try:
-        target.hardlink_to(real)
-    except OSError:
-        target.symlink_to(real)
-        return "symlinked"
-    return "linked"
 
 
 def _features(table: LatentTable) -> dict[str, dict[str, Any]]:

@@ -49,8 +49,9 @@ class LatentIdentity(CodeSpec):
         """Where these labels do not belong to ``dataset``, or are not ``asked`` for, as for `CodeSpec.differences`."""
         wanted = dict(asked)
         if dataset is not None:
+            mine = self.dataset_fingerprint
             wanted |= {
-                "dataset_fingerprint": dataset.fingerprint(),
+                "dataset_fingerprint": mine if dataset.known_as(mine) else dataset.fingerprint(),
                 "rows": dataset.frames,
                 "episodes": dataset.episodes,
                 "offset_frames": window_offset(self.offset_seconds, dataset.fps),

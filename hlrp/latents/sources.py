@@ -15,6 +15,7 @@ from hlrp.data import DatasetInfo
 from hlrp.errors import UserError
 from hlrp.laq import LAQ
 from hlrp.laq.checkpoint import find_model, read_manifest
+from hlrp.laq.metrics import code_counts
 from hlrp.latents import LatentTable
 from hlrp.latents.column import CODES, LatentColumn
 from hlrp.latents.labelling import choose_camera
@@ -139,7 +140,7 @@ class PrecomputedLabels:
         for source, index in enumerate(starts):
             read = self.read(source, index)
             codes, mask = torch.from_numpy(read[CODES_KEY]), torch.from_numpy(read[MASK_KEY])
-            counts += count_codes(codes, mask, self.spec.codebook_size)
+            counts += code_counts(codes, self.spec.codebook_size, mask)
         return counts
 
     def to(self, device: torch.device) -> None:
@@ -269,7 +270,7 @@ def _rows_of(
         table = LatentTable.open(section.table)
         table.check(dataset=info)
         return table
-    if shared is not None and shared.identity.dataset_fingerprint == info.fingerprint():
+    if shared is not None and info.known_as(shared.identity.dataset_fingerprint):
         shared.check(dataset=info)
         return shared
     return LatentColumn(info) if CODES in info.features else None
@@ -293,20 +294,3 @@ def _online(run: LightningRun, infos: Sequence[DatasetInfo], *, vectors: bool) -
     with torch.random.fork_rng(devices=[]):
         laq = LAQ.from_checkpoint(folder)
     return OnlineLabels(laq, manifest.weights_sha256, cameras, vectors=vectors)
-
-
-def count_codes(codes: Tensor, mask: Tensor, codebook_size: int) -> Tensor:
-    """How often each code occurs at each position.
-
-    Args:
-        codes: int64 ``[B, S]``.
-        mask: bool ``[B, S]``; the others are not counted.
-        codebook_size: K.
-
-    Returns:
-        int64 ``[S, K]``.
-    """
-    # No boolean indexing: on a GPU it would wait for the device. What is masked is counted in a column of its own.
-    column = torch.where(mask, codes, codebook_size)
-    counts = torch.zeros(codes.shape[1], codebook_size + 1, dtype=torch.int64, device=codes.device)
-    return counts.scatter_add_(1, column.T, torch.ones_like(column.T))[:, :-1]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hlrp.errors import UserError
 from hlrp.policies.build import Built, build_policy, optimizer_config, policy_config, scheduler_config
+from hlrp.policies.figures import Figures
 from hlrp.policies.policy import Policy
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 _WEIGHT_EPSILON = 1e-6  # LeRobot's own, in its weighted loss
+_LOOKED_UP = ("index", "episode_index")
 
 
 class LeRobotPolicyAdapter(Policy):
@@ -164,9 +166,9 @@ class LeRobotPolicyAdapter(Policy):
                 fix="leave it out, or use a policy that has it, such as smolvla or pi0",
             )
         if self._ema_decay is not None:
-            from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+            from hlrp.policies.average import RunningAverage
 
-            self.average = AveragedModel(built.policy, multi_avg_fn=get_ema_multi_avg_fn(self._ema_decay))
+            self.average = RunningAverage(built.policy, self._ema_decay)
             self.average.requires_grad_(False)
 
     @property
@@ -219,13 +221,19 @@ class LeRobotPolicyAdapter(Policy):
             torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
             torch.backends.cuda.matmul.allow_tf32 = True
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Any:
+        """All but the frames' numbers: labels are looked up by them on the host, and the preprocessor moves them."""
+        host = {key: batch[key] for key in _LOOKED_UP if key in batch}
+        rest = {key: value for key, value in batch.items() if key not in host}
+        return {**super().transfer_batch_to_device(rest, device, dataloader_idx), **host}
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Scale pictures to [0, 1] and run LeRobot's preprocessor, on the device."""
         for key in self._camera_keys:
             pixels = batch.get(key)
             if isinstance(pixels, Tensor) and pixels.dtype == torch.uint8:
                 # By a tensor: CUDA multiplies by the inverse of a number, which gives other last digits than LeRobot's.
-                batch[key] = pixels.to(torch.float32) / torch.tensor(255.0, device=pixels.device)
+                batch[key] = pixels.to(torch.float32) / torch.full((), 255.0, device=pixels.device)
         prepared: Batch = self.built.preprocessor(batch)
         return prepared
 
@@ -235,11 +243,11 @@ class LeRobotPolicyAdapter(Policy):
         outputs: dict[str, Any] | None
         if self._weighter is None or not self.training:
             loss, outputs = self.policy(batch)
-            return loss, outputs
+            return loss, _unread(outputs)
         weights, statistics = self._weighter.compute_batch_weights(batch)
         losses, outputs = self.policy(batch, reduction="none")
         loss = (losses * weights).sum() / (weights.sum() + _WEIGHT_EPSILON)
-        return loss, {**(outputs or {}), **{f"sample_weight_{k}": v for k, v in statistics.items()}}
+        return loss, {**(_unread(outputs) or {}), **{f"sample_weight_{k}": v for k, v in statistics.items()}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
@@ -257,7 +265,8 @@ class LeRobotPolicyAdapter(Policy):
         interval: int = getattr(self.trainer, "log_every_n_steps")  # noqa: B009 - set by one of the trainer's parts
         if (self.global_step + 1) % max(1, interval) == 0:
             means = {key: total / self._batches for key, total in self._sums.items()}
-            self.log_dict(means, batch_size=1, sync_dist=True)
+            single = {k: v.float() if isinstance(v, Tensor) else v for k, v in means.items()}
+            self.log_dict(single, batch_size=1, sync_dist=True)
             self._sums, self._batches = {}, 0
 
     def configure_gradient_clipping(
@@ -334,3 +343,8 @@ class LeRobotPolicyAdapter(Policy):
         self._shown().save_pretrained(folder)  # type: ignore[operator]
         built.preprocessor.save_pretrained(folder)
         built.postprocessor.save_pretrained(folder)
+
+
+def _unread(outputs: Any) -> dict[str, Any] | None:
+    """What a policy reports, left on the device where it allows that."""
+    return outputs.unread() if isinstance(outputs, Figures) else outputs

@@ -139,7 +139,12 @@ def _pretrained_config(policy_type: str, values: Mapping[str, Any], init_from: P
 
 
 def check_dataset(
-    config: Any, meta: Any, *, cameras: Iterable[str] | None = None, rename_map: dict[str, str] | None = None
+    config: Any,
+    meta: Any,
+    *,
+    cameras: Iterable[str] | None = None,
+    rename_map: dict[str, str] | None = None,
+    resumed: bool = False,
 ) -> None:
     """Check that a dataset has what a policy needs, before the policy is made.
 
@@ -148,6 +153,7 @@ def check_dataset(
         meta: LeRobot's metadata of the dataset.
         cameras: Image features to use; none: all.
         rename_map: Dataset key -> the key that a pretrained policy knows it by.
+        resumed: The checkpoint's own statistics are used, not the dataset's.
 
     Raises:
         UserError: It does not, or names are to be changed for a new policy.
@@ -166,6 +172,8 @@ def check_dataset(
         if not config.input_features:
             config.input_features = {k: f for k, f in features.items() if f.type.value != "ACTION"}
     compat.check_features(config, features, rename_map or {}, f"dataset {meta.root}")
+    if not resumed:
+        compat.check_normalisation(config, features, meta.stats, f"dataset {meta.root}, meta/stats.json")
 
 
 def build_policy(
@@ -192,7 +200,7 @@ def build_policy(
     from lerobot.policies.factory import make_policy, make_pre_post_processors
 
     where, rename = f"dataset {meta.root}", rename_map or {}
-    check_dataset(config, meta, cameras=cameras, rename_map=rename_map)
+    check_dataset(config, meta, cameras=cameras, rename_map=rename_map, resumed=resumed)
     folder = config.pretrained_path
     try:
         # LeRobot prints what it loads; standard output belongs to results.

@@ -98,7 +98,9 @@ def claim_run_path(output_dir: Path | None, job_name: str) -> Iterator[FolderLoc
         with claim_folder(_run_path_of_now(job_name)) as lock:
             yield lock
         return
-    path = new_run_path(output_dir, job_name)
+    path = output_dir.absolute()
+    if not os.path.lexists(path):
+        check_writable(path)
     with ExitStack() as stack:
         try:
             lock = stack.enter_context(FolderLock(path, fresh=True))

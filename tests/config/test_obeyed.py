@@ -1,5 +1,6 @@
 """No key of the schema is dropped: each trainer acts on it for each kind of model, or refuses it by name."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -27,6 +28,7 @@ GIVEN: dict[str, list[str]] = {
     "allow_download": ["allow_download=true"],
     "push_to_hub": ["push_to_hub=true"],
     "trainer.steps": ["trainer.steps=3"],
+    "trainer.max_nonfinite_steps": ["trainer.max_nonfinite_steps=3"],
     "trainer.max_epochs": ["trainer.max_epochs=3"],
     "trainer.batch_size": ["trainer.batch_size=3"],
     "trainer.learning_rate": ["trainer.learning_rate=0.1"],
@@ -101,6 +103,7 @@ GIVEN: dict[str, list[str]] = {
     "data.sources.labelled_episodes": ["data.sources=[{root: a, labelled_episodes: [1]}]"],
     "data.sources.table": ["data.sources=[{root: a, table: t}]"],
     "data.video_backend": ["data.video_backend=pyav"],
+    "data.tolerance_s": ["data.tolerance_s=0.01"],
     "data.rename_map": ["data.rename_map={a: b}", "model.init_from=x"],
     "latents.source": ["latents.source=precomputed"],
     "latents.table": ["latents.table=t"],
@@ -184,3 +187,31 @@ def test_shipped_files_hold_no_key_that_is_not_obeyed(name: str) -> None:
 def test_both_runs_are_walked() -> None:
     assert {run for run, _, _ in KINDS.values()} == {LeRobotRun, LightningRun}
     assert all(run.__name__ in str(RunConfig) for run in (LeRobotRun, LightningRun))
+
+
+def _numbers(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, field in model.model_fields.items():
+        annotation = str(field.annotation)
+        if re.search(r"\b(int|float)\b", annotation) and "list" not in annotation and "tuple" not in annotation:
+            yield f"{prefix}{name}", field
+
+
+@pytest.mark.parametrize("value", ["-1", "-0.5", ".nan", ".inf", "99999999999999999999999999"])
+@pytest.mark.parametrize(
+    ("section", "base"),
+    [
+        ("trainer", ["model.policy_type=act"]),
+        ("trainer", ["trainer_type=lightning", "model.policy_type=act"]),
+        ("data", ["model.policy_type=act"]),
+        ("model", ["model.kind=laq"]),
+        ("model", ["model.kind=foundation"]),
+    ],
+)
+def test_numbers_that_nothing_can_have_are_refused_by_every_key(section: str, base: list[str], value: str) -> None:
+    """Negative ones, no numbers at all, and whole numbers beyond all counting."""
+    run = load_config(None, base).config
+    names = [name for name, _ in _numbers(type(getattr(run, section)))]
+    assert len(names) > 1
+    for name in names:
+        with pytest.raises(UserError, match=f"{section}.{name}"):
+            load_config(None, [*base, f"{section}.{name}={value}"])

@@ -6,6 +6,7 @@ the first camera and i + 4096 for the second.
 
 import io
 import json
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -141,6 +142,9 @@ def write_video(path: Path, numbers: list[int], kind: Kind, *, size: tuple[int, 
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
+    # SVT-AV1, run as root, makes the calling thread a realtime one; so would all be that is started from here.
+    if hasattr(os, "sched_setscheduler"):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     if kind.turn is not None:
         _ask_for_turn(path, TURNED[kind.turn])
 

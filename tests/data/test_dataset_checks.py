@@ -149,7 +149,9 @@ def test_missing_files_are_named(root):
     assert {p.where for p in fatal(root)} >= {str(gone), str(table)}
     # What is not used need not be there.
     assert [p.where for p in fatal(root, episodes=[0, 1])] == [str(root / "meta" / "tasks.parquet")]
-    assert str(gone) not in {p.where for p in fatal(root, cameras=[TOP])}
+    assert str(gone) not in {p.where for p in fatal(root, cameras=[TOP], by_lerobot=False)}
+    assert str(gone) in {p.where for p in fatal(root, cameras=[TOP])}
+    assert problems(root, fetchable=True) == []
 
 
 def test_files_that_lerobot_would_read_as_tables_are_refused(root):
@@ -192,7 +194,8 @@ def test_whole_numbers_that_are_declared_as_floats_are_read_as_floats(root):
 
 def test_times_that_are_not_those_of_the_fps_are_a_warning(root):
     edit_column(tables(root)[0], "timestamp", lambda v: v * 2)
-    assert fatal(root) == []
+    assert [p.where.endswith(".mp4") for p in fatal(root)] == [True, True], "the videos end before"
+    assert fatal(root, cameras=[]) == []
     assert "comes 0.2000 s after the one before it, at 10 fps it is 0.1000 s" in warned(root)[0]
     edit_column(tables(root)[0], "timestamp", lambda v: np.where(np.arange(len(v)) == 3, np.nan, v))
     assert "the time of a frame is nan" in fatal(root)[0].message
@@ -264,7 +267,8 @@ def test_names_of_pictures_that_lerobot_cannot_use(root):
     edit_info(root, rename)
     (found,) = policy_problems(read_dataset(None, root), "act")
     assert "'observation.images.'" in found.message
-    assert "{image: observation.images.image, wrist_image: observation.images.wrist_image}" in found.fix
+    renamed = "image=observation.images.image wrist_image=observation.images.wrist_image"
+    assert f"hlrp data rename {root} {renamed} --output {root}_renamed" in found.fix
 
 
 def test_a_policy_that_reads_a_state_needs_one(root):
@@ -286,7 +290,7 @@ def test_the_first_fatal_fault_is_the_error_and_the_others_are_counted(root):
 
 def test_an_offset_longer_than_every_episode_says_so(root):
     source = WindowSource(read_dataset(None, root), [0, 2], [TOP])
-    with pytest.raises(UserError, match=r"lie 20 apart \(2 s at 10 fps\), but the 2 episodes .* have 9 to 13 frames"):
+    with pytest.raises(UserError, match=r"longer than 2 s.* the 2 episodes have 9 to 13 frames, .* lie 20 apart"):
         FrameWindows([source], offset_seconds=2, drop_invalid=True)
 
 

@@ -96,13 +96,34 @@ def test_a_broken_file_is_one_error_that_names_file_and_episode(broken_root):
 def test_bad_episodes_can_be_left_out(broken_root, video_root):
     bad = []
     chunks = list(sequential_frames(read_dataset(None, broken_root), TOP, on_bad=bad.append))
-    wrong = {error.episode for error in bad}
-    assert wrong and len(wrong) < len(LENGTHS)
+    wrong = sorted(error.episode for error in bad)
     whole = lerobot_frames(video_root, TOP)
     begin = np.cumsum([0, *LENGTHS])
-    for episode in {0, len(LENGTHS) - 1} - wrong:
+    # What lies before the noise is untouched; what a decoder makes of pictures behind it is its own affair.
+    assert wrong[0] > 0 and len(wrong) < len(LENGTHS)
+    for episode in range(wrong[0]):
         frames = np.concatenate([c.frames for c in chunks if c.episode == episode])
         assert np.array_equal(frames, whole[begin[episode] : begin[episode + 1]])
+    read = {episode: sum(len(c.frames) for c in chunks if c.episode == episode) for episode in range(len(LENGTHS))}
+    assert all(read[episode] == LENGTHS[episode] for episode in read if episode not in wrong)
+
+
+@pytest.mark.parametrize("part_of_a_frame", [0.5, 0.05])
+def test_times_that_lie_beside_the_frames_are_refused(video_root, tmp_path, part_of_a_frame):
+    """Ten frames a second: a table that is late by half a frame, or by 5 ms, does not belong to the video."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root = tmp_path / "late"
+    shutil.copytree(video_root, root)
+    for path in (root / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        times = table.column("timestamp").to_numpy() + np.float32(0.1 * part_of_a_frame)
+        place = table.schema.get_field_index("timestamp")
+        pq.write_table(table.set_column(place, table.schema.field(place), pa.array(times, pa.float32())), path)
+    bad = []
+    chunks = list(sequential_frames(read_dataset(None, root), TOP, on_bad=bad.append))
+    assert chunks == [] and [error.episode for error in bad] == list(range(len(LENGTHS)))
 
 
 @pytest.mark.parametrize("damage", ["empty", "missing", "cut"])

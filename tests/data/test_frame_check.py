@@ -145,13 +145,29 @@ def test_lerobots_trainer(dataset: tuple[Episodes, list[int]]) -> None:
     install_reader(script)
     data, held_out = script.make_train_eval_datasets(SimpleNamespace(dataset=SimpleNamespace(video_backend="pyav")))
     assert held_out is None
-    for reader in (data, pickle.loads(pickle.dumps(data))):
-        for item in (reader[int(i)] for i in np.random.default_rng(3).permutation(len(reader))):
+    for reader, count in ((data, len(data)), (pickle.loads(pickle.dumps(data)), 6)):
+        for item in (reader[int(i)] for i in np.random.default_rng(3).permutation(len(reader))[:count]):
             index, begin = int(item["index"]), STARTS[int(item["episode_index"])]
             for number, camera in enumerate(CAMERAS):
                 frames = item[camera]
                 frames = (frames * 255).round().to(torch.uint8) if frames.is_floating_point() else frames
                 _assert_shown(frames.numpy(), [index, max(index - 1, begin)], number)
+
+
+def test_lerobots_loop_is_given_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The worker replaces what LeRobot's script calls by that name."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    from lerobot.scripts import lerobot_train
+
+    from trainers import lerobot_worker
+
+    root = index_dataset(tmp_path / "data", KINDS["turned 180"])
+    data = LeRobotDataset("local/index", root=root, video_backend="pyav", return_uint8=True)
+    monkeypatch.setattr(lerobot_train, "make_train_eval_datasets", lambda cfg: (data, None))
+    lerobot_worker._show_one_picture()
+    cfg = SimpleNamespace(dataset=SimpleNamespace(video_backend="pyav"))
+    shown, _ = lerobot_train.make_train_eval_datasets(cfg)
+    _assert_shown(shown[5][TOP].numpy()[None], [5], 0)
 
 
 @pytest.mark.parametrize("cache", ["off", "ram"])

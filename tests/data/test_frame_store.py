@@ -1,13 +1,12 @@
 """The frame store: decoded once, the same bytes after any kill, shared, limited."""
 
-import os
 import pickle
-import signal
 import threading
 import time
 
 import numpy as np
 import pytest
+from interruptions import killed_before_write
 from small_datasets import LENGTHS, TOP, WRIST
 
 from hlrp.data import (
@@ -82,28 +81,19 @@ def test_stores_of_other_frames_are_kept_apart(table, image_root, tmp_path):
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(table, tmp_path, monkeypatch):
     monkeypatch.setattr(frame_store, "_JOB_FRAMES", 1)
     monkeypatch.setattr(frame_store, "_FLUSH_BYTES", 1)
-    began = time.monotonic()
     whole = FrameStore(table, TOP, root=tmp_path / "whole")
     whole.prepare()
-    took = time.monotonic() - began
-    rng = np.random.default_rng(0)
-    partial = set()
-    for attempt in range(60):
-        # Twenty kills, and more on a busy machine until one of them came in the middle of the work.
-        if attempt >= 20 and partial - {0, len(LENGTHS)}:
-            break
-        store = FrameStore(table, TOP, root=tmp_path / str(attempt))
-        child = os.fork()
-        if child == 0:
-            store.prepare()
-            os._exit(0)
-        time.sleep(rng.uniform(0, took * (1 + attempt / 20)))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        partial.add(len(store.missing()))
+    missing = []
+    for number in range(1, 100):
+        store = FrameStore(table, TOP, root=tmp_path / str(number))
+        killed = killed_before_write(number, store.prepare)
+        missing.append(len(store.missing()))
         store.prepare()
         assert content(store.folder) == content(whole.folder)
-    assert partial - {0, len(LENGTHS)}, "no kill came in the middle"
+        if not killed:
+            break
+    assert missing[0] == len(LENGTHS) and missing[-1] == 0
+    assert set(range(1, len(LENGTHS))) <= set(missing), "kills came after each of the episodes"
 
 
 def test_a_second_process_waits_and_decodes_nothing(table, tmp_path):

@@ -12,7 +12,7 @@ from small_datasets import LENGTHS, TOP
 from hlrp.data import FrameWindows, WindowSource, read_dataset, read_episodes
 from hlrp.data.columns import read_column, read_tasks
 from hlrp.data.frame_store import FrameStore
-from hlrp.data.identity import fingerprint, older
+from hlrp.data.identity import fingerprint, first_fingerprint, is_of_older_rules
 from hlrp.errors import UserError
 
 
@@ -108,10 +108,14 @@ def test_a_large_table_and_video_are_sampled_to_their_ends(tmp_path):
             content[at] = 0
 
 
-def test_old_fingerprints_are_told_from_todays(root):
-    assert older("0123456789abcdef")
-    assert not older(mark(root))
-    assert len(mark(root)) == 16
+def test_old_fingerprints_are_recognised_by_their_own_rules(root):
+    info, old = read_dataset(None, root), first_fingerprint(root)
+    assert is_of_older_rules(old) and not is_of_older_rules(mark(root))
+    assert len(old) == len(mark(root)) == 16
+    assert info.known_as(old) and info.known_as(mark(root))
+    assert not info.known_as("0123456789abcdef") and not info.known_as("2-0123456789abcd")
+    (root / "meta" / "stats.json").write_text("{}")
+    assert not info.known_as(old)
 
 
 def test_a_changed_episode_table_is_read_again_though_info_is_the_same(root):
@@ -163,6 +167,28 @@ def test_a_part_of_a_dataset_gives_the_windows_of_the_whole(root, cache):
         assert value.equal(found[key]), key
     with pytest.raises(UserError, match="the tables hold 34 of the 90 frames"):
         read_column(info, "action")
+
+
+@pytest.mark.parametrize("cache", ["off", "ram"])
+def test_a_part_of_a_dataset_gives_the_samples_of_the_whole_to_policies(root, cache):
+    from lerobot.policies.act.configuration_act import ACTConfig
+
+    from hlrp.data.lerobot_data_module import LeRobotDataModule
+
+    def samples():
+        data = LeRobotDataModule(root=root, episodes=[0, 1], cache=cache, num_workers=0, seed=2, video_backend="pyav")
+        data.for_policy(ACTConfig(device="cpu", chunk_size=4, n_action_steps=4))
+        return list(data.train_dataloader())
+
+    whole = samples()
+    split_tables(root, [[0, 1], [2, 3, 4]])
+    for path in sorted(root.rglob("file-001.*")):
+        path.unlink()
+    part = samples()
+    assert len(part) == len(whole) == 5
+    for a, b in zip(whole, part, strict=True):
+        assert a.keys() == b.keys()
+        assert all(value.equal(b[key]) if hasattr(value, "equal") else value == b[key] for key, value in a.items())
 
 
 def test_a_folder_that_is_no_dataset_any_more_says_what_its_metadata_lack(root):

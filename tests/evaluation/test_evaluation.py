@@ -14,6 +14,7 @@ from hlrp.errors import UserError
 from hlrp.evaluation.compare import compare, evaluate_against, read_results
 from hlrp.evaluation.plan import make_plan
 from hlrp.evaluation.request import Episode, EvalRequest, EvalResult, Silent, TaskResult
+from hlrp.evaluation.rollout import _batch_episodes
 from hlrp.evaluation.run import batch_size, evaluate
 from hlrp.runs import RunDirectory
 from hlrp.sim.rendering import configure_gl
@@ -112,6 +113,19 @@ def test_known_policy_gives_known_numbers_whatever_the_batch(tmp_path):
     summary = one.summary()
     assert (summary["successes"], summary["episodes"], summary["success_rate"]) == (2, 4, 0.5)
     assert summary["success_interval"] == pytest.approx([0.1500, 0.8500], abs=1e-4)
+
+
+def test_what_happens_after_an_episodes_end_is_not_counted():
+    """The first ends at its third step and would succeed at the fourth; the second runs out unsolved."""
+    data = {
+        "done": torch.tensor([[False, False, True, True], [False, False, False, True]]),
+        "success": torch.tensor([[False, False, False, True], [False, False, False, False]]),
+        "reward": torch.tensor([[1.0, 2.0, 4.0, 8.0], [1.0, 1.0, 1.0, 0.5]]),
+    }
+    assert _batch_episodes(TASK, 6, [40, 41], data) == [
+        Episode(TASK, 6, 40, False, 7.0, 3),
+        Episode(TASK, 7, 41, False, 3.5, 4),
+    ]
 
 
 def test_a_task_does_not_depend_on_the_tasks_before_it(tmp_path):
@@ -342,6 +356,47 @@ def test_comparison_is_paired_and_needs_the_same_episodes(pusht, tmp_path):
     file.write_text("{}")
     with pytest.raises(UserError, match="does not hold results"):
         read_results(file)
+
+
+def test_sides_whose_episodes_differ_in_any_field_are_not_compared(pusht, tmp_path):
+    request = EvalRequest(pusht, "pusht", episodes=1, videos=0, env_fields={"episode_length": 2}, output=tmp_path / "a")
+    earlier = evaluate(request).to_json()
+    file = tmp_path / "results.json"
+    changes = {"episode_length": 20, "fps": 30, "obs_type": "state"}
+    for field, theirs in changes.items():
+        mine = earlier["env"]["config"][field]
+        file.write_text(
+            json.dumps(earlier | {"env": {"type": "pusht", "config": earlier["env"]["config"] | {field: theirs}}})
+        )
+        with pytest.raises(UserError) as refused:
+            evaluate_against(dataclasses.replace(request, output=tmp_path / "b"), file)
+        assert f"env.{field}: {mine!r} here, {theirs!r} there" in str(refused.value)
+    other = earlier["env"] | {"config": earlier["env"]["config"] | {"observation_width": 96, "episode_length": 2}}
+    file.write_text(json.dumps(earlier | {"env": other}))
+    with pytest.raises(UserError, match=r"same episodes.*1 seeds 7 to 7.*1 seeds 1000 to 1000"):
+        evaluate_against(dataclasses.replace(request, seed=7, output=tmp_path / "b"), file)
+    assert not (tmp_path / "b").exists(), "refused before an episode is run"
+    # How large pictures are is each policy's own affair.
+    assert evaluate_against(dataclasses.replace(request, output=tmp_path / "b"), file).comparison["pairs"] == 1
+
+
+def test_episodes_are_paired_by_task_and_seed_whatever_their_order():
+    """Both sides fail and succeed; by position, or with tasks swapped, other counts come out."""
+    left = [True, True, False, True, False], [False, False, True, False, False]
+    right = [False, True, True, False, False], [True, False, False, True, True]
+    mine, theirs = (
+        EvalResult(Path("nowhere"), {"env": {"type": "pusht"}}, [*result_of(a, "a").tasks, *result_of(b, "b").tasks])
+        for a, b in (left, right)
+    )
+    other = theirs.to_json()
+    other["episodes"] = other["episodes"][::-1]
+    found = compare(mine, other, Path("other"))
+    # Of a: seeds 0 and 3 here alone, 2 there alone; of b: 2 here alone, 0, 3 and 4 there alone.
+    assert (found["pairs"], found["only_this"], found["only_other"], found["difference"]) == (10, 3, 4, -0.1)
+    counts = {t: (d["pairs"], d["only_this"], d["only_other"]) for t, d in found["tasks"].items()}
+    assert counts == {"a": (5, 2, 1), "b": (5, 1, 3)}
+    assert found["tasks"]["a"]["difference"] == pytest.approx(0.2)
+    assert found["tasks"]["b"]["difference"] == pytest.approx(-0.4)
 
 
 def test_two_checkpoints_are_compared_on_the_same_episodes(pusht, tmp_path):

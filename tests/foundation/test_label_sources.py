@@ -10,9 +10,10 @@ from make_dataset import make_dataset
 from hlrp.data import read_dataset
 from hlrp.errors import UserError
 from hlrp.foundation import FoundationDataModule
+from hlrp.laq.metrics import code_counts
 from hlrp.latents import LatentTable
 from hlrp.latents.column import LatentColumn, write_column
-from hlrp.latents.sources import MASK_KEY, count_codes, resolve_labels
+from hlrp.latents.sources import MASK_KEY, resolve_labels
 
 
 def all_labels(run: Any) -> tuple[Any, Any]:
@@ -75,7 +76,7 @@ def test_codes_are_counted_over_the_training_samples(square_root, table3):
     for position in range(4):
         codes = labels.codes[:, position][labels.mask[:, position]]
         assert counts[position].tolist() == torch.bincount(codes, minlength=8).tolist()
-    assert torch.equal(count_codes(labels.codes, labels.mask, 8), counts)
+    assert torch.equal(code_counts(labels.codes, 8, labels.mask), counts)
 
 
 def test_what_does_not_belong_together_names_both_sides(square_root, table2, laq2, table3, tmp_path):

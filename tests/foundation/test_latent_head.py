@@ -2,7 +2,7 @@
 
 import torch
 
-from hlrp.foundation.backends.latent_head import LatentHead
+from hlrp.foundation.backends.latent_head import FlowHead, LatentHead
 
 CODES, POSITIONS = 5, 4
 
@@ -36,3 +36,33 @@ def test_the_head_reads_only_what_the_mask_leaves() -> None:
     torch.testing.assert_close(first, second)
     assert not torch.allclose(first[0, 0], first[0, 1], atol=1e-3)
     assert head(hidden.bfloat16(), mask).dtype == torch.float32
+
+
+def test_a_flow_that_was_trained_leads_from_noise_to_the_target() -> None:
+    torch.manual_seed(0)
+    flow, condition = FlowHead(2, 3), torch.randn(1, POSITIONS, 3)
+    target = torch.randn(1, POSITIONS, 2) + 2
+    optimizer = torch.optim.Adam(flow.parameters(), lr=3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        flow.losses(target.expand(32, -1, -1), condition.expand(32, -1, -1)).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = flow.sample(condition), flow.sample(condition, temperature=1.0)
+    for vectors in found:
+        torch.testing.assert_close(vectors, target, atol=0.25, rtol=0)
+
+
+def test_the_loss_of_a_flow_is_the_squared_error_of_noise_less_target() -> None:
+    flow, target = FlowHead(2, 3), torch.full((5, POSITIONS, 2), 3.0)
+    condition, seen = torch.randn(5, POSITIONS, 3), {}
+
+    def velocity(noisy: torch.Tensor, time: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        seen["noisy"], seen["time"] = noisy, time[:, None, None]
+        return torch.full_like(noisy, 0.5)
+
+    flow.forward = velocity  # type: ignore[method-assign]
+    losses = flow.losses(target, condition)
+    # Time 1 is noise: noisy = (1 - time) * target + time * noise.
+    noise = (seen["noisy"] - (1 - seen["time"]) * 3.0) / seen["time"]
+    torch.testing.assert_close(losses, (0.5 - (noise - 3.0)).square().mean(-1), atol=1e-3, rtol=1e-3)

@@ -346,6 +346,32 @@ def test_continuous_modes_need_statistics_and_ignore_what_is_masked(folder: Path
     assert float((first[..., 2] + 1).abs().max()) < 1
 
 
+@pytest.mark.parametrize("mode", [BackendMode.VECTORS, BackendMode.FLOW])
+def test_targets_are_standardised_before_the_loss(
+    folder: Path, mode: BackendMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = make(folder, mode=mode)
+    mean, std = torch.tensor([5.0, 0.0, -1.0]), torch.tensor([10.0, 0.0, 0.5])
+    backend.set_target_statistics(mean, std)
+    # In units of the statistics: 1 above, 2 below, 3 above; a latent that never changes keeps its own unit.
+    vectors = torch.tensor([15.0, -2.0, 0.5]).expand(3, POSITIONS, WIDTH)
+    expected = torch.tensor([1.0, -2.0, 3.0]).expand(3, POSITIONS, WIDTH)
+    batch = observations(target_vectors=vectors)
+    if backend.flow is None:
+        with torch.no_grad():
+            read = backend.head(*backend.features(batch)).float()
+            loss = backend.loss_from_batch(batch).loss
+            predicted = backend.latent_from_batch(batch).vectors
+        torch.testing.assert_close(loss, (read - expected).square().mean())
+        torch.testing.assert_close(predicted, read * torch.tensor([10.0, 1.0, 0.5]) + mean)
+        return
+    seen = []
+    monkeypatch.setattr(backend.flow, "losses", lambda target, read: seen.append(target) or target.square().mean(-1))
+    loss = backend.loss_from_batch(batch).loss
+    torch.testing.assert_close(seen[0], expected)
+    assert float(loss) == pytest.approx((1 + 4 + 9) / 3)
+
+
 def test_bfloat16_autocast_gives_a_float32_loss(folder: Path) -> None:
     for mode in BackendMode:
         backend = make(folder, mode=mode, state_dim=2)

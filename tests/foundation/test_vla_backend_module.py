@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from safetensors.torch import load_file
 
 from hlrp.errors import UserError
 from hlrp.foundation import FoundationDataModule, FoundationModule
+from hlrp.foundation.backends.interfaces import FoundationBatch
 from hlrp.foundation.metrics import CodeMeter, VectorMeter
+from hlrp.foundation.validation import Validation
 from hlrp.latents.sources import NoLabels
 
 warnings.filterwarnings("ignore", module="lightning")
@@ -42,6 +46,26 @@ def fit(module: FoundationModule, data: FoundationDataModule, steps: int, **opti
     return {k: float(v) for k, v in trainer.callback_metrics.items()}
 
 
+def share(right: torch.Tensor) -> float:
+    return float(right.double().mean())
+
+
+def held_out(
+    module: FoundationModule, data: FoundationDataModule, predict: Callable[[FoundationBatch], torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    """Of the held-out samples: codes, where they are predicted rightly, the same with the other task, predictions."""
+    rows = []
+    with torch.no_grad():
+        for batch in data.val_dataloader():
+            inputs = module.labelled(batch)
+            assert bool(inputs.target_mask.all())
+            other = replace(inputs, instruction=[TASKS[1 - TASKS.index(task)] for task in inputs.instruction])
+            codes = [x if x.ndim == 2 else x.argmax(-1) for x in (predict(inputs), predict(other))]
+            true = inputs.target_codes
+            rows.append((true, codes[0] == true, codes[1] == true, codes[0]))
+    return tuple(torch.cat(column) for column in zip(*rows, strict=True))
+
+
 def first_loss(run: Any) -> float:
     module, data = make(run)
     with torch.no_grad():
@@ -65,14 +89,24 @@ def test_training_learns_what_both_the_picture_and_the_instruction_tell(square_r
     before = first_loss(run)
     metrics = fit(module, data, 30)
     assert metrics["val_loss"] < before
-    names = {"val_accuracy", "val_sequence_accuracy", "val_majority", "val_gain", "val_gain_least"}
-    names |= {"val_shuffled_accuracy", "accuracy"}
-    names |= {f"val_{kind}_{s}" for kind in ("accuracy", "majority", "codes_predicted", "perplexity") for s in range(2)}
-    assert names <= metrics.keys()
-    assert not any(name.startswith("val_free") for name in metrics)
-    assert metrics["val_gain"] == pytest.approx(metrics["val_accuracy"] - metrics["val_majority"])
-    labels, _ = module.labelled(next(iter(data.train_dataloader()))), None
-    assert sorted(set(labels.instruction)) <= sorted(TASKS)
+    module.eval()
+    codes, right, misled, predicted = held_out(module, data, lambda batch: module.backend.loss_from_batch(batch).logits)
+    assert codes.shape == (24, 2), "all of them have both labels"
+    expected = {"val_accuracy": share(right), "val_sequence_accuracy": share(right.all(1))}
+    expected |= {"val_shuffled_accuracy": share(misled), "val_shuffled_sequence_accuracy": share(misled.all(1))}
+    train = data.labels.code_counts(data.train_samples.starts).argmax(1)
+    expected["val_majority"] = share(codes == train)
+    expected["val_gain"] = share(right) - share(codes == train)
+    expected["val_gain_least"] = min(share(right[:, s]) - share(codes[:, s] == train[s]) for s in range(2))
+    for s in range(2):
+        use = torch.bincount(predicted[:, s], minlength=8).double() / len(predicted)
+        expected[f"val_accuracy_{s}"] = share(right[:, s])
+        expected[f"val_majority_{s}"] = share(codes[:, s] == train[s])
+        expected[f"val_shuffled_accuracy_{s}"] = share(misled[:, s])
+        expected[f"val_codes_predicted_{s}"] = float((use > 0).sum())
+        expected[f"val_perplexity_{s}"] = float(torch.exp(-torch.xlogy(use, use).sum()))
+    found = {name: value for name, value in metrics.items() if name.startswith("val_") and name != "val_loss"}
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_counted_and_looked_up_majorities_agree(square_root, table2, laq2, tmp_path):
@@ -89,15 +123,38 @@ def test_counted_and_looked_up_majorities_agree(square_root, table2, laq2, tmp_p
     assert torch.equal(again._counts, counted._counts)
 
 
+def test_the_majority_is_the_most_frequent_code_of_training(square_root, table2):
+    module, _ = make(make_run(square_root, {"table": table2}))
+    counts = torch.tensor([[0, 3, 1, 0, 0, 0, 0, 2], [9, 0, 0, 0, 0, 10, 0, 0]])
+    module._known_counts = counts
+    assert module._majority().tolist() == [1, 5]
+    module._known_counts, module._counts = None, counts.flip(1)
+    assert module._majority().tolist() == [6, 2]
+
+
+def test_another_instruction_is_shown_for_the_shuffled_scores(square_root, table2):
+    module, data = make(make_run(square_root, {"table": table2}))
+    batch = module.labelled(next(data.spread(8)))
+    tasks = ["pull", "push", "turn"]
+    validation = Validation(module.backend, module.config, tasks, batches=1, device=torch.device("cpu"))
+    asked = replace(batch, instruction=["turn", "pull", "unheard", "push", *["pull"] * (batch.batch_size - 4)])
+    misled = validation._misled(asked)
+    assert misled.instruction[:5] == ["pull", "push", "pull", "turn", "push"]
+    assert misled.images is asked.images and misled.target_codes is asked.target_codes
+
+
 def test_the_token_backend_is_judged_running_freely(square_root, table2):
     run = make_run(square_root, {"table": table2}, model={"backend": "qwen3vl_chat"}, trainer={"steps": 2})
-    metrics = fit(*make(run), 2)
-    assert {
-        "val_accuracy",
-        "val_free_accuracy",
-        "val_free_sequence_accuracy",
-        "val_shuffled_accuracy",
-    } <= metrics.keys()
+    module, data = make(run)
+    metrics = fit(module, data, 2)
+    module.eval()
+    backend = module.backend
+    _, right, misled, _ = held_out(module, data, lambda batch: backend.loss_from_batch(batch).logits)
+    _, free, _, _ = held_out(module, data, lambda batch: backend.latent_from_batch(batch.without_targets()).codes)
+    assert metrics["val_accuracy"] == pytest.approx(share(right), abs=1e-6)
+    assert metrics["val_shuffled_accuracy"] == pytest.approx(share(misled), abs=1e-6)
+    assert metrics["val_free_accuracy"] == pytest.approx(share(free), abs=1e-6)
+    assert metrics["val_free_sequence_accuracy"] == pytest.approx(share(free.all(1)), abs=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["vectors", "flow"])

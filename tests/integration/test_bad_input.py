@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import assert_user_error, hlrp
+from command import InTurn, assert_user_error, hlrp, hlrp_in_turn, instead
 from make_dataset import make_dataset
 
 
@@ -24,7 +24,7 @@ def _catalog() -> None:
 
 def _train(root: Path | str, out: Path | str, *more: str) -> list[str]:
     base = ["train", "--policy", "act", "--dataset-root", str(root), "--output-dir", str(out), "--steps", "2"]
-    return [*base, "--device", "cpu", *more]
+    return instead([*base, "--device", "cpu"], more)
 
 
 CASES = {
@@ -41,13 +41,19 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module")
+def mistakes(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, InTurn], Path]:
+    """All of `CASES` in one process, and the folder that none of them may write to."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    commands = [_train(toy_root, folder / str(i), *more) for i, (more, _) in enumerate(CASES.values())]
+    return dict(zip(CASES, hlrp_in_turn(commands), strict=True)), folder
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_a_mistake_is_one_message(case: str, toy_root: Path, tmp_path: Path) -> None:
-    more, mentions = CASES[case]
-    out = tmp_path / "run"
-    done = hlrp(*_train(toy_root, out, *more))
-    assert_user_error(done, *mentions)
-    assert not out.exists()
+def test_a_mistake_is_one_message(case: str, mistakes: tuple[dict[str, InTurn], Path]) -> None:
+    done, folder = mistakes[0][case], mistakes[1]
+    assert_user_error(done, *CASES[case][1])
+    assert not list(folder.iterdir())
     assert done.out == ""
 
 
@@ -67,19 +73,17 @@ def test_yaml_syntax_error_names_line_and_column(tmp_path: Path) -> None:
     assert_user_error(hlrp("train", "-c", file), str(file), ":3")
 
 
-@pytest.mark.parametrize(
-    ("kind", "mentions"),
-    [
-        ("missing", ["there is no dataset folder"]),
-        ("no dataset", ["is not a LeRobotDataset"]),
-        ("no camera", ["no camera", "observation.state"]),
-        ("no action", ["no feature 'action'", "observation.image"]),
-        ("old format", ["format v2.1"]),
-        ("torn metadata", ["cannot be read"]),
-    ],
-)
-def test_data_that_cannot_be_trained_on(kind: str, mentions: list[str], toy_root: Path, tmp_path: Path) -> None:
-    root = tmp_path / "data"
+UNUSABLE = {
+    "missing": ["there is no dataset folder"],
+    "no dataset": ["is not a LeRobotDataset"],
+    "no camera": ["no camera", "observation.state"],
+    "no action": ["no feature 'action'", "observation.image"],
+    "old format": ["format v2.1"],
+    "torn metadata": ["cannot be read"],
+}
+
+
+def _unusable(kind: str, toy_root: Path, root: Path) -> Path:
     if kind == "no dataset":
         root.mkdir()
     elif kind == "no camera":
@@ -91,8 +95,14 @@ def test_data_that_cannot_be_trained_on(kind: str, mentions: list[str], toy_root
         info = root / "meta" / "info.json"
         text = info.read_text()
         info.write_text(text.replace("v3.0", "v2.1") if kind == "old format" else text[: len(text) // 2])
+    return root
+
+
+def test_data_that_cannot_be_trained_on(toy_root: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert_user_error(hlrp(*_train(root, out)), *mentions)
+    roots = [_unusable(kind, toy_root, tmp_path / kind) for kind in UNUSABLE]
+    for done, mentions in zip(hlrp_in_turn([_train(root, out) for root in roots]), UNUSABLE.values(), strict=True):
+        assert_user_error(done, *mentions)
     assert not out.exists()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import Finished, assert_user_error, hlrp
+from command import Finished, assert_user_error, hlrp, hlrp_in_turn
 
 from hlrp.laq import LAQ, LAQConfig
 
@@ -91,13 +91,17 @@ def test_a_broken_video(laq: Path, toy_root: Path, tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_message(laq: Path, toy_root: Path, tmp_path: Path) -> None:
-    assert_user_error(precompute("--laq", laq), "--dataset-root")
-    assert_user_error(precompute("--laq", tmp_path, "--dataset-root", toy_root), "no latent action quantizer")
-    camera = precompute("--laq", laq, "--dataset-root", toy_root, "--camera", "observation.imgae")
-    assert_user_error(camera, "did you mean 'observation.image'?")
-    assert_user_error(precompute("--laq", laq, "--dataset-root", toy_root, "--copy"), "--write-column")
     taken = tmp_path / "taken"
     taken.mkdir()
-    there = precompute("--laq", laq, "--dataset-root", toy_root, "--write-column", taken)
-    assert_user_error(there, "--write-column", "is not this dataset")
+    whole = ["--laq", laq, "--dataset-root", toy_root]
+    cases = [
+        (["--laq", laq], ["--dataset-root"]),
+        (["--laq", tmp_path, "--dataset-root", toy_root], ["no latent action quantizer"]),
+        ([*whole, "--camera", "observation.imgae"], ["did you mean 'observation.image'?"]),
+        ([*whole, "--copy"], ["--write-column"]),
+        ([*whole, "--write-column", taken], ["--write-column", "is not this dataset"]),
+    ]
+    done = hlrp_in_turn([["precompute-latents", *arguments, "--device", "cpu"] for arguments, _ in cases])
+    for (_, mentions), found in zip(cases, done, strict=True):
+        assert_user_error(found, *mentions)
     assert_user_error(precompute("--laq", laq, "--dataset-root", toy_root, RANK="2", WORLD_SIZE="2"), "RANK=2")

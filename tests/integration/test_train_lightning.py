@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import assert_user_error, hlrp, hlrp_argv
+from command import assert_user_error, hlrp, hlrp_argv, instead
 
 from hlrp.runs import RunDirectory
 
@@ -23,7 +23,7 @@ def _args(root: Path, out: Path, steps: int, *more: str) -> list[str]:
     base = ["train", "--model", "laq", "--dataset-root", str(root), "--device", "cpu", "--batch-size", "3"]
     keys = ["trainer.log_freq=1", "trainer.save_freq=20", "trainer.eval_split=0.5", "trainer.eval_steps=10"]
     data = ["data.num_workers=1", "data.offset_seconds=0.1"]
-    return [*base, "--steps", str(steps), "--output-dir", str(out), *keys, *data, *TINY, *more]
+    return instead([*base, "--steps", str(steps), "--output-dir", str(out), *keys, *data, *TINY], more)
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import assert_user_error, hlrp
+from command import assert_user_error, hlrp, hlrp_in_turn, instead
 
 from hlrp.runs import RunDirectory
 
@@ -27,7 +27,7 @@ def _keys(policy: str = "act") -> list[str]:
 def _args(root: Path, out: Path, steps: int, *more: str) -> list[str]:
     base = ["train", "--trainer", "lightning", "--policy", "act", "--dataset-root", str(root), "--device", "cpu"]
     keys = ["trainer.log_freq=1", "trainer.save_freq=6", "data.cache=ram", *_keys()]
-    return [*base, "--steps", str(steps), "--batch-size", "4", "--output-dir", str(out), *keys, *more]
+    return instead([*base, "--steps", str(steps), "--batch-size", "4", "--output-dir", str(out), *keys], more)
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:
@@ -156,9 +156,13 @@ def test_parity_with_lerobots_process_over_the_end_of_an_epoch(pusht_root: Path,
 
 def test_mistakes_are_refused_before_anything_is_imported(pusht_root: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert_user_error(hlrp(*_args(pusht_root, out, 2, "model.chunk_sice=3")), "chunk_sice", "chunk_size")
-    assert_user_error(hlrp(*_args(pusht_root, out, 2, "--init-from", str(tmp_path / "none"))), "none", "--init-from")
-    assert_user_error(hlrp(*_args(pusht_root, out, 2, "--push-to-hub")), "push_to_hub")
-    laq = ["train", "--model", "laq", "--dataset-root", str(pusht_root), "trainer.ema_decay=0.9"]
-    assert_user_error(hlrp(*laq), "ema_decay")
+    cases = [
+        (_args(pusht_root, out, 2, "model.chunk_sice=3"), ["chunk_sice", "chunk_size"]),
+        (_args(pusht_root, out, 2, "--init-from", str(tmp_path / "none")), ["none", "--init-from"]),
+        (_args(pusht_root, out, 2, "--push-to-hub"), ["push_to_hub"]),
+        (["train", "--model", "laq", "--dataset-root", str(pusht_root), "trainer.ema_decay=0.9"], ["ema_decay"]),
+    ]
+    for found, (_, mentions) in zip(hlrp_in_turn([arguments for arguments, _ in cases]), cases, strict=True):
+        assert_user_error(found, *mentions)
+        assert not found.heavy & {"torch", "lerobot", "lightning"}, found.heavy
     assert not out.exists()

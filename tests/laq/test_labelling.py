@@ -1,14 +1,12 @@
 """Labelling: the codes are those of the windows, whatever is killed, shared or broken on the way."""
 
-import os
 import shutil
-import signal
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from interruptions import killed_before_write
 from make_dataset import make_dataset
 
 from hlrp.data import BadVideoError, FrameWindows, WindowSource, read_dataset
@@ -108,26 +106,21 @@ def test_every_frame_is_decoded_once(job, monkeypatch):
 
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(job, tmp_path):
     request, encoder, _ = job(output="whole", vectors=True, shard_frames=1, batch_size=3)
-    began = time.monotonic()
     label(request, encoder)
-    took = time.monotonic() - began
     whole = content(request.output)
-    rng = np.random.default_rng(0)
-    left = set()
-    for attempt in range(20):
-        again = replace(request, output=tmp_path / str(attempt))
-        child = os.fork()
-        if child == 0:
-            label(again, encoder)
-            os._exit(0)
-        time.sleep(rng.uniform(0, took))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        left.add(len(list(again.output.glob("shard-*"))))
+    left = []
+    for number in range(1, 100):
+        again = replace(request, output=tmp_path / str(number))
+        killed = killed_before_write(number, lambda again=again: label(again, encoder))
+        left.append(len(list(again.output.glob("shard-*"))))
+        assert left[-1] == EPISODES or not (again.output / "manifest.json").exists()
         result = label(again, encoder)
         assert result.complete and result.frames + result.kept == EPISODES * LENGTH
+        assert result.kept == left[-1] * LENGTH
         assert content(again.output) == whole
-    assert left - {0, EPISODES}, "no kill came in the middle"
+        if not killed:
+            break
+    assert left == sorted(left) and set(left) == set(range(EPISODES + 1)), "kills came after each of the shards"
 
 
 def test_leftovers_of_a_kill_in_a_write_vanish(job):

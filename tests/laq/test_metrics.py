@@ -32,6 +32,13 @@ def test_psnr_and_moving_pixels() -> None:
     assert moving_pixels(first, second).tolist() == [[[[True, False]]]]
 
 
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_a_pair_is_given_the_codes_of_another_one(small: Build, count: int) -> None:
+    others = LAQMeter(small().config)._others(count)
+    assert sorted(others.tolist()) == list(range(count))
+    assert not bool((others == torch.arange(count)).any())
+
+
 def test_an_untrained_model_is_a_copy_and_masked_pairs_do_not_count(small: Build) -> None:
     laq, (video, _) = small(num_frames=3), moving_square(12, 3)
     torch.nn.init.zeros_(laq.decoder.to_pixels.weight)

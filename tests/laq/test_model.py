@@ -106,6 +106,18 @@ def test_loss_is_a_mean_over_what_is_valid_and_weighs_what_moves() -> None:
     assert float(pixel_loss(recon, frames, valid, 1.0)) == pytest.approx((1 + 4) / 4)
 
 
+def test_loss_is_a_mean_over_channels() -> None:
+    frames = torch.zeros(1, 2, 3, 1, 2)
+    # The first pixel moves in one channel of three, and so counts whole.
+    frames[0, 1, 1, 0, 0] = 1.0
+    recon = torch.zeros(1, 1, 3, 1, 2)
+    recon[0, 0, :, 0, 0] = torch.tensor([1.0, 1.0, 2.0])
+    recon[0, 0, :, 0, 1] = torch.tensor([3.0, 0.0, 0.0])
+    valid = torch.tensor([[True]])
+    assert float(pixel_loss(recon, frames, valid, 0.1)) == pytest.approx(((1 + 0 + 4) / 3 + 0.1 * 9 / 3) / 1.1)
+    assert float(pixel_loss(recon, frames, valid, 1.0)) == pytest.approx((5 / 3 + 3) / 2)
+
+
 def test_an_untrained_decoder_copies_its_frame() -> None:
     laq = LAQ(LAQConfig.preset("tiny", image_size=24)).eval()
     video, _ = moving_square(2, 2, (24, 24))

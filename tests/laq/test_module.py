@@ -10,10 +10,12 @@ import torch
 from laq_toys import moving_square
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
+from two_processes import averaged, first_of_two
 
 from hlrp.config import LightningRun
 from hlrp.errors import UserError
 from hlrp.laq import LAQ, LAQModule
+from hlrp.laq.losses import masked_mean, pixel_loss
 from hlrp.laq.schedules import learning_rate_factor, replacement_at
 
 warnings.filterwarnings("ignore", module="lightning")
@@ -100,6 +102,28 @@ def test_unused_codes_are_replaced_after_the_step_and_once_per_step() -> None:
     fit(module, 10, make_batches(20), accumulate_grad_batches=2)
     assert float(module.laq.quantizer.codes[:, 4:].detach().max()) < 900
     assert int(module.uses.sum()) == 0
+
+
+def test_the_losses_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
+    """Averaged gradients; the first process has one valid pair, the second five, and other pixels move."""
+    frames, target = torch.rand(4, 3, 3, 4, 4), torch.rand(4, 2)
+    recon = torch.rand(4, 2, 3, 4, 4).requires_grad_(True)
+    valid = torch.tensor([[True, False], [False, False], [True, True], [True, True]])
+    values = torch.rand(4, 2).requires_grad_(True)
+    inputs = {"recon": recon, "values": values}
+
+    def gradients(rows: slice) -> dict[str, torch.Tensor]:
+        loss = pixel_loss(recon[rows], frames[rows], valid[rows], 0.1)
+        loss = loss + masked_mean((values - target).square()[rows], valid[rows])
+        return dict(zip(inputs, torch.autograd.grad(loss, list(inputs.values())), strict=True))
+
+    whole = gradients(slice(0, 4))
+    shared = first_of_two(lambda rank: averaged(gradients(slice(2 * rank, 2 * rank + 2))), tmp_path / "meeting")
+    for name, expected in whole.items():
+        torch.testing.assert_close(shared[name], expected)
+    # By hand: the mean over the five valid pairs alone.
+    expected = torch.where(valid, 2 * (values - target).detach() / 5, 0.0)
+    torch.testing.assert_close(whole["values"], expected)
 
 
 def test_masked_pairs_count_as_no_use() -> None:

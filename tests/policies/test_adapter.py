@@ -63,6 +63,21 @@ def test_the_run_is_recorded_as_one_of_the_command(trained: Path, square_root: P
     assert [row["step"] for row in rows if "val_loss" in row] == [6, 12]
 
 
+def test_the_policys_own_figures_are_means_over_the_batches_of_a_row(
+    trained: Path, square_root: Path, tmp_path: Path
+) -> None:
+    data = _data(square_root, eval_split=0.4, num_workers=0)
+    settings = {**SETTINGS, "steps": 4, "log_freq": 2}
+    LightningTrainer(**settings).fit(_act(learning_rate=1e-3), data, output_dir=tmp_path / "run")
+    each = {row["step"]: row for row in _rows(trained) if "loss" in row}
+    rows = _rows(tmp_path / "run")
+    assert [row["step"] for row in rows] == [2, 4]
+    for row in rows:
+        for name in ("l1_loss", "kld_loss"):
+            mean = (each[row["step"] - 1][name] + each[row["step"]][name]) / 2
+            assert row[name] == pytest.approx(mean, rel=1e-5), name
+
+
 def test_a_resumed_run_repeats_the_uninterrupted_one(trained: Path, tmp_path: Path) -> None:
     """From the recorded configuration alone, in the middle of an epoch: losses, held-out losses and weights."""
     run = tmp_path / "resumed"
@@ -118,14 +133,21 @@ def test_training_goes_on_from_a_checkpoint_with_the_new_statistics(
 def test_the_average_is_saved_and_validated(square_root: Path, tmp_path: Path) -> None:
     decay, steps = 0.5, 3
     kept: list[dict[str, torch.Tensor]] = []
+    held_out: list[tuple[float, float]] = []
 
     class Watched(LeRobotPolicyAdapter):
         def on_train_batch_end(self, *args: Any) -> None:
             kept.append({k: v.detach().clone() for k, v in self.policy.state_dict().items()})
             super().on_train_batch_end(*args)
 
-    adapter = Watched("act", **TINY["act"], ema_decay=decay)
-    LightningTrainer(**{**SETTINGS, "steps": steps}).fit(adapter, _data(square_root), output_dir=tmp_path / "run")
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            losses = [float(module(batch)[0]) for module in (self.average.module, self.policy)]
+            held_out.append((losses[0], losses[1]))
+            super().validation_step(batch, batch_idx)
+
+    adapter = Watched("act", **TINY["act"], ema_decay=decay, learning_rate=1e-2)
+    data = _data(square_root, eval_split=0.2, max_val_samples=8)
+    LightningTrainer(**{**SETTINGS, "steps": steps}, eval_steps=steps).fit(adapter, data, output_dir=tmp_path / "run")
     saved = load_file(_saved(tmp_path / "run", steps) / "model.safetensors")
     name = "model.action_head.weight"
     expected = kept[0][name]  # the first step's weights begin the average
@@ -133,6 +155,10 @@ def test_the_average_is_saved_and_validated(square_root: Path, tmp_path: Path) -
         expected = decay * expected + (1 - decay) * weights[name]
     torch.testing.assert_close(saved[name], expected)
     assert not torch.equal(saved[name], kept[-1][name])
+    shown = next(row["val_loss"] for row in _rows(tmp_path / "run") if "val_loss" in row)
+    average, raw = (sum(losses) / len(losses) for losses in zip(*held_out, strict=True))
+    assert len(held_out) == 2 and shown == pytest.approx(average, rel=1e-5)
+    assert abs(average - raw) > 1e-3 * raw
 
 
 def test_optimizer_schedule_and_clipping_can_be_replaced(square_root: Path, tmp_path: Path) -> None:
@@ -239,14 +265,19 @@ def test_mistakes_are_one_message_with_the_difference(trained: Path, square_root
         ),
         (["do not fit", "size mismatch"], LeRobotPolicyAdapter("act", init_from=trained, **wider), square_root),
         (["'act'", "'vqbet'"], LeRobotPolicyAdapter("vqbet", init_from=trained), square_root),
-        (["adams", "adam"], _act(optimizer={"type": "adams"}), square_root),
         (["rename_map"], _act(rename_map={"a": "b"}), square_root),
     ]
     for said, adapter, root in cases:
+        data = _data(root)
         with pytest.raises(UserError) as error:
-            LightningTrainer(**SETTINGS).fit(adapter, _data(root), output_dir=tmp_path / "run")
+            adapter.build(data.meta, cameras=data.cameras)
         for text in said:
             assert text in str(error.value), (text, str(error.value))
+    # What shows itself when training begins; and a mistake from above, told by `fit` as well.
+    for said, adapter in ((["adams", "adam"], _act(optimizer={"type": "adams"})), (["'chunk_sice'"], cases[0][1])):
+        with pytest.raises(UserError) as error:
+            LightningTrainer(**SETTINGS).fit(adapter, _data(square_root), output_dir=tmp_path / "run")
+        assert all(text in str(error.value) for text in said)
         assert not (tmp_path / "run").exists(), said
     with pytest.raises(UserError, match="LeRobotDataModule"):
         LightningTrainer(**SETTINGS).fit(_act(), torch.utils.data.DataLoader([1, 2]), output_dir=tmp_path / "run")

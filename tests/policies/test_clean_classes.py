@@ -17,7 +17,7 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import NormalizationMode
 
 import hlrp.policies.lerobot as clean
-from hlrp.catalog import build_catalog
+from hlrp.catalog import build_catalog, cached_catalog
 from hlrp.config import load_config
 from hlrp.config.aliases import policy_aliases
 from hlrp.data import LeRobotDataModule
@@ -48,6 +48,19 @@ def configs() -> dict[str, type]:
         pytest.skip("the classes are those of the LeRobot that constraints.txt pins")
     known = PreTrainedConfig.get_known_choices()
     return {name: cls for name, cls in known.items() if cls.__module__.partition(".")[0] in maker.SOURCES}
+
+
+def test_the_catalog_reads_the_list_of_installed_packages_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It takes a second or more: once a policy, the first command of an installation takes half a minute."""
+    listed = metadata.packages_distributions()
+    reads: list[int] = []
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: reads.append(1) or listed)
+    monkeypatch.setenv("HLRP_CACHE", str(tmp_path))
+    found = build_catalog()
+    assert reads == [1]
+    assert found.policies["act"].distribution == "lerobot"
+    assert found.policies["hlrp_vla_direct"].distribution == "lerobot_policy_felix_bundle"
+    assert cached_catalog() == found
 
 
 def _data(root: Path) -> LeRobotDataModule:

@@ -1,5 +1,6 @@
 """`LeRobotDataModule`: LeRobot's samples and LeRobot's order, from LeRobot's reader or from the frame store."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler
 
+from hlrp.data.dataset_info import read_dataset
 from hlrp.data.lerobot_data_module import LeRobotDataModule
-from hlrp.data.policy_samples import HeldOutSampler, PolicySampler
+from hlrp.data.policy_samples import HeldOutSampler, PolicySampler, read_features
 from hlrp.errors import UserError
 
 
@@ -56,6 +58,27 @@ def test_cached_batches_are_those_of_lerobots_reader(name: str, split: float, sq
     assert first["observation.image"].dtype == torch.uint8
     assert first["task"] == ["move the square"] * 5
     assert bool(list(cached.val_dataloader())) == bool(split)
+
+
+def test_rows_are_placed_by_index_and_missing_ones_are_refused(square_root: Path, tmp_path: Path) -> None:
+    """Zeros in place of rows that are not there would be trained on."""
+    import pyarrow.parquet as pq
+
+    root = tmp_path / "rows"
+    shutil.copytree(square_root, root)
+    (path,) = (root / "data").rglob("*.parquet")
+    table = pq.read_table(path)
+    info, names = read_dataset(None, root), ["action", "index", "episode_index"]
+    whole = read_features(info, names)
+    assert whole["action"].shape == (120, 3) and whole["action"].any(1).all()
+    assert whole["index"].tolist() == list(range(120))
+    assert whole["episode_index"].tolist() == [i // 24 for i in range(120)]
+    pq.write_table(table.take(list(reversed(range(120)))), path)
+    turned = read_features(info, names)
+    assert all((turned[name] == whole[name]).all() for name in names)
+    pq.write_table(table.take([i for i in range(120) if i not in (0, 50, 119)]), path)
+    with pytest.raises(UserError, match="117 of the 120 frames"):
+        read_features(info, names)
 
 
 def test_workers_give_the_same_batches(square_root: Path) -> None:

@@ -1,6 +1,8 @@
 """Small runs of LeRobot's policies: their settings, and LeRobot's own loop in this process to compare with."""
 
 import copy
+import os
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 from hlrp.config import load_config
+from hlrp.errors import Interrupted
+from hlrp.policies import LeRobotPolicyAdapter
 from hlrp.runs import RunDirectory
 from trainers.lightning_trainer import LightningTrainer
 from trainers.policy_labels import label_fields
 
 STEPS = 20
+UNCACHED_STEPS = 5
+"""Steps that are compared where every frame is decoded for every sample."""
 
 BACKBONE = {"pretrained_backbone_weights": None, "use_group_norm": True, "crop_shape": [56, 56]}
 TINY: dict[str, dict[str, Any]] = {
@@ -119,7 +125,7 @@ def train_natively(policy: str, root: Path, out: Path, monkeypatch: Any, *, step
         "env_eval_freq": 0,
         **more,
     }
-    config = draccus.parse(TrainPipelineConfig, args=[f"--{k}={encode(v)}" for k, v in arguments.items()])
+    config = draccus.parse(TrainPipelineConfig, args=[f"--{k}={encode(k, v)}" for k, v in arguments.items()])
     seen = Native()
     update = lerobot_train.update_policy
 
@@ -179,7 +185,7 @@ def rows_of(run: Path, key: str) -> list[float]:
 
 
 def assert_equal_runs(policy: str, root: Path, out: Path, monkeypatch: Any, **keys: Any) -> Path:
-    """Losses, gradient norms, rates and weights are LeRobot's, frames read by LeRobot and from the frame store.
+    """Losses, gradient norms, rates and weights are LeRobot's, frames read by LeRobot (the first steps) and stored.
 
     Returns:
         The run with the frame store.
@@ -188,18 +194,33 @@ def assert_equal_runs(policy: str, root: Path, out: Path, monkeypatch: Any, **ke
     with monkeypatch.context() as patch:
         native = train_natively(policy, root, out / "native", patch, steps=STEPS, **fields)
     assert len(native.loss) == STEPS and native.loss[-1] != native.loss[0]
-    for cache in ("off", "ram"):
-        run = train_in_lightning(policy, root, out / cache, **{"data.cache": cache, **keys})
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        _stop_after(UNCACHED_STEPS, patch)
+        train_in_lightning(policy, root, out / "off", **{"data.cache": "off", **keys})
+    run = train_in_lightning(policy, root, out / "ram", **{"data.cache": "ram", **keys})
+    for name, steps in (("off", UNCACHED_STEPS), ("ram", STEPS)):
         for key in ("loss", "grad_norm", "lr"):
-            assert rows_of(run, key) == pytest.approx(getattr(native, key), rel=1e-5), (cache, key)
-        latest = RunDirectory.open(run).latest()
-        assert latest is not None
-        saved = load_file(latest.pretrained / "model.safetensors")
-        for name, values in native.weights.items():
-            if name in saved:  # safetensors keeps one of tensors that share memory
-                torch.testing.assert_close(saved[name], values, rtol=1e-5, atol=1e-7, msg=f"{cache} {name}")
-        assert set(saved) <= set(native.weights)
+            assert rows_of(out / name, key) == pytest.approx(getattr(native, key)[:steps], rel=1e-5), (name, key)
+    latest = RunDirectory.open(run).latest()
+    assert latest is not None
+    saved = load_file(latest.pretrained / "model.safetensors")
+    for name, values in native.weights.items():
+        if name in saved:  # safetensors keeps one of tensors that share memory
+            torch.testing.assert_close(saved[name], values, rtol=1e-5, atol=1e-7, msg=name)
+    assert set(saved) <= set(native.weights)
     return run
+
+
+def _stop_after(steps: int, patch: Any) -> None:
+    """Have a run, whose schedules are those of `STEPS`, end as by a signal."""
+    after_batch = LeRobotPolicyAdapter.on_train_batch_end
+
+    def stopping(self: LeRobotPolicyAdapter, *args: Any) -> None:
+        after_batch(self, *args)
+        if self.global_step == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    patch.setattr(LeRobotPolicyAdapter, "on_train_batch_end", stopping)
 
 
 def _native_labels(policy: str, root: Path, out: Path, keys: dict[str, Any]) -> dict[str, Any]:

@@ -64,6 +64,10 @@ def test_schema_keys_become_lerobot_arguments(toy_root: Path) -> None:
         "wandb.enable": "true",
     }
     assert {k: arguments.get(k) for k in expected} == expected
+    assert arguments["dataset.video_backend"] == "pyav", "one decoder, whatever else is installed"
+    assert "tolerance_s" not in arguments
+    other = _arguments(toy_root, "data.video_backend=torchcodec", "data.tolerance_s=0.01")
+    assert (other["dataset.video_backend"], other["tolerance_s"]) == ("torchcodec", "0.01")
     assert "env.type" not in arguments, "no simulator unless rollouts are asked for"
 
 
@@ -88,6 +92,7 @@ BECOMES: dict[str, tuple[list[str], str]] = {
     "trainer.eval_freq": (["trainer.eval_freq=9", "env.type=pusht"], "--env_eval_freq=9"),
     "trainer.eval_split": (["trainer.eval_split=0.5"], "--dataset.eval_split=0.5"),
     "trainer.eval_steps": (["trainer.eval_steps=4", "trainer.eval_split=0.5"], "--eval_steps=4"),
+    "trainer.max_nonfinite_steps": (["trainer.max_nonfinite_steps=3"], "$HLRP_MAX_NONFINITE_STEPS=3"),
     "trainer.lerobot_args": (["trainer.lerobot_args={wandb.enable: true}"], "--wandb.enable=true"),
     "model.policy_type": (["model.policy_type=vqbet"], "--policy.type=vqbet"),
     "model.init_from": (["model.init_from=/somewhere"], "--policy.path=/somewhere"),
@@ -97,6 +102,7 @@ BECOMES: dict[str, tuple[list[str], str]] = {
     "data.num_workers": (["data.num_workers=1"], "--num_workers=1"),
     "data.cameras": (["data.cameras=[observation.image]"], '"cameras": ["observation.image"]'),
     "data.video_backend": (["data.video_backend=pyav"], "--dataset.video_backend=pyav"),
+    "data.tolerance_s": (["data.tolerance_s=0.01"], "--tolerance_s=0.01"),
     "data.rename_map": (["data.rename_map={a: b}", "model.init_from=/x"], '--rename_map={"a": "b"}'),
     "latents.source": ([OURS, "latents.source=precomputed"], "--policy.latent_source=precomputed"),
     "latents.table": ([OURS, "latents.table=/t"], "--policy.latent_table=/t"),

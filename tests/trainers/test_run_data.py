@@ -11,6 +11,7 @@ import pytest
 
 from hlrp.config import LeRobotRun, LightningRun, load_config, to_yaml
 from hlrp.data.dataset_info import read_dataset
+from hlrp.data.identity import first_fingerprint
 from hlrp.errors import UserError
 from hlrp.evaluation.plan import dataset_roots
 from hlrp.runs import RunDirectory
@@ -91,7 +92,7 @@ FAULTS: dict[str, tuple[Any, list[str]]] = {
     ),
     "a camera named image": (
         lambda root: _edit_json(root / "meta" / "info.json", _other_name),
-        ["'observation.images.'", "image: observation.images.image"],
+        ["'observation.images.'", "image=observation.images.image"],
     ),
     "no video": (
         lambda root: next((root / "videos").rglob("*.mp4")).unlink(),
@@ -159,10 +160,15 @@ def test_a_run_goes_on_with_the_same_data_only(trainer: str, root: Path, tmp_pat
             raise UserError(error.what) from error
 
 
-def test_a_fingerprint_of_an_older_hlrp_says_that_it_cannot_be_compared(root: Path, tmp_path: Path) -> None:
+def test_a_run_of_an_older_hlrp_goes_on_with_data_of_the_same_names_and_sizes_and_says_so(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     directory = _stored(_config("lerobot", root), tmp_path / "run", root)
+    directory.manifest["dataset"]["fingerprint"] = first_fingerprint(root)
+    check_same_data(directory, [read_dataset(None, root)])
+    assert "looked at sizes of files only" in caplog.text
     directory.manifest["dataset"]["fingerprint"] = "0123456789abcdef"
-    with pytest.raises(UserError, match="an older hlrp made the first"):
+    with pytest.raises(UserError, match="the data have changed since the run began: fingerprint 0123456789abcdef then"):
         check_same_data(directory, [read_dataset(None, root)])
 
 

@@ -35,6 +35,9 @@ class BackendMode(StrEnum):
 class FoundationBatch:
     """One observation per sample, and what is known of its future. Checked when made.
 
+    ``image_masks`` and ``state`` may be on the CPU whatever the device of the rest, and should be: a backend that
+    writes prompts reads them on the host, where values of a GPU would have to be waited for.
+
     Args:
         images: Camera to frames at time t, ``[B, 3, H, W]``, uint8 in 0..255 or floating point in [0, 1]; at least one
             camera, all of one batch size; cameras may differ in size.
@@ -110,14 +113,15 @@ class FoundationBatch:
         return next(iter(self.images.values())).device
 
     def to(self, device: torch.device | str) -> Self:
-        """The same batch with every tensor on ``device``."""
+        """The same batch on ``device``; ``image_masks`` and ``state`` stay where they are."""
 
         def move(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return value.to(device, non_blocking=True)
             return {k: move(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+        moved = [f.name for f in fields(self) if f.name not in ("image_masks", "state")]
+        return replace(self, **{name: move(getattr(self, name)) for name in moved})
 
     def without_targets(self) -> Self:
         """The same observations without what is known of their future."""

@@ -238,15 +238,14 @@ class Qwen3VLChatBackend(VLABackend):
         per_camera = [self.pixels(batch.images[camera]) for camera in self.config.cameras]
         grids = torch.tensor([(1, *self.pixels.grid(*size)) for size in sizes])
         pixels = torch.cat(per_camera, dim=1)
-        if bool(present.all()):
-            pixels = pixels.flatten(0, 1)
-        else:
+        flat = pixels.flatten(0, 1)
+        if not bool(present.all()):
             counts = torch.tensor([patches.shape[1] for patches in per_camera])
-            pixels = pixels[present.repeat_interleave(counts, dim=1).to(pixels.device)]
-        return {
-            "pixel_values": pixels,
-            "image_grid_thw": grids.expand(batch.batch_size, -1, -1)[present].to(batch.device),
-        }
+            # By number and not by mask: how many there are is known here, and a GPU would have to be asked.
+            rows = present.repeat_interleave(counts, dim=1).flatten().nonzero()[:, 0]
+            flat = flat.index_select(0, rows.to(flat.device, non_blocking=True))
+        # The grids stay on the CPU: the vision model reads them as lists.
+        return {"pixel_values": flat, "image_grid_thw": grids.expand(batch.batch_size, -1, -1)[present]}
 
     def _states(self, batch: FoundationBatch) -> list[list[float]] | None:
         if self.config.state_dim is None:

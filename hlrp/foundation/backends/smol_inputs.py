@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
+from transformers import DynamicCache
 
 from hlrp.errors import UserError
 from hlrp.foundation.backbones.loading import quiet_transformers
@@ -35,6 +36,51 @@ class Patches(nn.Conv2d):
         touching = convolution.stride == convolution.kernel_size and convolution.dilation == (1, 1)
         if touching and convolution.groups == 1 and convolution.padding in ("valid", (0, 0)):
             convolution.__class__ = cls
+
+
+class Unkept(DynamicCache):
+    """A cache that keeps nothing. Without one, transformers would ask the device whether samples are packed."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """What is given."""
+        return key_states, value_states
+
+
+class WholeFrames:
+    """SmolVLM's vision model on frames that fill their square, which ours do.
+
+    It computes what the model itself does. The model would have every pass ask the device which patches there are.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def __call__(self, vision: Any, pixels: Tensor) -> Tensor:
+        """``[B, 3, side, side]`` in the model's type to its last hidden states, ``[B, patches, width]``."""
+        parts = vision.embeddings
+        key = pixels.dtype, pixels.device
+        if key not in self._places:
+            self._places[key] = self._find_places(parts, pixels[:1])
+        patches = parts.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        hidden = patches + parts.position_embedding(self._places[key].expand(len(pixels), -1))
+        last: Tensor = vision.post_layernorm(
+            vision.encoder(inputs_embeds=hidden, attention_mask=None).last_hidden_state
+        )
+        return last
+
+    @staticmethod
+    def _find_places(parts: Any, frame: Tensor) -> Tensor:
+        """What the model takes for its patches' places, ``[1, patches]``; they depend on the type of its numbers."""
+        seen: list[Tensor] = []
+        hook = parts.position_embedding.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        there = frame.new_ones((1, *(side // parts.patch_size for side in frame.shape[2:])), dtype=torch.bool)
+        try:
+            # Not inference tensors: the same places serve training later.
+            with torch.inference_mode(False), torch.no_grad():
+                parts(pixel_values=frame.detach().clone(), patch_attention_mask=there.clone())
+        finally:
+            hook.remove()
+        return seen[0]
 
 
 class SmolPixels:

@@ -24,7 +24,7 @@ from hlrp.foundation.backends.interfaces import (
     masked_losses,
 )
 from hlrp.foundation.backends.latent_head import FlowHead, LatentHead
-from hlrp.foundation.backends.smol_inputs import Patches, SmolPixels, SmolPrompts
+from hlrp.foundation.backends.smol_inputs import Patches, SmolPixels, SmolPrompts, Unkept, WholeFrames
 from hlrp.foundation.config import BackendConfig
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class SmolLatentHeadBackend(PrefixBackend):
         self.vlm = model.model
         Patches.instead_of(self.vlm.vision_model.embeddings.patch_embedding)
         self._keep_layers(config.layers)
-        self.pixels = SmolPixels(processor.image_processor)
+        self.pixels, self.sight = SmolPixels(processor.image_processor), WholeFrames()
         self.prompts = SmolPrompts(processor, len(config.cameras), config.max_text_tokens)
         self.register_buffer("image_positions", torch.tensor(self.prompts.image_positions), persistent=False)
         self._make_heads(int(self.vlm.config.text_config.hidden_size))
@@ -191,22 +191,27 @@ class SmolLatentHeadBackend(PrefixBackend):
             tokens = tokens.scatter(1, place, self._state(batch).to(tokens.dtype))
         missing = self._mask_missing(batch, mask)
         # Behind a sample's tokens there is only padding, which causal attention hides anyway; kernels without a mask
-        # are faster. With a missing camera in between, positions count what is there.
-        seen = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if missing else {}
+        # are faster. With a missing camera in between, positions count what is there. The mask is made here: of a
+        # plain one transformers would ask the device whether it hides anything.
+        seen = {"attention_mask": _causal(mask), "position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if missing else {}
         with _attention_kernel(tokens):
             hidden = self.vlm.text_model(
-                inputs_embeds=tokens, past_key_values=cache, use_cache=cache is not None, **seen
+                inputs_embeds=tokens,
+                past_key_values=Unkept() if cache is None else cache,
+                use_cache=cache is not None,
+                **seen,
             ).last_hidden_state
         return hidden, mask
 
     def _mask_missing(self, batch: FoundationBatch, mask: Tensor) -> bool:
-        """Take the tokens of missing cameras out of the mask, in place; False: all are there."""
+        """Take the tokens of missing cameras out of the mask, in place; False: all are known to be there."""
         flags = {name: there for name, there in (batch.image_masks or {}).items() if name in self.config.cameras}
-        if not flags or bool(torch.stack(list(flags.values())).all()):
+        # Flags on a GPU are not read: that would wait for it.
+        if all(there.device.type == "cpu" and bool(there.all()) for there in flags.values()):
             return False
         for camera, (start, end) in zip(self.config.cameras, self.prompts.spans, strict=True):
             if camera in flags:
-                mask[:, start:end] &= flags[camera][:, None]
+                mask[:, start:end] &= flags[camera][:, None].to(mask.device, non_blocking=True)
         return True
 
     def _image_tokens(self, batch: FoundationBatch) -> Tensor:
@@ -218,7 +223,7 @@ class SmolLatentHeadBackend(PrefixBackend):
         frames = [self.pixels(batch.images[camera]) for camera in self.config.cameras]
         pixels = frames[0] if len(frames) == 1 else torch.cat(frames)
         vision = self.vlm.vision_model
-        encoded = self.vlm.connector(vision(pixel_values=pixels.to(vision.dtype)).last_hidden_state)
+        encoded = self.vlm.connector(self.sight(vision, pixels.to(vision.dtype)))
         per_camera = encoded.unflatten(0, (len(self.config.cameras), batch.batch_size))
         return per_camera.transpose(0, 1).flatten(1, 2)
 
@@ -227,7 +232,8 @@ class SmolLatentHeadBackend(PrefixBackend):
             found = "none" if batch.state is None else batch.state.shape[1]
             raise ValueError(f"state: {self.config.state_dim} numbers per sample are needed, got {found}")
         assert self.state_projection is not None
-        return self.state_projection(batch.state.to(self.state_projection.weight.dtype))[:, None]
+        weight = self.state_projection.weight
+        return self.state_projection(batch.state.to(weight.device, weight.dtype, non_blocking=True))[:, None]
 
     # ---- learning and predicting
 
@@ -283,6 +289,7 @@ class SmolLatentHeadBackend(PrefixBackend):
                 raise ValueError(f"{name}: {len(self.target_mean)} finite numbers are needed, got {list(value.shape)}")
         self.target_mean.copy_(mean)
         self.target_std.copy_(torch.where(std > _SMALLEST_STD, std, torch.ones_like(std)))
+        self._statistics_known = True
 
     def _check_statistics(self) -> None:
         # Read from the device once; a checkpoint's arrive with the weights.
@@ -304,6 +311,13 @@ class SmolLatentHeadBackend(PrefixBackend):
         standardised = (vectors.float() - self.target_mean) / self.target_std
         # What is masked may be NaN, and NaN times zero is NaN in the gradient.
         return torch.where(mask[..., None], standardised, 0.0), mask
+
+
+def _causal(mask: Tensor) -> Tensor:
+    """Which tokens a token sees, bool ``[B, 1, N, N]``, of those that are there, bool ``[B, N]``."""
+    count = mask.shape[1]
+    before = torch.ones(count, count, dtype=torch.bool, device=mask.device).tril()
+    return before & mask[:, None, None]
 
 
 def _attention_kernel(tokens: Tensor) -> AbstractContextManager[None]:

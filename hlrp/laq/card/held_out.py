@@ -118,13 +118,15 @@ def _cameras(info: DatasetInfo, manifest: LAQManifest, asked: Sequence[str]) -> 
 def _choose(info: DatasetInfo, run: LightningRun | None, manifest: LAQManifest) -> tuple[list[int], bool | None, str]:
     """Episodes, whether they are unseen, and why these."""
     every = list(range(info.episodes))
-    same_files = info.fingerprint() in {source.fingerprint for source in manifest.sources}
+    same_files = any(info.known_as(source.fingerprint) for source in manifest.sources)
     sections = [] if run is None else _sections(run)
     same_place = any(s.root is not None and Path(s.root).resolve() == info.root.resolve() for s in sections)
     if not same_files and not same_place:
         if manifest.sources:
-            return every, True, "the dataset is not among those trained on: all its episodes are unseen"
-        return every, None, "the weights do not say what they were trained on"
+            unseen, why = True, "the dataset is not among those trained on: all its episodes are unseen"
+        else:
+            unseen, why = None, "the weights do not say what they were trained on"
+        return every, unseen, why
     if run is None:
         held = split_episodes(info, _FALLBACK_SPLIT)[1]
         return held, None, "the weights lie outside of their run, so which episodes were held out is not known"

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from hlrp.data import FrameWindows, window_offset
-from hlrp.errors import UserError
 from hlrp.files import write_json, write_text
 from hlrp.laq.card.held_out import HeldOut, held_out_sources, run_of
 from hlrp.laq.card.pictures import SourcePictures, draw_pictures
@@ -260,12 +259,6 @@ class _Reader:
             announce=say,
         )
         total = len(self.windows)
-        if total == 0:
-            raise UserError(
-                f"no episode of {held.name} is longer than {config.offset_seconds:g} s, the time between two frames",
-                where=f"{held.source.info.root}, episodes {held.episodes[:5]}",
-                fix="use longer episodes, or a quantizer of a shorter data.offset_seconds",
-            )
         self.count = min(total, max_windows)
         shuffled = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed)).tolist()
         self._positions = [i * total // self.count for i in shuffled]
@@ -280,7 +273,7 @@ class _Reader:
         """Why the actions cannot be probed, or None."""
         if self.windows.action_dim == 0:
             return "the dataset has no actions"
-        episodes = {int(e) for batch in self for e in batch["episode_index"]}
+        episodes = {e for batch in self for e in batch["episode_index"].tolist()}
         if len(episodes) >= _MIN_PROBE_EPISODES:
             return None
         return (

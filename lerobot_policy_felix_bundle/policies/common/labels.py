@@ -215,7 +215,10 @@ def _first_frame(name: str, value: Any) -> Any:
 
 
 def _resized(frames: "Tensor", size: tuple[int, int]) -> "Tensor":
-    """Windows ``[B, T, C, H, W]`` in [0, 1] as uint8 of the quantizer's size, as latent tables are made from."""
+    """Windows ``[B, T, C, H, W]`` in [0, 1] as uint8 of the quantizer's size, as latent tables are made from.
+
+    On a GPU a level may differ by one: there PyTorch resizes in floating point, on a CPU in whole numbers.
+    """
     import torch
 
     from hlrp.data.decode import resize_frames
@@ -224,5 +227,11 @@ def _resized(frames: "Tensor", size: tuple[int, int]) -> "Tensor":
     if tuple(pixels.shape[-2:]) == tuple(size):
         return pixels
     flat = pixels.flatten(0, 1)
-    resized = torch.from_numpy(resize_frames(flat.cpu().numpy(), size)).to(pixels.device)
+    if flat.device.type == "cpu":
+        resized = torch.from_numpy(resize_frames(flat.numpy(), size))
+    else:
+        smooth = torch.nn.functional.interpolate(
+            flat.float(), size=size, mode="bilinear", antialias=True, align_corners=False
+        )
+        resized = smooth.round().clamp(0, 255).to(torch.uint8)
     return resized.unflatten(0, pixels.shape[:2])

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from hlrp.policies.figures import Figures
+
 
 @dataclass(frozen=True)
 class Term:
@@ -46,7 +48,7 @@ class Term:
         return losses.sum(1) / mask.sum(1).clamp(min=1)
 
 
-def reduce_terms(terms: dict[str, Term], reduction: str) -> tuple[Tensor, dict[str, float]]:
+def reduce_terms(terms: dict[str, Term], reduction: str) -> tuple[Tensor, Figures]:
     """The weighted sum of terms, and numbers to log.
 
     Args:
@@ -65,6 +67,4 @@ def reduce_terms(terms: dict[str, Term], reduction: str) -> tuple[Tensor, dict[s
         covered = term.mask.reshape(len(term.mask), -1).any(1).float().mean()
         logged |= {f"{name}_labelled": covered, **{f"{name}_{k}": v.detach() for k, v in term.metrics.items()}}
     logged["loss"] = loss.detach().mean()
-    # One transfer from the device for all of them.
-    numbers = torch.stack([value.float() for value in logged.values()]).tolist()
-    return loss, dict(zip(logged, numbers, strict=True))
+    return loss, Figures(logged)

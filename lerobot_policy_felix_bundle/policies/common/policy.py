@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hlrp.errors import UserError
 from hlrp.foundation.backends.interfaces import VLABackend
+from hlrp.policies.figures import Figures
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
 from lerobot_policy_felix_bundle.policies.common.labels import ACTION_MASK, CODE_MASK, CODES, LatentLabelsStep
 from lerobot_policy_felix_bundle.policies.common.losses import Term, reduce_terms
@@ -80,7 +81,7 @@ class HLRPPolicy(PreTrainedPolicy):
         """Forget the actions that are left; called when an episode begins."""
         self._queue.clear()
 
-    def forward(self, batch: dict[str, Any], reduction: str = "mean", **given: Any) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, batch: dict[str, Any], reduction: str = "mean", **given: Any) -> tuple[Tensor, Figures]:
         """The training loss.
 
         Args:
@@ -125,6 +126,14 @@ class HLRPPolicy(PreTrainedPolicy):
         mask = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device) if padded is None else ~padded
         labelled = batch.get(ACTION_MASK)
         return mask if labelled is None else mask & labelled[:, None]
+
+    def supervised_actions(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """The chunks ``[B, chunk_size, A]``, 0 where nothing is trained on, and `action_mask`.
+
+        What is masked may be NaN, and a NaN that goes through the expert reaches every gradient.
+        """
+        mask = self.action_mask(batch)
+        return torch.where(mask[..., None], chunk_of(batch, self.config.chunk_size), 0.0), mask
 
     def codes(self, batch: Mapping[str, Any], positions: int) -> tuple[Tensor, Tensor]:
         """The batch's codes int64 ``[B, S]`` and where they hold, bool ``[B, S]``; all False without labels."""

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from lerobot_policy_felix_bundle.policies.common.expert_policy import ExpertPolicy
 from lerobot_policy_felix_bundle.policies.common.losses import Term
-from lerobot_policy_felix_bundle.policies.common.policy import chunk_of
 from lerobot_policy_felix_bundle.policies.hlrp_action_expert_direct.configuration_hlrp_action_expert_direct import (
     HLRPActionExpertDirectConfig,
 )
@@ -28,9 +27,8 @@ class HLRPActionExpertDirectPolicy(ExpertPolicy):
 
     def terms(self, batch: Mapping[str, Any], **given: Any) -> dict[str, Term]:
         """The flow's squared error."""
-        actions = chunk_of(batch, self.config.chunk_size)
-        losses = self.expert.flow_losses(self.prefix(batch), actions, **given)
-        return {"action": Term(losses, self.action_mask(batch))}
+        actions, mask = self.supervised_actions(batch)
+        return {"action": Term(self.expert.flow_losses(self.prefix(batch), actions, **given), mask)}
 
     def chunk(self, batch: Mapping[str, Any], **given: Any) -> Tensor:
         """Denoise a chunk over the observation's keys and values."""

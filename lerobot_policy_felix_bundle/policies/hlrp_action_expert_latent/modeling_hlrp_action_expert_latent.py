@@ -14,7 +14,6 @@ from lerobot_policy_felix_bundle.policies.common.expert import Prefix, one_block
 from lerobot_policy_felix_bundle.policies.common.expert_policy import ExpertPolicy
 from lerobot_policy_felix_bundle.policies.common.losses import Term
 from lerobot_policy_felix_bundle.policies.common.meaning import spec_of
-from lerobot_policy_felix_bundle.policies.common.policy import chunk_of
 from lerobot_policy_felix_bundle.policies.hlrp_action_expert_latent.configuration_hlrp_action_expert_latent import (
     HLRPActionExpertLatentConfig,
 )
@@ -102,7 +101,7 @@ class HLRPActionExpertLatentPolicy(ExpertPolicy):
 
     def terms(self, batch: Mapping[str, Any], **given: Any) -> dict[str, Term]:
         """The flow's squared error given codes, and the cross-entropy of the codes."""
-        actions = chunk_of(batch, self.config.chunk_size)
+        actions, mask = self.supervised_actions(batch)
         codes, known = self.codes(batch, self.positions)
         prefix = self.prefix(batch)
         logits = self._code_logits(prefix)
@@ -114,7 +113,7 @@ class HLRPActionExpertLatentPolicy(ExpertPolicy):
         right = (own == codes) & known
         accuracy = right.sum() / known.sum().clamp(min=1)
         return {
-            "action": Term(losses, self.action_mask(batch)),
+            "action": Term(losses, mask),
             "latent": Term(surprise.view_as(codes), known, self.config.latent_weight, {"accuracy": accuracy}),
         }
 

@@ -14,7 +14,7 @@ from hlrp.foundation.backends.interfaces import FoundationBatch, LossOutput
 from lerobot_policy_felix_bundle.policies.common.losses import Term
 from lerobot_policy_felix_bundle.policies.common.meaning import spec_of
 from lerobot_policy_felix_bundle.policies.common.observations import foundation_batch
-from lerobot_policy_felix_bundle.policies.common.policy import HLRPPolicy, chunk_of
+from lerobot_policy_felix_bundle.policies.common.policy import HLRPPolicy
 from lerobot_policy_felix_bundle.policies.common.vlm import build_backend
 from lerobot_policy_felix_bundle.policies.hlrp_vla_direct.code_decoder import CodeDecoder, read_vectors
 from lerobot_policy_felix_bundle.policies.hlrp_vla_direct.configuration_hlrp_vla_direct import HLRPVLADirectConfig
@@ -88,7 +88,7 @@ class HLRPVLADirectPolicy(HLRPPolicy):
 
     def terms(self, batch: Mapping[str, Any], **_: Any) -> dict[str, Term]:
         """Absolute error of the actions, and the backend's own loss of the codes."""
-        actions = chunk_of(batch, self.config.chunk_size)
+        actions, mask = self.supervised_actions(batch)
         codes, known = self.codes(batch, self.spec.positions)
         observed = foundation_batch(self.config, batch)
         output = self.backend.loss_from_batch(replace(observed, target_codes=codes, target_mask=known))
@@ -97,7 +97,7 @@ class HLRPVLADirectPolicy(HLRPPolicy):
         right = 0.0 if output.logits is None else ((output.logits.argmax(-1) == codes) & known).sum()
         accuracy = torch.as_tensor(right, device=known.device) / known.sum().clamp(min=1)
         return {
-            "action": Term(losses, self.action_mask(batch), self.config.action_weight),
+            "action": Term(losses, mask, self.config.action_weight),
             "latent": Term(output.per_sample, output.supervised, self.config.latent_weight, {"accuracy": accuracy}),
         }
 

@@ -1,0 +1,47 @@
+"""What a policy reports beside its loss, left on the device until somebody looks at it."""
+
+from collections.abc import Iterator, Mapping, MutableMapping
+
+import torch
+from torch import Tensor
+
+
+class Figures(MutableMapping[str, float]):
+    """Numbers to log. They stay on the device until one of them is asked for; then all come in one transfer.
+
+    A policy that gave plain numbers would wait for the device in every step, whether a row is due or not.
+
+    Args:
+        values: Name to scalar; other numbers may be among them.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor | float]) -> None:
+        self._values = dict(values)
+
+    def unread(self) -> dict[str, Tensor | float]:
+        """The same without waiting: scalars in double precision, in which means of numbers are taken too."""
+        return {k: _double(v) if isinstance(v, Tensor) else v for k, v in self._values.items()}
+
+    def __getitem__(self, name: str) -> float:
+        waiting = {k: v for k, v in self._values.items() if isinstance(v, Tensor)}
+        if waiting:
+            numbers = torch.stack([value.float() for value in waiting.values()]).tolist()
+            self._values.update(zip(waiting, numbers, strict=True))
+        return float(self._values[name])
+
+    def __setitem__(self, name: str, value: float) -> None:
+        self._values[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def _double(value: Tensor) -> Tensor:
+    single = value.detach().float()
+    return single if single.device.type == "mps" else single.double()  # Apple's GPUs have no double precision

@@ -1,0 +1,42 @@
+"""One seed and one thread for every test, a small dataset, quantizers, a latent table and a run's device."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from make_dataset import make_dataset
+from make_labels import make_quantizer, make_table
+
+
+@pytest.fixture(autouse=True)
+def _one_seed_one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4 episodes of 10 frames at 10 fps, 96 pixels, two tasks, a state of 2, actions of 3."""
+    tasks = ("push the square", "pull it")
+    return make_dataset(tmp_path_factory.mktemp("data") / "squares", episodes=4, length=10, size=96, tasks=tasks)
+
+
+@pytest.fixture(scope="session")
+def laq2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quantizer for windows of two frames, 0.2 s apart, K = 8, s = 2, frames of 48 pixels."""
+    return make_quantizer(tmp_path_factory.mktemp("laq") / "two")
+
+
+@pytest.fixture(scope="session")
+def laq3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for windows of three frames."""
+    return make_quantizer(tmp_path_factory.mktemp("laq") / "three", num_frames=3, seed=1)
+
+
+@pytest.fixture(scope="session")
+def table2(squares: Path, laq2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_table(squares, laq2, tmp_path_factory.mktemp("tables") / "two")

@@ -1,0 +1,127 @@
+"""The three policies on the pretended device: losses, chunks, labels, and the Lightning adapter's steps."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.policies.factory import get_policy_class
+from pretended_cuda import CUDA, move, pretended_cuda
+from pretended_training import train
+
+import lerobot_policy_felix_bundle as bundle
+from hlrp.data import LeRobotDataModule
+from hlrp.policies import LeRobotPolicyAdapter
+
+CAMERA = "observation.images.front"
+POSITIONS, CHUNK, ACTIONS, STATE = 4, 6, 3, 2
+MEANING = {"codebook_size": 8, "code_seq_len": 2, "num_frames": 3, "offset_seconds": 0.2, "laq_sha256": "a" * 64}
+DIRECT, LATENT, VLA = "hlrp_action_expert_direct", "hlrp_action_expert_latent", "hlrp_vla_direct"
+CONFIGS: dict[str, Any] = {
+    DIRECT: bundle.HLRPActionExpertDirectConfig,
+    LATENT: bundle.HLRPActionExpertLatentConfig,
+    VLA: bundle.HLRPVLADirectConfig,
+}
+
+
+def make_policy(name: str, **fields: Any) -> Any:
+    config = CONFIGS[name](
+        device="cpu",
+        push_to_hub=False,
+        chunk_size=CHUNK,
+        n_action_steps=4,
+        input_features={
+            CAMERA: PolicyFeature(FeatureType.VISUAL, (3, 64, 80)),
+            "observation.state": PolicyFeature(FeatureType.STATE, (STATE,)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (ACTIONS,))},
+        **({} if name == VLA else {"num_steps": 2}),
+        **({} if name == DIRECT else MEANING),
+        **fields,
+    )
+    return get_policy_class(name)(config)
+
+
+def make_batch(count: int = 2) -> dict[str, Any]:
+    """A preprocessed, labelled batch."""
+    return {
+        CAMERA: torch.rand(count, 3, 64, 80),
+        "observation.state": torch.randn(count, STATE),
+        "task": ["push", "pull the long lever"] * (count // 2),
+        "action": torch.randn(count, CHUNK, ACTIONS),
+        "action_is_pad": torch.zeros(count, CHUNK, dtype=torch.bool),
+        "hlrp.codes": torch.randint(0, 8, (count, POSITIONS)),
+        "hlrp.code_mask": torch.ones(count, POSITIONS, dtype=torch.bool),
+        "hlrp.action_mask": torch.arange(count) > 0,
+    }
+
+
+VARIANTS = [(DIRECT, {}), (LATENT, {}), (LATENT, {"conditioning": "suffix"}), (VLA, {})]
+
+
+@pytest.mark.parametrize(("name", "fields"), VARIANTS, ids=[f"{n} {f}" for n, f in VARIANTS])
+def test_steps_and_chunks(name: str, fields: dict[str, Any]) -> None:
+    policy = make_policy(name, **fields)
+    with pretended_cuda(strict=False) as cuda:
+        policy.to("cuda")
+        batch = move(make_batch())
+        optimizer = torch.optim.AdamW(policy.get_optim_params(), lr=1e-3)
+        for cuda.strict in (False, True):
+            loss, _ = policy(batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if hasattr(policy, "update"):
+                policy.update()
+        assert policy(batch, reduction="none")[0].device == CUDA
+        seen = {k: v for k, v in batch.items() if not k.startswith(("hlrp.", "action"))}
+        assert policy.predict_action_chunk(seen).device == CUDA
+        policy.reset()
+        assert all(policy.select_action(seen).device == CUDA for _ in range(2))
+
+
+def test_real_time_chunking() -> None:
+    policy = make_policy(DIRECT, rtc_config={"enabled": True, "execution_horizon": 4})
+    with pretended_cuda(strict=False) as cuda:
+        policy.to("cuda")
+        seen = move({k: v for k, v in make_batch().items() if not k.startswith(("hlrp.", "action"))})
+        left = torch.zeros(2, 4, ACTIONS, device="cuda")
+        for cuda.strict in (False, True):
+            chunk = policy.predict_action_chunk(seen, inference_delay=1, prev_chunk_left_over=left, execution_horizon=4)
+        assert chunk.device == CUDA
+
+
+@pytest.fixture
+def _lerobot_sees_the_device() -> Iterator[None]:
+    """LeRobot takes another device where there is no driver."""
+    with (
+        patch("lerobot.configs.policies.is_torch_device_available", return_value=True),
+        patch(
+            "lerobot.processor.device_processor.get_safe_torch_device", side_effect=lambda name, **_: torch.device(name)
+        ),
+    ):
+        yield
+
+
+@pytest.mark.usefixtures("_lerobot_sees_the_device")
+@pytest.mark.parametrize(
+    ("name", "source", "fields"),
+    [
+        (LATENT, "table2", {"labelled_episodes": [0, 2]}),
+        (VLA, "laq3", {"latent_offset_frames": 2}),
+    ],
+    ids=["table", "online"],
+)
+def test_the_adapters_steps(
+    name: str, source: str, fields: dict[str, Any], squares: Path, request: pytest.FixtureRequest
+) -> None:
+    """Transfer, LeRobot's preprocessor with its labels, loss, clipping, optimizer, the policy's update, the average."""
+    labels = {"latent_table" if source == "table2" else "latent_laq": str(request.getfixturevalue(source))}
+    adapter = LeRobotPolicyAdapter(name, ema_decay=0.9, chunk_size=CHUNK, n_action_steps=4, **labels, **fields)
+    data = LeRobotDataModule(root=squares, cache="ram", batch_size=4, num_workers=0)
+    with pretended_cuda() as cuda:
+        train(cuda, adapter, data)
+        assert adapter.built.config.device == "cuda"

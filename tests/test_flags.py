@@ -1,0 +1,69 @@
+"""Flags of every command: none is given twice, none has no effect beside the others."""
+
+from pathlib import Path
+
+import pytest
+
+from hlrp.errors import UserError
+from hlrp_cli.flags import EXCLUDE, NEEDS, all_commands
+from hlrp_cli.main import command
+
+COMMANDS = dict(all_commands(command()))
+
+
+def _refusal(*arguments: str) -> str:
+    with pytest.raises(UserError) as refused:
+        command()([*arguments], standalone_mode=False)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_flag_given_twice_is_refused_by_every_command(name: str) -> None:
+    options = [p for p in COMMANDS[name].params if p.param_type_name == "option" and p.name != "help"]
+    for option in options:
+        words = [max(option.opts, key=len), *([] if getattr(option, "is_flag", False) else ["1"])]
+        if option.multiple:
+            continue
+        assert f"{words[0]} is given twice" in _refusal(*name.split(), *words, *words)
+
+
+def test_the_short_and_the_long_name_are_one_flag() -> None:
+    assert "--config is given twice" in _refusal("train", "-c", "a", "--config", "b")
+
+
+def test_the_tables_name_flags_that_exist() -> None:
+    for table in (NEEDS, EXCLUDE):
+        for name, pairs in table.items():
+            flags = {option.name for option in COMMANDS[name].params}
+            rows = pairs.items() if isinstance(pairs, dict) else pairs
+            assert [flag for row in rows for flag in row if flag not in flags] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mention"),
+    [
+        (["latents", "verify", "t", "--dataset-root", "d", "--sample", "3"], "--sample has no effect without --laq"),
+        (["latents", "verify", "t", "--dataset-root", "d", "--device", "cpu"], "--device has no effect without --laq"),
+        (["precompute-latents", "--laq", "l", "--copy"], "--copy has no effect without --write-column"),
+        (["train", "--policy", "act", "--model", "laq"], "--policy and --model exclude each other"),
+        (["train", "--policy", "act", "--latents", "a", "--online-laq", "b"], "--latents and --online-laq exclude"),
+        (["train", "--policy", "act", "--dry-run", "--json"], "--dry-run and --json exclude each other"),
+        (["train", "--resume", "r", "--config", "c"], "--resume and --config exclude each other"),
+        (["train", "--policy", "act", "trainer.steps=3", "--steps", "4"], "trainer.steps is given twice: 3 and 4"),
+        (["eval", "run", "env.episode_length=3", "env.episode_length=4"], "env.episode_length is given twice"),
+        (["eval", "run", "--seed", "3", "seed=4"], "eval.seed is given twice"),
+    ],
+)
+def test_a_flag_without_effect_is_refused(arguments: list[str], mention: str) -> None:
+    assert mention in _refusal(*arguments)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--seed 3", "--videos 0", "--batch-size 2", "--device cpu", "--rename-map a=b", "--async-envs", "--compare x"],
+)
+def test_a_replay_alone_refuses_what_only_a_policy_needs(flag: str, toy_root: Path) -> None:
+    message = _refusal("eval", "--replay", str(toy_root), *flag.split())
+    assert message.startswith(
+        f"{flag.split(maxsplit=1)[0]} has no effect when recorded actions are replayed without a policy"
+    )
