@@ -184,11 +184,7 @@ class LossOutput:
 
 
 class VLABackend(nn.Module, ABC):
-    """A vision-language model that predicts latents. Nothing of a backend is used that is not named here.
-
-    Args:
-        config: What is predicted from what.
-    """
+    """A vision-language model that predicts latents. Nothing of a backend is used that is not named here."""
 
     model_type: ClassVar[str]
     """`model_type` that the `config.json` of its backbones has."""

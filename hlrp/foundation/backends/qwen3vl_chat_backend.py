@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
 from hlrp.errors import UserError
 from hlrp.foundation.backbones import load_backbone
-from hlrp.foundation.backends.code_grammar import CodeGrammar, all_tokens, check_tokens, learn_grammar
+from hlrp.foundation.backends.code_grammar import CodeGrammar, all_tokens, check_tokens, learn_grammar, start_rows
 from hlrp.foundation.backends.interfaces import (
     BackendMode,
     FoundationBatch,
@@ -165,16 +165,9 @@ class Qwen3VLChatBackend(VLABackend):
         if rows > self.vlm.get_input_embeddings().num_embeddings:
             self.vlm.resize_token_embeddings(rows, mean_resizing=False)
         if new:
-            self._start_rows(tokenizer.convert_tokens_to_ids(new))
-
-    @torch.no_grad()
-    def _start_rows(self, ids: list[int]) -> None:
-        """Give new tokens random rows like those of the tokens before them."""
-        matrices = [m.weight for m in (self.vlm.get_input_embeddings(), self.vlm.get_output_embeddings())]
-        for matrix in matrices[:1] if matrices[0] is matrices[1] else matrices:
-            known = matrix[: min(ids)].float()
-            noise = torch.randn(len(ids), matrix.shape[1], device=matrix.device)
-            matrix[ids] = (known.mean(0) + noise * known.std(0)).to(matrix.dtype)
+            matrices = [m.weight for m in (self.vlm.get_input_embeddings(), self.vlm.get_output_embeddings())]
+            for matrix in matrices[:1] if matrices[0] is matrices[1] else matrices:
+                start_rows(matrix, tokenizer.convert_tokens_to_ids(new))
 
     def _check_prompts(self) -> None:
         """The processor itself must expand images to as many tokens, at the same places."""
@@ -186,8 +179,6 @@ class Qwen3VLChatBackend(VLABackend):
         found = self.prompts.prompt("x", _TRIAL_SIZES).ids.tolist()
         if found != expected:
             _refuse([f"tokens of a prompt: processor {len(expected)}, chat template {len(found)}"])
-
-    # ---- what it is
 
     def part(self, name: str) -> Sequence[nn.Module]:
         """The modules of a part.
@@ -310,16 +301,7 @@ class Qwen3VLChatBackend(VLABackend):
     def latent_from_batch(
         self, batch: FoundationBatch, *, temperature: float = 0.0, generator: torch.Generator | None = None
     ) -> LatentOutput:
-        """Predict code by code from the observations alone; targets in the batch are not read.
-
-        Args:
-            batch: The observations.
-            temperature: 0: the most likely code at each position; above: sampled.
-            generator: Source of randomness; None: the global one.
-
-        Raises:
-            ValueError: An input is missing.
-        """
+        """See `VLABackend.latent_from_batch`; code by code, each chosen or sampled given those before it."""
         from transformers import DynamicCache
 
         prompts, images = self._read(batch)
