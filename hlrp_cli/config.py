@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hlrp.config.trainer_names import TRAINERS
 from hlrp.errors import HlrpError, UserError, suggest
+from hlrp.foundation.backends.registry import BACKENDS, check_backend
 
 if TYPE_CHECKING:
     from hlrp.config import Resolved
@@ -80,15 +82,14 @@ def validate(
 
 
 def schema(
-    trainer: Annotated[str | None, typer.Option(help="Only runs of this trainer: lerobot or lightning.")] = None,
+    trainer: Annotated[str | None, typer.Option(help=f"Only runs of this trainer: {' or '.join(TRAINERS)}.")] = None,
 ) -> None:
     """Print the JSON Schema of a run, for editors that complete and check YAML."""
-    trainers = ("lerobot", "lightning")
-    if trainer is not None and trainer not in trainers:
-        raise UserError(f"unknown trainer {trainer!r}", where="--trainer", fix=suggest(trainer, trainers))
+    if trainer is not None and trainer not in TRAINERS:
+        raise UserError(f"unknown trainer {trainer!r}", where="--trainer", fix=suggest(trainer, TRAINERS))
     from hlrp.config.json_schema import json_schema
 
-    typer.echo(json.dumps(json_schema(trainer), indent=2))
+    typer.echo(json.dumps(json_schema(trainer, backends=BACKENDS), indent=2))
 
 
 def _load(config: str | None, overrides: list[str]) -> "Resolved[Any]":
@@ -99,11 +100,13 @@ def _load(config: str | None, overrides: list[str]) -> "Resolved[Any]":
 
 
 def _check_classes(config: Any, allow: list[str] | None) -> None:
-    """Check that the classes that a run names may be imported and are what they are named for."""
-    from hlrp.config import LightningRun, allow_import
+    """Check that the classes that a run names may be imported and are what they are named for, and its backend."""
+    from hlrp.config import FoundationModel, LightningRun, allow_import
 
     allow_import(allow or [])
     if isinstance(config, LightningRun):
+        if isinstance(config.model, FoundationModel):
+            check_backend(config.model.backend)
         from trainers.lightning.models import check_classes
 
         check_classes(config)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from hlrp.foundation.backends.registry import BACKENDS, DEFAULT_BACKEND
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -13,9 +15,7 @@ def register(app: typer.Typer) -> None:
 
 def make_tiny_backbone(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder of the model.")],
-    backend: Annotated[
-        str, typer.Option(help="Backend that will use it: smol_latent_head (SmolVLM2) or qwen3vl_chat (Qwen3-VL).")
-    ] = "smol_latent_head",
+    backend: Annotated[str, typer.Option(help=f"Backend that will use it: {' or '.join(BACKENDS)}.")] = DEFAULT_BACKEND,
     seed: Annotated[int, typer.Option(help="Seed of the random weights.", min=0)] = 0,
 ) -> None:
     """Write a small vision-language model with random weights and a local tokenizer. Nothing is downloaded.

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hlrp.config.trainer_names import TRAINERS
 from hlrp.errors import UserError
 from hlrp.files import json_text
+from hlrp.foundation.backends.registry import BACKENDS
 from hlrp.processes import is_first_process
 
 if TYPE_CHECKING:
@@ -49,10 +51,10 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any key of the schema: model.chunk_size=20")
     ] = None,
-    trainer: Annotated[str | None, typer.Option(help="lerobot or lightning.")] = None,
+    trainer: Annotated[str | None, typer.Option(help=f"{' or '.join(TRAINERS)}.")] = None,
     policy: Annotated[str | None, typer.Option(help="Policy to train; `hlrp policies` lists them.")] = None,
     model: Annotated[str | None, typer.Option(help="laq or foundation, in place of --policy.")] = None,
-    backend: Annotated[str | None, typer.Option(help="smol_latent_head or qwen3vl_chat.")] = None,
+    backend: Annotated[str | None, typer.Option(help=f"{' or '.join(BACKENDS)}.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Vision-language model: Hub name, folder or tiny.")] = None,
     config: Annotated[str | None, typer.Option("-c", "--config", help="YAML file, or a shipped name.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Hub name of the dataset.")] = None,

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from hlrp.config.other_trainers import other_trainers
+from hlrp.config.trainer_names import other_trainers
 from hlrp.errors import UserError, suggest
 
 if TYPE_CHECKING:

@@ -1,11 +1,11 @@
 """JSON Schema of a run's configuration file, for editors that complete and check YAML."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from hlrp.config.loading import RUN_CLASSES
-from hlrp.config.schema import RunConfig
+from hlrp.config.schema import RUN_CLASSES, RunConfig
 
 _DEFAULTS = {
     "type": "array",
@@ -14,11 +14,12 @@ _DEFAULTS = {
 }
 
 
-def json_schema(trainer: str | None = None) -> dict[str, Any]:
+def json_schema(trainer: str | None = None, *, backends: Iterable[str] = ()) -> dict[str, Any]:
     """Describe a file that configures a run, in every spelling that loading accepts.
 
     Args:
         trainer: ``lerobot`` or ``lightning``; None for both.
+        backends: Names of the foundation model's backends; empty: any name.
     """
     kind: Any = RUN_CLASSES[trainer] if trainer else RunConfig
     described = TypeAdapter(kind).json_schema()
@@ -28,6 +29,8 @@ def json_schema(trainer: str | None = None) -> dict[str, Any]:
             properties["defaults"] = _DEFAULTS
             for section in ("trainer", "data"):
                 properties[section] = _or_wrapped(properties[section])
+        if name == "FoundationModel" and backends:
+            properties["backend"]["enum"] = list(backends)
         if name.endswith("TrainerSection"):
             properties["max_steps"] = properties["steps"] | {"description": "The same as `steps`."}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hlrp run"} | described

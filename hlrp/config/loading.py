@@ -10,22 +10,12 @@ from pydantic import BaseModel, ValidationError
 
 from hlrp.config.layers import escape, gather, interpolate
 from hlrp.config.messages import user_error
-from hlrp.config.other_trainers import other_trainers
-from hlrp.config.schema import EvalConfig, EvalFile, LeRobotRun, LightningRun, OtherRun
+from hlrp.config.schema import RUN_CLASSES, EvalConfig, EvalFile, LeRobotRun, LightningRun, OtherRun
 from hlrp.config.shipped import find_config, find_default
-from hlrp.config.tree import (
-    KeyPath,
-    Leaf,
-    Tree,
-    as_mapping,
-    leaves,
-    merge,
-    value_of,
-)
+from hlrp.config.trainer_names import other_trainers
+from hlrp.config.tree import KeyPath, Leaf, Tree, as_mapping, leaves, merge, value_of
 from hlrp.config.yaml_source import dump, read_layers, shown
 from hlrp.errors import UserError, suggest
-
-RUN_CLASSES: dict[str, type[LeRobotRun] | type[LightningRun]] = {"lerobot": LeRobotRun, "lightning": LightningRun}
 
 
 @dataclass(frozen=True)

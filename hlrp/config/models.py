@@ -93,7 +93,8 @@ class FoundationModel(Settings):
     """A vision-language model that predicts, from one frame, the latent codes of what happens next."""
 
     kind: Literal["foundation"]
-    backend: Literal["smol_latent_head", "qwen3vl_chat"] = "smol_latent_head"
+    backend: str = Field(default="smol_latent_head", min_length=1)
+    """Architecture of the vision-language model, by its name in `hlrp.foundation.backends.registry`."""
     backbone: str | None = Field(default=None, min_length=1)
     """A pretrained model's name or local folder, or `tiny`: the same architecture, small, random weights. None: that of
     `init_from`, else `tiny`."""

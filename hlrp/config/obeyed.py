@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from hlrp.config.models import ClassPath, FoundationModel, LaqModel, PolicyModel
 from hlrp.config.schema import LeRobotRun, LightningRun
+from hlrp.config.trainer_names import TRAINERS
 from hlrp.errors import UserError
 
 _LEROBOT, _POLICY, _LAQ, _FOUNDATION, _CLASS = (
@@ -185,7 +186,6 @@ def refuse_unused(run: LeRobotRun | LightningRun) -> None:
     """
     who = obeyer(run)
     trainer, _, kind = who.partition(" ")
-    name = {"lerobot": "LeRobot", "lightning": "Lightning"}[trainer]
     given = dict.fromkeys(given_keys(run))
     unused = [key for key in given if key in OBEYED and who not in OBEYED[key]]
     if unused:
@@ -193,7 +193,9 @@ def refuse_unused(run: LeRobotRun | LightningRun) -> None:
         key = next((key for key in unused if key != "latents.source"), unused[0])
         what = {"policy": "a policy", "class": "a class"}.get(kind, f"a model of kind {kind!r}")
         raise UserError(
-            f"{key} has no effect when the {name} trainer trains {what}", where=key, fix=_FIX.get(key, "leave it out")
+            f"{key} has no effect when the {TRAINERS[trainer]} trainer trains {what}",
+            where=key,
+            fix=_FIX.get(key, "leave it out"),
         )
     for key, (needed, fix) in _NEEDS.items():
         # A module made in Python may bring validation data of its own.

@@ -1,6 +1,6 @@
 """The one schema of this project: a run of either trainer, and an evaluation."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, model_validator
 
@@ -22,6 +22,7 @@ from hlrp.config.tree import normalise
 from hlrp.errors import UserError
 
 __all__ = [
+    "RUN_CLASSES",
     "ClassPath",
     "DataSection",
     "EnvSection",
@@ -106,11 +107,16 @@ class OtherTrainerSection(TrainerSection):
 
 
 class OtherRun(_Run):
-    """A run of a trainer that another package adds (`hlrp.config.other_trainers`)."""
+    """A run of a trainer that another package adds (`hlrp.config.trainer_names`)."""
 
     trainer: OtherTrainerSection = Field(default_factory=OtherTrainerSection)
     model: LightningModel
 
+
+RUN_CLASSES: dict[str, type[LeRobotRun] | type[LightningRun]] = {
+    get_args(kind.model_fields["trainer_type"].annotation)[0]: kind for kind in (LeRobotRun, LightningRun)
+}
+"""The class of a run by its `trainer_type`."""
 
 RunConfig = Annotated[LeRobotRun | LightningRun, Discriminator("trainer_type")]
 """A run of either trainer."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from hlrp.config.trainer_names import TRAINERS
 from hlrp.errors import UserError, suggest
 
 type Tree = dict[str, Any]
@@ -123,7 +124,7 @@ def _merge_into_list(key: str, below: Any, overlay: Tree) -> Any:
     return Leaf(items, origin) if isinstance(below, Leaf) else items
 
 
-TRAINERS = {"LeRobotTrainer": "lerobot", "LightningTrainer": "lightning"}
+_TRAINER_CLASSES = {f"{name}Trainer": trainer for trainer, name in TRAINERS.items()}
 """Class names that a configuration may give as ``trainer.class_path``, and the trainer they mean."""
 
 _TRAINER_PATH = re.compile(r"(?:(?:hlrp|trainers|getiaction)(?:\.\w+)*\.)?(\w+)")
@@ -155,12 +156,12 @@ def normalise(tree: Tree) -> Tree:
 
 
 def _unwrap_trainer(tree: Tree) -> Tree:
-    trainer, class_node = _unwrap(tree["trainer"], "trainer", tuple(TRAINERS))
+    trainer, class_node = _unwrap(tree["trainer"], "trainer", tuple(_TRAINER_CLASSES))
     tree["trainer"] = trainer
     if class_node is None:
         return tree
     match = _TRAINER_PATH.fullmatch(str(value_of(class_node)))
-    implied = TRAINERS[cast("re.Match[str]", match).group(1)]
+    implied = _TRAINER_CLASSES[cast("re.Match[str]", match).group(1)]
     said = value_of(tree.get("trainer_type", implied))
     if said != implied:
         raise UserError(

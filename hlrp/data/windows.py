@@ -42,21 +42,73 @@ class WindowSource:
     labelled_episodes: list[int] | None = None
 
 
-class _Source:
-    """What `FrameWindows` keeps of one source; arrays are over the frames that begin windows."""
+class SourceWindows:
+    """One source of a mixture: the frames that its samples begin at, and the windows of T frames from there on.
+
+    Args:
+        spec: The source.
+        num_frames: T.
+        offset_seconds: Time between neighbouring frames.
+
+    Raises:
+        UserError: It lacks one of its episodes, or its episode table cannot be read.
+    """
+
+    def __init__(self, spec: WindowSource, num_frames: int, offset_seconds: float) -> None:
+        import numpy as np
+
+        check_episodes(spec.info, spec.episodes)
+        self.spec = spec
+        self.table: Episodes = read_episodes(spec.info)
+        self.offset = window_offset(offset_seconds, spec.info.fps)
+        self.starts = self.table.frame_indices(spec.episodes)
+        self._steps = np.arange(num_frames, dtype=np.int64) * self.offset
+
+    def keep_valid(self) -> None:
+        """Drop the frames after which not even one pair fits into the episode.
+
+        Raises:
+            UserError: That leaves none.
+        """
+        kept = self.starts[self.starts + self.offset < self.table.end[self.table.episode_of(self.starts)]]
+        if len(self.starts) and not len(kept):
+            raise _no_pair_fits(self.table, self.spec.episodes, self.offset)
+        self.starts = kept
+
+    def window(
+        self, starts: "NDArray[np.int64]", episode: "NDArray[np.int64]"
+    ) -> "tuple[NDArray[np.int64], NDArray[np.bool_]]":
+        """The frames of the windows that begin at ``starts``; one past the episode's end is the episode's last.
+
+        Args:
+            starts: Global frame indices, `[n]`.
+            episode: The episode of each, `[n]`.
+
+        Returns:
+            Global frame indices `[n, T]`, and bool `[n, T-1]`: pair j (frames j and j+1) lies inside the episode.
+        """
+        import numpy as np
+
+        last = self.table.end[episode][:, None] - 1
+        wanted = starts[:, None] + self._steps
+        return np.minimum(wanted, last), wanted[:, 1:] <= last
+
+
+def read_window(reader: FrameReader, indices: "NDArray[np.int64]") -> "NDArray[np.uint8]":
+    """The frames of windows `[n, T]`: uint8 `[n, T, 3, H, W]`."""
+    return reader.read(indices.reshape(-1)).reshape(*indices.shape, 3, *reader.size)
+
+
+class _FramesAndActions(SourceWindows):
+    """What `FrameWindows` keeps of one source."""
 
     def __init__(self, spec: WindowSource, num_frames: int, offset_seconds: float, with_actions: bool) -> None:
         import numpy as np
 
-        check_episodes(spec.info, spec.episodes)
+        super().__init__(spec, num_frames, offset_seconds)
         check_episodes(spec.info, spec.labelled_episodes)
-        self.spec = spec
-        self.table: Episodes = read_episodes(spec.info)
         asked: Sequence[str | None] = spec.cameras or [None]
         self.cameras = [check_camera(spec.info, c) for c in asked]
-        self.offset = window_offset(offset_seconds, spec.info.fps)
-        self.steps = np.arange(num_frames, dtype=np.int64) * self.offset
-        self.starts = self.table.frame_indices(spec.episodes)
         self.readers: list[FrameReader] = []
         self.action_total: NDArray[np.float64] | None = None
         self.action_bad: NDArray[np.float64] | None = None
@@ -76,26 +128,12 @@ class _Source:
     def action_dim(self) -> int:
         return 0 if self.action_total is None else self.action_total.shape[1]
 
-    def keep_valid(self) -> None:
-        """Drop the frames after which not even one pair fits into the episode.
-
-        Raises:
-            UserError: That leaves none.
-        """
-        kept = self.starts[self.starts + self.offset < self.table.end[self.table.episode_of(self.starts)]]
-        if len(self.starts) and not len(kept):
-            raise no_pair_fits(self.table, self.spec.episodes, self.offset)
-        self.starts = kept
-
     def read(self, starts: "NDArray[np.int64]") -> "dict[str, NDArray[Any]]":
         import numpy as np
 
         episode = self.table.episode_of(starts)
-        wanted = starts[:, None] + self.steps
-        last = self.table.end[episode][:, None] - 1
-        valid = wanted[:, 1:] <= last
-        indices = np.minimum(wanted, last)
-        views = [r.read(indices.reshape(-1)).reshape(*indices.shape, 3, *r.size) for r in self.readers]
+        indices, valid = self.window(starts, episode)
+        views = [read_window(reader, indices) for reader in self.readers]
         result = {
             "frames": views[0] if len(views) == 1 else np.stack(views, axis=2),
             "valid": valid,
@@ -121,7 +159,7 @@ class _Source:
         return {"action_sum": sums, "has_action": has_action}
 
 
-def no_pair_fits(table: Episodes, episodes: list[int] | None, offset: int) -> UserError:
+def _no_pair_fits(table: Episodes, episodes: list[int] | None, offset: int) -> UserError:
     """What to say when two frames ``offset`` apart fit into none of the episodes."""
     lengths = table.lengths if episodes is None else table.lengths[episodes]
     fps = table.info.fps
@@ -206,7 +244,8 @@ class FrameWindows(Mixture):
         self.sources = tuple(sources)
         self.num_frames, self.offset_seconds = num_frames, offset_seconds
         super().__init__(
-            [_Source(s, num_frames, offset_seconds, with_actions) for s in sources], [s.weight for s in sources]
+            [_FramesAndActions(s, num_frames, offset_seconds, with_actions) for s in sources],
+            [s.weight for s in sources],
         )
         self.size = self._common_size(size)
         if drop_invalid:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hlrp.data.dataset_info import read_dataset
+from hlrp.data import read_dataset, read_episodes
+from hlrp.data.columns import read_column
 from hlrp.errors import UserError
 from hlrp.evaluation.plan import recorded_episodes
 from hlrp.evaluation.request import Listener
@@ -36,23 +37,13 @@ def recorded_rows(root: Path, tasks: Sequence[str], per_task: int) -> list[dict[
 
 def recorded_columns(root: Path, episodes: set[int]) -> dict[int, dict[str, Any]]:
     """Actions [T, A] and, where recorded, states [T, D] of some episodes, as float32 arrays in frame order."""
-    import numpy as np
-    import pyarrow.dataset as ds
-
-    table = ds.dataset([str(path) for path in read_dataset(None, root).tables], format="parquet")
-    names = [c for c in ("action", "observation.state") if c in table.schema.names]
-    if "action" not in names:
+    info = read_dataset(None, root)
+    if "action" not in info.features:
         raise UserError("the dataset has no column 'action'", where=str(root), fix="replay a recorded dataset")
-    wanted = ds.field("episode_index").isin(sorted(episodes))
-    frame = table.to_table(columns=["episode_index", "frame_index", *names], filter=wanted)
-    frame = frame.sort_by([("episode_index", "ascending"), ("frame_index", "ascending")])
-    index = frame["episode_index"].to_numpy()
-    out: dict[int, dict[str, Any]] = {}
-    columns = {n: np.asarray(frame[n].to_pylist(), dtype=np.float32) for n in names}
-    for episode in episodes:
-        here = index == episode
-        out[episode] = {n: c[here] for n, c in columns.items()}
-    return out
+    names = [name for name in ("action", "observation.state") if name in info.features]
+    columns = {name: read_column(info, name, sorted(episodes)) for name in names}
+    table = read_episodes(info)
+    return {e: {name: c[table.start[e] : table.end[e]] for name, c in columns.items()} for e in episodes}
 
 
 def replay_recording(root: Path, env_cfgs: list[Any], per_task: int, listener: Listener) -> dict[str, Any]:

@@ -6,16 +6,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hlrp.foundation.config import BackendConfig
-
 if TYPE_CHECKING:
     from hlrp.foundation.checkpoint import FoundationManifest, load_backend, read_manifest
+    from hlrp.foundation.config import BackendConfig
     from hlrp.foundation.data_module import FoundationDataModule
     from hlrp.foundation.model import Foundation
     from hlrp.foundation.vla_backend_module import FoundationModule
 
 # torch, Lightning and transformers take seconds to import.
 _LAZY = {
+    "BackendConfig": "config",
     "Foundation": "model",
     "FoundationDataModule": "data_module",
     "FoundationManifest": "checkpoint",

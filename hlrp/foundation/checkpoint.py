@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from hlrp import __version__
 from hlrp.errors import UserError
 from hlrp.files import write_bytes, write_text
+from hlrp.foundation.backends.interfaces import VLABackend
 from hlrp.foundation.backends.registry import backend_class
 from hlrp.foundation.config import BackendConfig
 from hlrp.foundation.trainable import merged_state
@@ -84,7 +85,7 @@ def record_backbone(name: str, folder: Path) -> BackboneRecord:
 
 
 def save(
-    backend: Any,
+    backend: VLABackend,
     folder: Path,
     *,
     backbone: BackboneRecord,
@@ -96,7 +97,7 @@ def save(
     """Write a backend into ``folder``, which is made if missing.
 
     Args:
-        backend: A `VLABackend`.
+        backend: What is saved; adapters are added to its weights.
         folder: Where to.
         backbone: Where its backbone came from.
         statistics: Of the training data.
@@ -198,7 +199,7 @@ def read_manifest(path: Path) -> FoundationManifest:
         ) from error
 
 
-def load_backend(path: Path, device: torch.device | str = "cpu") -> tuple[Any, FoundationManifest]:
+def load_backend(path: Path, device: torch.device | str = "cpu") -> tuple[VLABackend, FoundationManifest]:
     """Rebuild the backend that ``path`` holds, in evaluation mode, from that folder alone.
 
     Args:
@@ -206,7 +207,7 @@ def load_backend(path: Path, device: torch.device | str = "cpu") -> tuple[Any, F
         device: Where to put it.
 
     Returns:
-        The `VLABackend`, a `torch.nn.Module`, and its manifest.
+        The backend and its manifest.
 
     Raises:
         UserError: No model there, or its files do not fit together; both sides are named.
@@ -232,7 +233,7 @@ def _check_files(folder: Path, manifest: FoundationManifest) -> None:
         )
 
 
-def load_weights(backend: nn.Module, folder: Path, manifest: FoundationManifest) -> None:
+def load_weights(backend: VLABackend, folder: Path, manifest: FoundationManifest) -> None:
     """Load the weights of a checkpoint into a backend of the same configuration.
 
     Raises:

@@ -1,10 +1,12 @@
 """What a foundation model predicts and sees: decided once, saved with its weights."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from hlrp.errors import suggest
 from hlrp.foundation.backends.interfaces import BackendMode
+from hlrp.foundation.backends.registry import BACKENDS
 from hlrp.latents.spec import CodeSpec
 
 
@@ -17,7 +19,8 @@ class BackendConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    backend: Literal["smol_latent_head", "qwen3vl_chat"]
+    backend: str
+    """Its name in `hlrp.foundation.backends.registry`."""
     mode: BackendMode = BackendMode.CODES
     spec: CodeSpec
     """What is predicted."""
@@ -33,6 +36,13 @@ class BackendConfig(BaseModel):
     """Longest instruction in tokens; longer ones are cut."""
     layers: int | None = Field(default=None, ge=1)
     """First layers of the language model that are kept; none: all."""
+
+    @field_validator("backend")
+    @classmethod
+    def _check_backend(cls, name: str) -> str:
+        if name not in BACKENDS:
+            raise ValueError(f"unknown backend {name!r}; {suggest(name, BACKENDS)}")
+        return name
 
     @model_validator(mode="after")
     def _check_agreement(self) -> Self:

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
 from hlrp.errors import UserError
-from hlrp.foundation.backends.interfaces import FoundationBatch, LatentOutput
+from hlrp.foundation.backends.interfaces import FoundationBatch, LatentOutput, VLABackend
 from hlrp.foundation.checkpoint import FoundationManifest, load_backend
 from hlrp.foundation.config import BackendConfig
 
@@ -18,11 +18,11 @@ class Foundation:
     """Predicts, from one frame and an instruction, the latent codes of what happens next.
 
     Args:
-        backend: A `VLABackend` in evaluation mode.
+        backend: In evaluation mode.
         manifest: What it is.
     """
 
-    def __init__(self, backend: Any, manifest: FoundationManifest) -> None:
+    def __init__(self, backend: VLABackend, manifest: FoundationManifest) -> None:
         self.backend, self.manifest = backend, manifest
 
     @classmethod
@@ -42,8 +42,7 @@ class Foundation:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        device: torch.device = next(self.backend.parameters()).device
-        return device
+        return next(self.backend.parameters()).device
 
     def predict_codes(
         self,
@@ -122,7 +121,7 @@ class Foundation:
             batch = FoundationBatch(images=images, instruction=texts, state=self._state(state, single))
         except ValueError as error:
             raise UserError(str(error), fix="give one frame, instruction and state per sample") from error
-        out: LatentOutput = self.backend.latent_from_batch(batch, temperature=temperature, generator=generator)
+        out = self.backend.latent_from_batch(batch, temperature=temperature, generator=generator)
         return out, single
 
     def _frames(self, camera: str, frames: Tensor, single: bool) -> Tensor:

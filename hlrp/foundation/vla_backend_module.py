@@ -13,7 +13,7 @@ from torch import Tensor
 from hlrp.config import FoundationModel, LightningRun
 from hlrp.errors import UserError
 from hlrp.foundation.backbones import resolve_backbone
-from hlrp.foundation.backends.interfaces import BackendMode, FoundationBatch
+from hlrp.foundation.backends.interfaces import BackendMode, FoundationBatch, VLABackend
 from hlrp.foundation.backends.registry import backend_class
 from hlrp.foundation.checkpoint import (
     BACKBONE,
@@ -30,7 +30,7 @@ from hlrp.foundation.checkpoint import (
 from hlrp.foundation.config import BackendConfig
 from hlrp.foundation.data_module import FoundationDataModule
 from hlrp.foundation.metrics import summed
-from hlrp.foundation.trainable import choose_trainable
+from hlrp.foundation.trainable import Adapters, choose_trainable
 from hlrp.foundation.validation import Validation
 from hlrp.foundation.windows import INSTRUCTION, STATE, is_read_on_host, present
 from hlrp.laq.checkpoint import LAQSource
@@ -82,7 +82,7 @@ class FoundationModule(LightningModule):
             layers=run.model.layers,
         )
         self.backend, self.backbone, start = self._make_backend()
-        choose_trainable(self.backend, run.model, pretrained=self.backbone.pretrained)
+        self._choose_trainable()
         self._register_statistics(start)
         # Counted while training where they are not known before; not a buffer, which processes would overwrite.
         self._known_counts = self._labels.code_counts(samples.starts)
@@ -90,7 +90,7 @@ class FoundationModule(LightningModule):
         self._all_counts = self._counts
         self._validation: Validation | None = None
 
-    def _make_backend(self) -> tuple[Any, BackboneRecord, FoundationManifest | None]:
+    def _make_backend(self) -> tuple[VLABackend, BackboneRecord, FoundationManifest | None]:
         """The backend, where its backbone came from, and the checkpoint that it starts from, if any."""
         model, cls = self.settings, backend_class(self.settings.backend)
         folder = record = None
@@ -107,6 +107,16 @@ class FoundationModule(LightningModule):
         backend = cls.from_backbone(self.config, place / BACKBONE, weights=False)
         load_weights(backend, place, manifest)
         return backend, manifest.backbone, manifest
+
+    def _choose_trainable(self) -> None:
+        """As the model section says; the vision part of a pretrained backbone is frozen unless asked otherwise."""
+        model, lora = self.settings, self.settings.lora
+        choose_trainable(
+            self.backend,
+            vision=not self.backbone.pretrained if model.train_vision is None else model.train_vision,
+            language=model.train_language,
+            adapters=None if lora is None else Adapters(lora.rank, lora.alpha, lora.targets),
+        )
 
     def _register_statistics(self, start: FoundationManifest | None) -> None:
         """What inputs and continuous targets are standardised with; a checkpoint's, since its weights rely on it."""

@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hlrp.data import DatasetInfo, WindowSource, read_episodes, window_offset
+from hlrp.data import DatasetInfo, WindowSource
 from hlrp.data.columns import read_column, read_columns, read_tasks
-from hlrp.data.dataset_info import check_episodes
 from hlrp.data.decode import frame_size, target_size
-from hlrp.data.episodes import Episodes, check_camera
+from hlrp.data.episodes import check_camera
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.readers import FrameReader, FramesWanted, open_readers
-from hlrp.data.windows import no_pair_fits
+from hlrp.data.windows import SourceWindows, read_window
 from hlrp.errors import UserError, suggest
 from hlrp.latents.sources import FRAMES, VALID, LabelSource
 
@@ -26,22 +25,14 @@ INSTRUCTION = "instruction"
 _PRESENT = ".present"
 
 
-class _Part:
+class _LabelledFrames(SourceWindows):
     """What `FoundationSamples` keeps of one source; starts are the frames that a label may begin at."""
 
     def __init__(self, spec: WindowSource, number: int, labels: LabelSource, cameras: Sequence[str]) -> None:
-        import numpy as np
-
-        check_episodes(spec.info, spec.episodes)
-        self.spec, self.number, self.labels = spec, number, labels
-        self.table: Episodes = read_episodes(spec.info)
-        self.offset = window_offset(labels.spec.offset_seconds, spec.info.fps)
-        self.steps = np.arange(labels.spec.num_frames, dtype=np.int64) * self.offset
-        starts = self.table.frame_indices(spec.episodes)
+        super().__init__(spec, labels.spec.num_frames, labels.spec.offset_seconds)
+        self.number, self.labels = number, labels
         # Without one pair inside the episode there is no label, whatever makes them: all sources give the same samples.
-        self.starts = starts[starts + self.offset < self.table.end[self.table.episode_of(starts)]]
-        if len(starts) and not len(self.starts):
-            raise no_pair_fits(self.table, spec.episodes, self.offset)
+        self.keep_valid()
         self.cameras = [c for c in cameras if c in spec.info.cameras]
         if not self.cameras:
             raise UserError(
@@ -74,19 +65,9 @@ class _Part:
             result[STATE] = np.zeros((count, self.state_dim), np.float32)
             result[STATE][:, : self.states.shape[1]] = self.states[starts]
         if self.label_reader is not None:
-            result |= self._window(self.label_reader, starts, result["episode_index"])
+            indices, result[VALID] = self.window(starts, result["episode_index"])
+            result[FRAMES] = read_window(self.label_reader, indices)
         return result | {"task_index": self.task_index[starts]} | self.labels.read(self.number, starts)
-
-    def _window(
-        self, reader: FrameReader, starts: "NDArray[np.int64]", episode: "NDArray[np.int64]"
-    ) -> "dict[str, NDArray[Any]]":
-        import numpy as np
-
-        last = self.table.end[episode][:, None] - 1
-        wanted = starts[:, None] + self.steps
-        indices = np.minimum(wanted, last)
-        frames = reader.read(indices.reshape(-1)).reshape(*indices.shape, 3, *reader.size)
-        return {FRAMES: frames, VALID: wanted[:, 1:] <= last}
 
 
 class FoundationSamples(Mixture):
@@ -131,10 +112,10 @@ class FoundationSamples(Mixture):
         announce: Callable[[str], None] = _log.warning,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        parts = [_Part(source, number, labels, cameras) for number, source in enumerate(sources)]
+        parts = [_LabelledFrames(source, number, labels, cameras) for number, source in enumerate(sources)]
         super().__init__(parts, [source.weight for source in sources])
         self.sources = tuple(sources)
-        self._parts: Sequence[_Part] = parts
+        self._parts: Sequence[_LabelledFrames] = parts
         self._tasks = [read_tasks(source.info) for source in sources]
         self._set_sizes(cameras, size)
         if use_state:

@@ -91,10 +91,10 @@ def test_a_preprocessor_of_other_labels_is_not_believed(precomputed, squares, la
     codes, _ = LatentTable.open(policy.config.latent_table).codes(INDEX)
     stale = before(batch_of(dataset, INDEX))
     stale["hlrp.codes"], stale["hlrp.labels"] = torch.zeros_like(stale["hlrp.codes"]), "others"
-    labelled = policy._labelled(stale)
+    labelled = policy._labels.label(stale)
     assert torch.equal(labelled["hlrp.codes"], codes.flatten(1)) and labelled["hlrp.labels"] != "others"
     bare = {k: v for k, v in stale.items() if not k.startswith("hlrp.")}
-    assert torch.equal(policy._labelled(bare)["hlrp.codes"], codes.flatten(1))
+    assert torch.equal(policy._labels.label(bare)["hlrp.codes"], codes.flatten(1))
 
 
 def test_labels_made_while_training_give_the_same_loss(precomputed, squares, laq2):
@@ -158,7 +158,7 @@ def test_labels_that_do_not_fit_are_refused_before_the_first_step(squares, toy_r
         build(config_of(latent_laq=str(laq2), latent_offset_frames=3), squares)
     with pytest.raises(ValueError, match="latent_offset_frames"):
         build(config_of(latent_laq=str(laq2)), squares)
-    with pytest.raises(UserError, match="no latent table"):
+    with pytest.raises(UserError, match="not a latent table"):
         build(config_of(latent_table=str(squares)), squares)
 
 

@@ -423,3 +423,20 @@ def test_a_foundation_model_that_does_not_fit_is_refused(foundation):
         make_policy(LATENT, **dict.fromkeys(MEANING))
     with pytest.raises(ValueError, match="no use for latent labels"):
         make_config("hlrp_action_expert_direct", latent_table="x")
+
+
+def test_a_policy_that_lacks_a_part_of_its_own_says_which():
+    from lerobot_policy_felix_bundle.policies.common.policy import HLRPPolicy
+
+    class Half(HLRPPolicy):
+        config_class = HLRPPolicy.config_class
+        name = "half"
+
+        def build(self, backbone_folder):
+            pass
+
+        def terms(self, batch, **given):
+            return {}
+
+    with pytest.raises(TypeError, match=r"abstract class Half .*'chunk'"):
+        Half(None)

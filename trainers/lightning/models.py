@@ -16,6 +16,7 @@ from hlrp.config import (
 )
 from hlrp.data.episodes import check_camera
 from hlrp.errors import UserError, suggest
+from hlrp.foundation.backends.registry import check_backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,6 +57,8 @@ def check_model(run: LightningRun, datasets: "Sequence[DatasetInfo]") -> None:
     elif isinstance(run.model, LaqModel) and run.data.cameras is None:
         for info in datasets:
             check_camera(info, None)
+    elif isinstance(run.model, FoundationModel):
+        check_backend(run.model.backend)
     elif not isinstance(run.model, ClassPath) and run.model.kind not in MODULES:
         asked = job_name(run)
         raise UserError(

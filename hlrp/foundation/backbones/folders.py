@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.catalog import cache_folder
-from hlrp.errors import UserError, suggest
+from hlrp.errors import UserError
 from hlrp.files import fsync_folder, fsync_tree
 from hlrp.foundation.backbones.loading import quiet_transformers, require_transformers
+from hlrp.foundation.backends.registry import BACKENDS, backend_class, check_backend
 from hlrp.runs import safetensors_problem
 
 TINY = "tiny"
-MODEL_TYPES = {"smol_latent_head": "smolvlm", "qwen3vl_chat": "qwen3_vl"}
-"""Backend to the `model_type` that the `config.json` of its backbones has."""
 
 # Names the files that the writers below make: another version makes other bytes.
 _TINY_VERSION = 1
@@ -32,14 +31,14 @@ def resolve_backbone(name: str, backend: str, *, allow_download: bool) -> Path:
     Args:
         name: `tiny`: small random weights, made once and kept in this tool's cache folder. A folder: itself. Anything
             else: a model's name on the Hugging Face Hub, looked up in the local cache.
-        backend: Backend that will use it; a key of `MODEL_TYPES`.
+        backend: Backend that will use it; by its name in the registry.
         allow_download: Fetch a named model that is not in the local cache.
 
     Raises:
         UserError: There is no such backbone on this machine, it is incomplete, or it is of another kind than the
             backend needs.
     """
-    _model_type(backend)
+    check_backend(backend)
     if name == TINY:
         return _cached_tiny(backend)
     folder = Path(name).expanduser()
@@ -62,12 +61,14 @@ def check_backbone(folder: Path, backend: str) -> None:
         UserError: It does not; both sides are named.
     """
     config = _read_json(folder / "config.json")
-    wanted, found = _model_type(backend), config.get("model_type")
+    wanted, found = backend_class(backend).model_type, config.get("model_type")
     if found != wanted:
         raise UserError(
             f"{folder} holds a model of type {found!r}, backend {backend} needs {wanted!r}",
             where=_FLAG,
-            fix=next((f"use --backend {k}" for k, v in MODEL_TYPES.items() if v == found), "use another backbone"),
+            fix=next(
+                (f"use --backend {k}" for k in BACKENDS if backend_class(k).model_type == found), "use another backbone"
+            ),
         )
     if problem := _weights_problem(folder):
         raise UserError(
@@ -85,13 +86,13 @@ def make_tiny_backbone(folder: Path, backend: str, *, seed: int = 0) -> None:
 
     Args:
         folder: Where to; must not exist yet, or be empty.
-        backend: Backend that will use it; a key of `MODEL_TYPES`.
+        backend: Backend that will use it; by its name in the registry.
         seed: Of the random weights.
 
     Raises:
         UserError: Something is in the folder already, or the backend is unknown.
     """
-    _model_type(backend)
+    check_backend(backend)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty", where="DIR", fix="give a new folder")
     _make(folder, backend, seed)
@@ -106,7 +107,7 @@ def _make(folder: Path, backend: str, seed: int) -> None:
     try:
         with quiet_transformers(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(seed)
-            _writer(backend)(partial, seed)
+            backend_class(backend).write_tiny_backbone(partial, seed)
         _forget_versions(partial)
         partial.chmod(0o755)
         fsync_tree(partial)
@@ -115,16 +116,6 @@ def _make(folder: Path, backend: str, seed: int) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     fsync_folder(folder.parent)
-
-
-def _writer(backend: str) -> Any:
-    if backend == "qwen3vl_chat":
-        from hlrp.foundation.backbones.tiny_qwen3vl import write_tiny_qwen3vl
-
-        return write_tiny_qwen3vl
-    from hlrp.foundation.backbones.tiny_smolvlm import write_tiny_smolvlm
-
-    return write_tiny_smolvlm
 
 
 def _forget_versions(folder: Path) -> None:
@@ -202,9 +193,3 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path.name} cannot be read: {error}", where=str(path.parent), fix="give the folder of a model"
         ) from error
     return content if isinstance(content, dict) else {}
-
-
-def _model_type(backend: str) -> str:
-    if backend not in MODEL_TYPES:
-        raise UserError(f"unknown backend {backend!r}", where="--backend", fix=suggest(backend, MODEL_TYPES))
-    return MODEL_TYPES[backend]

@@ -137,6 +137,19 @@ def check_tokens(tokenizer: Any, codebook_size: int) -> None:
         owner[ids[0]] = token
 
 
+@torch.no_grad()
+def start_rows(matrix: Tensor, ids: list[int]) -> None:
+    """Give new tokens random rows like those of the tokens before them.
+
+    Args:
+        matrix: Rows by token, ``[tokens, width]``; changed in place.
+        ids: The new tokens.
+    """
+    known = matrix[: min(ids)].float()
+    noise = torch.randn(len(ids), matrix.shape[1], device=matrix.device)
+    matrix[ids] = (known.mean(0) + noise * known.std(0)).to(matrix.dtype)
+
+
 def learn_grammar(tokenizer: Any, render: Callable[[str], str], *, codebook_size: int, positions: int) -> CodeGrammar:
     """The grammar of a tokenizer and chat template, read off answers that they make.
 

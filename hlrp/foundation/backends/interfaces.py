@@ -4,13 +4,20 @@
 transition it is `(T - 1) * s`: transitions follow one another, earliest first. `K` is the number of codes per position.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, Protocol, Self, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import Cache, SmolVLMModel
+
+    from hlrp.foundation.config import BackendConfig
 
 
 class BackendMode(StrEnum):
@@ -176,26 +183,71 @@ class LossOutput:
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-@runtime_checkable
-class VLABackend(Protocol):
-    """A vision-language model that predicts latents. Implementations are `torch.nn.Module`s as well."""
+class VLABackend(nn.Module, ABC):
+    """A vision-language model that predicts latents. Nothing of a backend is used that is not named here."""
+
+    model_type: ClassVar[str]
+    """`model_type` that the `config.json` of its backbones has."""
+    latent_weights: ClassVar[tuple[str, ...]] = ()
+    """How the names of weights begin that are only there to predict latents; a policy without codes starts without."""
+    state_weights: ClassVar[tuple[str, ...]] = ()
+    """How the names of weights begin that only read the state."""
+    keeps_bfloat16: ClassVar[bool] = False
+    """Whether what is frozen of vision and language may be kept in bfloat16 while the rest is float32."""
+
+    def __init__(self, config: "BackendConfig") -> None:
+        super().__init__()
+        self.config = config
 
     @property
     def codebook_size(self) -> int:
         """Codes K per position."""
+        return self.config.spec.codebook_size
 
     @property
     def code_seq_len(self) -> int:
         """Codes per transition between neighbouring frames."""
+        return self.config.spec.code_seq_len
 
     @property
     def positions(self) -> int:
         """Codes of a whole window that are predicted: those of each of its T - 1 transitions."""
+        return self.config.spec.positions
 
     @property
     def mode(self) -> BackendMode:
         """What it is supervised on."""
+        return self.config.mode
 
+    @classmethod
+    @abstractmethod
+    def from_backbone(cls, config: "BackendConfig", folder: Path, *, weights: bool = True) -> Self:
+        """Build it from a model folder, set up.
+
+        Args:
+            config: What is predicted from what.
+            folder: The backbone's files, or those that `save_backbone` wrote.
+            weights: Read the backbone's weights; False: random ones, for a checkpoint's that follow.
+
+        Raises:
+            UserError: The files are incomplete or do not fit the configuration.
+        """
+
+    @abstractmethod
+    def save_backbone(self, folder: Path) -> None:
+        """Write what `from_backbone` needs, without weights, into ``folder``, which is made if missing."""
+
+    @classmethod
+    @abstractmethod
+    def write_tiny_backbone(cls, folder: Path, seed: int) -> None:
+        """Write a small backbone of random weights: `config.json`, `model.safetensors`, and what else it needs.
+
+        Args:
+            folder: An empty folder.
+            seed: PyTorch's global generator is seeded with it already.
+        """
+
+    @abstractmethod
     def setup(self) -> None:
         """Check that tokenizer, processor and model fit each other; called once before the first batch.
 
@@ -203,6 +255,7 @@ class VLABackend(Protocol):
             UserError: They do not; the message names both sides.
         """
 
+    @abstractmethod
     def loss_from_batch(self, batch: FoundationBatch) -> LossOutput:
         """The training loss.
 
@@ -210,6 +263,7 @@ class VLABackend(Protocol):
             ValueError: The batch lacks the labels that the mode needs.
         """
 
+    @abstractmethod
     def latent_from_batch(
         self, batch: FoundationBatch, *, temperature: float = 0.0, generator: torch.Generator | None = None
     ) -> LatentOutput:
@@ -221,8 +275,49 @@ class VLABackend(Protocol):
             generator: Source of randomness; None: the global one.
         """
 
-    def part(self, name: str) -> Sequence[torch.nn.Module]:
+    @abstractmethod
+    def part(self, name: str) -> Sequence[nn.Module]:
         """The modules of a part, `vision`, `language` or `head`; together they hold every parameter once."""
+
+    def set_target_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Set what continuous targets are standardised with; backends that have none refuse.
+
+        Args:
+            mean: ``[D]``, in the units of the labels.
+            std: ``[D]``; a latent that never changes may have 0.
+
+        Raises:
+            ValueError: The mode is `codes`, a shape is wrong, or a number is not finite.
+        """
+        raise ValueError(f"mode {self.mode.value!r} has no continuous targets")
+
+
+class PrefixBackend(VLABackend):
+    """A backend on a SmolVLM, whose keys and values an action expert reads."""
+
+    vlm: "SmolVLMModel"
+    """The vision-language model, of which LeRobot's expert uses the language model's layers."""
+    head: nn.Module
+    """From what `features` gives to logits of codes, ``[B, S, K]``."""
+
+    @abstractmethod
+    def features(self, batch: FoundationBatch, *, cache: "Cache | None" = None) -> tuple[Tensor, Tensor]:
+        """The language model's last hidden states.
+
+        Args:
+            batch: The observations.
+            cache: An empty cache of transformers, which is given the keys and values of every layer.
+
+        Returns:
+            ``[B, N, W]`` and bool ``[B, N]``, False on padding and on the tokens of missing cameras.
+
+        Raises:
+            ValueError: A camera or the state that the model sees is missing from the batch.
+        """
+
+    @abstractmethod
+    def drop_head(self) -> None:
+        """Leave out ``head`` and what only its input depends on: from here on, keys and values are all it gives."""
 
 
 def masked_losses(losses: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,27 +2,36 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
 from hlrp.errors import UserError
-from hlrp.foundation.backbones import MODEL_TYPES, load_backbone
-from hlrp.foundation.backends.code_grammar import CodeGrammar, all_tokens, check_tokens, learn_grammar
-from hlrp.foundation.backends.interfaces import BackendMode, FoundationBatch, LatentOutput, LossOutput, masked_losses
+from hlrp.foundation.backbones import load_backbone
+from hlrp.foundation.backends.code_grammar import CodeGrammar, all_tokens, check_tokens, learn_grammar, start_rows
+from hlrp.foundation.backends.interfaces import (
+    BackendMode,
+    FoundationBatch,
+    LatentOutput,
+    LossOutput,
+    VLABackend,
+    masked_losses,
+)
 from hlrp.foundation.backends.qwen_inputs import Prompt, QwenPixels, QwenPrompts
 from hlrp.foundation.config import BackendConfig
 
-_MODEL_TYPE = MODEL_TYPES["qwen3vl_chat"]
+if TYPE_CHECKING:
+    from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+
 _WHERE = "model.backbone"
 # Not a multiple of patches: what setup compares with the processor includes its resizing.
 _TRIAL_SIZES = ((96, 96), (90, 170))
 
 
-class Qwen3VLChatBackend(nn.Module):
-    """A `VLABackend` on Qwen3-VL.
+class Qwen3VLChatBackend(VLABackend):
+    """A backend on Qwen3-VL.
 
     The prompt is the chat template's: one image per camera that the sample has, the instruction and, if it is used, the
     standardised state in words. The reply is a start token, S code tokens, an end token, and the end of the turn.
@@ -43,13 +52,17 @@ class Qwen3VLChatBackend(nn.Module):
         UserError: Model and configuration do not fit each other.
     """
 
+    model_type: ClassVar[str] = "qwen3_vl"
+
     grammar: CodeGrammar
 
-    def __init__(self, config: BackendConfig, model: Any, processor: Any) -> None:
-        super().__init__()
-        if model.config.model_type != _MODEL_TYPE:
+    def __init__(
+        self, config: BackendConfig, model: "Qwen3VLForConditionalGeneration", processor: "Qwen3VLProcessor"
+    ) -> None:
+        super().__init__(config)
+        if model.config.model_type != self.model_type:
             raise UserError(
-                f"backend {config.backend} needs a {_MODEL_TYPE!r} model, this one is {model.config.model_type!r}",
+                f"backend {config.backend} needs a {self.model_type!r} model, this one is {model.config.model_type!r}",
                 where=_WHERE,
                 fix="use a Qwen3-VL backbone",
             )
@@ -59,7 +72,7 @@ class Qwen3VLChatBackend(nn.Module):
                 where="model.mode",
                 fix="set model.mode=codes, or model.backend=smol_latent_head",
             )
-        self.config, self.processor = config, processor
+        self.processor = processor
         self.vlm = model
         self._keep_layers(config.layers)
         self.pixels = QwenPixels(processor.image_processor)
@@ -83,16 +96,7 @@ class Qwen3VLChatBackend(nn.Module):
 
     @classmethod
     def from_backbone(cls, config: BackendConfig, folder: Path, *, weights: bool = True) -> Self:
-        """Build it from a model folder; see `hlrp.foundation.backbones.load_backbone`.
-
-        Args:
-            config: What is predicted from what.
-            folder: The backbone's files, or those that `save_backbone` wrote.
-            weights: Read the backbone's weights; False: random ones, for a checkpoint's that follow.
-
-        Raises:
-            UserError: The files are incomplete or do not fit the configuration.
-        """
+        """As `VLABackend.from_backbone`; see `hlrp.foundation.backbones.load_backbone`."""
         backend = cls(config, *load_backbone(folder, weights=weights))
         backend.setup()
         return backend
@@ -102,6 +106,13 @@ class Qwen3VLChatBackend(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         self.vlm.config.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+    @classmethod
+    def write_tiny_backbone(cls, folder: Path, seed: int) -> None:
+        """A small Qwen3-VL with a tokenizer of its own."""
+        from hlrp.foundation.backbones.tiny_qwen3vl import write_tiny_qwen3vl
+
+        write_tiny_qwen3vl(folder, seed)
 
     # ---- setting up
 
@@ -154,16 +165,9 @@ class Qwen3VLChatBackend(nn.Module):
         if rows > self.vlm.get_input_embeddings().num_embeddings:
             self.vlm.resize_token_embeddings(rows, mean_resizing=False)
         if new:
-            self._start_rows(tokenizer.convert_tokens_to_ids(new))
-
-    @torch.no_grad()
-    def _start_rows(self, ids: list[int]) -> None:
-        """Give new tokens random rows like those of the tokens before them."""
-        matrices = [m.weight for m in (self.vlm.get_input_embeddings(), self.vlm.get_output_embeddings())]
-        for matrix in matrices[:1] if matrices[0] is matrices[1] else matrices:
-            known = matrix[: min(ids)].float()
-            noise = torch.randn(len(ids), matrix.shape[1], device=matrix.device)
-            matrix[ids] = (known.mean(0) + noise * known.std(0)).to(matrix.dtype)
+            matrices = [m.weight for m in (self.vlm.get_input_embeddings(), self.vlm.get_output_embeddings())]
+            for matrix in matrices[:1] if matrices[0] is matrices[1] else matrices:
+                start_rows(matrix, tokenizer.convert_tokens_to_ids(new))
 
     def _check_prompts(self) -> None:
         """The processor itself must expand images to as many tokens, at the same places."""
@@ -175,28 +179,6 @@ class Qwen3VLChatBackend(nn.Module):
         found = self.prompts.prompt("x", _TRIAL_SIZES).ids.tolist()
         if found != expected:
             _refuse([f"tokens of a prompt: processor {len(expected)}, chat template {len(found)}"])
-
-    # ---- what it is
-
-    @property
-    def codebook_size(self) -> int:
-        """Codes K per position."""
-        return self.config.spec.codebook_size
-
-    @property
-    def code_seq_len(self) -> int:
-        """Codes per transition between neighbouring frames."""
-        return self.config.spec.code_seq_len
-
-    @property
-    def positions(self) -> int:
-        """Codes of a whole window that are predicted."""
-        return self.config.spec.positions
-
-    @property
-    def mode(self) -> BackendMode:
-        """What it is supervised on: codes."""
-        return self.config.mode
 
     def part(self, name: str) -> Sequence[nn.Module]:
         """The modules of a part.
@@ -319,16 +301,7 @@ class Qwen3VLChatBackend(nn.Module):
     def latent_from_batch(
         self, batch: FoundationBatch, *, temperature: float = 0.0, generator: torch.Generator | None = None
     ) -> LatentOutput:
-        """Predict code by code from the observations alone; targets in the batch are not read.
-
-        Args:
-            batch: The observations.
-            temperature: 0: the most likely code at each position; above: sampled.
-            generator: Source of randomness; None: the global one.
-
-        Raises:
-            ValueError: An input is missing.
-        """
+        """See `VLABackend.latent_from_batch`; code by code, each chosen or sampled given those before it."""
         from transformers import DynamicCache
 
         prompts, images = self._read(batch)

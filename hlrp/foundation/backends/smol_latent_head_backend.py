@@ -6,7 +6,7 @@ Shapes: B batch, N tokens, W width of the language model, S positions, K codes, 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +14,27 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hlrp.errors import UserError
-from hlrp.foundation.backbones import MODEL_TYPES, load_backbone
-from hlrp.foundation.backends.interfaces import BackendMode, FoundationBatch, LatentOutput, LossOutput, masked_losses
+from hlrp.foundation.backbones import load_backbone
+from hlrp.foundation.backends.interfaces import (
+    BackendMode,
+    FoundationBatch,
+    LatentOutput,
+    LossOutput,
+    PrefixBackend,
+    masked_losses,
+)
 from hlrp.foundation.backends.latent_head import FlowHead, LatentHead
 from hlrp.foundation.backends.smol_inputs import Patches, SmolPixels, SmolPrompts, Unkept, WholeFrames
 from hlrp.foundation.config import BackendConfig
 
-_MODEL_TYPE = MODEL_TYPES["smol_latent_head"]
+if TYPE_CHECKING:
+    from transformers import Cache, SmolVLMForConditionalGeneration, SmolVLMProcessor
+
 _SMALLEST_STD = 1e-6
 
 
-class SmolLatentHeadBackend(nn.Module):
-    """A `VLABackend` on SmolVLM2. All positions are predicted at once, in one pass.
+class SmolLatentHeadBackend(PrefixBackend):
+    """A backend on SmolVLM2. All positions are predicted at once, in one pass.
 
     Tokens are, in order: the chat template's beginning, one image per camera, the instruction, the template's end,
     and the state as one embedded token if it is used. Attention is causal, as in pretraining; a missing camera's
@@ -42,19 +51,26 @@ class SmolLatentHeadBackend(nn.Module):
         UserError: Model, processor and configuration do not fit each other.
     """
 
+    model_type: ClassVar[str] = "smolvlm"
+    latent_weights: ClassVar[tuple[str, ...]] = ("head.", "flow.", "target_")
+    state_weights: ClassVar[tuple[str, ...]] = ("state_projection.",)
+    keeps_bfloat16: ClassVar[bool] = True
+
     image_positions: Tensor
     target_mean: Tensor
     target_std: Tensor
 
-    def __init__(self, config: BackendConfig, model: Any, processor: Any) -> None:
-        super().__init__()
-        if model.config.model_type != _MODEL_TYPE:
+    def __init__(
+        self, config: BackendConfig, model: "SmolVLMForConditionalGeneration", processor: "SmolVLMProcessor"
+    ) -> None:
+        super().__init__(config)
+        if model.config.model_type != self.model_type:
             raise UserError(
-                f"backend {config.backend} needs a {_MODEL_TYPE!r} model, this one is {model.config.model_type!r}",
+                f"backend {config.backend} needs a {self.model_type!r} model, this one is {model.config.model_type!r}",
                 where="model.backbone",
                 fix="use a SmolVLM2 backbone",
             )
-        self.config, self.processor = config, processor
+        self.processor = processor
         self.vlm = model.model
         Patches.instead_of(self.vlm.vision_model.embeddings.patch_embedding)
         self._keep_layers(config.layers)
@@ -92,16 +108,7 @@ class SmolLatentHeadBackend(nn.Module):
 
     @classmethod
     def from_backbone(cls, config: BackendConfig, folder: Path, *, weights: bool = True) -> Self:
-        """Build it from a model folder; see `hlrp.foundation.backbones.load_backbone`.
-
-        Args:
-            config: What is predicted from what.
-            folder: The backbone's files, or those that `save_backbone` wrote.
-            weights: Read the backbone's weights; False: random ones, for a checkpoint's that follow.
-
-        Raises:
-            UserError: The files are incomplete or do not fit the configuration.
-        """
+        """As `VLABackend.from_backbone`; see `hlrp.foundation.backbones.load_backbone`."""
         backend = cls(config, *load_backbone(folder, weights=weights))
         backend.setup()
         return backend
@@ -111,6 +118,13 @@ class SmolLatentHeadBackend(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         self.vlm.config.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+    @classmethod
+    def write_tiny_backbone(cls, folder: Path, seed: int) -> None:
+        """A small SmolVLM with a tokenizer of its own."""
+        from hlrp.foundation.backbones.tiny_smolvlm import write_tiny_smolvlm
+
+        write_tiny_smolvlm(folder, seed)
 
     def setup(self) -> None:
         """Check that tokenizer, processor and model fit each other.
@@ -137,26 +151,6 @@ class SmolLatentHeadBackend(nn.Module):
                 fix="use the files of one backbone",
             )
 
-    @property
-    def codebook_size(self) -> int:
-        """Codes K per position."""
-        return self.config.spec.codebook_size
-
-    @property
-    def code_seq_len(self) -> int:
-        """Codes per transition between neighbouring frames."""
-        return self.config.spec.code_seq_len
-
-    @property
-    def positions(self) -> int:
-        """Codes of a whole window that are predicted."""
-        return self.config.spec.positions
-
-    @property
-    def mode(self) -> BackendMode:
-        """What it is supervised on."""
-        return self.config.mode
-
     def part(self, name: str) -> Sequence[nn.Module]:
         """The modules of a part.
 
@@ -171,21 +165,20 @@ class SmolLatentHeadBackend(nn.Module):
         }
         return parts[name]
 
+    def drop_head(self) -> None:
+        """See `PrefixBackend.drop_head`."""
+        self.head = nn.Identity()
+        text = self.vlm.text_model
+        # An expert sees the last layer's keys and values, nothing behind them.
+        text.norm, text.layers[-1].mlp = nn.Identity(), nn.Identity()
+        for name, parameter in text.layers[-1].named_parameters():
+            if not any(part in name for part in ("k_proj", "v_proj", "input_layernorm")):
+                parameter.requires_grad_(False)
+
     # ---- reading the observation
 
-    def features(self, batch: FoundationBatch, *, cache: Any | None = None) -> tuple[Tensor, Tensor]:
-        """The language model's last hidden states.
-
-        Args:
-            batch: The observations.
-            cache: An empty cache of transformers, which is given the keys and values of every layer.
-
-        Returns:
-            ``[B, N, W]`` and bool ``[B, N]``, False on padding and on the tokens of missing cameras.
-
-        Raises:
-            ValueError: A camera or the state that the model sees is missing from the batch.
-        """
+    def features(self, batch: FoundationBatch, *, cache: "Cache | None" = None) -> tuple[Tensor, Tensor]:
+        """See `PrefixBackend.features`."""
         ids, mask = self.prompts.batch(batch.instruction, batch.device)
         if self.state_projection is not None:
             # One token more, behind each sample's own.
@@ -288,15 +281,7 @@ class SmolLatentHeadBackend(nn.Module):
         return LatentOutput(vectors=read * self.target_std + self.target_mean)
 
     def set_target_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Set what continuous targets are standardised with.
-
-        Args:
-            mean: ``[D]``, in the units of the labels.
-            std: ``[D]``; a latent that never changes may have 0.
-
-        Raises:
-            ValueError: The mode is `codes`, a shape is wrong, or a number is not finite.
-        """
+        """See `VLABackend.set_target_statistics`."""
         if self.mode is BackendMode.CODES:
             raise ValueError("mode 'codes' has no continuous targets")
         for name, value in (("mean", mean), ("std", std)):

@@ -6,13 +6,17 @@ from typing import Any
 
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
-from torch import Tensor, nn
+from torch import Tensor
 
+from hlrp.foundation.backends.interfaces import PrefixBackend
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPExpertConfig
 from lerobot_policy_felix_bundle.policies.common.expert import ActionExpert, Prefix
 from lerobot_policy_felix_bundle.policies.common.observations import foundation_batch
 from lerobot_policy_felix_bundle.policies.common.policy import HLRPPolicy
 from lerobot_policy_felix_bundle.policies.common.vlm import build_backend
+
+EXPERT_BACKEND = "smol_latent_head"
+"""LeRobot's expert has SmolVLM's layers."""
 
 
 class ExpertPolicy(HLRPPolicy):
@@ -21,27 +25,16 @@ class ExpertPolicy(HLRPPolicy):
     config_class = HLRPExpertConfig
     name = "hlrp_expert_policy"
     config: HLRPExpertConfig
+    backend: PrefixBackend
 
     def build(self, backbone_folder: Path | None) -> None:
         """The VLM and the expert."""
         self.rtc_processor: RTCProcessor | None = None
         self.init_rtc_processor()
-        self.backend, folder = build_backend(self.config, backbone_folder)
-        self.expert = ActionExpert(self.config, self.backend.vlm, folder, self.rtc_processor)
-
-    def drop_code_head(self) -> None:
-        """Leave out the head that reads codes, and what only its input depends on."""
-        self.backend.head = nn.Identity()
-        text = self.backend.vlm.text_model
-        # The expert sees the last layer's keys and values, nothing behind them.
-        text.norm, text.layers[-1].mlp = nn.Identity(), nn.Identity()
-        for name, parameter in text.layers[-1].named_parameters():
-            if not any(part in name for part in ("k_proj", "v_proj", "input_layernorm")):
-                parameter.requires_grad_(False)
-
-    def save_backbone(self, folder: Path) -> None:
-        """Configuration, tokenizer and processor of the VLM."""
-        self.backend.save_backbone(folder)
+        backend, folder = build_backend(self.config, backbone_folder, EXPERT_BACKEND)
+        assert isinstance(backend, PrefixBackend)
+        self.backend = backend
+        self.expert = ActionExpert(self.config, backend.vlm, folder, self.rtc_processor)
 
     def supports_rtc(self) -> bool:
         """LeRobot's real-time chunking guides the denoising steps."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lerobot.configs import PipelineFeatureType, PolicyFeature
 from lerobot.lerobot_types import EnvTransition, TransitionKey
 from lerobot.processor import ProcessorStep, ProcessorStepRegistry
+from lerobot.utils.constants import OBS_PREFIX
 
 from hlrp.errors import UserError
 from hlrp.latents.spec import describe
@@ -94,33 +95,40 @@ class LatentLabelsStep(ProcessorStep):
         if "index" not in known:
             return transition
         observation = transition.get(TransitionKey.OBSERVATION) or {}
-        seen, added = self.label(observation, known)
+        batch = self.label({**observation, **known})
         result = dict(transition)
-        result[TransitionKey.OBSERVATION] = seen
-        pads = {k: seen[k] for k in known if k in seen}
-        result[TransitionKey.COMPLEMENTARY_DATA] = {**known, **pads, **added}
+        result[TransitionKey.OBSERVATION] = {k: batch[k] for k in observation}
+        # LeRobot keeps flags of padded images twice: as observations, and here.
+        result[TransitionKey.COMPLEMENTARY_DATA] = {
+            k: v for k, v in batch.items() if k in known or k not in observation
+        }
         return result
 
-    def label(self, observation: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Labels of a batch.
+    def label(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A batch with these labels, in place of any that it has; with these or without an `index`, as it is.
 
         Args:
-            observation: `observation.*` entries; with `online` each has an axis of T frames behind the batch's.
-            known: `index` ``[B]``, `episode_index` ``[B]``, and `*_is_pad` flags.
+            batch: `index` ``[B]``, `episode_index` ``[B]``, `observation.*` entries, of which with `online` each has an
+                axis of T frames behind the batch's, and `*_is_pad` flags.
 
         Returns:
-            The observation at time t, and the entries `CODES`, `CODE_MASK`, `ACTION_MASK` and `STAMP` that there are.
+            The batch with the observation at time t, and the entries `CODES`, `CODE_MASK`, `ACTION_MASK` and `STAMP`
+            that there are.
+
+        Raises:
+            UserError: The labels are missing or do not mean what the policy expects.
         """
-        added: dict[str, Any] = {STAMP: self.stamp}
-        seen = dict(observation)
+        if batch.get(STAMP) == self.stamp or (STAMP not in batch and "index" not in batch):
+            return dict(batch)
+        result = {k: v for k, v in batch.items() if k not in (CODES, CODE_MASK, ACTION_MASK)} | {STAMP: self.stamp}
         if self.source == "precomputed":
-            added[CODES], added[CODE_MASK] = self._look_up(known["index"])
+            result[CODES], result[CODE_MASK] = self._look_up(batch["index"])
         elif self.source == "online":
-            added[CODES], added[CODE_MASK] = self._make(observation, known)
-            seen = {k: _first_frame(k, v) for k, v in observation.items()}
+            result[CODES], result[CODE_MASK] = self._make(batch)
+            result |= {k: _first_frame(k, v) for k, v in batch.items() if k.startswith(OBS_PREFIX)}
         if self.labelled_episodes is not None:
-            added[ACTION_MASK] = self._labelled(known["episode_index"])
-        return seen, added
+            result[ACTION_MASK] = self._in_labelled_episodes(batch["episode_index"])
+        return result
 
     def _look_up(self, index: "Tensor") -> "tuple[Tensor, Tensor]":
         if self._rows is None:
@@ -130,12 +138,12 @@ class LatentLabelsStep(ProcessorStep):
         mask = valid.repeat_interleave(codes.shape[2], 1)
         return codes.flatten(1).to(index.device), mask.to(index.device)
 
-    def _make(self, observation: Mapping[str, Any], known: Mapping[str, Any]) -> "tuple[Tensor, Tensor]":
+    def _make(self, batch: Mapping[str, Any]) -> "tuple[Tensor, Tensor]":
         import torch
 
         from hlrp.latents.sources import FRAMES, VALID
 
-        frames = observation[str(self.camera)]
+        frames = batch[str(self.camera)]
         if frames.ndim != 5:
             raise UserError(
                 f"labels made while training need a window of {self.meaning['num_frames']} frames of {self.camera}, "
@@ -146,15 +154,15 @@ class LatentLabelsStep(ProcessorStep):
         if self._online is None:
             self._online = open_online(str(self.laq), str(self.camera), self.meaning)
         self._online.to(frames.device)
-        padded = known.get(f"{self.camera}{_PAD}")
+        padded = batch.get(f"{self.camera}{_PAD}")
         if padded is None:
             padded = torch.zeros(frames.shape[:2], dtype=torch.bool, device=frames.device)
         assert self._online.window is not None, "a quantizer reads frames"
-        batch = {FRAMES: _resized(frames, self._online.window.size), VALID: ~padded[:, 1:].bool()}
-        made = self._online.labels(batch)
+        window = {FRAMES: _resized(frames, self._online.window.size), VALID: ~padded[:, 1:].bool()}
+        made = self._online.labels(window)
         return made.codes, made.mask
 
-    def _labelled(self, episode: "Tensor") -> "Tensor":
+    def _in_labelled_episodes(self, episode: "Tensor") -> "Tensor":
         import torch
 
         if self._episodes is None:

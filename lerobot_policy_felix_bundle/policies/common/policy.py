@@ -1,5 +1,6 @@
 """What the policies have in common: labels, a backend, a queue of actions, and a checkpoint that needs nothing else."""
 
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +12,10 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from hlrp.errors import UserError
+from hlrp.foundation.backends.interfaces import VLABackend
 from hlrp.policies.figures import Figures
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
-from lerobot_policy_felix_bundle.policies.common.labels import ACTION_MASK, CODE_MASK, CODES, STAMP, LatentLabelsStep
+from lerobot_policy_felix_bundle.policies.common.labels import ACTION_MASK, CODE_MASK, CODES, LatentLabelsStep
 from lerobot_policy_felix_bundle.policies.common.losses import Term, reduce_terms
 from lerobot_policy_felix_bundle.policies.common.meaning import resolve_meaning
 
@@ -22,7 +24,7 @@ BACKBONE = "backbone"
 
 
 class HLRPPolicy(PreTrainedPolicy):
-    """Base of the policies.
+    """Base of the policies: `build`, `terms` and `chunk` are what each has of its own.
 
     Args:
         config: The configuration; what it leaves open is filled in.
@@ -37,6 +39,7 @@ class HLRPPolicy(PreTrainedPolicy):
     config_class = HLRPPolicyConfig
     name = "hlrp_policy"
     config: HLRPPolicyConfig
+    backend: VLABackend
 
     # Layers that FSDP wraps; Accelerate reads the second name.
     _fsdp_wrap_modules: ClassVar[list[str]] = ["LlamaDecoderLayer", "SmolVLMEncoderLayer"]
@@ -57,21 +60,17 @@ class HLRPPolicy(PreTrainedPolicy):
         self._queue: deque[Tensor] = deque(maxlen=config.n_action_steps)
         self.build(backbone_folder)
 
+    @abstractmethod
     def build(self, backbone_folder: Path | None) -> None:
-        """Make the modules; with a folder their weights are loaded later."""
-        raise NotImplementedError
+        """Make the modules, `backend` among them; with a folder their weights are loaded later."""
 
-    def save_backbone(self, folder: Path) -> None:
-        """Write what `build` needs, without weights."""
-        raise NotImplementedError
-
+    @abstractmethod
     def terms(self, batch: Mapping[str, Any], **given: Any) -> dict[str, Term]:
         """The losses of a labelled batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def chunk(self, batch: Mapping[str, Any], **given: Any) -> Tensor:
         """A chunk of normalised actions ``[B, chunk_size, A]``."""
-        raise NotImplementedError
 
     def get_optim_params(self) -> list[dict[str, Any]]:
         """Everything that is trained, in one group that PyTorch updates with its fused kernel."""
@@ -94,7 +93,8 @@ class HLRPPolicy(PreTrainedPolicy):
         Returns:
             The loss, and numbers to log.
         """
-        return reduce_terms(self.terms(self._labelled(batch), **given), reduction)
+        # A preprocessor that came with other weights may have had other labels, or none.
+        return reduce_terms(self.terms(self._labels.label(batch), **given), reduction)
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Any], **given: Any) -> Tensor:
@@ -118,16 +118,6 @@ class HLRPPolicy(PreTrainedPolicy):
             actions = self.predict_action_chunk(batch, **given)
             self._queue.extend(actions.transpose(0, 1)[: self.config.n_action_steps])
         return self._queue.popleft()
-
-    def _labelled(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with this policy's labels: a preprocessor that came with other weights may have had others."""
-        stamp = batch.get(STAMP)
-        if stamp == self._labels.stamp or (stamp is None and "index" not in batch):
-            return batch
-        observation = {k: v for k, v in batch.items() if k.startswith("observation.")}
-        rest = {k: v for k, v in batch.items() if k not in (CODES, CODE_MASK, ACTION_MASK)}
-        seen, added = self._labels.label(observation, rest)
-        return {**rest, **seen, **added}
 
     def action_mask(self, batch: Mapping[str, Any]) -> Tensor:
         """Which actions of the chunks are trained on, bool ``[B, chunk_size]``."""
@@ -157,7 +147,7 @@ class HLRPPolicy(PreTrainedPolicy):
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save_pretrained(save_directory, state_dict=state_dict)
-        self.save_backbone(save_directory / BACKBONE)
+        self.backend.save_backbone(save_directory / BACKBONE)
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **options: Any) -> Self:

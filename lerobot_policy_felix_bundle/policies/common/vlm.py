@@ -1,29 +1,24 @@
 """The vision-language model of a policy: built from a backbone, a foundation model or a checkpoint's own files."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
-from hlrp.config.models import FoundationModel, LoraSection
 from hlrp.errors import UserError
 from hlrp.foundation.backbones import resolve_backbone
 from hlrp.foundation.backends.interfaces import BackendMode, VLABackend
 from hlrp.foundation.backends.registry import backend_class
 from hlrp.foundation.config import BackendConfig
-from hlrp.foundation.trainable import choose_trainable
+from hlrp.foundation.trainable import Adapters, choose_trainable
 from hlrp.latents import CodeSpec
 from lerobot_policy_felix_bundle.policies.common.configuration import TINY, HLRPPolicyConfig
 from lerobot_policy_felix_bundle.policies.common.meaning import spec_of
 
-_SMOL = "smol_latent_head"
 # A policy without codes builds the same backend and drops the head that would predict these.
 _NO_CODES = CodeSpec(codebook_size=2, code_seq_len=1, num_frames=2, offset_seconds=1.0, laq_sha256="none")
-_HEAD = ("head.", "flow.", "target_")
 
 
-def build_backend(config: HLRPPolicyConfig, restored: Path | None, backend: str = _SMOL) -> tuple[Any, Path]:
+def build_backend(config: HLRPPolicyConfig, restored: Path | None, backend: str) -> tuple[VLABackend, Path]:
     """The backend that a policy's configuration asks for, its parts frozen, trained or given adapters.
 
     Args:
@@ -32,7 +27,7 @@ def build_backend(config: HLRPPolicyConfig, restored: Path | None, backend: str 
         backend: Name of the backend.
 
     Returns:
-        The backend, a `VLABackend` and `torch.nn.Module`, and the folder of its backbone.
+        The backend, and the folder of its backbone.
 
     Raises:
         UserError: There is no such backbone, or the foundation model of ``init_from`` does not fit.
@@ -49,14 +44,21 @@ def build_backend(config: HLRPPolicyConfig, restored: Path | None, backend: str 
     )
     if foundation is not None:
         foundation.load_into(built, with_head=config.uses_latents)
-    _choose(built, config, backend)
-    _cast(built, config, backend)
+    choose_trainable(
+        built,
+        vision=config.trains_vision,
+        language=config.vlm_mode != "frozen",
+        adapters=Adapters(config.lora_rank, config.lora_alpha, config.lora_targets)
+        if config.vlm_mode == "lora"
+        else None,
+    )
+    _cast(built, config)
     return built, folder
 
 
 def _backend_config(config: HLRPPolicyConfig, backend: str) -> BackendConfig:
     return BackendConfig(
-        backend=backend,  # type: ignore[arg-type]
+        backend=backend,
         spec=spec_of(config) if config.uses_latents else _NO_CODES,
         cameras=config.cameras,
         image_size=config.image_size,
@@ -66,28 +68,16 @@ def _backend_config(config: HLRPPolicyConfig, backend: str) -> BackendConfig:
     )
 
 
-def _choose(backend: VLABackend, config: HLRPPolicyConfig, name: str) -> None:
-    lora = LoraSection(rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets)
-    model = FoundationModel(
-        kind="foundation",
-        backend=name,  # type: ignore[arg-type]
-        train_vision=config.trains_vision,
-        train_language=config.vlm_mode != "frozen",
-        lora=lora if config.vlm_mode == "lora" else None,
-    )
-    choose_trainable(backend, model, pretrained=config.backbone != TINY)
-
-
-def _cast(backend: VLABackend, config: HLRPPolicyConfig, name: str) -> None:
+def _cast(backend: VLABackend, config: HLRPPolicyConfig) -> None:
     """Keep what is not trained of the VLM in ``vlm_dtype``; `auto` becomes, in ``config``, what it stands for."""
     if config.vlm_dtype == "auto":
         pretrained = config.backbone != TINY and config.vlm_mode != "cotrained"
-        config.vlm_dtype = "bfloat16" if pretrained and name == _SMOL else "float32"
+        config.vlm_dtype = "bfloat16" if pretrained and backend.keeps_bfloat16 else "float32"
     if config.vlm_dtype == "float32":
         return
-    if name != _SMOL:
+    if not backend.keeps_bfloat16:
         raise UserError(
-            f"backend {name} keeps its weights in float32",
+            f"backend {backend.config.backend} keeps its weights in float32",
             where="policy.vlm_dtype",
             fix="leave it out; mixed precision is --precision bf16",
         )
@@ -143,7 +133,7 @@ class _Foundation:
             config.image_size = theirs.image_size
         return self.path / BACKBONE
 
-    def load_into(self, backend: nn.Module, *, with_head: bool) -> None:
+    def load_into(self, backend: VLABackend, *, with_head: bool) -> None:
         """Load its weights; only a head that is dropped, and the projection of a state that it lacks, may differ.
 
         Raises:
@@ -156,11 +146,10 @@ class _Foundation:
 
         stored = load_file(self.path / WEIGHTS)
         expected, tied = split_tied(backend.state_dict())
-        dropped = () if with_head else _HEAD
-        own = {n for n in expected if n.startswith(dropped)} if dropped else set()
-        if self.manifest.config.state_dim is None:
-            own |= {n for n in expected if n.startswith("state_projection.")}
-        stored = {n: v for n, v in stored.items() if not (dropped and n.startswith(dropped))}
+        dropped = () if with_head else backend.latent_weights
+        lacking = backend.state_weights if self.manifest.config.state_dim is None else ()
+        own = {n for n in expected if n.startswith((*dropped, *lacking))}
+        stored = {n: v for n, v in stored.items() if not n.startswith(dropped)}
         check_state(stored, {n: v for n, v in expected.items() if n not in own}, str(self.path / WEIGHTS))
         state = stored | {n: expected[n] for n in own}
         backend.load_state_dict(state | {name: state[owner] for name, owner in tied.items()}, strict=True)

@@ -23,7 +23,7 @@ class HLRPActionExpertDirectPolicy(ExpertPolicy):
     def build(self, backbone_folder: Path | None) -> None:
         """Without the head that would predict codes, and with nothing trained that no action depends on."""
         super().build(backbone_folder)
-        self.drop_code_head()
+        self.backend.drop_head()
 
     def terms(self, batch: Mapping[str, Any], **given: Any) -> dict[str, Term]:
         """The flow's squared error."""

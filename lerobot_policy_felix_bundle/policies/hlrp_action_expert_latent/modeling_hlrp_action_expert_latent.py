@@ -77,7 +77,7 @@ class HLRPActionExpertLatentPolicy(ExpertPolicy):
         part = CodeTokens if self.config.conditioning == "tokens" else CodeSuffix
         self.latents = part(spec.positions, spec.codebook_size, self.expert.width)
         if self.config.conditioning == "suffix":
-            self.drop_code_head()
+            self.backend.drop_head()
         # Saved, so that a resumed run goes on with the schedule.
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 

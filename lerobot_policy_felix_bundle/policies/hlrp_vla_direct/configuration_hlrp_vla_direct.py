@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from lerobot.configs.policies import PreTrainedConfig
 
+from hlrp.foundation.backends.registry import BACKENDS, DEFAULT_BACKEND
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
 
-BACKENDS = ("smol_latent_head", "qwen3vl_chat")
 DECODERS = ("mlp", "laq", "both")
 
 
@@ -28,7 +28,7 @@ class HLRPVLADirectConfig(HLRPPolicyConfig):
         action_weight: Weight of the loss of the actions.
     """
 
-    backend: str = "smol_latent_head"
+    backend: str = DEFAULT_BACKEND
     decoder: str = "mlp"
     decoder_laq: str | None = None
     code_dim: int | None = None

@@ -71,10 +71,6 @@ class HLRPVLADirectPolicy(HLRPPolicy):
         config.code_dim = vectors.shape[-1]
         return vectors
 
-    def save_backbone(self, folder: Path) -> None:
-        """Configuration, tokenizer and processor of the VLM."""
-        self.backend.save_backbone(folder)
-
     def _state(self, batch: Mapping[str, Any]) -> Tensor | None:
         if self.config.state_dim is None:
             return None
@@ -95,7 +91,7 @@ class HLRPVLADirectPolicy(HLRPPolicy):
         actions, mask = self.supervised_actions(batch)
         codes, known = self.codes(batch, self.spec.positions)
         observed = foundation_batch(self.config, batch)
-        output: LossOutput = self.backend.loss_from_batch(replace(observed, target_codes=codes, target_mask=known))
+        output = self.backend.loss_from_batch(replace(observed, target_codes=codes, target_mask=known))
         decoded = self.decoder(self._shares(None, self._logits(output, observed)).detach(), self._state(batch))
         losses = nn.functional.l1_loss(decoded, actions.float(), reduction="none")
         right = 0.0 if output.logits is None else ((output.logits.argmax(-1) == codes) & known).sum()
@@ -112,14 +108,15 @@ class HLRPVLADirectPolicy(HLRPPolicy):
         with torch.no_grad():
             predicted = self.backend.latent_from_batch(observed)
         if predicted.logits is not None:
-            logits: Tensor = predicted.logits
-            return logits
+            return predicted.logits
+        assert predicted.codes is not None, "a backend predicts codes or logits"
         return nn.functional.one_hot(predicted.codes, self.spec.codebook_size).float().log()
 
     def predict_codes(self, batch: Mapping[str, Any]) -> Tensor:
         """The likeliest codes for a preprocessed observation, int64 ``[B, S]``."""
         with torch.no_grad():
-            codes: Tensor = self.backend.latent_from_batch(foundation_batch(self.config, batch)).codes
+            codes = self.backend.latent_from_batch(foundation_batch(self.config, batch)).codes
+        assert codes is not None, "a policy's backend has mode codes"
         return codes
 
     def chunk(self, batch: Mapping[str, Any], **_: Any) -> Tensor:
