@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hlrp.config import ClassPath, FromConfig, LightningTrainerSection, resolve_class_path
-from hlrp.config.sections import OWNED_TRAINER_ARGS
+from hlrp.config.trainer_sections import OWNED_TRAINER_ARGS
 from hlrp.errors import UserError, suggest
 from trainers.lifecycle import default_log_freq
 from trainers.lightning.checkpoints import BestCheckpoint
