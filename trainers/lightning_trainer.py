@@ -19,18 +19,10 @@ from hlrp.errors import UserError
 from hlrp.runs import RunDirectory, new_run_path
 from hlrp.runs.directory import git_commit
 from trainers.base import BaseTrainer, RunResult, without_log_lines
-from trainers.lightning_models import (
-    build_datamodule,
-    build_module,
-    check_classes,
-    check_model,
-    job_name,
-    orders_itself,
-)
+from trainers.lightning_models import check_model, job_name
+from trainers.lightning_plan import log_interval, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
     from rich.console import Console
     from torch.utils.data import DataLoader
@@ -149,7 +141,7 @@ class LightningTrainer(BaseTrainer):
             _check_same_data(resume, datasets)
         path = resume.path if resume else _new_path(run, True)
         with without_log_lines():
-            _prepare(run, path, None, None, checkpoint=checkpoint, say=lambda _: None)
+            prepare(run, path, None, None, checkpoint=checkpoint, say=lambda _: None)
             if isinstance(run.model, PolicyModel) and checkpoint is None:
                 from trainers.policy_checks import check_with_lerobot
 
@@ -265,14 +257,14 @@ def _execute(
     seed_everything(section.seed, workers=True, verbose=False)
     own_data = datamodule is not None
     with log_file(None):
-        trainer, module, datamodule = _prepare(run, path, module, datamodule, checkpoint=checkpoint, say=console.print)
+        trainer, module, datamodule = prepare(run, path, module, datamodule, checkpoint=checkpoint, say=console.print)
     if first:
         directory = _open(run, path, dataset, directory, checkpoint, notes or [])
         console.print(f"run: {path}")
         if not own_data:
             _announce(console, run, trainer)
     plan = SessionPlan(
-        log_freq=_log_freq(section),
+        log_freq=log_interval(section),
         save_freq=section.save_freq,
         keep_last=section.keep_last,
         seed=section.seed,
@@ -284,71 +276,12 @@ def _execute(
     return session.run(module, datamodule, compiled=section.compile)
 
 
-def _log_freq(section: LightningTrainerSection) -> int:
-    from trainers.lerobot_command import default_log_freq
-
-    # With a length in epochs the steps are not known yet.
-    return section.log_freq or (default_log_freq(section.steps) if section.max_epochs is None else 50)
-
-
-def _prepare(
-    run: LightningRun,
-    path: Path,
-    module: "LightningModule | None",
-    datamodule: Any,
-    *,
-    checkpoint: "Checkpoint | None",
-    say: "Callable[[str], None]",
-) -> "tuple[Trainer, LightningModule, Any]":
-    """Make what is missing of data, trainer and module, in this order; a refusal leaves nothing on disk.
-
-    Raises:
-        UserError: A setting of the run that cannot be.
-    """
-    # Before Lightning's own import, which this shortens by seconds.
-    from trainers import lightning_imports  # noqa: F401  isort: skip
-    from lightning.pytorch import Trainer
-
-    from trainers.lightning_options import trainer_arguments
-    from trainers.lightning_policies import settle
-
-    if isinstance(run.model, PolicyModel) and run.env is not None:
-        from trainers.policy_checks import check_environment_fields
-
-        check_environment_fields(run.env)
-    if module is None:
-        check_classes(run)
-    datamodule = build_datamodule(run, say) if datamodule is None else datamodule
-    arguments = trainer_arguments(
-        settle(run),
-        path,
-        start=checkpoint.step if checkpoint else 0,
-        log_freq=_log_freq(run.trainer),
-        share_out=not orders_itself(datamodule),
-    )
-    trainer = _make_trainer(Trainer, arguments)
-    if module is None:
-        module = build_module(run, datamodule, checkpoint.path if checkpoint else None)
-    return trainer, module, datamodule
-
-
 def _rollouts(run: LightningRun, path: Path) -> "Rollouts | None":
     if run.trainer.eval_freq == 0:
         return None
     from trainers.lightning_rollouts import Rollouts
 
     return Rollouts.of(run, path / "eval")
-
-
-def _make_trainer(cls: "type[Trainer]", arguments: dict[str, Any]) -> "Trainer":
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-    try:
-        return cls(**arguments)
-    except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
-        raise UserError(
-            f"Lightning refuses these settings: {error}", where="trainer", fix="change the named setting"
-        ) from error
 
 
 def _new_path(run: LightningRun, first: bool) -> Path:
