@@ -168,7 +168,5 @@ def test_every_trainer_has_a_name_a_kind_of_run_and_a_class() -> None:
 
 
 def test_the_schema_lists_the_backends_that_it_is_given() -> None:
-    from hlrp.config.json_schema import json_schema
-
     described = json_schema("lightning", backends=["a", "b"])["$defs"]["FoundationModel"]["properties"]["backend"]
     assert described["enum"] == ["a", "b"]
