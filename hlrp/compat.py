@@ -1,24 +1,19 @@
-"""Every touch of a LeRobot API that is private or has moved between releases. Supported: 0.6 from 0.6.1 on.
+"""Every touch of a LeRobot API, outside its training loop, that is private or has moved between releases.
+
+Supported: 0.6 from 0.6.1 on. What is changed around the loop is in `trainers.lerobot.hooks`.
 
 Nothing of LeRobot is imported at module level: that takes 10 to 20 s, and most commands need none of it.
 """
 
-import logging
-import math
-import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError
-from hlrp.files import fsync_folder, fsync_tree, replace_link
-from hlrp.finite import FiniteLoss, require_finite_weights
 
 SUPPORTED_LEROBOT = ">=0.6.1,<0.7"
-Emit = Callable[..., None]
 
 
 def lerobot_version() -> str:
@@ -68,83 +63,6 @@ def without_unused_packages(policy_type: str) -> None:
         setattr(import_utils, f"_{name}_available", False)
 
 
-class StopRequest:
-    """Set by a signal handler, read by the training loop at the end of a step."""
-
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
-
-    def __call__(self, signal_number: int, _frame: object = None) -> None:
-        """Signal handler: remember which signal asked to stop."""
-        self.signal_number = signal_number
-
-
-class StoppedAfterSaveError(Exception):
-    """Raised inside LeRobot's loop once the checkpoint that a signal asked for is on disk."""
-
-
-def install_training_hooks(
-    emit: Emit, stop: StopRequest, preflight: Callable[[Any], None], loss: FiniteLoss
-) -> Callable[[], None]:
-    """Prepare `lerobot.scripts.lerobot_train` and return its `main`.
-
-    LeRobot's loop stays as it is; what surrounds it is wrapped:
-
-    - our run folder may exist already (LeRobot refuses any existing output folder),
-    - ``preflight(cfg)`` sees the parsed configuration before anything is built,
-    - a dataset's tasks stand in the order of their numbers, and cameras without statistics get an empty entry,
-    - metrics leave as numbers, at full precision, instead of as text,
-    - a checkpoint appears under its final name only when all of it is on disk,
-    - a stop request saves a checkpoint at the end of the running step, then ends the loop,
-    - a loss that is no number for many steps, and weights that are none when they are to be saved, end it too,
-    - on resume the random state is restored right before the first update, so that what the data loader drew
-      from it in between does not shift dropout and noise; and the data go on in the epoch they had reached.
-
-    Args:
-        emit: Called as ``emit(event, **fields)``; only on the main process does it write.
-        stop: Read at the end of every step.
-        preflight: May raise UserError.
-        loss: Sees the loss of every step.
-    """
-    from lerobot.configs.train import TrainPipelineConfig
-    from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
-    from lerobot.scripts import lerobot_train
-
-    _mend_metadata(LeRobotDatasetMetadata)
-    _accept_existing_folder(TrainPipelineConfig, emit, preflight)
-    _report_metrics(lerobot_train, emit, loss)
-    _save_atomically(lerobot_train, emit, stop)
-    _restore_random_state(lerobot_train)
-    _restore_epoch(lerobot_train)
-    return lerobot_train.main
-
-
-def _accept_existing_folder(config_class: Any, emit: Emit, preflight: Callable[[Any], None]) -> None:
-    original = config_class.validate
-
-    def validate(self: Any) -> None:
-        output_dir, self.output_dir = self.output_dir, None
-        try:
-            original(self)
-        except (ValueError, TypeError, OSError) as error:
-            raise UserError(f"LeRobot refuses this configuration: {error}", fix="change the named setting") from error
-        self.output_dir = output_dir or self.output_dir
-        preflight(self)
-        emit("accepted")
-
-    config_class.validate = validate
-
-
-def _mend_metadata(metadata_class: Any) -> None:
-    load = metadata_class._load_metadata
-
-    def load_metadata(self: Any) -> None:
-        load(self)
-        mend_metadata(self)
-
-    metadata_class._load_metadata = load_metadata
-
-
 def mend_metadata(meta: Any) -> None:
     """Change what LeRobot has read of a dataset so that its own code does with it what it means to.
 
@@ -162,109 +80,6 @@ def mend_metadata(meta: Any) -> None:
     meta.stats = meta.stats or {}
     for camera in set(meta.camera_keys) - set(meta.depth_keys):
         meta.stats.setdefault(camera, {})
-
-
-_EVAL_LOSS = re.compile(r"^step (\d+): eval_loss=([-+.\deEnaif]+)$")
-
-
-def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss) -> None:
-    """Turn LeRobot's log records into events: its tracker passes through `logging` as an object, not as text."""
-    tracker_class = script.MetricsTracker
-    make_record = logging.getLogRecordFactory()
-
-    def record_factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        record = make_record(*args, **kwargs)
-        if isinstance(record.msg, tracker_class):
-            emit("metrics", **record.msg.to_dict())
-        elif isinstance(record.msg, str) and (match := _EVAL_LOSS.match(record.msg)):
-            emit("eval_loss", steps=int(match[1]), eval_loss=float(match[2]))
-        elif record.msg == "Suite %s aggregated: %s" and isinstance(record.args, tuple) and record.args[0] == "overall":
-            totals: Any = record.args[1]
-            emit("rollouts", **{k: v for k, v in totals.items() if isinstance(v, int | float)})
-        return record
-
-    logging.setLogRecordFactory(record_factory)
-    count_step = tracker_class.step
-
-    def step(self: Any) -> None:
-        count_step(self)
-        emit("step", steps=self.steps)
-        # LeRobot has read it from the device.
-        loss.see(self.steps, math.isfinite(self.metrics["loss"].val))
-
-    tracker_class.step = step
-
-
-def _save_atomically(script: Any, emit: Emit, stop: StopRequest) -> None:
-    save, due = script.save_checkpoint, script.should_save_checkpoint
-
-    def should_save_checkpoint(*args: Any, **kwargs: Any) -> bool:
-        return stop.signal_number is not None or due(*args, **kwargs)
-
-    def save_checkpoint(*, checkpoint_dir: Path, **kwargs: Any) -> None:
-        require_finite_weights(kwargs["policy"], kwargs["step"])
-        partial = checkpoint_dir.with_name(f".{checkpoint_dir.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            save(checkpoint_dir=partial, **kwargs)
-            fsync_tree(partial)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        shutil.rmtree(checkpoint_dir, ignore_errors=True)
-        partial.replace(checkpoint_dir)
-        fsync_folder(checkpoint_dir.parent)
-
-    def update_last_checkpoint(checkpoint_dir: Path) -> Path:
-        # LeRobot unlinks `last` and makes it anew: a kill in between leaves none. A rename has no in-between.
-        last = checkpoint_dir.parent / "last"
-        replace_link(last, checkpoint_dir.name)
-        emit("checkpoint", name=checkpoint_dir.name)
-        if stop.signal_number is not None:
-            raise StoppedAfterSaveError
-        return last
-
-    script.save_checkpoint = save_checkpoint
-    script.should_save_checkpoint = should_save_checkpoint
-    script.update_last_checkpoint = update_last_checkpoint
-
-
-def _restore_random_state(script: Any) -> None:
-    load, update = script.load_training_state, script.update_policy
-
-    def load_training_state(checkpoint_dir: Path, *args: Any, **kwargs: Any) -> Any:
-        from lerobot.utils.random_utils import load_rng_state
-
-        def first_update(*update_args: Any, **update_kwargs: Any) -> Any:
-            load_rng_state(Path(checkpoint_dir) / "training_state")
-            script.update_policy = update
-            return update(*update_args, **update_kwargs)
-
-        script.update_policy = first_update
-        return load(checkpoint_dir, *args, **kwargs)
-
-    script.load_training_state = load_training_state
-
-
-def _restore_epoch(script: Any) -> None:
-    """Keep the sampler's epoch on resume.
-
-    LeRobot puts the sampler at the right epoch and sample; then Accelerate, whose own count starts at 0 in every
-    process, sets the epoch back, and a run resumed after its first epoch repeats that epoch's order.
-    """
-    sampler_class = script.EpisodeAwareSampler
-
-    class ResumedSampler(sampler_class):  # type: ignore[misc, valid-type]
-        _resumed_epoch = 0
-
-        def load_state_dict(self, state: dict[str, int]) -> None:
-            super().load_state_dict(state)
-            self._resumed_epoch = state["epoch"]
-
-        def set_epoch(self, epoch: int) -> None:
-            super().set_epoch(self._resumed_epoch + epoch)
-
-    script.EpisodeAwareSampler = ResumedSampler
 
 
 def check_policy_values(name: str, fields: dict[str, Any]) -> Any:
@@ -294,34 +109,6 @@ def check_policy_values(name: str, fields: dict[str, Any]) -> Any:
             where=f"model ({', '.join(fields)})",
             fix=f"`hlrp policies {name}` lists its fields and defaults",
         ) from error
-
-
-def check_policy_features(cfg: Any) -> None:
-    """Check that the dataset has what the policy needs, before frames are read or weights made.
-
-    Args:
-        cfg: LeRobot's `TrainPipelineConfig` after validation.
-
-    Raises:
-        UserError: The dataset lacks a feature of a pretrained policy, or the policy's own check refuses it.
-    """
-    from lerobot.datasets import LeRobotDatasetMetadata
-    from lerobot.utils.feature_utils import dataset_to_policy_features
-
-    if cfg.policy is None:
-        return
-    meta = LeRobotDatasetMetadata(cfg.dataset.repo_id, root=cfg.dataset.root, revision=cfg.dataset.revision)
-    bare = sorted(c for c in meta.camera_keys if not (meta.stats or {}).get(c) and c not in meta.depth_keys)
-    if bare and not cfg.dataset.use_imagenet_stats:
-        raise UserError(
-            f"the dataset has no statistics of {', '.join(bare)}, and ImageNet's are not to be used",
-            where="trainer.lerobot_args: dataset.use_imagenet_stats",
-            fix="leave the setting out, or use a dataset with statistics of its pictures",
-        )
-    features = dataset_to_policy_features(meta.features)
-    if not cfg.resume:  # a resumed run keeps the statistics of its checkpoint
-        check_normalisation(cfg.policy, features, meta.stats, str(meta.root / "meta" / "stats.json"))
-    check_features(cfg.policy, features, cfg.rename_map, f"dataset {cfg.dataset.root or cfg.dataset.repo_id}")
 
 
 _NORMALISED_BY = {

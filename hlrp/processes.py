@@ -1,4 +1,7 @@
-"""What processes agree on: who may write a folder, what ends them, and where their children find this project."""
+"""What processes agree on: who may write a folder, what ends them, and where their children find this project.
+
+Signals that stop a run (SIGINT, SIGTERM, SIGHUP) become a wish, which is granted when a step is complete.
+"""
 
 import json
 import os
@@ -13,7 +16,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from hlrp.errors import UserError
+from hlrp.errors import Interrupted, UserError
 from hlrp.files import write_json
 
 Handler = Callable[[int, FrameType | None], None]
@@ -84,6 +87,48 @@ def _host() -> str:
     import socket
 
     return socket.gethostname()
+
+
+class StopRequests:
+    """Context that takes the signals over that stop a run; outside the main thread it does nothing.
+
+    Before training starts a signal ends the command at once, since there is nothing to save. After that the first one
+    is remembered, and a second Ctrl-C no longer waits for the step to end.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.training = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequests":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in stop_signals()}
+            self.install()
+        return self
+
+    def install(self) -> None:
+        """Set the handlers again: Lightning puts its own in front of them, which talk to other processes."""
+        for number in self._before:
+            signal.signal(number, self._on_signal)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        leave_closed_terminal()
+        if not self.training:
+            raise Interrupted("interrupted before training began; there is nothing to save", number)
+        if self.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+class StoppedBySignal(Exception):  # noqa: N818 - a stop in order is no error
+    """Leaves a training loop after the checkpoint of an interrupted run was saved."""
 
 
 def _born(pid: int) -> float | None:

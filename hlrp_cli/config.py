@@ -107,7 +107,7 @@ def _check_classes(config: Any, allow: list[str] | None) -> None:
     if isinstance(config, LightningRun):
         if isinstance(config.model, FoundationModel):
             check_backend(config.model.backend)
-        from trainers.lightning_models import check_classes
+        from trainers.lightning.models import check_classes
 
         check_classes(config)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hlrp.errors import Interrupted, WorkError
+from hlrp.errors import Interrupted, UserError, WorkError
 
 TASKS = ("button-press-v3", "drawer-close-v3")
 
@@ -89,11 +89,12 @@ def _train(stage: str, config: str, run: Path, data: Path, size: Size, *more: An
 
 
 def _status(run: Path) -> str | None:
+    from hlrp.runs.manifest import MANIFEST, RunManifest
+
     try:
-        status = json.loads((run / "run.json").read_text(encoding="utf8")).get("status")
-    except (OSError, ValueError):
+        return RunManifest.read(run / MANIFEST).status
+    except (FileNotFoundError, UserError):
         return None
-    return status if isinstance(status, str) else None
 
 
 def _continue(run: Path, train: list[Any]) -> list[Any]:

@@ -29,7 +29,7 @@ def list_(
 
     runs = list_runs(root, _warn)
     if json_output:
-        typer.echo(json_text([{"path": str(r.path), **r.manifest} for r in runs]))
+        typer.echo(json_text([{"path": str(r.path), **r.manifest.to_json()} for r in runs]))
         return
     if not runs:
         typer.echo(f"no runs below {root}; `hlrp train` makes one")
@@ -52,10 +52,10 @@ def _row(run: "RunDirectory") -> tuple[str, ...]:
     except UserError as problem:
         _warn(problem)
         latest = None
-    done = f"{latest.step if latest else 0}/{manifest.get('steps', '?')}"
-    started = manifest.get("started", "")[:19].replace("T", " ")
-    loss = manifest.get("final_metrics", {}).get("loss", "")
-    return started, manifest.get("status", "?"), manifest.get("policy", "?"), done, _number(loss), str(run.path)
+    done = f"{latest.step if latest else 0}/{'?' if manifest.steps is None else manifest.steps}"
+    started = manifest.started[:19].replace("T", " ")
+    loss = manifest.final_metrics.get("loss", "")
+    return started, manifest.status or "?", manifest.policy or "?", done, _number(loss), str(run.path)
 
 
 def _number(value: object) -> str:
@@ -80,24 +80,24 @@ def show(
         ]
         found = {
             "path": str(directory.path),
-            **manifest,
+            **manifest.to_json(),
             "checkpoints": state,
             "evaluations": [str(e) for e in evaluations],
         }
         typer.echo(json_text(found))
         return
-    dataset = manifest.get("dataset", {})
+    dataset = manifest.dataset
     rows = {
         "run": directory.path,
-        "status": manifest.get("status", "?") + (f" ({manifest['reason']})" if manifest.get("reason") else ""),
-        "trainer": manifest.get("trainer"),
-        "policy": manifest.get("policy"),
-        "dataset": f"{dataset.get('root') or dataset.get('repo_id')} (fingerprint {dataset.get('fingerprint', '-')})",
-        "seed": manifest.get("seed"),
-        "started": manifest.get("started"),
-        "ended": manifest.get("ended", "-"),
-        "metrics": ", ".join(f"{k} {_number(v)}" for k, v in manifest.get("final_metrics", {}).items()) or "-",
-        "versions": ", ".join(f"{k} {v}" for k, v in manifest.get("versions", {}).items()),
+        "status": (manifest.status or "?") + (f" ({manifest.reason})" if manifest.reason else ""),
+        "trainer": manifest.trainer,
+        "policy": manifest.policy,
+        "dataset": f"{dataset.root or dataset.repo_id} (fingerprint {dataset.fingerprint or '-'})",
+        "seed": manifest.seed,
+        "started": manifest.started or None,
+        "ended": manifest.ended or "-",
+        "metrics": ", ".join(f"{k} {_number(v)}" for k, v in manifest.final_metrics.items()) or "-",
+        "versions": ", ".join(f"{k} {v}" for k, v in manifest.versions.items()),
     }
     for name, value in rows.items():
         typer.echo(f"{name:<12}{value}")
@@ -105,7 +105,7 @@ def show(
         typer.echo(
             f"{'checkpoint':<12}{checkpoint.path}" + (f"  BROKEN: {checkpoint.problem}" if checkpoint.problem else "")
         )
-    for warning in manifest.get("warnings", []):
+    for warning in manifest.warnings:
         typer.echo(f"{'warning':<12}{warning}")
     for evaluation in evaluations:
         typer.echo(f"{'evaluation':<12}{evaluation}")

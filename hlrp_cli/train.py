@@ -110,11 +110,10 @@ def _next_command(path: Path) -> str:
     from hlrp.runs import RunDirectory
 
     manifest = RunDirectory.open(path).manifest
-    if manifest.get("policy") == "laq":
-        root = manifest.get("dataset", {}).get("root", "DIR")
+    root = manifest.dataset.root or "DIR"
+    if manifest.policy == "laq":
         return f"hlrp laq-report {path} --dataset-root {root}"
-    if manifest.get("policy") == "foundation":
-        root = manifest.get("dataset", {}).get("root", "DIR")
+    if manifest.policy == "foundation":
         return f"hlrp train --policy hlrp_action_expert_latent --init-from {path} --dataset-root {root}"
     return f"hlrp eval {path}"
 

@@ -52,7 +52,7 @@ def ours(options: list[str], run: Path) -> Timing:
     child = None
     while child is None and process.poll() is None:
         children = psutil.Process(process.pid).children()
-        child = next((c for c in children if "trainers.lerobot_worker" in c.cmdline()), None)
+        child = next((c for c in children if "trainers.lerobot.worker" in c.cmdline()), None)
         time.sleep(0.005)
     created = child.create_time() if child else float("nan")
     if process.wait() != 0:

@@ -46,7 +46,7 @@ WHAT = {
     "hlrp.data": "datasets, decoding, frame windows, loaders",
     "hlrp.runs": "run directories, checkpoints, metrics",
     "hlrp.config": "the one schema, YAML, overrides",
-    "hlrp.compat": "LeRobot's private and moved parts",
+    "hlrp.compat": "LeRobot's private and moved parts, outside its loop",
 }
 
 

@@ -73,11 +73,15 @@ def shrink(root: Path) -> None:
         if path.name != "rng_state.safetensors" and not path.is_relative_to(root / "laq"):
             path.unlink()
     for path in root.rglob("*.safetensors"):
-        content = path.read_bytes()
+        content = bytearray(path.read_bytes())
         if len(content) < _LARGE:
             continue
         start = 8 + int.from_bytes(content[:8], "little")
-        path.write_bytes(content[:start] + bytes(len(content) - start))
+        for entry in json.loads(content[8:start]).values():
+            if entry.get("dtype") == "F32":  # random states are bytes
+                first, end = entry["data_offsets"]
+                content[start + first : start + end] = bytes(end - first)
+        path.write_bytes(content)
         manifest = path.with_name("manifest.json")
         if manifest.is_file() and path.name == "model.safetensors":
             said = json.loads(manifest.read_text())

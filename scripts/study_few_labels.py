@@ -226,7 +226,7 @@ def train(cell: Cell, args: argparse.Namespace) -> Path:
     data = make_data(args, labelled, coded=coded, seed=cell.seed)
     if (folder / "run.json").is_file():
         run = RunDirectory.open(folder)
-        if run.manifest["status"] == "finished":
+        if run.manifest.status == "finished":
             return folder
         if run.latest() is not None:
             config = load_config(folder / "config.yaml", (), {}).config

@@ -1,5 +1,6 @@
 """Flags of every command: none is given twice, none has no effect beside the others."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,21 @@ def test_a_replay_alone_refuses_what_only_a_policy_needs(flag: str, toy_root: Pa
     assert message.startswith(
         f"{flag.split(maxsplit=1)[0]} has no effect when recorded actions are replayed without a policy"
     )
+
+
+def test_a_class_of_a_package_that_is_allowed_passes_the_check_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hlrp.config import class_path
+
+    (tmp_path / "my_callbacks_xy.py").write_text("from lightning.pytorch import Callback\nclass Mine(Callback): pass\n")
+    run = "trainer_type: lightning\nmodel: {policy_type: act}\ntrainer: {callbacks: [my_callbacks_xy.Mine]}\n"
+    (tmp_path / "run.yaml").write_text(run)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(class_path, "_given", [])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for words in (["config", "validate", "run.yaml"], ["config", "show", "-c", "run.yaml"]):
+        assert "--allow-import my_callbacks_xy" in _refusal(*words)
+        command()([*words, "--allow-import", "my_callbacks_xy"], standalone_mode=False)
+        monkeypatch.setattr(class_path, "_given", [])
+    assert "run.yaml: ok, a lightning run of policy act" in capsys.readouterr().out

@@ -6,8 +6,8 @@ from trainers.registry import TRAINERS, get_trainer
 
 if TYPE_CHECKING:
     from trainers.base import BaseTrainer, RunResult
-    from trainers.lerobot_trainer import LeRobotTrainer
-    from trainers.lightning_trainer import LightningTrainer
+    from trainers.lerobot.trainer import LeRobotTrainer
+    from trainers.lightning.trainer import LightningTrainer
 
 __all__ = ["TRAINERS", "BaseTrainer", "LeRobotTrainer", "LightningTrainer", "RunResult", "get_trainer"]
 
@@ -19,11 +19,11 @@ def __getattr__(name: str) -> Any:
 
         return getattr(base, name)
     if name == "LeRobotTrainer":
-        from trainers.lerobot_trainer import LeRobotTrainer
+        from trainers.lerobot.trainer import LeRobotTrainer
 
         return LeRobotTrainer
     if name == "LightningTrainer":
-        from trainers.lightning_trainer import LightningTrainer
+        from trainers.lightning.trainer import LightningTrainer
 
         return LightningTrainer
     raise AttributeError(f"module 'trainers' has no attribute {name!r}")

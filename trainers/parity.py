@@ -89,8 +89,8 @@ def measure_parity(native: LeRobotRun, lightning: LightningRun) -> Parity:
         UserError: One of them refuses its configuration.
         WorkError: One of them failed.
     """
-    from trainers.lerobot_trainer import LeRobotTrainer
-    from trainers.lightning_trainer import LightningTrainer
+    from trainers.lerobot.trainer import LeRobotTrainer
+    from trainers.lightning.trainer import LightningTrainer
 
     first = LeRobotTrainer().fit(run=native)
     second = LightningTrainer().fit(run=lightning)
@@ -112,7 +112,7 @@ def compare_runs(native: Path, lightning: Path) -> Parity:
         raise WorkError(f"the runs have no steps or checkpoints in common\n  where: {native}, {lightning}")
     weights = {step: _weights(saved[0][step], saved[1][step]) for step in common}
     return Parity(
-        policy=str(runs[1].manifest.get("policy")),
+        policy=str(runs[1].manifest.policy),
         steps=steps[-1],
         loss=[relative(rows[0][s]["loss"], rows[1][s]["loss"]) for s in steps],
         grad_norm=[relative(rows[0][s]["grad_norm"], rows[1][s]["grad_norm"]) for s in steps],

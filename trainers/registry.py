@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from trainers.base import BaseTrainer
 
 TRAINERS: dict[str, str] = {
-    "lerobot": "trainers.lerobot_trainer:LeRobotTrainer",
-    "lightning": "trainers.lightning_trainer:LightningTrainer",
+    "lerobot": "trainers.lerobot.trainer:LeRobotTrainer",
+    "lightning": "trainers.lightning.trainer:LightningTrainer",
 }
 
 

@@ -11,7 +11,7 @@ from hlrp.data.checks import dataset_problems, refuse_fatal
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.data.policy_checks import STATE, policy_problems
 from hlrp.errors import UserError
-from hlrp.runs import RunDirectory
+from hlrp.runs import DatasetRecord, RunDirectory
 
 # Text that names a folder if there is one of that name, and else something on the Hub.
 _FOLDERS_OR_NAMES = ("init_from", "backbone", "vlm_model_name", "latent_table", "latent_laq")
@@ -53,10 +53,10 @@ def resumed_paths[R: (LeRobotRun, LightningRun)](directory: RunDirectory, run: R
     Raises:
         UserError: Another relative path that does not exist as seen from here.
     """
-    data, known = run.data, directory.manifest.get("dataset") or {}
-    if data.root is not None and not data.root.is_absolute() and known.get("root"):
-        data = data.model_copy(update={"root": Path(known["root"])})
-    places = [s.get("root") for s in known.get("sources", [])]
+    data, known = run.data, directory.manifest.dataset
+    if data.root is not None and not data.root.is_absolute() and known.root:
+        data = data.model_copy(update={"root": Path(known.root)})
+    places = [s.root for s in known.sources]
     if len(places) == len(data.sources):
         moved = [
             s.model_copy(update={"root": Path(place)}) if s.root and place and not s.root.is_absolute() else s
@@ -87,23 +87,23 @@ def _relative(section: BaseModel, prefix: str) -> list[tuple[str, Path]]:
     return found
 
 
-def describe_data(datasets: Sequence[DatasetInfo]) -> dict[str, Any]:
+def describe_data(datasets: Sequence[DatasetInfo]) -> DatasetRecord:
     """What `run.json` keeps of the datasets of a run."""
     described = [
-        {
-            "repo_id": d.repo_id,
-            "root": str(d.root.absolute()),
-            "fingerprint": d.fingerprint(),
-            "episodes": d.episodes,
-            "frames": d.frames,
-            "fps": d.fps,
-        }
+        DatasetRecord(
+            repo_id=d.repo_id,
+            root=str(d.root.absolute()),
+            fingerprint=d.fingerprint(),
+            episodes=d.episodes,
+            frames=d.frames,
+            fps=d.fps,
+        )
         for d in datasets
     ]
     if len(described) == 1:
         return described[0]
-    joined = "+".join(str(d["fingerprint"]) for d in described)
-    return {"sources": described, "fingerprint": joined} if described else {}
+    joined = "+".join(str(d.fingerprint) for d in described)
+    return DatasetRecord(sources=described, fingerprint=joined) if described else DatasetRecord()
 
 
 def check_same_data(directory: RunDirectory, datasets: Sequence[DatasetInfo]) -> None:
@@ -112,7 +112,7 @@ def check_same_data(directory: RunDirectory, datasets: Sequence[DatasetInfo]) ->
     Raises:
         UserError: With both fingerprints.
     """
-    before = (directory.manifest.get("dataset") or {}).get("fingerprint")
+    before = directory.manifest.dataset.fingerprint
     if not before or not datasets:
         return
     marks = before.split("+")
@@ -120,7 +120,7 @@ def check_same_data(directory: RunDirectory, datasets: Sequence[DatasetInfo]) ->
         return
     raise UserError(
         f"the data have changed since the run began: fingerprint {before} then, "
-        f"{describe_data(datasets)['fingerprint']} now",
+        f"{describe_data(datasets).fingerprint} now",
         where=", ".join(str(d.root) for d in datasets),
         fix=f"restore the dataset, or start a new run from the weights: hlrp train --init-from {directory.path} ...",
     )

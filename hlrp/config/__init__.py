@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hlrp.config.aliases import resolve_policy_aliases
+    from hlrp.config.base import parse_episodes
     from hlrp.config.class_path import allow_import, resolve_class_path
     from hlrp.config.from_config import FromConfig
     from hlrp.config.loading import Resolved, is_eval_file, load_config, load_eval_config, to_yaml
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
         TrainerSection,
         require_dataset,
     )
-    from hlrp.config.sections import parse_episodes, steps_for_epochs
     from hlrp.config.shipped import find_config, shipped_config, shipped_names
+    from hlrp.config.trainer_sections import steps_for_epochs
 
 __all__ = [
     "ClassPath",
@@ -80,13 +81,13 @@ _HOME_OF = {
     "is_eval_file": "loading",
     "load_config": "loading",
     "load_eval_config": "loading",
-    "parse_episodes": "sections",
+    "parse_episodes": "base",
     "refuse_unused": "obeyed",
     "resolve_class_path": "class_path",
     "resolve_policy_aliases": "aliases",
     "shipped_config": "shipped",
     "shipped_names": "shipped",
-    "steps_for_epochs": "sections",
+    "steps_for_epochs": "trainer_sections",
     "to_yaml": "loading",
 }
 

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from hlrp.config.aliases import resolve_policy_aliases
-from hlrp.config.sections import ClassPath, FilePath, Settings
+from hlrp.config.base import FilePath, Settings
+from hlrp.config.trainer_sections import ClassPath
 from hlrp.config.tree import normalise
 
 _NOT_POLICY_FIELDS = {

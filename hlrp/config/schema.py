@@ -4,20 +4,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, model_validator
 
+from hlrp.config.base import Device, FilePath, Section, Settings
 from hlrp.config.models import ClassPath, FoundationModel, LaqModel, LightningModel, PolicyModel
-from hlrp.config.sections import (
-    DataSection,
-    Device,
-    EnvSection,
-    FilePath,
-    LatentsSection,
-    LeRobotTrainerSection,
-    LightningTrainerSection,
-    Section,
-    Settings,
-    SourceSection,
-    TrainerSection,
-)
+from hlrp.config.sections import DataSection, EnvSection, LatentsSection, SourceSection
+from hlrp.config.trainer_sections import LeRobotTrainerSection, LightningTrainerSection, TrainerSection
 from hlrp.config.tree import normalise
 from hlrp.errors import UserError
 

@@ -16,7 +16,14 @@ from torch.utils.data import DataLoader, Dataset
 from hlrp.compat import mend_metadata
 from hlrp.config import LightningRun
 from hlrp.data.columns import read_columns, read_tasks
-from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo, check_episodes, read_dataset, require_training_features
+from hlrp.data.dataset_info import (
+    TOLERANCE_S,
+    DatasetInfo,
+    check_episodes,
+    check_resumed,
+    read_dataset,
+    require_training_features,
+)
 from hlrp.data.decode import frame_size
 from hlrp.data.episodes import check_camera, read_episodes, split_episodes
 from hlrp.data.policy_samples import GatheredSamples, HeldOutSampler, PolicySampler, Sample
@@ -331,7 +338,7 @@ class LeRobotDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must have in common with this one."""
-        return {"fingerprint": self.info.fingerprint(), **(self.train_sampler().signature() if self._train else {})}
+        return {"fingerprints": [self.info.fingerprint()], **(self.train_sampler().signature() if self._train else {})}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Check that the data are those of the run that is resumed.
@@ -339,10 +346,5 @@ class LeRobotDataModule(LightningDataModule):
         Raises:
             UserError: Naming both sides of what differs.
         """
-        for key, here in self.state_dict().items():
-            if key in state_dict and state_dict[key] != here:
-                raise UserError(
-                    f"this run was trained on other data: {key} was {state_dict[key]} and is now {here}",
-                    where="--resume",
-                    fix="resume with the data, seed, batch size and processes of the run, or start a new one",
-                )
+        first = {"fingerprints": [state_dict["fingerprint"]]} if "fingerprint" in state_dict else {}  # as 0.1 saved it
+        check_resumed({**state_dict, **first}, self.state_dict(), [self.info])

@@ -8,7 +8,7 @@ from typing import Any
 
 from hlrp.errors import UserError
 from hlrp.evaluation.request import RESULTS, EvalRequest
-from hlrp.runs import RunDirectory, new_run_path, resolve_pretrained
+from hlrp.runs import DatasetRecord, RunDirectory, new_run_path, resolve_pretrained
 from hlrp.runs.directory import CONFIG, MANIFEST, check_writable
 from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
 from hlrp.sim.collect import read_metadata
@@ -168,21 +168,24 @@ def _run_config(run: RunDirectory | None) -> dict[str, Any]:
 
 def dataset_roots(pretrained: Path | None, run: RunDirectory | None) -> list[Path]:
     """Folders on this machine that hold the data a checkpoint was trained on."""
-    named: list[dict[str, Any]] = []
     # The manifest's folders are absolute in all runs; the configuration's were not always.
-    recorded = run.manifest.get("dataset") or {} if run else {}
-    data = recorded if recorded.get("root") or recorded.get("sources") else _run_config(run).get("data") or {}
-    named += [data, *(data.get("sources") or [])]
+    recorded = run.manifest.dataset if run else DatasetRecord()
+    named = [(d.root, d.repo_id) for d in (recorded, *recorded.sources)]
+    entries: list[dict[str, Any]] = []
+    if not (recorded.root or recorded.sources):
+        data = _run_config(run).get("data") or {}
+        named, entries = [], [data, *(data.get("sources") or [])]
     if pretrained:
-        named.append(read_json(pretrained / "train_config.json").get("dataset") or {})
+        entries.append(read_json(pretrained / "train_config.json").get("dataset") or {})
+    named += [(entry.get("root"), entry.get("repo_id")) for entry in entries]
     home = os.environ.get("HF_LEROBOT_HOME")
     hub = Path(home) if home else Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "lerobot"
     found = []
-    for entry in named:
-        if entry.get("root"):
-            found.append(Path(entry["root"]).expanduser())
-        elif isinstance(entry.get("repo_id"), str):
-            found.append(hub / entry["repo_id"])
+    for root, repo_id in named:
+        if root:
+            found.append(Path(root).expanduser())
+        elif isinstance(repo_id, str):
+            found.append(hub / repo_id)
     return [p for p in dict.fromkeys(found) if (p / "meta" / "info.json").is_file()]
 
 

@@ -8,10 +8,14 @@ from hlrp.runs.checkpoints import (
     safetensors_problem,
 )
 from hlrp.runs.directory import RunDirectory, claim_folder, claim_run_path, list_runs, new_run_path
+from hlrp.runs.manifest import DatasetRecord, ResumeRecord, RunManifest
 
 __all__ = [
     "Checkpoint",
+    "DatasetRecord",
+    "ResumeRecord",
     "RunDirectory",
+    "RunManifest",
     "checkpoint_step",
     "claim_folder",
     "claim_run_path",

@@ -15,7 +15,7 @@ from hlrp.errors import UserError
 from hlrp.files import json_text, write_json, write_text
 from hlrp.processes import FolderLock, LockedError, is_unwritten
 from hlrp.runs.checkpoints import Checkpoint, list_checkpoints
-from hlrp.runs.manifest import MANIFEST, SCHEMA_VERSION, read_manifest
+from hlrp.runs.manifest import MANIFEST, SCHEMA_VERSION, RunManifest
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -191,13 +191,18 @@ def _probe(folder: Path) -> None:
 class RunDirectory:
     """Reads and writes one run's folder. Every file but the log and the metrics is replaced in one step."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: RunManifest) -> None:
         self.path = path
         self.manifest = manifest
 
     @classmethod
     def create(cls, path: Path, *, config_yaml: str, **fields: Any) -> "RunDirectory":
         """Make the folder, unless it is claimed, with its configuration and a manifest whose status is `running`.
+
+        Args:
+            path: The folder.
+            config_yaml: The resolved configuration.
+            **fields: Of the manifest.
 
         Raises:
             UserError: There is something in it.
@@ -208,15 +213,8 @@ class RunDirectory:
             if not _is_claim(path):
                 raise _exists(path) from None
         write_text(path / CONFIG, config_yaml)
-        manifest = {
-            "schema_version": SCHEMA_VERSION,
-            "status": "running",
-            "started": now(),
-            **fields,
-            "versions": package_versions(),
-            "checkpoints": [],
-        }
-        run = cls(path, manifest)
+        own = {"schema_version": SCHEMA_VERSION, "versions": package_versions(), "checkpoints": []}
+        run = cls(path, RunManifest(**{"status": "running", "started": now(), **fields, **own}))
         run.save()
         return run
 
@@ -235,7 +233,7 @@ class RunDirectory:
                 fix="`hlrp runs list` shows the runs" + (f"; newest: {', '.join(known)}" if known else ""),
             )
         try:
-            manifest = read_manifest(path / MANIFEST)
+            manifest = RunManifest.read(path / MANIFEST)
         except FileNotFoundError as error:
             raise UserError(
                 f"this folder is not a run: it has no {MANIFEST}",
@@ -257,11 +255,11 @@ class RunDirectory:
 
     def save(self) -> None:
         """Write the manifest."""
-        write_json(self.path / MANIFEST, self.manifest)
+        write_json(self.path / MANIFEST, self.manifest.to_json())
 
     def update(self, **fields: Any) -> None:
         """Change fields of the manifest and write it."""
-        self.manifest.update(fields)
+        self.manifest = self.manifest.updated(**fields)
         self.save()
 
     def finish(self, status: str, **fields: Any) -> None:
@@ -330,4 +328,4 @@ def list_runs(root: Path, on_problem: Callable[[UserError], None] | None = None)
         except UserError as problem:
             if on_problem is not None:
                 on_problem(problem)
-    return sorted(runs, key=lambda r: r.manifest.get("started", ""))
+    return sorted(runs, key=lambda r: r.manifest.started)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from hlrp.errors import UserError
+from hlrp.runs.manifest import MANIFEST, RunManifest
 
 PRETRAINED = "pretrained_model"
 
@@ -37,8 +38,11 @@ def recognise(path: Path) -> str | None:
             return _OF_KIND[kind]
         if "type" in _read(folder / "config.json"):
             return "a policy"
-    trained = _read(path / "run.json").get("policy")
-    return _OF_KIND.get(str(trained), "a policy") if trained else None
+    try:
+        trained = RunManifest.read(path / MANIFEST).policy
+    except (FileNotFoundError, UserError):
+        return None
+    return _OF_KIND.get(trained, "a policy") if trained else None
 
 
 def refuse_other(path: Path, wanted: str, where: str) -> None:

@@ -19,7 +19,7 @@ def test_the_whole_chain_and_nothing_twice(tmp_path: Path) -> None:
     root = tmp_path / "demo" / "quick"
     info = json.loads((root / "data/meta/info.json").read_text())
     assert (info["codebase_version"], info["total_episodes"]) == ("v3.0", 4)
-    assert {RunDirectory.open(root / name).manifest["status"] for name in TRAINED} == {"finished"}
+    assert {RunDirectory.open(root / name).manifest.status for name in TRAINED} == {"finished"}
     recorded = {e["reset_seed"] for e in json.loads((root / "data/meta/hlrp_collect.json").read_text())["episodes"]}
     for policy in ("latent_expert", "act"):
         results = json.loads((root / f"eval_{policy}/results.json").read_text())

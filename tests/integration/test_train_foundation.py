@@ -102,8 +102,8 @@ def whole(root: Path, labels: tuple[Path, Path], tmp_path_factory: pytest.TempPa
 
 def test_the_run_directory(whole: Path, labels: tuple[Path, Path]) -> None:
     manifest = RunDirectory.open(whole).manifest
-    assert (manifest["trainer"], manifest["policy"], manifest["status"]) == ("lightning", "foundation", "finished")
-    assert manifest["checkpoints"] == ["000006", "000012"]
+    assert (manifest.trainer, manifest.policy, manifest.status) == ("lightning", "foundation", "finished")
+    assert manifest.checkpoints == ["000006", "000012"]
     rows = _rows(whole)
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
     validated = {row["step"]: row for row in rows if "val_accuracy" in row}
@@ -140,7 +140,7 @@ def test_online_labels_in_two_processes_give_the_curve_of_one_with_a_table(
     two = _args(root, out, 12, "--online-laq", labels[0], "--batch-size", "2", "--devices", "2")
     done = hlrp(*two, env=ONE_THREAD)
     assert done.code == 0, done.err
-    assert RunDirectory.open(out).manifest["processes"] == 2
+    assert RunDirectory.open(out).manifest.processes == 2
     curves = [{r["step"]: r["loss"] for r in _rows(run) if "loss" in r} for run in (whole, out)]
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
 

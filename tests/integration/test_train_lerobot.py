@@ -107,7 +107,7 @@ def test_a_signal_saves_a_checkpoint_that_resumes_and_leaves_no_orphans(
     assert "Traceback" not in err
     assert_gone(family)
     directory = RunDirectory.open(run)
-    assert directory.manifest["status"] == "interrupted"
+    assert directory.manifest.status == "interrupted"
     latest = directory.latest()
     assert latest is not None
     assert 3 <= latest.step < 80
@@ -119,7 +119,7 @@ def test_a_signal_saves_a_checkpoint_that_resumes_and_leaves_no_orphans(
     done = hlrp("train", "--resume", run)
     assert done.code == 0, done.err
     assert sorted(metrics_of(run)) == list(range(1, 81)), "no step is lost or done twice"
-    assert RunDirectory.open(run).manifest["status"] == "finished"
+    assert RunDirectory.open(run).manifest.status == "finished"
 
 
 def test_values_that_only_lerobot_can_judge_are_refused_before_anything_is_written(

@@ -62,10 +62,10 @@ def whole(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_run_directory(whole: Path, toy_root: Path) -> None:
     manifest = RunDirectory.open(whole).manifest
-    assert (manifest["trainer"], manifest["policy"], manifest["status"]) == ("lightning", "laq", "finished")
-    assert manifest["dataset"]["root"] == str(toy_root)
-    assert manifest["steps"] == 40
-    assert manifest["checkpoints"] == ["000020", "000040"]
+    assert (manifest.trainer, manifest.policy, manifest.status) == ("lightning", "laq", "finished")
+    assert manifest.dataset.root == str(toy_root)
+    assert manifest.steps == 40
+    assert manifest.checkpoints == ["000020", "000040"]
     rows = _rows(whole)
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 41))
     assert any("val_psnr" in row for row in rows)
@@ -93,7 +93,7 @@ def test_ctrl_c_saves_and_the_same_run_goes_on(toy_root: Path, tmp_path: Path) -
     code, said = _stop_after(_args(toy_root, out, 5000, "data.num_frames=3"), out, 7, signal.SIGINT)
     directory = RunDirectory.open(out)
     latest = directory.latest()
-    assert (code, directory.manifest["status"]) == (130, "interrupted"), said
+    assert (code, directory.manifest.status) == (130, "interrupted"), said
     assert latest is not None and latest.step >= 3
     assert f"hlrp train --resume {out}" in said
     assert "Traceback" not in said
@@ -120,7 +120,7 @@ def test_two_processes_at_half_the_batch_give_the_curve_of_one(toy_root: Path, t
     scores = [[r["val_psnr"] for r in _rows(tmp_path / n) if "val_psnr" in r] for n in ("one", "two")]
     # 23 held-out windows: to have as many each, the processes read one of them twice.
     assert scores[1] == pytest.approx(scores[0], rel=1e-2)
-    assert RunDirectory.open(tmp_path / "two").manifest["processes"] == 2
+    assert RunDirectory.open(tmp_path / "two").manifest.processes == 2
 
 
 def test_what_cannot_be_resumed_says_why(whole: Path, toy_root: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_two_processes_at_half_the_batch_give_the_curve_of_one(pusht_root: Path,
         curves = [[row[key] for row in each if key in row] for each in rows]
         assert len(curves[0]) == (2 if key == "val_loss" else 14)
         assert curves[1] == pytest.approx(curves[0], rel=1e-5 if key == "loss" else 1e-4), key
-    assert RunDirectory.open(tmp_path / "two").manifest["processes"] == 2
+    assert RunDirectory.open(tmp_path / "two").manifest.processes == 2
 
 
 def test_stock_lerobot_eval_acts_as_ours(whole: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hlrp.runs import RunDirectory
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_runs import TINY
 
-from trainers.lightning_trainer import LightningTrainer
+from trainers.lightning.trainer import LightningTrainer
 
 SETTINGS: dict[str, Any] = {"steps": 12, "save_freq": 6, "log_freq": 1, "device": "cpu"}
 
@@ -52,8 +52,8 @@ def trained(square_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_the_run_is_recorded_as_one_of_the_command(trained: Path, square_root: Path) -> None:
     manifest = RunDirectory.open(trained).manifest
-    assert (manifest["policy"], manifest["status"]) == ("act", "finished")
-    assert manifest["dataset"]["root"] == str(square_root)
+    assert (manifest.policy, manifest.status) == ("act", "finished")
+    assert manifest.dataset.root == str(square_root)
     run: Any = load_config(trained / "config.yaml").config
     assert run.model.policy_fields["optimizer_lr"] == 1e-3
     assert (run.trainer.batch_size, run.trainer.eval_split, run.data.cache) == (4, 0.4, "ram")

@@ -32,7 +32,7 @@ import make_policy_classes as maker
 from policy_fields import NOTHING_SAID, documented, meanings, shared_fields
 from tiny_runs import TINY
 
-from trainers.lightning_trainer import LightningTrainer
+from trainers.lightning.trainer import LightningTrainer
 
 ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, Any] = {"steps": 8, "save_freq": 4, "log_freq": 1, "device": "cpu"}

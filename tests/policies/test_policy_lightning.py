@@ -17,7 +17,7 @@ from hlrp.runs import RunDirectory
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_runs import TINY
 
-from trainers.lightning_trainer import LightningTrainer
+from trainers.lightning.trainer import LightningTrainer
 
 SETTINGS: dict[str, Any] = {"steps": 12, "save_freq": 2, "log_freq": 1, "eval_steps": 2, "device": "cpu"}
 

@@ -15,7 +15,7 @@ from hlrp.config import load_config
 from hlrp.errors import Interrupted
 from hlrp.policies import LeRobotPolicyAdapter
 from hlrp.runs import RunDirectory
-from trainers.lightning_trainer import LightningTrainer
+from trainers.lightning.trainer import LightningTrainer
 from trainers.policy_labels import label_fields
 
 STEPS = 20
@@ -106,7 +106,7 @@ def train_natively(policy: str, root: Path, out: Path, monkeypatch: Any, *, step
     from lerobot.utils.import_utils import register_third_party_plugins
 
     from hlrp.config import resolve_policy_aliases
-    from trainers.lerobot_command import encode
+    from trainers.lerobot.command import encode
 
     register_third_party_plugins()
     arguments: dict[str, Any] = {

@@ -6,7 +6,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from hlrp.errors import UserError
-from hlrp.runs import RunDirectory, list_checkpoints, new_run_path, resolve_pretrained, safetensors_problem
+from hlrp.runs import (
+    RunDirectory,
+    RunManifest,
+    list_checkpoints,
+    new_run_path,
+    resolve_pretrained,
+    safetensors_problem,
+)
 from hlrp.runs.directory import check_writable
 
 
@@ -55,7 +62,7 @@ def test_newest_complete_checkpoint_wins_and_broken_ones_say_why(tmp_path: Path)
     assert problems[40] == "config.json is missing"
     # A checkpoint whose optimizer state is torn cannot be resumed from, but its policy still loads.
     assert resolve_pretrained(tmp_path) == folder / "000030" / "pretrained_model"
-    assert RunDirectory(tmp_path, {}).latest() == list_checkpoints(folder)[1]
+    assert RunDirectory(tmp_path, RunManifest()).latest() == list_checkpoints(folder)[1]
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "truncated"])

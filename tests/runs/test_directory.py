@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from hlrp.errors import UserError
 from hlrp.files import replace_link
@@ -46,7 +47,20 @@ def test_a_damaged_manifest_hurts_no_other_run(tmp_path: Path, content: str | by
 
 def test_a_field_that_is_null_counts_as_missing(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"started": null, "final_metrics": null, "status": "running"}')
-    assert [run.manifest for run in list_runs(tmp_path)] == [{"status": "running"}]
+    assert [run.manifest.to_json() for run in list_runs(tmp_path)] == [{"status": "running"}]
+
+
+def test_a_field_that_this_release_does_not_know_stays_in_the_file(tmp_path: Path) -> None:
+    said = {"schema_version": 1, "dataset": {"root": "/data", "camera": "top"}, "cluster": {"node": None}}
+    (tmp_path / "run.json").write_text(json.dumps(said))
+    run = RunDirectory.open(tmp_path)
+    assert (run.manifest.dataset.root, run.manifest.steps, run.manifest.final_metrics) == ("/data", None, {})
+    run.update(steps=3)
+    assert json.loads((tmp_path / "run.json").read_text()) == {**said, "steps": 3}
+    with pytest.raises(ValidationError, match="stepps"):
+        run.update(stepps=3)
+    with pytest.raises(ValidationError, match="steps"):
+        run.update(steps="many")
 
 
 def test_a_broken_line_of_the_metrics_is_dropped_and_named(tmp_path: Path) -> None:

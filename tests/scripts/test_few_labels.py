@@ -84,7 +84,7 @@ def test_a_cell_learns_from_both_halves_and_goes_on_where_it_was_cut_off(args: a
         text = (cut.path / name).read_text().replace("steps: 2", "steps: 4").replace('"finished"', '"running"')
         (cut.path / name).write_text(text)
     study_few_labels.train(cell, args)
-    assert RunDirectory.open(cut.path).manifest["resumed"][0]["step"] == 2
+    assert RunDirectory.open(cut.path).manifest.resumed[0].step == 2
     assert len(whole) == (cut.path / "checkpoints/000004/pretrained_model/model.safetensors").stat().st_size
 
 

@@ -88,7 +88,7 @@ def main() -> None:
     """Train with the settings of a JSON object: `output_dir`, `net`, `data`, `resume` and those of the trainer."""
     settings = json.loads(sys.argv[1])
     torch.set_num_threads(1)
-    from trainers.lightning_trainer import LightningTrainer
+    from trainers.lightning.trainer import LightningTrainer
 
     out, net, data = Path(settings.pop("output_dir")), settings.pop("net", {}), settings.pop("data", {})
     if settings.pop("resume", False):

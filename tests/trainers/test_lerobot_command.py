@@ -13,9 +13,10 @@ from hlrp.config.obeyed import OBEYED
 from hlrp.data.dataset_info import read_dataset
 from hlrp.data.episodes import split_episodes
 from hlrp.errors import UserError
-from trainers.events import ASKED_POLICY
-from trainers.lerobot_command import build_arguments, build_command, default_log_freq, default_save_freq, encode
-from trainers.lerobot_session import explain_failure, metrics_row
+from trainers.lerobot.command import build_arguments, build_command, encode
+from trainers.lerobot.events import ASKED_POLICY
+from trainers.lerobot.session import metrics_row
+from trainers.lifecycle import default_log_freq, default_save_freq, explain_failure
 
 OURS = "model.policy_type=hlrp_action_expert_latent"
 
@@ -74,7 +75,7 @@ def test_schema_keys_become_lerobot_arguments(toy_root: Path) -> None:
 # Key that the LeRobot trainer obeys: arguments that give it, and what becomes of it: `--NAME=VALUE` for LeRobot, a
 # variable of its process (`$NAME=VALUE`), or a word of the command that starts it.
 BECOMES: dict[str, tuple[list[str], str]] = {
-    "trainer_type": ([], "trainers.lerobot_worker"),
+    "trainer_type": ([], "trainers.lerobot.worker"),
     "output_dir": ([], "--output_dir=/runs/x"),
     "job_name": (["job_name=mine"], "--job_name=mine"),
     "allow_download": (["allow_download=true"], "$HLRP_ALLOW_DOWNLOAD=1"),
@@ -165,7 +166,7 @@ def test_arguments_of_any_length_reach_the_process(toy_root: Path) -> None:
     command = build_command(run, build_arguments(run, read_dataset(None, toy_root), Path("/runs/x"), 5, None))
     with command.started() as argv:
         code = (
-            "import sys; from trainers.lerobot_command import expand_arguments as e; print(*e(sys.argv[1:]), sep='\\n')"
+            "import sys; from trainers.lerobot.command import expand_arguments as e; print(*e(sys.argv[1:]), sep='\\n')"
         )
         started = subprocess.run([sys.executable, "-c", code, argv[-1]], capture_output=True, text=True, check=True)
         file = Path(argv[-1].removeprefix("@"))
@@ -250,7 +251,7 @@ def test_several_devices_go_through_torchrun() -> None:
     argv = build_command(_run("trainer.devices=2"), ["--steps=1"]).argv
     assert argv[1:3] == ["-m", "torch.distributed.run"]
     assert "--nproc-per-node=2" in argv
-    assert argv[-2:] == ["trainers.lerobot_worker", "--steps=1"]
+    assert argv[-2:] == ["trainers.lerobot.worker", "--steps=1"]
 
 
 def test_intervals_fit_short_and_long_runs() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hlrp.errors import UserError, WorkError
-from trainers.lightning_state import SafeCheckpointIO
+from trainers.lightning.state import SafeCheckpointIO
 
 
 def _same(a: object, b: object) -> bool:

@@ -19,7 +19,7 @@ from hlrp.runs import RunDirectory
 sys.path.insert(0, str(Path(__file__).parent))
 import lightning_toy as toy
 
-from trainers.lightning_trainer import LightningTrainer
+from trainers.lightning.trainer import LightningTrainer
 
 EXACT = {"steps": 40, "log_freq": 1, "save_freq": 20, "device": "cpu", "eval_split": 0.1, "eval_steps": 10}
 
@@ -90,7 +90,7 @@ def test_twenty_steps_sigkill_twenty_steps_equal_forty(whole: tuple[Path, list[i
     assert resumed.ids == whole[1][20 * 4 :]
     assert _rows(out) == _rows(whole[0])
     _assert_same(out, whole[0], 40)
-    assert RunDirectory.open(out).manifest["status"] == "finished"
+    assert RunDirectory.open(out).manifest.status == "finished"
 
 
 @pytest.mark.parametrize("at", [24, 30], ids=["at the end of an epoch", "with a validation"])
@@ -101,7 +101,7 @@ def test_a_stop_by_sigterm_changes_nothing(whole: tuple[Path, list[int]], tmp_pa
     assert stopped.value.exit_code == 143
     assert f"checkpoint {at:06d} is saved" in str(stopped.value)
     assert signal.getsignal(signal.SIGTERM) == before
-    assert RunDirectory.open(out).manifest["status"] == "interrupted"
+    assert RunDirectory.open(out).manifest.status == "interrupted"
     assert _resume(out).ids == whole[1][at * 4 :]
     assert _rows(out) == _rows(whole[0])
     _assert_same(out, whole[0], 40)
@@ -132,7 +132,7 @@ def test_keep_last_a_broken_newest_checkpoint_and_leftovers(tmp_path: Path) -> N
     _resume(out, steps=10)
     assert sorted(p.name for p in folder.iterdir()) == ["000008", "000010", "last"]
     assert all(c.complete for c in directory.checkpoints())
-    assert "truncated" in RunDirectory.open(out).manifest["resumed"][0]["skipped"][0]
+    assert "truncated" in RunDirectory.open(out).manifest.resumed[0].skipped[0]
     with pytest.raises(UserError, match="complete: it has 10 of 10"):
         _resume(out, steps=10)
 
@@ -187,7 +187,7 @@ def test_failures_are_recorded_and_refusals_leave_nothing(tmp_path: Path) -> Non
 
     with pytest.raises(WorkError, match="smaller --batch-size"):
         _fit(tmp_path / "broken", Breaks(), steps=5, device="cpu")
-    assert RunDirectory.open(tmp_path / "broken").manifest["status"] == "failed"
+    assert RunDirectory.open(tmp_path / "broken").manifest.status == "failed"
     assert "CUDA out of memory" in (tmp_path / "broken" / "log.txt").read_text()
     with pytest.raises(UserError, match="not these data"):
         _fit(tmp_path / "refused", Refuses(), steps=5, device="cpu")
@@ -235,7 +235,7 @@ def test_a_length_in_epochs_resumes_too(tmp_path: Path) -> None:
     settings = {"max_epochs": 3, "log_freq": 1, "save_freq": 10, "device": "cpu"}
     whole = _fit(tmp_path / "whole", **settings)
     assert len(whole.ids) == 3 * 48
-    assert RunDirectory.open(tmp_path / "whole").manifest["steps"] == 36
+    assert RunDirectory.open(tmp_path / "whole").manifest.steps == 36
     with pytest.raises(Interrupted):
         _fit(tmp_path / "stopped", toy.Net(at=17), **settings)
     assert _resume(tmp_path / "stopped").ids == whole.ids[17 * 4 :]
@@ -265,7 +265,7 @@ def test_a_closed_terminal_saves(whole: tuple[Path, list[int]], tmp_path: Path) 
         _fit(out, toy.Net(at=24, number=signal.SIGHUP), **EXACT)
     assert stopped.value.exit_code == 129
     manifest = RunDirectory.open(out).manifest
-    assert (manifest["status"], manifest["reason"]) == ("interrupted", "stopped by signal 1")
+    assert (manifest.status, manifest.reason) == ("interrupted", "stopped by signal 1")
     assert _resume(out).ids == whole[1][24 * 4 :]
 
 
@@ -293,20 +293,20 @@ def test_a_loss_that_is_no_number_for_ten_steps_ends_the_run(
     with pytest.raises(WorkError, match="not a finite number for 10 steps in a row, from step 14 on"):
         _fit(out, Explodes(14), toy.Data(noise=False), **settings)
     directory = RunDirectory.open(out)
-    assert directory.manifest["status"] == "failed"
-    assert "the last good checkpoint is 000020" in directory.manifest["reason"]
+    assert directory.manifest.status == "failed"
+    assert "the last good checkpoint is 000020" in directory.manifest.reason
     rows = [json.loads(line, parse_constant=pytest.fail) for line in (out / "metrics.jsonl").open()]
     rows = [row for row in rows if "loss" in row]
     assert [row["step"] for row in rows] == [4, 8, 12, 16, 20, 24], "it is looked at whenever a row is due"
     assert [row["loss"] for row in rows][3:] == [None] * 3
     assert capsys.readouterr().err.count("warning:") == 1
-    assert len(directory.manifest["warnings"]) == 1
+    assert len(directory.manifest.warnings) == 1
 
 
 def test_a_few_steps_without_a_number_are_put_up_with(tmp_path: Path) -> None:
     settings = {"steps": 30, "log_freq": 7, "device": "cpu", "accumulate_grad_batches": 2}
     _fit(tmp_path / "run", Explodes(5, 13), toy.Data(noise=False), **settings)
-    assert RunDirectory.open(tmp_path / "run").manifest["status"] == "finished"
+    assert RunDirectory.open(tmp_path / "run").manifest.status == "finished"
     with pytest.raises(WorkError, match="for 9 steps in a row, from step 5 on"):
         _fit(tmp_path / "strict", Explodes(5, 13), toy.Data(noise=False), **settings, max_nonfinite_steps=9)
 
@@ -318,7 +318,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
         _fit(out, Explodes(6, spoil=True), toy.Data(noise=False), **settings)
     directory = RunDirectory.open(out)
     assert [c.step for c in directory.checkpoints()] == [4]
-    assert "the last good checkpoint is 000004" in directory.manifest["reason"]
+    assert "the last good checkpoint is 000004" in directory.manifest.reason
 
 
 def test_the_log_goes_to_its_file_once_and_nothing_of_it_to_the_terminal(
@@ -382,4 +382,4 @@ def test_damaged_rows_do_not_keep_a_run_from_being_resumed(tmp_path: Path) -> No
     (out / "metrics.jsonl").write_bytes(b"[1]\n\xff\n" + whole)
     _resume(out, steps=6)
     assert [row["step"] for row in _rows(out)] == [1, 2, 3, 4, 5, 6]
-    assert "2 damaged lines" in RunDirectory.open(out).manifest["warnings"][0]
+    assert "2 damaged lines" in RunDirectory.open(out).manifest.warnings[0]

@@ -181,6 +181,13 @@ def test_data_that_cannot_be_used_are_found_by_a_dry_run(
     assert mention in _refusal(copy, tmp_path / "run", trainer)
 
 
+def test_a_quantizer_must_be_told_which_of_two_cameras(tmp_path: Path) -> None:
+    cameras = ("observation.images.front", "observation.images.wrist")
+    two = make_dataset(tmp_path / "two", episodes=2, length=4, cameras=cameras)
+    message = _refusal(two, tmp_path / "run", None, "model.kind=laq", "model.preset=tiny")
+    assert "has 2 cameras" in message and ", ".join(cameras) in message
+
+
 def test_a_policy_that_cannot_be_made_leaves_nothing_in_lightning(root: Path, tmp_path: Path) -> None:
     run = _run(root, tmp_path / "run", "lightning", "model.n_heads=3")
     with pytest.raises(UserError, match="divisible"):
@@ -193,7 +200,7 @@ def test_a_policy_that_cannot_be_made_is_a_mistake_in_lerobots_loop_too(root: Pa
     from lerobot.policies.act.configuration_act import ACTConfig
     from lerobot.scripts import lerobot_train
 
-    from trainers.lerobot_hooks import refuse_unbuildable_policies
+    from trainers.lerobot.hooks import refuse_unbuildable_policies
 
     monkeypatch.setattr(lerobot_train, "make_policy", lerobot_train.make_policy)
     refuse_unbuildable_policies(lerobot_train)
@@ -204,7 +211,7 @@ def test_a_policy_that_cannot_be_made_is_a_mistake_in_lerobots_loop_too(root: Pa
 
 def test_epochs_are_passes_over_what_is_trained_on(root: Path, tmp_path: Path) -> None:
     """Of three episodes of 24 frames one is held out, one is not chosen: 24 frames are left."""
-    from trainers.lerobot_trainer import plan
+    from trainers.lerobot.trainer import plan
 
     settings = {"trainer.max_epochs": (2, ""), "data.root": (root, ""), "output_dir": (tmp_path / "run", "")}
     more = ["model.policy_type=act", "trainer.batch_size=10", "trainer.eval_split=0.5", "data.episodes=[0, 2]"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.process import TrainingProcess
+from trainers.lerobot.process import TrainingProcess
 
 # Waits to be told to stop, and says what came.
 CHILD = """

@@ -164,10 +164,10 @@ def test_a_run_of_an_older_hlrp_goes_on_with_data_of_the_same_names_and_sizes_an
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     directory = _stored(_config("lerobot", root), tmp_path / "run", root)
-    directory.manifest["dataset"]["fingerprint"] = first_fingerprint(root)
+    directory.update(dataset={"fingerprint": first_fingerprint(root)})
     check_same_data(directory, [read_dataset(None, root)])
     assert "looked at sizes of files only" in caplog.text
-    directory.manifest["dataset"]["fingerprint"] = "0123456789abcdef"
+    directory.update(dataset={"fingerprint": "0123456789abcdef"})
     with pytest.raises(UserError, match="the data have changed since the run began: fingerprint 0123456789abcdef then"):
         check_same_data(directory, [read_dataset(None, root)])
 

@@ -15,7 +15,7 @@ from hlrp.files import fsync_folder, fsync_tree, replace_link
 from hlrp.finite import require_finite_weights
 from hlrp.runs import list_checkpoints
 from hlrp.runs.checkpoints import PRETRAINED, TRAINING_STATE
-from trainers.lightning_models import export
+from trainers.lightning.models import export
 
 _UNFINISHED = ".unfinished-"
 _DISCARDED = ".discarded-"

@@ -6,15 +6,22 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from hlrp.config import LeRobotRun, load_config, refuse_unused, require_dataset, to_yaml
+from hlrp.config import LeRobotRun, load_config, refuse_unused, require_dataset
 from hlrp.data.dataset_info import DatasetInfo, find_dataset, read_dataset
 from hlrp.data.episodes import read_episodes, split_episodes
 from hlrp.errors import UserError
-from hlrp.runs import Checkpoint, RunDirectory, claim_run_path, new_run_path, resolve_pretrained
-from hlrp.runs.directory import git_commit
+from hlrp.runs import (
+    Checkpoint,
+    DatasetRecord,
+    RunDirectory,
+    claim_run_path,
+    new_run_path,
+    resolve_pretrained,
+)
 from trainers.base import BaseTrainer, RunResult, without_log_lines
-from trainers.lerobot_command import Command, build_arguments, build_command, resume_arguments
-from trainers.lerobot_session import TrainingSession
+from trainers.lerobot.command import Command, build_arguments, build_command, resume_arguments
+from trainers.lerobot.session import TrainingSession
+from trainers.lifecycle import RunLifecycle, resumable
 from trainers.policy_checks import check_policy_run, check_with_lerobot
 from trainers.policy_labels import foundation_of
 from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
@@ -205,40 +212,19 @@ def train(run: LeRobotRun) -> RunResult:
     with claim_run_path(run.output_dir, run.job_name or run.model.policy_type) as lock:
         command, dataset, path, steps, warnings = plan(run, lock.folder)
 
+        lifecycle = RunLifecycle(warnings)
+
         def create() -> RunDirectory:
-            return RunDirectory.create(
+            return lifecycle.create(
                 path,
-                config_yaml=to_yaml(run),
-                trainer="lerobot",
+                run,
                 policy=run.model.policy_type,
-                dataset=describe_data([dataset]) if dataset else {"repo_id": run.data.repo_id},
-                seed=run.trainer.seed,
+                dataset=describe_data([dataset]) if dataset else DatasetRecord(repo_id=run.data.repo_id),
                 steps=steps,
-                git_commit=git_commit(Path(__file__).parent),
                 command=command.argv,
-                warnings=warnings,
             )
 
-        return TrainingSession(command, lock, create, steps=steps, notes=warnings).run()
-
-
-def resumable(directory: RunDirectory) -> tuple[Checkpoint, list[str]]:
-    """The newest complete checkpoint of a run, and a line for each newer one that is skipped.
-
-    Raises:
-        UserError: The run has no complete checkpoint.
-    """
-    checkpoints = directory.checkpoints()
-    newest = directory.latest()
-    if newest is None:
-        broken = "; ".join(f"{c.path.name}: {c.problem}" for c in checkpoints)
-        raise UserError(
-            "this run has no complete checkpoint to resume from" + (f" ({broken})" if broken else ""),
-            where=str(directory.path / "checkpoints"),
-            fix="start it again with the same settings",
-        )
-    skipped = [f"checkpoint {c.path.name} is skipped: {c.problem}" for c in checkpoints if c.step > newest.step]
-    return newest, skipped
+        return TrainingSession(command, lock, lifecycle, create, steps=steps).run()
 
 
 def plan_resume(
@@ -252,14 +238,8 @@ def plan_resume(
     Raises:
         UserError: No checkpoint, nothing left to do, or the data are not those that the run began with.
     """
-    checkpoint, skipped = resumable(directory)
-    total = steps or int(directory.manifest.get("steps") or run.trainer.steps)
-    if total <= checkpoint.step:
-        raise UserError(
-            f"the run is complete: it has {checkpoint.step} of {total} steps",
-            where=str(directory.path),
-            fix=f"train longer with --resume {directory.path} --steps {checkpoint.step * 2}",
-        )
+    total = steps or directory.manifest.steps or run.trainer.steps
+    checkpoint, skipped = resumable(directory, total)
     run = resumed_paths(directory, run)
     if not run.allow_download or find_dataset(run.data.repo_id, run.data.root) is not None:
         dataset = read_dataset(run.data.repo_id, run.data.root, tolerance_s=run.data.tolerance_s)
@@ -274,12 +254,11 @@ def plan_resume(
 def resume(directory: RunDirectory, run: LeRobotRun, steps: int | None = None) -> RunResult:
     """Continue a run from its newest complete checkpoint, in its own folder."""
     with directory.sole_writer() as lock:
-        command, checkpoint, notes, total = plan_resume(directory, run, steps)
+        command, checkpoint, skipped, total = plan_resume(directory, run, steps)
+
+        lifecycle = RunLifecycle(skipped)
 
         def reopen() -> RunDirectory:
-            notes.extend(directory.rewind_metrics(checkpoint.step))
-            resumed = [*directory.manifest.get("resumed", []), {"step": checkpoint.step, "skipped": notes}]
-            directory.update(status="running", steps=total, command=command.argv, resumed=resumed, reason=None)
-            return directory
+            return lifecycle.reopen(directory, checkpoint, steps=total, command=command.argv)
 
-        return TrainingSession(command, lock, reopen, steps=total, start=checkpoint.step, notes=notes).run()
+        return TrainingSession(command, lock, lifecycle, reopen, steps=total, start=checkpoint.step).run()

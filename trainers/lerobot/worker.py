@@ -1,4 +1,4 @@
-"""The process that runs LeRobot's own training: `python -m trainers.lerobot_worker ARGUMENTS OF lerobot-train`.
+"""The process that runs LeRobot's own training: `python -m trainers.lerobot.worker ARGUMENTS OF lerobot-train`.
 
 It is started with `hlrp.processes.child_environment`, so that the current folder's own `trainers/` is none of it.
 
@@ -18,8 +18,8 @@ from typing import Any
 from hlrp import compat
 from hlrp.errors import HlrpError, UserError
 from hlrp.finite import FiniteLoss, NonFiniteError
-from hlrp.processes import stop_signals
-from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS, Emitter
+from hlrp.processes import StoppedBySignal, StopRequests, stop_signals
+from trainers.lerobot.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS, Emitter
 
 
 def _stop_with_parent() -> None:
@@ -60,7 +60,7 @@ def _check_device() -> None:
 
 
 def _preflight(emit: Emitter) -> Any:
-    from trainers.lerobot_hooks import choose_cameras
+    from trainers.lerobot.hooks import check_policy_features, choose_cameras
 
     def check(cfg: Any) -> None:
         if os.environ.get(ALLOW_DOWNLOAD) != "1":
@@ -68,7 +68,7 @@ def _preflight(emit: Emitter) -> Any:
             if warning:
                 emit("warning", message=warning)
         choose_cameras(cfg, json.loads(os.environ.get(ASKED_POLICY, "{}")).get("cameras"))
-        compat.check_policy_features(cfg)
+        check_policy_features(cfg)
 
     return check
 
@@ -80,19 +80,19 @@ def main() -> int:
         0 finished, 1 failed, 2 a mistake in what was asked, 128 + signal when stopped.
     """
     emit = Emitter()
-    from trainers.lerobot_command import expand_arguments
+    from trainers.lerobot.command import expand_arguments
 
     sys.argv[1:] = expand_arguments(sys.argv[1:])
     _stop_with_parent()
-    stop, started = compat.StopRequest(), {"training": False}
+    stop = StopRequests()
 
     def on_signal(number: int, _frame: object) -> None:
-        if not started["training"]:
+        if not stop.training:
             # Nothing is trained yet: there is nothing to save.
             emit("interrupted", signal=number)
             os._exit(128 + number)
         if not emit.silent:
-            stop(number)
+            stop.number = number
 
     for number in stop_signals():
         signal.signal(number, on_signal)
@@ -100,7 +100,7 @@ def main() -> int:
 
         def report(event: str, **fields: Any) -> None:
             if event == "step":
-                started["training"] = True
+                stop.training = True
             emit(event, **fields)
 
         _leave_out_packages()
@@ -110,16 +110,16 @@ def main() -> int:
         register_third_party_plugins()
         _check_policy()
         _check_device()
+        from trainers.lerobot.hooks import install_training_hooks
+
         loss = FiniteLoss(int(os.environ[MAX_NONFINITE_STEPS]))
-        train = compat.install_training_hooks(report, stop, _preflight(emit), loss)
-        _show_one_picture()
-        _refuse_unbuildable()
+        train = install_training_hooks(report, stop, _preflight(emit), loss)
         train()
-    except compat.StoppedAfterSaveError:
-        emit("interrupted", signal=stop.signal_number)
+    except StoppedBySignal:
+        emit("interrupted", signal=stop.number)
         sys.stdout.flush()
         # Other ranks may be waiting in a collective; leaving the group in order would wait for them.
-        os._exit(128 + (stop.signal_number or 0))
+        os._exit(128 + (stop.number or 0))
     except NonFiniteError as error:
         emit("failed", error=type(error).__name__, message=str(error))
         return error.exit_code
@@ -131,22 +131,6 @@ def main() -> int:
         emit("failed", error=type(error).__name__, message=str(error))
         return 1
     return 0
-
-
-def _show_one_picture() -> None:
-    from lerobot.scripts import lerobot_train
-
-    from hlrp.data.lerobot_reader import install_reader
-
-    install_reader(lerobot_train)
-
-
-def _refuse_unbuildable() -> None:
-    from lerobot.scripts import lerobot_train
-
-    from trainers.lerobot_hooks import refuse_unbuildable_policies
-
-    refuse_unbuildable_policies(lerobot_train)
 
 
 def _leave_out_packages() -> None:

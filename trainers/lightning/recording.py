@@ -2,22 +2,19 @@
 
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any
 
 import psutil
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers.logger import Logger
-from rich.console import Console
 
 from hlrp.files import json_text
 from hlrp.finite import FiniteLoss
-from hlrp.runs import RunDirectory
-from hlrp.runs.directory import METRICS
-from trainers.lightning_loops import StepTimes
+from trainers.lifecycle import RunLifecycle
+from trainers.lightning.loops import StepTimes
 from trainers.progress import TrainingProgress
 
 _LOG = logging.getLogger("hlrp.train")
@@ -52,22 +49,15 @@ class Recorder:
     """Collects what happens between two rows and writes them, in the first process alone.
 
     Args:
-        console: Where to say it.
-        directory: The run; None in all processes but the first.
-        warnings: What is known before the start.
+        lifecycle: The run; its folder is known in the first process alone.
         most_nonfinite: Steps in a row whose loss may be no number.
     """
 
-    def __init__(
-        self, console: Console, directory: RunDirectory | None, warnings: list[str], most_nonfinite: int
-    ) -> None:
-        self._console, self._directory = console, directory
-        self.warnings = warnings
-        self._finite, self._warned = FiniteLoss(most_nonfinite), False
-        self.row: dict[str, Any] = {}
+    def __init__(self, lifecycle: RunLifecycle, most_nonfinite: int) -> None:
+        self._lifecycle = lifecycle
+        self._finite = FiniteLoss(most_nonfinite)
         self.grad_norm: torch.Tensor | None = None
         self._progress: TrainingProgress | None = None
-        self._metrics: TextIO | None = None
         self._trainer: Trainer | None = None
         self._last_step = 0
         self._logged: dict[str, float] = {}
@@ -76,21 +66,17 @@ class Recorder:
         self._data_s = self._update_s = 0.0
 
     def begin(self, trainer: Trainer, total: int) -> None:
-        """Open the files and the progress; the first step is next."""
+        """Show the progress; the first step is next."""
         self._trainer, self._last_step = trainer, trainer.global_step
-        if self._directory is None:
-            return
-        self._metrics = (self._directory.path / METRICS).open("a", encoding="utf8")
-        self._progress = TrainingProgress(self._console, total, trainer.global_step)
-        self._progress.__enter__()
+        if self._lifecycle.directory is not None:
+            self._progress = TrainingProgress(self._lifecycle.console, total, trainer.global_step)
+            self._progress.__enter__()
 
     def end(self) -> None:
         """Close what `begin` opened; safe to call at any time."""
         if self._progress is not None:
             self._progress.__exit__(None, None, None)
-        if self._metrics is not None:
-            self._metrics.close()
-        self._progress = self._metrics = None
+        self._progress = None
 
     def batch(self, outputs: Any, batch: Any) -> None:
         """Count one batch; the loss stays on its device, where reading it would stop the pipeline."""
@@ -118,9 +104,9 @@ class Recorder:
 
     def scored(self, step: int, scores: Mapping[str, float]) -> None:
         """A row, and a line, of what the weights of a step were found to be worth."""
-        self._write({"step": step, **scores})
+        self._lifecycle.write_row({"step": step, **scores})
         shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        self._console.print(f"step {step}  {shown}")
+        self._lifecycle.console.print(f"step {step}  {shown}")
 
     def write_row(self, trainer: Trainer) -> None:
         """Write the row of the steps since the last one; every process has to call it.
@@ -132,7 +118,7 @@ class Recorder:
         step, losses = trainer.global_step, self._losses
         steps, batches = max(1, step - self._last_step), max(1, len(losses))
         loss = float(trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean")) if losses else None
-        if self._directory is not None:
+        if self._lifecycle.directory is not None:
             row: dict[str, Any] = {"step": step} if loss is None else {"step": step, "loss": loss}
             if self.grad_norm is not None:
                 row["grad_norm"] = float(self.grad_norm)
@@ -163,9 +149,6 @@ class Recorder:
         if math.isfinite(loss):
             self._finite.see(step, True)
             return
-        if not self._warned:
-            self._warned = True
-            self.warn(f"the loss is not a finite number at step {step}: lower the learning rate or check the data")
         finite = trainer.strategy.reduce(torch.stack(losses).isfinite().float(), reduce_op="mean").tolist()
         each = max(1, len(finite) // steps)  # gradients may be accumulated
         for number in range(min(steps, len(finite) // each)):
@@ -173,29 +156,10 @@ class Recorder:
             self._finite.see(step - steps + number + 1, min(share) == 1)
 
     def _show(self, row: dict[str, Any], batches: int) -> None:
-        self.row = row
-        self._write(row)
+        self._lifecycle.training_row(row)
         _LOG.info("step %d (%d batches): %s", row["step"], batches, json_text(row))
         if self._progress is not None:
             self._progress.row(row)
-
-    def _write(self, row: dict[str, Any]) -> None:
-        if self._metrics is not None:
-            self._metrics.write(json_text({**row, "time": round(time.time(), 3)}) + "\n")
-            self._metrics.flush()
-
-    def flush(self) -> None:
-        """Bring the rows to disk, before a checkpoint says that they happened."""
-        if self._metrics is not None:
-            os.fsync(self._metrics.fileno())
-
-    def warn(self, message: str) -> None:
-        """Say it once, and keep it in the manifest."""
-        if message in self.warnings or self._directory is None:
-            return
-        self.warnings.append(message)
-        self._console.print(f"warning: {message}", style="yellow")
-        self._directory.update(warnings=self.warnings)
 
 
 def batch_length(batch: Any) -> int:

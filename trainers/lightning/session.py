@@ -1,31 +1,27 @@
 """One `fit` of Lightning with a run directory around it: steps, checkpoints, stopping, outcome."""
 
 import logging
-import shutil
+import signal
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 
-from hlrp.errors import HlrpError, Interrupted, UserError, WorkError
+from hlrp.errors import HlrpError, Interrupted, UserError
 from hlrp.finite import NonFiniteError
-from hlrp.runs import RunDirectory
-from hlrp.runs.directory import LOG
+from hlrp.processes import StoppedBySignal, StopRequests
 from trainers.base import RunResult
-from trainers.lerobot_command import default_log_freq, default_save_freq
-from trainers.lerobot_session import explain_failure, kept_checkpoint
-from trainers.lightning_checkpoints import save_checkpoint
-from trainers.lightning_log import RunLog
-from trainers.lightning_loops import StepTimes, make_exact
-from trainers.lightning_recording import Recorder, RunLogger
-from trainers.lightning_signals import StoppedBySignal, StopRequests
+from trainers.lifecycle import RunLifecycle, default_log_freq, default_save_freq, explain_failure
+from trainers.lightning.checkpoints import save_checkpoint
+from trainers.lightning.log import RunLog
+from trainers.lightning.loops import StepTimes, make_exact
+from trainers.lightning.recording import Recorder, RunLogger
 
 if TYPE_CHECKING:
-    from trainers.lightning_rollouts import Rollouts
+    from trainers.lightning.rollouts import Rollouts
 
 # On a GPU, asking all processes whether one of them was told to stop waits for the device; not on every step.
 _STEPS_BETWEEN_QUESTIONS = 10
@@ -41,7 +37,6 @@ class SessionPlan:
         keep_last: Checkpoints to keep; None: all.
         seed: Seed of the run.
         resume_from: Checkpoint folder to continue.
-        warnings: Known before the start.
         max_nonfinite_steps: Steps in a row whose loss may be no number.
         rollouts: Of a policy, while it is trained; None: none.
     """
@@ -51,7 +46,6 @@ class SessionPlan:
     keep_last: int | None
     seed: int
     resume_from: Path | None = None
-    warnings: list[str] = field(default_factory=list)
     max_nonfinite_steps: int = 10
     rollouts: "Rollouts | None" = None
 
@@ -79,14 +73,13 @@ class LightningSession:
 
     Args:
         trainer: Lightning's trainer, not yet used.
-        directory: The run's folder; None in all processes but the first.
+        lifecycle: The run, begun; in all processes but the first without a folder.
         plan: What to do.
-        console: Where to say it.
     """
 
-    def __init__(self, trainer: Trainer, directory: RunDirectory | None, plan: SessionPlan, console: Console) -> None:
-        self._trainer, self._directory, self._plan, self._console = trainer, directory, plan, console
-        self.recorder = Recorder(console, directory, list(plan.warnings), plan.max_nonfinite_steps)
+    def __init__(self, trainer: Trainer, lifecycle: RunLifecycle, plan: SessionPlan) -> None:
+        self._trainer, self._lifecycle, self._plan = trainer, lifecycle, plan
+        self.recorder = Recorder(lifecycle, plan.max_nonfinite_steps)
         self._requests = StopRequests()
         self._module: LightningModule | None = None
         self._total = self._log_freq = self._save_freq = 1
@@ -114,8 +107,8 @@ class LightningSession:
         model: Any = torch.compile(module) if compiled else module
         resume = self._plan.resume_from
         failure: BaseException | None = None
-        if self._directory is not None:
-            log.write_to(self._directory.path)
+        if self._lifecycle.directory is not None:
+            log.write_to(self._lifecycle.directory.path)
         log.silence()
         with self._requests:
             try:
@@ -137,8 +130,8 @@ class LightningSession:
         if trainer.global_rank > 0 and self._plan.resume_from is None:
             # Weights are made from one seed everywhere; noise must differ, or the processes repeat each other.
             torch.manual_seed(self._plan.seed + trainer.global_rank)
-        if self._directory is not None:
-            self._directory.update(steps=self._total, processes=trainer.world_size)
+        if self._lifecycle.directory is not None:
+            self._lifecycle.directory.update(steps=self._total, processes=trainer.world_size)
         self.recorder.begin(trainer, self._total)
         self._requests.install()
         self._requests.training = True
@@ -175,7 +168,8 @@ class LightningSession:
 
     def _roll_out(self, rollouts: "Rollouts") -> None:
         """Look at the checkpoint that was just saved; the other processes wait."""
-        latest = self._directory.latest() if self._directory is not None else None
+        directory = self._lifecycle.directory
+        latest = directory.latest() if directory is not None else None
         if latest is not None and (scores := rollouts(latest.path)):
             self.recorder.scored(self._trainer.global_step, scores)
         self._trainer.strategy.barrier("hlrp rollouts")
@@ -184,9 +178,10 @@ class LightningSession:
         """Save a checkpoint of the step that is complete, unless there is one."""
         if self._module is None or self._saved == self._trainer.global_step:
             return
-        self.recorder.flush()
-        folder = (self._directory.path if self._directory else Path(self._trainer.default_root_dir)) / "checkpoints"
-        save_checkpoint(self._trainer, self._module, folder, keep_last=self._plan.keep_last)
+        self._lifecycle.flush()
+        directory = self._lifecycle.directory
+        folder = directory.path if directory is not None else Path(self._trainer.default_root_dir)
+        save_checkpoint(self._trainer, self._module, folder / "checkpoints", keep_last=self._plan.keep_last)
         self._saved = self._trainer.global_step
 
     def _told_to_stop(self, step: int) -> bool:
@@ -200,16 +195,25 @@ class LightningSession:
         return bool(self._trainer.strategy.reduce_boolean_decision(told, all=False))
 
     def _finish(self, failure: BaseException | None) -> RunResult:
-        if self._directory is None:
+        lifecycle = self._lifecycle
+        if lifecycle.directory is None:
             return self._finish_other(failure)
-        if isinstance(failure, StoppedBySignal | KeyboardInterrupt | Interrupted | SystemExit):
-            self._raise_interrupted(failure)
-        if failure is not None:
-            self._raise_failed(failure)
-        row, warnings = self.recorder.row, self.recorder.warnings
-        latest = self._directory.latest()
-        self._directory.finish("finished", final_metrics=row, warnings=warnings)
-        return RunResult(self._directory.path, latest.path if latest else None, row, warnings)
+        if failure is None:
+            return lifecycle.finish()
+        if isinstance(failure, Interrupted):
+            if not lifecycle.discard_if_fresh():
+                lifecycle.end("interrupted", reason=str(failure))
+            raise failure
+        if isinstance(failure, StoppedBySignal | KeyboardInterrupt | SystemExit):
+            raise lifecycle.interrupted(self._requests.number or signal.SIGINT) from None
+        if isinstance(failure, UserError) and not self._requests.training and lifecycle.discard_if_fresh():
+            raise failure
+        message = str(failure)
+        reason = message if isinstance(failure, HlrpError) else explain_failure(type(failure).__name__, message)
+        failed = lifecycle.failed(reason, left_numbers=isinstance(failure, NonFiniteError))
+        if isinstance(failure, UserError):
+            raise failure
+        raise failed from failure
 
     def _finish_other(self, failure: BaseException | None) -> RunResult:
         if isinstance(failure, StoppedBySignal | NonFiniteError):
@@ -217,44 +221,7 @@ class LightningSession:
             raise SystemExit(0)
         if failure is not None:
             raise failure
-        return RunResult(Path(self._trainer.default_root_dir), None, self.recorder.row, self.recorder.warnings)
-
-    def _discard_if_fresh(self, directory: RunDirectory) -> bool:
-        if self._plan.resume_from is None and not directory.checkpoints():
-            shutil.rmtree(directory.path)
-            return True
-        return False
-
-    def _raise_interrupted(self, failure: BaseException) -> NoReturn:
-        directory = self._directory
-        if directory is None:
-            raise failure
-        if isinstance(failure, Interrupted):
-            if not self._discard_if_fresh(directory):
-                directory.finish("interrupted", reason=str(failure))
-            raise failure
-        number = self._requests.number or 2
-        reason = f"stopped by signal {number}"
-        directory.finish("interrupted", reason=reason, final_metrics=self.recorder.row, warnings=self.recorder.warnings)
-        latest = directory.latest()
-        kept = f"checkpoint {latest.path.name} is saved" if latest else "there is no checkpoint yet"
-        hint = f"; go on with: hlrp train --resume {directory.path}" if latest else ""
-        raise Interrupted(f"interrupted: {kept}{hint}", number) from None
-
-    def _raise_failed(self, failure: BaseException) -> NoReturn:
-        directory = self._directory
-        if directory is None:
-            raise failure
-        if isinstance(failure, UserError) and not self._requests.training and self._discard_if_fresh(directory):
-            raise failure
-        message = str(failure)
-        reason = message if isinstance(failure, HlrpError) else explain_failure(type(failure).__name__, message, 1, [])
-        if isinstance(failure, NonFiniteError):
-            reason += f"; {kept_checkpoint(directory)}"
-        directory.finish("failed", reason=reason, final_metrics=self.recorder.row, warnings=self.recorder.warnings)
-        if isinstance(failure, UserError):
-            raise failure
-        raise WorkError(f"training failed: {reason}\n  log:   {directory.path / LOG}") from failure
+        return RunResult(Path(self._trainer.default_root_dir), None, {}, self._lifecycle.warnings)
 
 
 def _data(datamodule: Any) -> dict[str, Any]:

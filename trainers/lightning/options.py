@@ -13,11 +13,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hlrp.config import ClassPath, FromConfig, LightningTrainerSection, resolve_class_path
-from hlrp.config.sections import OWNED_TRAINER_ARGS
+from hlrp.config.trainer_sections import OWNED_TRAINER_ARGS
 from hlrp.errors import UserError, suggest
-from trainers.lerobot_command import default_log_freq
-from trainers.lightning_checkpoints import BestCheckpoint
-from trainers.lightning_state import SafeCheckpointIO
+from trainers.lifecycle import default_log_freq
+from trainers.lightning.checkpoints import BestCheckpoint
+from trainers.lightning.state import SafeCheckpointIO
 
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _OWN_FORMATS = ("fsdp", "deepspeed", "model_parallel", "xla")

@@ -1,7 +1,7 @@
 """Lightning's training behind the same interface as LeRobot's: one configuration, one kind of run directory."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,15 +14,14 @@ from hlrp.config import (
     PolicyModel,
     refuse_unused,
     require_dataset,
-    to_yaml,
 )
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
 from hlrp.errors import UserError
 from hlrp.processes import is_first_process
 from hlrp.runs import RunDirectory, claim_run_path, new_run_path
-from hlrp.runs.directory import git_commit
 from trainers.base import BaseTrainer, RunResult, without_log_lines
-from trainers.lightning_models import (
+from trainers.lifecycle import RunLifecycle, resumable
+from trainers.lightning.models import (
     build_datamodule,
     build_module,
     check_classes,
@@ -34,12 +33,11 @@ from trainers.run_data import check_data, check_same_data, describe_data, resume
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-    from rich.console import Console
     from torch.utils.data import DataLoader
 
     from hlrp.runs import Checkpoint
-    from trainers.lightning_rollouts import Rollouts
-    from trainers.lightning_session import SessionPlan
+    from trainers.lightning.rollouts import Rollouts
+    from trainers.lightning.session import SessionPlan
 
 
 class LightningTrainer(BaseTrainer):
@@ -86,7 +84,7 @@ class LightningTrainer(BaseTrainer):
     def _run_for(self, module: "LightningModule | None", datamodule: Any) -> LightningRun:
         if module is None:
             raise UserError("nothing says what to train", fix="give a module, or run=LightningRun(...)")
-        from trainers.lightning_policies import described
+        from trainers.lightning.policies import described
 
         sections: dict[str, Any] = described(self.settings, module, datamodule) or {"trainer": self.settings}
         if "model" not in sections:
@@ -201,19 +199,11 @@ def plan_resume(
     Raises:
         UserError: There is none, or the run is complete.
     """
-    from trainers.lerobot_trainer import resumable
-
-    checkpoint, skipped = resumable(directory)
     section = run.trainer
     if steps is not None:
         section = section.model_copy(update={"steps": steps, "max_epochs": None})
-    total = section.steps if section.max_epochs is None else int(directory.manifest.get("steps") or sys.maxsize)
-    if total <= checkpoint.step:
-        raise UserError(
-            f"the run is complete: it has {checkpoint.step} of {total} steps",
-            where=str(directory.path),
-            fix=f"train longer with --resume {directory.path} --steps {checkpoint.step * 2}",
-        )
+    total = section.steps if section.max_epochs is None else directory.manifest.steps
+    checkpoint, skipped = resumable(directory, total)
     return checkpoint, skipped, run.model_copy(update={"trainer": section})
 
 
@@ -225,41 +215,30 @@ def _execute(
     dataset: list[DatasetInfo],
     directory: RunDirectory | None = None,
     checkpoint: "Checkpoint | None" = None,
-    notes: list[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> RunResult:
     """Build what is missing and run it; the folder is filled last, so that a refusal leaves nothing."""
-    from rich.console import Console
+    from trainers.lightning.log import RunLog
 
-    from trainers.lightning_log import RunLog
-
-    first, notes = is_first_process(), list(notes or [])
-    console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not first)
-    for note in notes:
-        console.print(f"warning: {note}", style="yellow")
-
-    def warn(message: str) -> None:
-        if message not in notes:
-            notes.append(message)
-            console.print(f"warning: {message}", style="yellow")
-
+    first = is_first_process()
+    lifecycle = RunLifecycle(notes, quiet=not first)
+    say = lifecycle.console.print
     # Claimed before the seconds of imports.
-    with _folder(run, directory, first) as path, RunLog(warn) as log:
+    with _folder(run, directory, first) as path, RunLog(lifecycle.warn) as log:
         # Before Lightning's own import, which this shortens.
-        from trainers import lightning_imports  # noqa: F401  isort: skip
+        from trainers.lightning import imports  # noqa: F401  isort: skip
         from lightning.pytorch import seed_everything
 
-        from trainers.lightning_session import LightningSession
+        from trainers.lightning.session import LightningSession
 
-        console.print(f"making the model and the data ({job_name(run)})")
+        say(f"making the model and the data ({job_name(run)})")
         seed_everything(run.trainer.seed, workers=True, verbose=False)
-        trainer, module, data = _prepare(run, path, module, datamodule, checkpoint=checkpoint, say=console.print)
+        trainer, module, data = _prepare(run, path, module, datamodule, checkpoint=checkpoint, say=say)
         if first:
-            directory = _open(run, path, dataset, directory, checkpoint, notes, warn)
-            console.print(f"run: {path}")
+            _begin(lifecycle, run, path, dataset, directory, checkpoint)
             if datamodule is None:
-                _announce(console, run, trainer)
-        plan = _plan(run, path, checkpoint, notes)
-        session = LightningSession(trainer, directory if first else None, plan, console)
+                _announce(say, run, trainer)
+        session = LightningSession(trainer, lifecycle, _plan(run, path, checkpoint))
         return session.run(module, data, log, compiled=run.trainer.compile)
 
 
@@ -278,9 +257,9 @@ def _prepare(
         UserError: A setting of the run that cannot be.
     """
     # Before Lightning's own import, which this shortens by seconds.
-    from trainers import lightning_imports  # noqa: F401  isort: skip
-    from trainers.lightning_options import make_trainer
-    from trainers.lightning_policies import settle
+    from trainers.lightning import imports  # noqa: F401  isort: skip
+    from trainers.lightning.options import make_trainer
+    from trainers.lightning.policies import settle
 
     if isinstance(run.model, PolicyModel) and run.env is not None:
         from trainers.policy_checks import check_environment_fields
@@ -296,9 +275,9 @@ def _prepare(
     return trainer, module, data
 
 
-def _plan(run: LightningRun, path: Path, checkpoint: "Checkpoint | None", notes: list[str]) -> "SessionPlan":
-    from trainers.lightning_options import log_freq_of
-    from trainers.lightning_session import SessionPlan
+def _plan(run: LightningRun, path: Path, checkpoint: "Checkpoint | None") -> "SessionPlan":
+    from trainers.lightning.options import log_freq_of
+    from trainers.lightning.session import SessionPlan
 
     return SessionPlan(
         log_freq=log_freq_of(run.trainer),
@@ -306,7 +285,6 @@ def _plan(run: LightningRun, path: Path, checkpoint: "Checkpoint | None", notes:
         keep_last=run.trainer.keep_last,
         seed=run.trainer.seed,
         resume_from=checkpoint.path if checkpoint else None,
-        warnings=notes,
         max_nonfinite_steps=run.trainer.max_nonfinite_steps,
         rollouts=_rollouts(run, path),
     )
@@ -327,47 +305,34 @@ def _folder(run: LightningRun, directory: RunDirectory | None, first: bool) -> I
 def _rollouts(run: LightningRun, path: Path) -> "Rollouts | None":
     if run.trainer.eval_freq == 0:
         return None
-    from trainers.lightning_rollouts import Rollouts
+    from trainers.lightning.rollouts import Rollouts
 
     return Rollouts.of(run, path / "eval")
 
 
-def _open(
+def _begin(
+    lifecycle: RunLifecycle,
     run: LightningRun,
     path: Path,
     dataset: list[DatasetInfo],
     directory: RunDirectory | None,
     checkpoint: "Checkpoint | None",
-    notes: list[str],
-    warn: Callable[[str], None],
-) -> RunDirectory:
-    if directory is not None and checkpoint is not None:
-        from trainers.lightning_checkpoints import clear_unfinished
+) -> None:
+    steps = run.trainer.steps
+    if directory is None or checkpoint is None:
+        record = describe_data(dataset)
+        lifecycle.create(path, run, policy=job_name(run), dataset=record, steps=steps, command=sys.argv)
+        return
+    from trainers.lightning.checkpoints import clear_unfinished
 
-        clear_unfinished(directory.path / "checkpoints")
-        for lost in directory.rewind_metrics(checkpoint.step):
-            warn(lost)
-        resumed = [*directory.manifest.get("resumed", []), {"step": checkpoint.step, "skipped": notes}]
-        directory.update(status="running", steps=run.trainer.steps, resumed=resumed, reason=None)
-        return directory
-    return RunDirectory.create(
-        path,
-        config_yaml=to_yaml(run),
-        trainer="lightning",
-        policy=job_name(run),
-        dataset=describe_data(dataset),
-        seed=run.trainer.seed,
-        steps=run.trainer.steps,
-        git_commit=git_commit(Path(__file__).parent),
-        command=sys.argv,
-        warnings=notes,
-    )
+    clear_unfinished(directory.path / "checkpoints")
+    lifecycle.reopen(directory, checkpoint, steps=steps)
 
 
-def _announce(console: "Console", run: LightningRun, trainer: "Trainer") -> None:
+def _announce(say: Callable[[str], None], run: LightningRun, trainer: "Trainer") -> None:
     section = run.trainer
     batch = section.batch_size * trainer.world_size * section.accumulate_grad_batches
-    console.print(
+    say(
         f"{batch} samples per step ({section.batch_size} x {trainer.world_size} processes x "
         f"{section.accumulate_grad_batches} accumulated) on {trainer.strategy.root_device}"
     )

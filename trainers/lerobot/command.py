@@ -17,11 +17,12 @@ from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo
 from hlrp.errors import UserError
 from hlrp.processes import child_environment
 from hlrp.runs import Checkpoint
-from trainers.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS
+from trainers.lerobot.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS
+from trainers.lifecycle import default_log_freq, default_save_freq
 from trainers.policy_checks import policy_fields
 from trainers.policy_labels import foundation_of
 
-WORKER = "trainers.lerobot_worker"
+WORKER = "trainers.lerobot.worker"
 _MIXED = {"32": "no", "bf16": "bf16", "fp16": "fp16"}
 # Linux takes 128 KiB of a single argument and, at the usual stack limit, 2 MiB of all of them.
 _LONG = 64 * 1024
@@ -117,16 +118,6 @@ def _stays_text(text: str) -> bool:
 
 def _listed(arguments: Mapping[str, Any]) -> list[str]:
     return [f"--{key}={encode(key, value)}" for key, value in arguments.items()]
-
-
-def default_log_freq(steps: int) -> int:
-    """About fifty rows of metrics for a short run, LeRobot's own 200 steps for a long one."""
-    return max(1, min(200, steps // 50))
-
-
-def default_save_freq(steps: int) -> int:
-    """Five checkpoints, 100 to 20,000 steps apart; LeRobot adds the last step."""
-    return max(100, min(20_000, steps // 5))
 
 
 def _launcher(devices: int) -> list[str]:

@@ -14,6 +14,7 @@ from hlrp.config import (
     PolicyModel,
     resolve_class_path,
 )
+from hlrp.data.episodes import check_camera
 from hlrp.errors import UserError, suggest
 from hlrp.foundation.backends.registry import check_backend
 
@@ -53,6 +54,9 @@ def check_model(run: LightningRun, datasets: "Sequence[DatasetInfo]") -> None:
         from trainers.policy_checks import check_policy_run
 
         check_policy_run(run, next(iter(datasets), None))
+    elif isinstance(run.model, LaqModel) and run.data.cameras is None:
+        for info in datasets:
+            check_camera(info, None)
     elif isinstance(run.model, FoundationModel):
         check_backend(run.model.backend)
     elif not isinstance(run.model, ClassPath) and run.model.kind not in MODULES:
@@ -73,7 +77,7 @@ def build_datamodule(run: LightningRun, say: "Callable[[str], None]") -> "Lightn
         UserError: The `data` section does not fit the dataset.
     """
     if isinstance(run.model, PolicyModel):
-        from trainers.lightning_policies import build_policy_data
+        from trainers.lightning.policies import build_policy_data
 
         return build_policy_data(run, say)
     from hlrp.data.data_module import FrameDataModule
@@ -113,7 +117,7 @@ def build_module(
         UserError: No module for this model, or it refuses its settings.
     """
     if isinstance(run.model, PolicyModel):
-        from trainers.lightning_policies import build_adapter
+        from trainers.lightning.policies import build_adapter
 
         return build_adapter(run, resumed_from)
     if isinstance(run.model, ClassPath):
@@ -132,7 +136,7 @@ def check_classes(run: LightningRun) -> None:
     if isinstance(run.model, ClassPath):
         _module_class(run.model)
     if run.trainer.callbacks:
-        from trainers.lightning_options import callback_class
+        from trainers.lightning.options import callback_class
 
         for callback in run.trainer.callbacks:
             callback_class(callback)

@@ -1,0 +1,1 @@
+"""LeRobot's own training, in a process of its own."""

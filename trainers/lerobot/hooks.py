@@ -1,0 +1,265 @@
+"""Everything that is changed around LeRobot's own training loop, which stays as it is.
+
+Nothing of LeRobot is imported at module level: the worker first chooses what LeRobot is to import.
+"""
+
+import logging
+import math
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hlrp.compat import check_features, check_normalisation, mend_metadata
+from hlrp.data.episodes import check_camera_names
+from hlrp.errors import HlrpError, UserError
+from hlrp.files import fsync_folder, fsync_tree, replace_link
+from hlrp.finite import FiniteLoss, require_finite_weights
+from hlrp.processes import StoppedBySignal, StopRequests
+
+Emit = Callable[..., None]
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+
+
+def install_training_hooks(
+    emit: Emit, stop: StopRequests, preflight: Callable[[Any], None], loss: FiniteLoss
+) -> Callable[[], None]:
+    """Prepare `lerobot.scripts.lerobot_train` and return its `main`.
+
+    LeRobot's loop stays as it is; what surrounds it is wrapped:
+
+    - our run folder may exist already (LeRobot refuses any existing output folder),
+    - ``preflight(cfg)`` sees the parsed configuration before anything is built,
+    - a policy that cannot be made at the run's settings is a mistake of the user's, told in one message,
+    - videos are read as everywhere in this project,
+    - a dataset's tasks stand in the order of their numbers, and cameras without statistics get an empty entry,
+    - metrics leave as numbers, at full precision, instead of as text,
+    - a checkpoint appears under its final name only when all of it is on disk,
+    - a stop request saves a checkpoint at the end of the running step, then ends the loop,
+    - a loss that is no number for many steps, and weights that are none when they are to be saved, end it too,
+    - on resume the random state is restored right before the first update, so that what the data loader drew
+      from it in between does not shift dropout and noise; and the data go on in the epoch they had reached.
+
+    Args:
+        emit: Called as ``emit(event, **fields)``; only on the main process does it write.
+        stop: Read at the end of every step.
+        preflight: May raise UserError.
+        loss: Sees the loss of every step.
+    """
+    from lerobot.configs.train import TrainPipelineConfig
+    from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+    from lerobot.scripts import lerobot_train
+
+    from hlrp.data.lerobot_reader import install_reader
+
+    _mend_all_metadata(LeRobotDatasetMetadata)
+    _accept_existing_folder(TrainPipelineConfig, emit, preflight)
+    _report_metrics(lerobot_train, emit, loss)
+    _save_atomically(lerobot_train, emit, stop)
+    _restore_random_state(lerobot_train)
+    _restore_epoch(lerobot_train)
+    _refuse_unbuildable_policies(lerobot_train)
+    install_reader(lerobot_train)
+    return lerobot_train.main
+
+
+def _accept_existing_folder(config_class: Any, emit: Emit, preflight: Callable[[Any], None]) -> None:
+    original = config_class.validate
+
+    def validate(self: Any) -> None:
+        output_dir, self.output_dir = self.output_dir, None
+        try:
+            original(self)
+        except (ValueError, TypeError, OSError) as error:
+            raise UserError(f"LeRobot refuses this configuration: {error}", fix="change the named setting") from error
+        self.output_dir = output_dir or self.output_dir
+        preflight(self)
+        emit("accepted")
+
+    config_class.validate = validate
+
+
+def _mend_all_metadata(metadata_class: Any) -> None:
+    load = metadata_class._load_metadata
+
+    def load_metadata(self: Any) -> None:
+        load(self)
+        mend_metadata(self)
+
+    metadata_class._load_metadata = load_metadata
+
+
+_EVAL_LOSS = re.compile(r"^step (\d+): eval_loss=([-+.\deEnaif]+)$")
+
+
+def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss) -> None:
+    """Turn LeRobot's log records into events: its tracker passes through `logging` as an object, not as text."""
+    tracker_class = script.MetricsTracker
+    make_record = logging.getLogRecordFactory()
+
+    def record_factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        if isinstance(record.msg, tracker_class):
+            emit("metrics", **record.msg.to_dict())
+        elif isinstance(record.msg, str) and (match := _EVAL_LOSS.match(record.msg)):
+            emit("eval_loss", steps=int(match[1]), eval_loss=float(match[2]))
+        elif record.msg == "Suite %s aggregated: %s" and isinstance(record.args, tuple) and record.args[0] == "overall":
+            totals: Any = record.args[1]
+            emit("rollouts", **{k: v for k, v in totals.items() if isinstance(v, int | float)})
+        return record
+
+    logging.setLogRecordFactory(record_factory)
+    count_step = tracker_class.step
+
+    def step(self: Any) -> None:
+        count_step(self)
+        emit("step", steps=self.steps)
+        # LeRobot has read it from the device.
+        loss.see(self.steps, math.isfinite(self.metrics["loss"].val))
+
+    tracker_class.step = step
+
+
+def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
+    save, due = script.save_checkpoint, script.should_save_checkpoint
+
+    def should_save_checkpoint(*args: Any, **kwargs: Any) -> bool:
+        return stop.number is not None or due(*args, **kwargs)
+
+    def save_checkpoint(*, checkpoint_dir: Path, **kwargs: Any) -> None:
+        require_finite_weights(kwargs["policy"], kwargs["step"])
+        partial = checkpoint_dir.with_name(f".{checkpoint_dir.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            save(checkpoint_dir=partial, **kwargs)
+            fsync_tree(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(checkpoint_dir, ignore_errors=True)
+        partial.replace(checkpoint_dir)
+        fsync_folder(checkpoint_dir.parent)
+
+    def update_last_checkpoint(checkpoint_dir: Path) -> Path:
+        # LeRobot unlinks `last` and makes it anew: a kill in between leaves none. A rename has no in-between.
+        last = checkpoint_dir.parent / "last"
+        replace_link(last, checkpoint_dir.name)
+        emit("checkpoint", name=checkpoint_dir.name)
+        if stop.number is not None:
+            raise StoppedBySignal
+        return last
+
+    script.save_checkpoint = save_checkpoint
+    script.should_save_checkpoint = should_save_checkpoint
+    script.update_last_checkpoint = update_last_checkpoint
+
+
+def _restore_random_state(script: Any) -> None:
+    load, update = script.load_training_state, script.update_policy
+
+    def load_training_state(checkpoint_dir: Path, *args: Any, **kwargs: Any) -> Any:
+        from lerobot.utils.random_utils import load_rng_state
+
+        def first_update(*update_args: Any, **update_kwargs: Any) -> Any:
+            load_rng_state(Path(checkpoint_dir) / "training_state")
+            script.update_policy = update
+            return update(*update_args, **update_kwargs)
+
+        script.update_policy = first_update
+        return load(checkpoint_dir, *args, **kwargs)
+
+    script.load_training_state = load_training_state
+
+
+def _restore_epoch(script: Any) -> None:
+    """Keep the sampler's epoch on resume.
+
+    LeRobot puts the sampler at the right epoch and sample; then Accelerate, whose own count starts at 0 in every
+    process, sets the epoch back, and a run resumed after its first epoch repeats that epoch's order.
+    """
+    sampler_class = script.EpisodeAwareSampler
+
+    class ResumedSampler(sampler_class):  # type: ignore[misc, valid-type]
+        _resumed_epoch = 0
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            super().load_state_dict(state)
+            self._resumed_epoch = state["epoch"]
+
+        def set_epoch(self, epoch: int) -> None:
+            super().set_epoch(self._resumed_epoch + epoch)
+
+    script.EpisodeAwareSampler = ResumedSampler
+
+
+def _refuse_unbuildable_policies(script: Any) -> None:
+    """Turn what a policy's constructor raises at its settings into one message."""
+    make_policy = script.make_policy
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return make_policy(*args, **kwargs)
+        except HlrpError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError | MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY):
+                raise
+            config = kwargs.get("cfg") or args[0]
+            raise UserError(
+                f"policy {config.type!r} cannot be made: {' '.join(str(error).split()) or type(error).__name__}",
+                where="model",
+                fix=f"change the setting that is named; `hlrp policies {config.type}` lists the fields",
+            ) from error
+
+    script.make_policy = make
+
+
+def choose_cameras(cfg: Any, cameras: list[str] | None) -> None:
+    """Have a new policy see only some of the dataset's cameras, as the Lightning trainer does.
+
+    Args:
+        cfg: LeRobot's `TrainPipelineConfig` after validation; the policy's input features are filled in.
+        cameras: Image features to use; None: all.
+
+    Raises:
+        UserError: The dataset has no such camera.
+    """
+    if cameras is None or cfg.policy is None or cfg.policy.input_features:
+        return
+    from lerobot.datasets import LeRobotDatasetMetadata
+    from lerobot.utils.feature_utils import dataset_to_policy_features
+
+    meta = LeRobotDatasetMetadata(cfg.dataset.repo_id, root=cfg.dataset.root, revision=cfg.dataset.revision)
+    check_camera_names(cameras, meta.camera_keys, f"dataset {meta.root}")
+    features = dataset_to_policy_features(meta.features)
+    left_out = set(meta.camera_keys) - set(cameras)
+    cfg.policy.input_features = {k: f for k, f in features.items() if f.type.value != "ACTION" and k not in left_out}
+
+
+def check_policy_features(cfg: Any) -> None:
+    """Check that the dataset has what the policy needs, before frames are read or weights made.
+
+    Args:
+        cfg: LeRobot's `TrainPipelineConfig` after validation.
+
+    Raises:
+        UserError: The dataset lacks a feature of a pretrained policy, or the policy's own check refuses it.
+    """
+    from lerobot.datasets import LeRobotDatasetMetadata
+    from lerobot.utils.feature_utils import dataset_to_policy_features
+
+    if cfg.policy is None:
+        return
+    meta = LeRobotDatasetMetadata(cfg.dataset.repo_id, root=cfg.dataset.root, revision=cfg.dataset.revision)
+    bare = sorted(c for c in meta.camera_keys if not (meta.stats or {}).get(c) and c not in meta.depth_keys)
+    if bare and not cfg.dataset.use_imagenet_stats:
+        raise UserError(
+            f"the dataset has no statistics of {', '.join(bare)}, and ImageNet's are not to be used",
+            where="trainer.lerobot_args: dataset.use_imagenet_stats",
+            fix="leave the setting out, or use a dataset with statistics of its pictures",
+        )
+    features = dataset_to_policy_features(meta.features)
+    if not cfg.resume:  # a resumed run keeps the statistics of its checkpoint
+        check_normalisation(cfg.policy, features, meta.stats, str(meta.root / "meta" / "stats.json"))
+    check_features(cfg.policy, features, cfg.rename_map, f"dataset {cfg.dataset.root or cfg.dataset.repo_id}")

@@ -1,0 +1,130 @@
+"""One LeRobot training process: its output becomes the log, the metrics, the progress and the outcome."""
+
+import re
+import signal
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from hlrp.errors import UserError
+from hlrp.finite import NonFiniteError
+from hlrp.processes import FolderLock
+from hlrp.runs import RunDirectory
+from hlrp.runs.directory import LOG
+from trainers.base import RunResult
+from trainers.lerobot.command import Command
+from trainers.lerobot.events import parse_line
+from trainers.lerobot.process import TrainingProcess
+from trainers.lifecycle import RunLifecycle, explain_failure
+from trainers.progress import TrainingProgress
+
+_TAIL = 400
+# LeRobot draws its own bar whoever watches; a log has no use for its thousand states.
+_BAR = re.compile(r"[^|]*\d+%\|")
+
+
+class TrainingSession:
+    """Runs a command and keeps its run directory.
+
+    Args:
+        command: The process to start.
+        lock: The right to write the run's folder, which the process shares.
+        lifecycle: The run.
+        begin: Makes (or reopens) the run directory; called once LeRobot has accepted the configuration, so that
+            a refused one leaves nothing on disk.
+        steps: Step at which the run ends.
+        start: Step it starts from.
+    """
+
+    def __init__(
+        self,
+        command: Command,
+        lock: FolderLock,
+        lifecycle: RunLifecycle,
+        begin: Callable[[], RunDirectory],
+        *,
+        steps: int,
+        start: int = 0,
+    ) -> None:
+        self._command, self._lock, self._lifecycle, self._begin = command, lock, lifecycle, begin
+        self._steps, self._start = steps, start
+        self._log: TextIO | None = None
+        self._tail: list[str] = []
+        self._outcome: dict[str, Any] = {}
+
+    def run(self) -> RunResult:
+        """Start the process and follow it to its end."""
+        progress = TrainingProgress(self._lifecycle.console, self._steps, self._start)
+        try:
+            with progress, self._command.started() as argv:
+                progress.phase("starting LeRobot")
+                process = TrainingProcess(argv, self._command.environment)
+                self._lock.add_process(process.pid)
+                code = process.run(lambda line: self._on_line(line, progress))
+        finally:
+            if self._log:
+                self._log.close()
+        return self._finish(code, process.stopped_by)
+
+    def _on_line(self, line: str, progress: TrainingProgress) -> None:
+        text, event = parse_line(line)
+        if text and not _BAR.match(text):
+            self._tail = [*self._tail[-_TAIL:], text]
+            if self._log:
+                self._log.write(text + "\n")
+                self._log.flush()
+        if event:
+            self._on_event(event, progress)
+
+    def _on_event(self, event: dict[str, Any], progress: TrainingProgress) -> None:
+        kind = event.pop("event")
+        if kind == "accepted":
+            self._open_log(self._begin())
+            progress.phase("loading the dataset, making the policy")
+        elif kind == "imported":
+            progress.phase("LeRobot is loaded; checking the configuration")
+        elif kind == "step":
+            progress.step(event["steps"])
+        elif kind == "metrics":
+            row = metrics_row(event)
+            self._lifecycle.training_row(row)
+            progress.row(row)
+        elif kind in ("eval_loss", "rollouts"):
+            self._lifecycle.write_row({"step": event.pop("steps", self._lifecycle.last_row.get("step", 0)), **event})
+        elif kind == "warning":
+            self._lifecycle.warn(event["message"])
+        elif kind in ("user_error", "failed", "interrupted"):
+            self._outcome = {"kind": kind, **event}
+
+    def _open_log(self, directory: RunDirectory) -> None:
+        self._log = (directory.path / LOG).open("a", encoding="utf8", errors="backslashreplace")
+        self._log.writelines(line + "\n" for line in self._tail)
+
+    def _finish(self, code: int, stopped_by: int | None) -> RunResult:
+        outcome, lifecycle = self._outcome, self._lifecycle
+        kind = outcome.get("kind")
+        if kind == "user_error" or (lifecycle.directory is None and kind is None and stopped_by is None and code != 0):
+            lifecycle.discard_if_fresh()
+            raise UserError(outcome["message"] if kind == "user_error" else self._refusal())
+        if kind == "interrupted" or stopped_by is not None:
+            raise lifecycle.interrupted(int(outcome.get("signal") or stopped_by or signal.SIGTERM))
+        if code == 0 and lifecycle.directory is not None:
+            return lifecycle.finish()
+        error, message = outcome.get("error", ""), outcome.get("message", "")
+        left_numbers = error == NonFiniteError.__name__
+        reason = message if left_numbers else explain_failure(error, message, code, self._tail)
+        raise lifecycle.failed(reason, left_numbers=left_numbers)
+
+    def _refusal(self) -> str:
+        """The message with which LeRobot's argument parser refused: from its last `error:` line on."""
+        starts = [i for i, line in enumerate(self._tail) if "error:" in line.lower()]
+        lines = self._tail[starts[-1] :] if starts else self._tail[-1:] or ["it printed nothing"]
+        reason = " ".join(line.strip() for line in lines)
+        return f"LeRobot did not accept the settings: {reason.partition('error: ')[2] or reason}"
+
+
+def metrics_row(event: dict[str, Any]) -> dict[str, Any]:
+    """LeRobot's tracker as a row of `metrics.jsonl`: seconds a step, and the share of them spent waiting for data."""
+    row = {"step": event.pop("steps"), "data_s": event.pop("dataloading_s", 0.0), **event}
+    busy = row.get("update_s", 0.0) + row["data_s"]
+    row["data_wait"] = row["data_s"] / busy if busy else 0.0
+    return row

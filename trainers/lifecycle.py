@@ -1,0 +1,241 @@
+"""What every training run does with its folder, whichever engine trains: begin or go on, report, and end."""
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hlrp.config import LeRobotRun, LightningRun, to_yaml
+from hlrp.errors import Interrupted, UserError, WorkError
+from hlrp.files import json_text
+from hlrp.runs import Checkpoint, DatasetRecord, ResumeRecord, RunDirectory
+from hlrp.runs.directory import LOG, METRICS, git_commit
+from trainers.base import RunResult
+
+
+class RunLifecycle:
+    """One run, from its first file to how it ended.
+
+    Until `create` or `reopen` nothing is written. Of several processes that train together only the first one calls
+    them; in the others nothing is written at all.
+
+    Args:
+        notes: Warnings known before the start.
+        quiet: Say nothing on the terminal.
+    """
+
+    def __init__(self, notes: Sequence[str] = (), *, quiet: bool = False) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+        self.directory: RunDirectory | None = None
+        self.warnings: list[str] = []
+        self.last_row: dict[str, Any] = {}
+        self._fresh, self._finite, self._process = False, True, os.getpid()
+        for note in notes:
+            self.warn(note)
+
+    def create(
+        self,
+        path: Path,
+        run: LeRobotRun | LightningRun,
+        *,
+        policy: str,
+        dataset: DatasetRecord,
+        steps: int,
+        command: Sequence[str],
+    ) -> RunDirectory:
+        """Make the folder of a fresh run, or fill the one that is claimed; its arguments are fields of the manifest.
+
+        Raises:
+            UserError: There is something in it.
+        """
+        self._fresh = True
+        directory = RunDirectory.create(
+            path,
+            config_yaml=to_yaml(run),
+            trainer=run.trainer_type,
+            policy=policy,
+            dataset=dataset,
+            seed=run.trainer.seed,
+            steps=steps,
+            git_commit=git_commit(Path(__file__).parent),
+            command=list(command),
+            warnings=self.warnings,
+        )
+        return self._begin(directory)
+
+    def reopen(self, directory: RunDirectory, checkpoint: Checkpoint, **fields: Any) -> RunDirectory:
+        """Go on with a run from one of its checkpoints: what it did after that is taken out of its metrics.
+
+        Args:
+            directory: The run, which no other process writes.
+            checkpoint: Where it goes on.
+            **fields: Of the manifest, that change.
+        """
+        for lost in directory.rewind_metrics(checkpoint.step):
+            self.warn(lost)
+        resumed = ResumeRecord(step=checkpoint.step, skipped=self.warnings)
+        fields |= {"warnings": self.warnings} if self.warnings else {}
+        directory.update(status="running", reason=None, resumed=[*directory.manifest.resumed, resumed], **fields)
+        return self._begin(directory)
+
+    def _begin(self, directory: RunDirectory) -> RunDirectory:
+        self.directory = directory
+        self.console.print(f"run: {directory.path}")
+        return directory
+
+    def warn(self, message: str) -> None:
+        """Say it once, and keep it in the manifest."""
+        if message in self.warnings:
+            return
+        self.warnings.append(message)
+        self.console.print(f"warning: {message}", style="yellow")
+        # A forked data worker has a copy of all this, and of a manifest that has changed since.
+        if self.directory is not None and os.getpid() == self._process:
+            self.directory.update(warnings=self.warnings)
+
+    def training_row(self, row: dict[str, Any]) -> None:
+        """Write a row of training, the last of which are the run's final metrics."""
+        self.last_row = row
+        self.write_row(row)
+        if not math.isfinite(row.get("loss", 0.0)) and self._finite:
+            self._finite = False
+            self.warn(
+                f"the loss is not a finite number at step {row['step']}: lower the learning rate or check the data"
+            )
+
+    def write_row(self, row: dict[str, Any]) -> None:
+        """Add a row to `metrics.jsonl`, with the time of day."""
+        if self.directory is not None:
+            with (self.directory.path / METRICS).open("a", encoding="utf8") as file:
+                file.write(json_text({**row, "time": round(time.time(), 3)}) + "\n")
+
+    def flush(self) -> None:
+        """Bring the rows to disk, before a checkpoint says that they happened."""
+        if self.directory is not None and (path := self.directory.path / METRICS).is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def discard_if_fresh(self) -> bool:
+        """After a refusal: remove the folder, unless there is training in it to keep; whether it is gone."""
+        if self.directory is None or not self._fresh or self.directory.checkpoints():
+            return False
+        shutil.rmtree(self.directory.path)
+        return True
+
+    def finish(self) -> RunResult:
+        """Close a run that came to its end."""
+        latest = self.end("finished")
+        assert self.directory is not None
+        return RunResult(self.directory.path, latest.path if latest else None, self.last_row, self.warnings)
+
+    def end(self, status: str, **reason: str) -> Checkpoint | None:
+        """Write how the run ended; gives the newest checkpoint that it left."""
+        directory = self.directory
+        assert directory is not None, "it has begun"
+        row = self.last_row or directory.manifest.final_metrics
+        directory.finish(status, final_metrics=row, warnings=self.warnings, **reason)
+        return directory.latest()
+
+    def interrupted(self, number: int) -> Interrupted:
+        """Close a run that a signal ended; the error says how to go on."""
+        if self.directory is None:
+            return Interrupted("interrupted before training began; nothing was written", number)
+        latest = self.end("interrupted", reason=f"stopped by signal {number}")
+        kept = f"checkpoint {latest.path.name} is saved" if latest else "there is no checkpoint yet"
+        hint = f"; go on with: hlrp train --resume {self.directory.path}" if latest else ""
+        return Interrupted(f"interrupted: {kept}{hint}", number)
+
+    def failed(self, reason: str, *, left_numbers: bool = False) -> WorkError:
+        """Close a run that failed.
+
+        Args:
+            reason: One sentence.
+            left_numbers: Its loss or its weights were no numbers any more: which checkpoint is good is said too.
+        """
+        if self.directory is None:
+            return WorkError(reason)
+        if left_numbers:
+            latest = self.directory.latest()
+            kept = f"the last good checkpoint is {latest.path.name}" if latest else "there is no checkpoint"
+            reason = f"{reason}; {kept}"
+        self.end("failed", reason=reason)
+        return WorkError(f"training failed: {reason}\n  log:   {self.directory.path / LOG}")
+
+
+def resumable(directory: RunDirectory, steps: int | None) -> tuple[Checkpoint, list[str]]:
+    """The newest complete checkpoint of a run, and a line for each newer one that is skipped.
+
+    Args:
+        directory: The run.
+        steps: Those that it is to have; None: not known before it ends.
+
+    Raises:
+        UserError: The run has no complete checkpoint, or no steps left.
+    """
+    checkpoints = directory.checkpoints()
+    newest = directory.latest()
+    if newest is None:
+        broken = "; ".join(f"{c.path.name}: {c.problem}" for c in checkpoints)
+        raise UserError(
+            "this run has no complete checkpoint to resume from" + (f" ({broken})" if broken else ""),
+            where=str(directory.path / "checkpoints"),
+            fix="start it again with the same settings",
+        )
+    if steps is not None and steps <= newest.step:
+        raise UserError(
+            f"the run is complete: it has {newest.step} of {steps} steps",
+            where=str(directory.path),
+            fix=f"train longer with --resume {directory.path} --steps {newest.step * 2}",
+        )
+    return newest, [f"checkpoint {c.path.name} is skipped: {c.problem}" for c in checkpoints if c.step > newest.step]
+
+
+def default_log_freq(steps: int) -> int:
+    """About fifty rows of metrics for a short run, LeRobot's own 200 steps for a long one."""
+    return max(1, min(200, steps // 50))
+
+
+def default_save_freq(steps: int) -> int:
+    """Five checkpoints, 100 to 20,000 steps apart; the last step is one more."""
+    return max(100, min(20_000, steps // 5))
+
+
+_KNOWN_FAILURES = {
+    ("out of memory",): "the device ran out of memory: use a smaller --batch-size, or --precision bf16",
+    ("No space left",): "the disk is full: free space and go on with --resume",
+    ("killed by signal", "exited unexpectedly"): "a data worker died, mostly for want of memory: "
+    "set a smaller data.num_workers or --batch-size",
+    (
+        "outgoing traffic has been disabled",
+        "LocalEntryNotFound",
+        "offline mode",
+        "couldn't connect",
+    ): "a file is needed "
+    "that is not on this machine, and nothing is downloaded unless asked: give a local folder, or add --allow-download",
+}
+
+
+def explain_failure(error: str, message: str, code: int = 1, tail: Sequence[str] = ()) -> str:
+    """One readable sentence of why training ended, with what to do where that is known.
+
+    Args:
+        error: Class of the error; empty if nothing was raised.
+        message: Its text.
+        code: Exit code of the process, where it was one of its own.
+        tail: The last lines that it printed.
+    """
+    first_line = next(iter(message.strip().splitlines()), "no message")
+    for signs, advice in _KNOWN_FAILURES.items():
+        if any(sign in f"{error} {message}" for sign in signs):
+            return f"{advice} ({first_line})"
+    if error:
+        return f"{error}: {first_line}"
+    if code < 0:
+        return f"the process was killed by signal {-code}" + (" (often: out of memory)" if code == -9 else "")
+    last = next((line for line in reversed(tail) if line.strip()), "no output")
+    return f"LeRobot's process ended with code {code}: {last.strip()}"
