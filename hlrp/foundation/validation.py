@@ -125,7 +125,7 @@ class Validation:
         """All metrics by the name that they are logged under; nan where nothing was measured.
 
         Args:
-            majority: The most frequent code of each position in training, ``[S]``.
+            majority: The most frequent code of each position in training, ``[P]``.
         """
         if self._config.mode is not BackendMode.CODES:
             found = {"val_r2": self._vectors.compute()}

@@ -243,7 +243,7 @@ class FoundationModule(LightningModule):
         self._validation = None
 
     def _majority(self) -> Tensor:
-        """The most frequent code of each position in training, ``[S]``."""
+        """The most frequent code of each position in training, ``[P]``."""
         counts = self._known_counts if self._known_counts is not None else summed(self._counts)
         return counts.argmax(1)
 
