@@ -49,9 +49,7 @@ def configs() -> dict[str, type]:
     return {name: cls for name, cls in known.items() if cls.__module__.partition(".")[0] in maker.SOURCES}
 
 
-def test_the_catalog_reads_the_list_of_installed_packages_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_catalog_reads_the_list_of_installed_packages_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It takes a second or more: once a policy, the first command of an installation takes half a minute."""
     listed = metadata.packages_distributions()
     reads: list[int] = []
