@@ -133,9 +133,8 @@ class LAQMeter:
             current, following, source, codes, recon = self._valid_pairs(out.recon, out.codes, frames, valid, source)
             if len(codes) == 0:
                 return out
-            permuted = laq.decoder(
-                current, laq.quantizer.lookup(codes[shuffled(len(codes), self._generator).to(codes.device)])
-            )[0]
+            others = shuffled(len(codes), self._generator).to(codes.device)
+            permuted = laq.decoder(current, laq.quantizer.lookup(codes[others]))[0]
         finally:
             laq.train(was)
         moving = moving_pixels(current, following)
