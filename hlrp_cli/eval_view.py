@@ -55,7 +55,10 @@ class EvalView:
 
     def started(self, task: str, episodes: int) -> None:
         """Begin a task's bar."""
-        self._total, self._done, self._successes, self._steps = episodes, 0, 0, 0
+        self._total = episodes
+        self._done = 0
+        self._successes = 0
+        self._steps = 0
         self._start = self._last_line = time.monotonic()
         if self._bar:
             self._row = self._bar.add_task(task, total=episodes, state="")

@@ -33,7 +33,9 @@ class Validation:
     def __init__(
         self, backend: VLABackend, config: BackendConfig, tasks: Sequence[str], *, batches: int, device: torch.device
     ) -> None:
-        self._backend, self._config, self._device = backend, config, device
+        self._backend = backend
+        self._config = config
+        self._device = device
         self._other = {task: tasks[(i + 1) % len(tasks)] for i, task in enumerate(tasks)} if len(tasks) > 1 else {}
         self._codes = self._code_meter()
         self._shuffled = self._code_meter()

@@ -201,7 +201,9 @@ class NoLabels:
     """
 
     def __init__(self, spec: CodeSpec, cameras: Sequence[str]) -> None:
-        self.spec, self.cameras, self.window = spec, tuple(cameras), None
+        self.spec = spec
+        self.cameras = tuple(cameras)
+        self.window = None
 
     def read(self, source: int, index: "NDArray[np.int64]") -> "dict[str, NDArray[Any]]":
         """Nothing."""
