@@ -68,7 +68,7 @@ def expected(root: Path) -> dict[str, object]:
 
 
 def shrink(root: Path) -> None:
-    """Zero large weights, keep their names and shapes; drop the moments of all but the quantizer."""
+    """Zero large weights, keep their names and shapes; drop the moments of all but the quantizer, and the logs."""
     for path in root.glob("*/checkpoints/*/training_state/*.safetensors"):
         if path.name != "rng_state.safetensors" and not path.is_relative_to(root / "laq"):
             path.unlink()
@@ -87,6 +87,8 @@ def shrink(root: Path) -> None:
             said = json.loads(manifest.read_text())
             said["weights_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
             manifest.write_text(json.dumps(said, indent=2))
+    for path in root.glob("*/log.txt"):
+        path.write_text("")  # of this machine
     for path in root.rglob("*"):
         if path.is_file() and path.suffix in _TEXT:
             text = path.read_text(encoding="utf8").replace(str(root), "@ROOT@")
