@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import assert_user_error, hlrp
+from command import assert_user_error, hlrp, hlrp_in_turn
 from interruptions import assert_gone, family_of, start, wait_for_rows
 from make_dataset import make_dataset
 from make_labels import make_quantizer, make_table
@@ -124,10 +124,12 @@ def test_labels_that_do_not_fit_are_one_message(
     labelled: tuple[Path, Path, Path], toy_root: Path, tmp_path: Path
 ) -> None:
     _, _, table = labelled
-    done = hlrp(*_train(toy_root, tmp_path / "a", LATENT, "--latents", str(table), "--steps", "2"))
-    assert_user_error(done, "the latent table does not fit", "dataset: the table has")
-    done = hlrp(*_train(toy_root, tmp_path / "b", "act", "--latents", str(table), "--steps", "2"))
-    assert_user_error(done, "'act' has no use for latent labels")
+    asked = ["--latents", str(table), "--steps", "2"]
+    other, none = hlrp_in_turn(
+        [_train(toy_root, tmp_path / "a", LATENT, *asked), _train(toy_root, tmp_path / "b", "act", *asked)]
+    )
+    assert_user_error(other, "the latent table does not fit", "dataset: the table has")
+    assert_user_error(none, "'act' has no use for latent labels")
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 

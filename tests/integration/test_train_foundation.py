@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import assert_user_error, hlrp, hlrp_argv, instead
+from command import assert_user_error, hlrp, hlrp_argv, hlrp_in_turn, instead
 from make_dataset import make_dataset
 
 from hlrp.runs import RunDirectory
@@ -147,11 +147,14 @@ def test_online_labels_in_two_processes_give_the_curve_of_one_with_a_table(
 
 def test_what_does_not_fit_leaves_nothing(root: Path, labels: tuple[Path, Path], whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert_user_error(hlrp(*_args(root, out, 5)), "latents.source is none", "--latents TABLE")
     table = ["--latents", labels[1]]
-    assert_user_error(hlrp(*_args(root, out, 5, *table, "--backbone", "no/such")), "--allow-download", "--backbone")
-    assert_user_error(
-        hlrp(*_args(root, out, 5, *table, "--init-from", str(whole), "model.use_state=true")),
-        "state width: the checkpoint has None, the run asks for 2",
-    )
+    other_state = [*table, "--init-from", str(whole), "model.use_state=true"]
+    cases = [
+        ([], ["latents.source is none", "--latents TABLE"]),
+        ([*table, "--backbone", "no/such"], ["--allow-download", "--backbone"]),
+        (other_state, ["state width: the checkpoint has None, the run asks for 2"]),
+    ]
+    done = hlrp_in_turn([_args(root, out, 5, *arguments) for arguments, _ in cases])
+    for (_, mentions), found in zip(cases, done, strict=True):
+        assert_user_error(found, *mentions)
     assert not out.exists()

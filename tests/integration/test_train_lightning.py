@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import assert_user_error, hlrp, hlrp_argv, instead
+from command import assert_user_error, hlrp, hlrp_argv, hlrp_in_turn, instead
 
 from hlrp.runs import RunDirectory
 
@@ -124,22 +124,31 @@ def test_two_processes_at_half_the_batch_give_the_curve_of_one(toy_root: Path, t
 
 
 def test_what_cannot_be_resumed_says_why(whole: Path, toy_root: Path, tmp_path: Path) -> None:
-    assert_user_error(hlrp("train", "--resume", whole), "complete: it has 40 of 40 steps", "--steps 80")
-    assert_user_error(hlrp("train", "--resume", whole, "--lr", "1"), "--lr cannot be changed")
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy)
     manifest = json.loads((copy / "run.json").read_text())
     manifest["dataset"]["fingerprint"] = "0123"
     (copy / "run.json").write_text(json.dumps(manifest))
-    assert_user_error(hlrp("train", "--resume", copy, "--steps", "50"), "0123", "have changed")
+    cases = [
+        (["--resume", whole], ["complete: it has 40 of 40 steps", "--steps 80"]),
+        (["--resume", whole, "--lr", "1"], ["--lr cannot be changed"]),
+        (["--resume", copy, "--steps", "50"], ["0123", "have changed"]),
+    ]
+    done = hlrp_in_turn([["train", *arguments] for arguments, _ in cases])
+    for (_, mentions), found in zip(cases, done, strict=True):
+        assert_user_error(found, *mentions)
 
 
 def test_mistakes_leave_nothing(toy_root: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert_user_error(hlrp(*_args(toy_root, out, 5, "model.quantizer=nsqv")), "nsvq")
-    assert_user_error(hlrp(*_args(toy_root, out, 5, "trainer.callbacks=[EarlyStoping]")), "EarlyStopping")
-    assert_user_error(hlrp(*_args(toy_root, out, 5, "model.image_size=25")), "does not divide")
-    assert_user_error(hlrp(*_args(tmp_path / "none", out, 5)), "no dataset folder")
+    cases = [
+        (_args(toy_root, out, 5, "model.quantizer=nsqv"), "nsvq"),
+        (_args(toy_root, out, 5, "trainer.callbacks=[EarlyStoping]"), "EarlyStopping"),
+        (_args(toy_root, out, 5, "model.image_size=25"), "does not divide"),
+        (_args(tmp_path / "none", out, 5), "no dataset folder"),
+    ]
+    for (_, mention), found in zip(cases, hlrp_in_turn([arguments for arguments, _ in cases]), strict=True):
+        assert_user_error(found, mention)
     assert not out.exists()
 
 
