@@ -141,6 +141,12 @@ def _stored(run: LeRobotRun | LightningRun, path: Path, root: Path) -> RunDirect
     state.mkdir(parents=True)
     (state / "lightning.json").write_text("{}")
     (state / "lightning.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    weights = state.with_name("pretrained_model")
+    weights.mkdir()
+    (weights / "config.json").write_text('{"type": "act"}')
+    (weights / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    for part in ("preprocessor", "postprocessor"):
+        (weights / f"policy_{part}.json").write_text("{}")
     return directory
 
 
