@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import signal
 import threading
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.errors import Interrupted, UserError, WorkError, suggest
-from hlrp.files import fsync_folder
+from hlrp.files import new_folder
 from hlrp.processes import leave_closed_terminal, stop_signals
 from hlrp.sim.catalog import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, envs_catalog, expand_tasks, require_installed
 from hlrp.sim.dataset import METADATA, build_dataset
@@ -177,9 +176,8 @@ def _record(request: CollectRequest, tasks: list[str], staging: Staging, report:
     kept = {task: _kept(staging.outcomes(task), request.episodes) for task in tasks}
     chosen = [(task, kept[task][index]) for index in range(request.episodes) for task in tasks]
     failed = {task: sum(not ok for ok in staging.outcomes(task).values()) for task in tasks}
-    frames = _encode(staging, chosen, _metadata(request, tasks, failed), report)
-    staging.dataset.rename(request.output)
-    fsync_folder(request.output.parent)
+    with new_folder(request.output, temporary=staging.dataset):
+        frames = _encode(staging, chosen, _metadata(request, tasks, failed), report)
     staging.discard()
     encoded = time.monotonic()
     counts = dict.fromkeys(tasks, request.episodes)
@@ -245,8 +243,6 @@ def _check_failures(task: str, outcomes: dict[int, bool]) -> None:
 
 
 def _encode(staging: Staging, chosen: list[tuple[str, int]], metadata: dict[str, Any], report: Report) -> int:
-    if staging.dataset.exists():
-        shutil.rmtree(staging.dataset)
     began, done, frames = time.monotonic(), 0, 0
 
     def count(episode_frames: int) -> None:

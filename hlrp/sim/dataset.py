@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hlrp.files import fsync_tree, write_json
+from hlrp.files import write_json
 from hlrp.sim.catalog import task_description
 from hlrp.sim.staging import Staging
 
@@ -29,7 +29,7 @@ def features(image_size: int) -> dict[str, dict[str, Any]]:
 def build_dataset(
     send: Callable[[int], None], staging_root: Path, chosen: list[tuple[str, int]], metadata: dict[str, Any]
 ) -> None:
-    """Write the chosen attempts as `staging/dataset`, flushed to the disk.
+    """Write the chosen attempts as `staging/dataset`.
 
     Args:
         send: Called with the number of frames after each episode.
@@ -67,4 +67,3 @@ def build_dataset(
         send(frames)
     dataset.finalize()
     write_json(staging.dataset / METADATA, {**metadata, "episodes": episodes})
-    fsync_tree(staging.dataset)
