@@ -50,13 +50,13 @@ def precompute_latents(
 
     Killed or stopped, the same command continues. Under torchrun or srun every process labels its share.
     """
+    from hlrp.devices import choose_device
     from hlrp.processes import FolderLock
     from hlrp.runs.directory import check_writable
-    from hlrp_cli.devices import choose_device
 
     if dataset is None and dataset_root is None:
         raise UserError("nothing says what to label", where="--dataset-root", fix="give the folder of a dataset")
-    chosen = choose_device(device)
+    chosen = choose_device(device, per_process=True)
     # On a CPU what a larger batch allocates falls out of the cache: 256 windows at a time took 1.4 times as long as 32.
     windows = batch_size or (32 if chosen == "cpu" else 256)
     request = _request(laq, dataset, dataset_root, camera, output, vectors, windows, tolerance_s, skip_bad)
