@@ -87,7 +87,8 @@ def _request(
 ) -> "LabelRequest":
     from hlrp.data import read_dataset
     from hlrp.laq.checkpoint import read_manifest
-    from hlrp.latents.labelling import LabelRequest, Ranks, choose_camera, default_output
+    from hlrp.latents.labelling import LabelRequest, choose_camera, default_output
+    from hlrp.processes import Ranks
 
     manifest = read_manifest(laq)
     info = read_dataset(dataset, root, where="--dataset-root", tolerance_s=tolerance_s)

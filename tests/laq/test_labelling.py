@@ -14,8 +14,9 @@ from hlrp.data.decode import SequentialDecoder
 from hlrp.errors import UserError
 from hlrp.laq import LAQ, LAQConfig
 from hlrp.latents import LatentTable, labelling
-from hlrp.latents.labelling import LabelRequest, LAQEncoder, Ranks, choose_camera, default_output, label
+from hlrp.latents.labelling import LabelRequest, LAQEncoder, choose_camera, default_output, label
 from hlrp.latents.verify import verify_table
+from hlrp.processes import Ranks
 
 EPISODES, LENGTH = 6, 21
 
