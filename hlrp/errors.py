@@ -22,7 +22,9 @@ class UserError(HlrpError):
     exit_code = 2
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
-        self.what, self.where, self.fix = what, where, fix
+        self.what = what
+        self.where = where
+        self.fix = fix
         lines = [what]
         if where:
             lines.append(f"  where: {where}")

@@ -60,7 +60,10 @@ class ProgressDisplay:
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
         """Begin a piece of work, ``done`` of whose ``total`` is done already."""
-        self._what, self._total, self._began, self._last_line = what, total, None, None
+        self._what = what
+        self._total = total
+        self._began = None
+        self._last_line = None
         if self._bar:
             self._task = self._bar.add_task(what, total=total, completed=done, said="")
 

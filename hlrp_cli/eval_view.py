@@ -23,7 +23,9 @@ class EvalView(ProgressDisplay):
 
     def started(self, task: str, episodes: int) -> None:
         """Begin a task's bar."""
-        self._done, self._success, self._steps = 0, "", 0
+        self._done = 0
+        self._success = ""
+        self._steps = 0
         self._start = time.monotonic()
         self.begin(task, episodes)
         self.update(0)

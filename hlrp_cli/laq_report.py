@@ -47,7 +47,7 @@ def laq_report(
         batch_size=batch_size,
         max_windows=windows,
         seed=seed,
-        say=lambda text: console().print(text, markup=False),
+        announce=lambda text: console().print(text, markup=False),
     )
     data, page = report.write(folder)
     if json_output:

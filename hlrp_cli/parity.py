@@ -41,7 +41,7 @@ def parity(
     import tempfile
 
     from trainers.parity import measure_parity, parity_runs
-    from trainers.policy_checks import own_process
+    from trainers.policy_checks import prepare_process
 
     if policy is None and config is None:
         raise UserError("nothing says what to train", where="--policy", fix="give --policy NAME or --config FILE")
@@ -61,7 +61,7 @@ def parity(
     with tempfile.TemporaryDirectory() as scratch:
         kept = output_dir.absolute() if output_dir is not None else Path(scratch)
         native, lightning = parity_runs(flags, overrides or [], config, steps=steps, output=kept)
-        own_process(lightning)
+        prepare_process(lightning)
         result = measure_parity(native, lightning)
     if json_output:
         typer.echo(json.dumps({**result.to_json(), "tolerance": tolerance}))

@@ -134,21 +134,21 @@ def _fresh(
     from trainers import get_trainer
 
     trainer = get_trainer(run.trainer_type)
-    _own_process(run)
+    _prepare_process(run)
     if dry_run:
         typer.echo(trainer.dry_run(run))
         return None
     return trainer().fit(run=run)
 
 
-def _own_process(run: Any) -> None:
+def _prepare_process(run: Any) -> None:
     """Spare a run the imports that it does not need: this process is there for nothing else."""
     from hlrp.config import LeRobotRun, LightningRun
 
     if isinstance(run, LeRobotRun | LightningRun):
-        from trainers.policy_checks import own_process
+        from trainers.policy_checks import prepare_process
 
-        own_process(run)
+        prepare_process(run)
 
 
 def _name_policy_of(
@@ -198,7 +198,7 @@ def _resume(
     from trainers import get_trainer
 
     trainer = get_trainer(run.trainer_type)
-    _own_process(run)
+    _prepare_process(run)
     if dry_run:
         typer.echo(trainer.dry_run(run, resume=directory, steps=longer))
         return None

@@ -68,21 +68,27 @@ def expected(root: Path) -> dict[str, object]:
 
 
 def shrink(root: Path) -> None:
-    """Zero large weights, keep their names and shapes; drop the moments of all but the quantizer."""
+    """Zero large weights, keep their names and shapes; drop the moments of all but the quantizer, and the logs."""
     for path in root.glob("*/checkpoints/*/training_state/*.safetensors"):
         if path.name != "rng_state.safetensors" and not path.is_relative_to(root / "laq"):
             path.unlink()
     for path in root.rglob("*.safetensors"):
-        content = path.read_bytes()
+        content = bytearray(path.read_bytes())
         if len(content) < _LARGE:
             continue
         start = 8 + int.from_bytes(content[:8], "little")
-        path.write_bytes(content[:start] + bytes(len(content) - start))
+        for entry in json.loads(content[8:start]).values():
+            if entry.get("dtype") == "F32":  # random states are bytes
+                first, end = entry["data_offsets"]
+                content[start + first : start + end] = bytes(end - first)
+        path.write_bytes(content)
         manifest = path.with_name("manifest.json")
         if manifest.is_file() and path.name == "model.safetensors":
             said = json.loads(manifest.read_text())
             said["weights_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
             manifest.write_text(json.dumps(said, indent=2))
+    for path in root.glob("*/log.txt"):
+        path.write_text("")  # of this machine
     for path in root.rglob("*"):
         if path.is_file() and path.suffix in _TEXT:
             text = path.read_text(encoding="utf8").replace(str(root), "@ROOT@")

@@ -34,7 +34,9 @@ class RunLifecycle:
         self.directory: RunDirectory | None = None
         self.warnings: list[str] = []
         self.last_row: dict[str, Any] = {}
-        self._fresh, self._finite, self._process = False, True, os.getpid()
+        self._fresh = False
+        self._finite = True
+        self._process = os.getpid()
         for note in notes:
             self.warn(note)
 

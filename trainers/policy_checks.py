@@ -114,7 +114,7 @@ def _catalog(run: Run) -> Catalog | None:
     return cached_catalog() or (build_catalog() if run.trainer.precision else None)
 
 
-def own_process(run: Run) -> None:
+def prepare_process(run: Run) -> None:
     """Set what LeRobot reads when it is imported, in a process that is there for this run alone."""
     if not isinstance(run.model, PolicyModel):
         return

@@ -13,7 +13,7 @@ COMMON_ALIASES: dict[str, str] = {
 """Aliases of every policy."""
 
 POLICY_ALIASES: dict[str, dict[str, str]] = {
-    # The original ACT code's names, and the seeds' `hidden_dim`.
+    # The original ACT code's names.
     "act": {
         "hidden_dim": "dim_model",
         "nheads": "n_heads",

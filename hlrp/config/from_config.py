@@ -1,6 +1,7 @@
 """`FromConfig`: building an object from a file, a mapping, a pydantic model or a dataclass."""
 
 import dataclasses
+import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,10 +46,11 @@ class FromConfig:
     @classmethod
     def _named_class(cls, source: Mapping[str, Any], allow: Sequence[str], where: str | None) -> type[Self]:
         path = str(source["class_path"])
-        # A configuration may name the very class that is asked, or one below it, without saying where it lives.
+        # A configuration may name the very class that is asked, or one below it, without saying where it lives, or by
+        # the package of a project that is not here.
         family = {known.__name__: known for known in _with_subclasses(cls)}
-        name = path.rpartition(".")[2]
-        if path == name or path.startswith("getiaction."):
+        package, _, name = path.rpartition(".")
+        if not package or importlib.util.find_spec(package.partition(".")[0]) is None:
             if name not in family:
                 raise UserError(f"class_path {path!r} is not a {cls.__name__}", where=where, fix=suggest(name, family))
             return family[name]

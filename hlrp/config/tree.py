@@ -127,7 +127,7 @@ def _merge_into_list(key: str, below: Any, overlay: Tree) -> Any:
 _TRAINER_CLASSES = {f"{name}Trainer": trainer for trainer, name in TRAINERS.items()}
 """Class names that a configuration may give as ``trainer.class_path``, and the trainer they mean."""
 
-_TRAINER_PATH = re.compile(r"(?:(?:hlrp|trainers|getiaction)(?:\.\w+)*\.)?(\w+)")
+_TRAINER_PATH = re.compile(r"(?:\w+\.)*(\w+)")  # the class's name says which trainer, whatever project it lives in
 _DATA_CLASSES = ("LeRobotDataModule", "LeRobotDataset")
 
 

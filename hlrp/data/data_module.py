@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Subset
 
 from hlrp.config import LightningRun, SourceSection, require_dataset
-from hlrp.data.dataset_info import read_dataset
+from hlrp.data.dataset_info import check_resumed, read_dataset
 from hlrp.data.episodes import check_camera, read_episodes, split_episodes, window_offset
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.sampler import ResumableSampler
@@ -203,13 +203,7 @@ class FrameDataModule(LightningDataModule):
         Raises:
             UserError: Naming both sides of what differs.
         """
-        for key, here in self.state_dict().items():
-            if key in state_dict and state_dict[key] != here:
-                raise UserError(
-                    f"this run was trained on other data: {key} was {state_dict[key]} and is now {here}",
-                    where="--resume",
-                    fix="resume with the data, seed, batch size and processes of the run, or start a new one",
-                )
+        check_resumed(state_dict, self.state_dict(), [source.info for source in self.train_sources])
 
 
 def _check_fits(source: WindowSource, num_frames: int, offset_seconds: float) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,3 +227,26 @@ def check_episodes(info: DatasetInfo, episodes: list[int] | None) -> None:
             where="data.episodes / --episodes",
             fix=f"choose from 0 to {info.episodes - 1}",
         )
+
+
+def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any], infos: Sequence[DatasetInfo]) -> None:
+    """Check that the data of a resumed run are those of its checkpoint.
+
+    Args:
+        saved: State of the data module in the checkpoint; what it does not hold is not compared.
+        now: Its state now: the fingerprints of ``infos`` in `fingerprints`, and what decides the order of samples.
+        infos: The datasets.
+
+    Raises:
+        UserError: Naming both sides of what differs.
+    """
+    for key in now.keys() & saved.keys():
+        same = saved[key] == now[key]
+        if key == "fingerprints" and not same and len(saved[key]) == len(infos):
+            same = all(info.known_as(mark) for info, mark in zip(infos, saved[key], strict=True))
+        if not same:
+            raise UserError(
+                f"this run was trained on other data: {key} was {saved[key]} and is now {now[key]}",
+                where="--resume",
+                fix="resume with the data, seed, batch size and processes of the run, or start a new one",
+            )

@@ -74,7 +74,9 @@ class FrameStore:
         where: Literal["ram", "disk"] = "disk",
         root: Path | None = None,
     ) -> None:
-        self.table, self.camera, self.where = table, camera, where
+        self.table = table
+        self.camera = camera
+        self.where = where
         self._decoder = SequentialDecoder(table, camera, size)
         self.size = self._decoder.size
         self._shape = (table.info.frames, _CHANNELS, *self.size)

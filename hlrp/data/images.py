@@ -19,7 +19,9 @@ class BadVideoError(WorkError):
     def __init__(
         self, path: Path, episode: int, reason: str, fix: str = "copy the file again, or leave the episode out"
     ) -> None:
-        self.path, self.episode, self.reason = path, episode, reason
+        self.path = path
+        self.episode = episode
+        self.reason = reason
         super().__init__(
             f"the frames of episode {episode} cannot be decoded: {reason}\n  where: {path}\n  fix:   {fix}"
         )

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from hlrp.compat import mend_metadata
 from hlrp.config import LightningRun
 from hlrp.data.columns import read_columns, read_tasks
-from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo, check_episodes, read_dataset, require_training_features
+from hlrp.data.dataset_info import TOLERANCE_S, check_episodes, check_resumed, read_dataset, require_training_features
 from hlrp.data.decode import frame_size
 from hlrp.data.episodes import check_camera, read_episodes, split_episodes
 from hlrp.data.policy_samples import GatheredSamples, HeldOutSampler, PolicySampler, Sample
@@ -85,15 +85,16 @@ class LeRobotDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         folder = Path(root) if root is not None else None
-        self.info: DatasetInfo = read_dataset(repo_id, folder, tolerance_s=tolerance_s)
+        self.info = read_dataset(repo_id, folder, tolerance_s=tolerance_s)
         require_training_features(self.info)
         check_episodes(self.info, episodes)
-        self.episodes, self.batch_size, self.eval_split, self.cache = episodes, batch_size, eval_split, cache
+        self.episodes, self.eval_split = episodes, eval_split
+        self.batch_size, self.cache = batch_size, cache
         self.cameras = [check_camera(self.info, c) for c in cameras] if cameras else self.info.cameras
-        self._seed, self._image_transforms, self._video_backend = seed, image_transforms, video_backend
+        self._seed, self._video_backend = seed, video_backend
+        self._image_transforms = image_transforms
         self.num_workers = num_workers if num_workers is not None else (2 if cache == "off" else 0)
-        self._max_val = max_val_samples
-        self._limit_gb = cache_limit_gb
+        self._max_val, self._limit_gb = max_val_samples, cache_limit_gb
         self._opening: dict[str, Any] = {"root": cache_root, "announce": announce, "progress": progress}
         self.train_episodes, self.val_episodes = split_episodes(self.info, eval_split, episodes=episodes)
         self._meta: Any = None
@@ -331,7 +332,7 @@ class LeRobotDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must have in common with this one."""
-        return {"fingerprint": self.info.fingerprint(), **(self.train_sampler().signature() if self._train else {})}
+        return {"fingerprints": [self.info.fingerprint()], **(self.train_sampler().signature() if self._train else {})}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Check that the data are those of the run that is resumed.
@@ -339,10 +340,5 @@ class LeRobotDataModule(LightningDataModule):
         Raises:
             UserError: Naming both sides of what differs.
         """
-        for key, here in self.state_dict().items():
-            if key in state_dict and state_dict[key] != here:
-                raise UserError(
-                    f"this run was trained on other data: {key} was {state_dict[key]} and is now {here}",
-                    where="--resume",
-                    fix="resume with the data, seed, batch size and processes of the run, or start a new one",
-                )
+        first = {"fingerprints": [state_dict["fingerprint"]]} if "fingerprint" in state_dict else {}  # as 0.1 saved it
+        check_resumed({**state_dict, **first}, self.state_dict(), [self.info])

@@ -45,7 +45,10 @@ class GatheredSamples(Dataset[Sample]):
         deltas: Mapping[str, Sequence[int]],
         image_transforms: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self._table, self._columns, self._readers, self._tasks = table, columns, readers, list(tasks)
+        self._table = table
+        self._columns = columns
+        self._readers = readers
+        self._tasks = list(tasks)
         self._deltas = {key: np.asarray(offsets, np.int64) for key, offsets in deltas.items()}
         self.image_transforms = image_transforms
 
@@ -110,7 +113,10 @@ class PolicySampler(Sampler[list[int]]):
     """
 
     def __init__(self, order: "EpisodeAwareSampler", batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self._order, self.batch_size, self.rank, self.world_size = order, batch_size, rank, world_size
+        self._order = order
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
         self.global_batch = batch_size * world_size
         self.epoch = self._resume_epoch = self._resume_position = 0
 

@@ -47,7 +47,10 @@ class ResumableSampler(Sampler[list[int]]):
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not in [0, {world_size})")
-        self.lengths, self.batch_size, self.seed, self.shuffle = list(lengths), batch_size, seed, shuffle
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
         self.rank, self.world_size = rank, world_size
         self.weights = list(weights) if weights is not None else [float(n) for n in lengths]
         self.global_batch = batch_size * world_size

@@ -77,7 +77,10 @@ class _Tables:
     ) -> None:
         import numpy as np
 
-        self.table, self.info, self.used, self.report = table, table.info, used, report
+        self.table = table
+        self.info = table.info
+        self.used = used
+        self.report = report
         self.tasks, self.by_lerobot = tasks, by_lerobot
         self.wanted = np.zeros(len(table), bool)
         self.wanted[list(episodes)] = True

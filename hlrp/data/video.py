@@ -137,7 +137,9 @@ class VideoReader:
     ) -> None:
         import av
 
-        self.path, self._size, self._tolerance = path, size, tolerance_s
+        self.path = path
+        self._size = size
+        self._tolerance = tolerance_s
         try:
             self._container = av.open(str(path.absolute()))
             self._stream = self._container.streams.video[0]

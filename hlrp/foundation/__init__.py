@@ -1,6 +1,6 @@
 """Stage two: a vision-language model that predicts, from one frame, the latent codes of what happens next.
 
-`Foundation.from_checkpoint(path).predict_codes(image, instruction)` turns a frame into codes ``[S]`` in ``[0, K)``.
+`Foundation.from_checkpoint(path).predict_codes(image, instruction)` turns a frame into codes ``[P]`` in ``[0, K)``.
 """
 
 from importlib import import_module

@@ -51,7 +51,7 @@ class LabelStatistics(_Frozen):
     """What the training data were like."""
 
     code_counts: list[list[int]]
-    """How often each of K codes was the label at each of S positions."""
+    """How often each of K codes was the label at each of P positions."""
     vector_mean: list[float] | None = None
     """Mean of the continuous latents, one per width, over positions; None in mode `codes`."""
     vector_std: list[float] | None = None

@@ -1,6 +1,6 @@
 """How well labels are predicted, beside what knowing nothing of the picture would give.
 
-Shapes: B batch, S positions, K codes, D width of a vector.
+Shapes: B batch, P positions, K codes, D width of a vector.
 """
 
 import math
@@ -19,7 +19,7 @@ class CodeScores:
     Args:
         accuracy: Share of labels that are predicted, per position.
         majority: The same if the code that is most frequent in training were always predicted.
-        sequence_accuracy: Share of samples, among those with all S labels, of which every position is right.
+        sequence_accuracy: Share of samples, among those with all P labels, of which every position is right.
         used: Distinct codes that are predicted, per position.
         perplexity: Perplexity of the predicted codes' distribution, per position.
     """
@@ -45,7 +45,7 @@ class CodeMeter:
     """Counts over batches; what several processes have counted is added up in the end.
 
     Args:
-        positions: S.
+        positions: P.
         codebook_size: K.
         device: Where the batches are.
     """
@@ -59,7 +59,7 @@ class CodeMeter:
         self._predicted = torch.zeros(positions, codebook_size, **kwargs)  # type: ignore[call-overload]
 
     def update(self, predicted: Tensor, codes: Tensor, mask: Tensor) -> None:
-        """Count a batch: predicted and true codes int64 ``[B, S]``, and where there is a label, bool ``[B, S]``."""
+        """Count a batch: predicted and true codes int64 ``[B, P]``, and where there is a label, bool ``[B, P]``."""
         right = (predicted == codes) & mask
         complete = mask.all(1)
         self._correct += right.sum(0)
@@ -71,7 +71,7 @@ class CodeMeter:
         """The scores of all that was counted.
 
         Args:
-            majority: The most frequent code of each position in training, int64 ``[S]``.
+            majority: The most frequent code of each position in training, int64 ``[P]``.
         """
         correct, whole, true, predicted = (
             summed(x).cpu() for x in (self._correct, self._whole, self._true, self._predicted)
@@ -94,7 +94,7 @@ class VectorMeter:
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)
 
     def update(self, predicted: Tensor, vectors: Tensor, mask: Tensor) -> None:
-        """Count a batch: vectors ``[B, S, D]`` and where there is a label, bool ``[B, S]``."""
+        """Count a batch: vectors ``[B, P, D]`` and where there is a label, bool ``[B, P]``."""
         true = torch.where(mask[..., None], vectors.double(), 0)
         error = torch.where(mask[..., None], predicted.double() - true, 0)
         width = vectors.shape[-1]

@@ -64,7 +64,7 @@ class Foundation:
             generator: Source of randomness; None: the global one.
 
         Returns:
-            int64 ``[S]``, or ``[B, S]`` for batched frames, in ``[0, K)``; S = (T - 1) * s, the earliest transition
+            int64 ``[P]``, or ``[B, P]`` for batched frames, in ``[0, K)``; P = (T - 1) * S, the earliest transition
             first.
 
         Raises:
@@ -87,7 +87,7 @@ class Foundation:
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Continuous latents, in the quantizer's own units: ``[S, D]`` or ``[B, S, D]``; arguments as `predict_codes`.
+        """Continuous latents, in the quantizer's own units: ``[P, D]`` or ``[B, P, D]``; arguments as `predict_codes`.
 
         Raises:
             UserError: Frames, state or mode do not fit the model.

@@ -24,8 +24,8 @@ class Sample:
     Args:
         frame: uint8 ``[3, H, W]``.
         instruction: In words.
-        predicted: Codes, S of them.
-        true: Codes, S of them; -1 where there is no label.
+        predicted: Codes, P of them.
+        true: Codes, P of them; -1 where there is no label.
         name: Which sample it is.
     """
 

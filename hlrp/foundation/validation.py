@@ -33,7 +33,9 @@ class Validation:
     def __init__(
         self, backend: VLABackend, config: BackendConfig, tasks: Sequence[str], *, batches: int, device: torch.device
     ) -> None:
-        self._backend, self._config, self._device = backend, config, device
+        self._backend = backend
+        self._config = config
+        self._device = device
         self._other = {task: tasks[(i + 1) % len(tasks)] for i, task in enumerate(tasks)} if len(tasks) > 1 else {}
         self._codes = self._code_meter()
         self._shuffled = self._code_meter()
@@ -125,7 +127,7 @@ class Validation:
         """All metrics by the name that they are logged under; nan where nothing was measured.
 
         Args:
-            majority: The most frequent code of each position in training, ``[S]``.
+            majority: The most frequent code of each position in training, ``[P]``.
         """
         if self._config.mode is not BackendMode.CODES:
             found = {"val_r2": self._vectors.compute()}

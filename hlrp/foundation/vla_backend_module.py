@@ -67,7 +67,9 @@ class FoundationModule(LightningModule):
         super().__init__()
         if not isinstance(run.model, FoundationModel):
             raise UserError("the run's model is no foundation model", where="model", fix="set model.kind=foundation")
-        self.run, self.settings, self._data = run, run.model, datamodule
+        self.run = run
+        self.settings = run.model
+        self._data = datamodule
         self._labels = datamodule.labels
         samples = datamodule.train_samples
         self.tasks = samples.tasks
@@ -243,7 +245,7 @@ class FoundationModule(LightningModule):
         self._validation = None
 
     def _majority(self) -> Tensor:
-        """The most frequent code of each position in training, ``[S]``."""
+        """The most frequent code of each position in training, ``[P]``."""
         counts = self._known_counts if self._known_counts is not None else summed(self._counts)
         return counts.argmax(1)
 

@@ -59,6 +59,14 @@ def psnr(squared_error: float, count: float) -> float:
     return float(-10 * torch.log10(torch.tensor(squared_error / count, dtype=torch.float64).clamp_min(1e-12)))
 
 
+def shuffled(count: int, generator: torch.Generator) -> Tensor:
+    """For every one of ``count`` pairs another one, ``[count]``; no pair is given itself unless it is alone."""
+    order = torch.randperm(count, generator=generator)
+    others = torch.empty_like(order)
+    others[order] = order.roll(1)
+    return others
+
+
 @dataclass(frozen=True)
 class LAQScores:
     """Scores of one source, or of all together.
@@ -131,7 +139,8 @@ class LAQMeter:
             current, following, source, codes, recon = self._valid_pairs(out.recon, out.codes, frames, valid, source)
             if len(codes) == 0:
                 return out
-            permuted = laq.decoder(current, laq.quantizer.lookup(codes[self._others(len(codes)).to(codes.device)]))[0]
+            others = shuffled(len(codes), self._generator).to(codes.device)
+            permuted = laq.decoder(current, laq.quantizer.lookup(codes[others]))[0]
         finally:
             laq.train(was)
         moving = moving_pixels(current, following)
@@ -166,13 +175,6 @@ class LAQMeter:
         source = torch.zeros(len(frames), dtype=torch.int64, device=valid.device) if source is None else source
         each = source[:, None].expand_as(valid)[valid]
         return pixels[:, :-1][valid], pixels[:, 1:][valid], each, codes[valid], recon[valid]
-
-    def _others(self, count: int) -> Tensor:
-        """For every pair another one; no pair is given itself unless it is alone."""
-        order = torch.randperm(count, generator=self._generator)
-        others = torch.empty_like(order)
-        others[order] = order.roll(1)
-        return others
 
     def _add(self, source: Tensor, codes: Tensor, errors: Tensor) -> None:
         config = self._config

@@ -44,7 +44,9 @@ class Quantizer(nn.Module, ABC):
 
     def __init__(self, dim: int, size: int, positions: int) -> None:
         super().__init__()
-        self.dim, self.size, self.positions = dim, size, positions
+        self.dim = dim
+        self.size = size
+        self.positions = positions
 
     @abstractmethod
     def forward(self, vectors: Tensor) -> Quantized:

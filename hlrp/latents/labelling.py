@@ -231,8 +231,12 @@ class _Labelling:
         device: torch.device,
         progress: Callable[[LabelProgress], None] | None,
     ) -> None:
-        self._request, self._identity, self._table = request, identity, table
-        self._encoder, self._device, self._progress = encoder, device, progress
+        self._request = request
+        self._identity = identity
+        self._table = table
+        self._encoder = encoder
+        self._device = device
+        self._progress = progress
         self._waiting: deque[tuple[ShardRows, NDArray[np.int64], Tensor, Tensor | None, Any]] = deque()
         self._steps = np.arange(1, identity.num_frames) * identity.offset_frames
         self._reported = self._began = 0.0

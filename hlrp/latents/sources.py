@@ -1,6 +1,6 @@
 """Where the labels of a foundation model come from, behind one interface: looked up, or made while training.
 
-Shapes: B batch, T frames of a window, s codes per transition, S = (T - 1) * s positions, K codes, D width of a vector.
+Shapes: B batch, T frames of a window, S codes per transition, P = (T - 1) * S positions, K codes, D width of a vector.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,9 +34,9 @@ class Labels:
     """The labels of a batch, on its device.
 
     Args:
-        codes: int64 ``[B, S]`` in ``[0, K)``, 0 where there is no label.
-        mask: bool ``[B, S]``, True where there is one.
-        vectors: Continuous latents, float32 ``[B, S, D]``; None where they are not asked for.
+        codes: int64 ``[B, P]`` in ``[0, K)``, 0 where there is no label.
+        mask: bool ``[B, P]``, True where there is one.
+        vectors: Continuous latents, float32 ``[B, P, D]``; None where they are not asked for.
     """
 
     codes: Tensor
@@ -79,7 +79,7 @@ class LabelSource(Protocol):
         """The labels of a batch that is on the device."""
 
     def code_counts(self, starts: "Sequence[NDArray[np.int64]]") -> Tensor | None:
-        """How often each code is the label of the samples ``starts`` of each source, int64 ``[S, K]``.
+        """How often each code is the label of the samples ``starts`` of each source, int64 ``[P, K]``.
 
         None where that is not known before they have been read.
         """
@@ -201,7 +201,9 @@ class NoLabels:
     """
 
     def __init__(self, spec: CodeSpec, cameras: Sequence[str]) -> None:
-        self.spec, self.cameras, self.window = spec, tuple(cameras), None
+        self.spec = spec
+        self.cameras = tuple(cameras)
+        self.window = None
 
     def read(self, source: int, index: "NDArray[np.int64]") -> "dict[str, NDArray[Any]]":
         """Nothing."""

@@ -76,7 +76,7 @@ class CodeSpec(BaseModel):
 
     @property
     def positions(self) -> int:
-        """Codes of a whole window: (T - 1) * S, those of the earliest transition first."""
+        """Codes P of a whole window: (T - 1) * S, those of the earliest transition first."""
         return (self.num_frames - 1) * self.code_seq_len
 
     def codes(self, *, vectors: bool = False) -> "CodeSpec":

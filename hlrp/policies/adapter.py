@@ -63,19 +63,18 @@ class LeRobotPolicyAdapter(Policy):
             raise UserError(f"the decay must lie between 0 and 1, not {ema_decay}", where="ema_decay", fix="try 0.999")
         self.policy_type, self.fields = policy_type, fields
         self.init_from = Path(init_from) if init_from is not None else None
+        self._optimizer, self._scheduler = optimizer, scheduler
+        self._ema_decay, self._weighter = ema_decay, sample_weighter
+        self._rename_map, self._allow_download = rename_map, allow_download
         self.resumed = False
-        self._optimizer, self._scheduler, self._ema_decay = optimizer, scheduler, ema_decay
-        self._weighter, self._rename_map, self._allow_download = sample_weighter, rename_map, allow_download
         self.policy: Any = None
         self.average: Any = None
         self._built: Built | None = None
-        self._only_acts = False
         self._camera_keys: list[str] = []
+        self._only_acts, self._updates = False, False
         self._clip_norm = 0.0
-        self._updates = False
-        self._seen_step = 0
+        self._seen_step = self._batches = 0
         self._sums: dict[str, Any] = {}
-        self._batches = 0
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: str = "cpu", **arguments: Any) -> Self:
@@ -157,7 +156,8 @@ class LeRobotPolicyAdapter(Policy):
         self.policy.eval()
 
     def _take(self, built: Built, cameras: list[str]) -> None:
-        self._built, self.policy, self._camera_keys = built, built.policy, cameras
+        self._built, self.policy = built, built.policy
+        self._camera_keys = cameras
         self._updates = callable(getattr(built.policy, "update", None))
         if self._weighter is not None and "reduction" not in inspect.signature(built.policy.forward).parameters:
             raise UserError(

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 from hlrp.errors import UserError
-from hlrp.runs.manifest import MANIFEST, RunManifest
 
 PRETRAINED = "pretrained_model"
 
@@ -38,6 +37,9 @@ def recognise(path: Path) -> str | None:
             return _OF_KIND[kind]
         if "type" in _read(folder / "config.json"):
             return "a policy"
+    # Commands import this module for their flags; pydantic is not worth waiting for in `--help`.
+    from hlrp.runs.manifest import MANIFEST, RunManifest
+
     try:
         trained = RunManifest.read(path / MANIFEST).policy
     except (FileNotFoundError, UserError):

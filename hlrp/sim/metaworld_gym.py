@@ -50,7 +50,10 @@ class _Frames:
     """
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, size: int, camera_name: str) -> None:
-        self._model, self._data, self._size, self._camera_name = model, data, size, camera_name
+        self._model = model
+        self._data = data
+        self._size = size
+        self._camera_name = camera_name
         self._renderer: mujoco.Renderer | None = None
 
     def render(self, _render_mode: str) -> np.ndarray:

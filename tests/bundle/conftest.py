@@ -27,7 +27,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def laq2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A quantizer for windows of two frames, 0.2 s apart, K = 8, s = 2."""
+    """A quantizer for windows of two frames, 0.2 s apart, K = 8, S = 2."""
     return make_quantizer(tmp_path_factory.mktemp("laq") / "two")
 
 

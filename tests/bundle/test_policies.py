@@ -104,8 +104,12 @@ def test_one_pass_of_the_vlm_serves_a_chunk(name):
     policy.backend.vlm.text_model.register_forward_hook(lambda *_: passes.append(1))
     batch = make_batch(2)
     policy.reset()
+    torch.manual_seed(4)
+    chunk = policy.predict_action_chunk(batch)
+    passes.clear()
+    torch.manual_seed(4)
     actions = [policy.select_action(batch) for _ in range(4)]
-    assert len(passes) == 1 and all(a.shape == (2, ACTIONS) for a in actions)
+    assert len(passes) == 1 and torch.equal(torch.stack(actions, 1), chunk[:, :4])
     policy.select_action(batch)
     assert len(passes) == 2
     policy.reset()

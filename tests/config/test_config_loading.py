@@ -51,7 +51,7 @@ def test_the_seeds_shape_is_accepted():
     assert run.data.repo_id == "lerobot/aloha_sim_transfer_cube_human"
 
 
-@pytest.mark.parametrize("path", ["LeRobotTrainer", "trainers.LeRobotTrainer", "getiaction.trainers.LeRobotTrainer"])
+@pytest.mark.parametrize("path", ["LeRobotTrainer", "trainers.LeRobotTrainer", "elsewhere.trainers.LeRobotTrainer"])
 def test_every_known_class_path_tells_the_trainer(tmp_path, path):
     text = f"trainer: {{class_path: {path}, init_args: {{max_steps: 5}}}}\nmodel: {{type: act}}\n"
     run = load_config(write(tmp_path, text)).config

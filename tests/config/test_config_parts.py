@@ -155,3 +155,18 @@ def test_the_package_offers_what_it_lists_and_stays_light():
         "heavy = {'torch', 'lerobot', 'lightning', 'omegaconf', 'numpy'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_trainer_has_a_name_a_kind_of_run_and_a_class() -> None:
+    from hlrp.config.schema import RUN_CLASSES
+    from hlrp.config.trainer_names import TRAINERS
+    from trainers import registry
+
+    assert list(TRAINERS) == list(RUN_CLASSES) == list(registry.TRAINERS)
+    for trainer, name in TRAINERS.items():
+        assert registry.TRAINERS[trainer].endswith(f":{name}Trainer")
+
+
+def test_the_schema_lists_the_backends_that_it_is_given() -> None:
+    described = json_schema("lightning", backends=["a", "b"])["$defs"]["FoundationModel"]["properties"]["backend"]
+    assert described["enum"] == ["a", "b"]

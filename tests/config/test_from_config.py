@@ -46,7 +46,7 @@ def test_every_source_builds_the_same(tmp_path):
         ArmModel(),
         ArmData(),
         OmegaConf.create({"joints": 6, "name": "six"}),
-        {"class_path": "getiaction.robots.Arm", "init_args": values},
+        {"class_path": "another_project.robots.Arm", "init_args": values},
     ]
     for source in sources:
         arm = Arm.from_config(source)

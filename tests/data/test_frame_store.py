@@ -36,12 +36,15 @@ def content(folder):
 
 
 @pytest.mark.parametrize("where", ["ram", "disk"])
-def test_frames_are_those_of_the_video(table, pixels, tmp_path, where):
+def test_frames_are_those_of_the_video(table, pixels, tmp_path, monkeypatch, where):
+    # Episodes that are decoded in several chunks.
+    monkeypatch.setitem(frame_store.SequentialDecoder.frames.__kwdefaults__, "chunk", 7)
     said = []
     store = FrameStore(table, TOP, where=where, root=tmp_path)
     store.prepare(announce=said.append)
     picked = np.asarray([70, 3, 3, 41])
     assert np.array_equal(store.read(picked), pixels[picked])
+    assert np.array_equal(store.read(np.arange(len(pixels))), pixels)
     assert len(said) == 1 and "90 frames" in said[0] and "48x64" in said[0] and "MiB" in said[0]
     store.prepare(announce=said.append)
     assert len(said) == 1  # nothing is decoded twice

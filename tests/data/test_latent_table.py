@@ -44,7 +44,6 @@ def make_table(folder, info, *, num_frames=2, positions=4, vector_dim=None, shar
     ends = table.end[table.episode_of(index)][:, None]
     valid = index[:, None] + 3 * np.arange(1, num_frames) < ends
     vectors = rng.normal(size=(*codes.shape, vector_dim)).astype(np.float32) if vector_dim else None
-    codes[~valid] = 0
     folder.mkdir()
     shards = plan_shards(table, shard_frames)
     for shard in shards[:upto]:
@@ -53,7 +52,8 @@ def make_table(folder, info, *, num_frames=2, positions=4, vector_dim=None, shar
         part.fill(rows, codes[rows], valid[rows], None if vectors is None else vectors[rows])
         part.write(folder)
     finish_table(folder, identity, shards)
-    return codes, valid, vectors
+    # What was filled in where nothing is valid is not kept.
+    return np.where(valid[..., None], codes, 0), valid, vectors
 
 
 @pytest.fixture(scope="module")

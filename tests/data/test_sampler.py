@@ -76,6 +76,13 @@ def test_sources_are_mixed_by_weight():
     assert set(flat(sampler)) - set(positions.tolist())  # another part of the large one
 
 
+def test_what_is_left_after_rounding_down_goes_to_the_largest_remainders():
+    sampler = ResumableSampler([100, 100, 100], 10, weights=[1, 1, 5])
+    assert sampler._shares(10) == [2, 1, 7]  # exactly 1.43, 1.43 and 7.14
+    assert sampler._shares(14) == [2, 2, 10]
+    assert ResumableSampler([100, 0, 100], 10, weights=[3, 8, 1])._shares(11) == [8, 0, 3]  # 8.25, none, 2.75
+
+
 def test_without_shuffling_everything_is_read_once():
     assert flat(ResumableSampler([7, 4], 4, shuffle=False)) == list(range(11))
     shares = [flat(ResumableSampler([11], 2, shuffle=False, rank=r, world_size=2)) for r in range(2)]

@@ -58,6 +58,7 @@ def test_one_sample_is_a_row_of_the_batch_and_collates_back(info):
 def test_the_offset_is_rounded_to_frames_of_the_source_and_at_least_one():
     assert [window_offset(s, 30) for s in (0.1, 0.6, 0.001, 1 / 30)] == [3, 18, 1, 1]
     assert window_offset(0.1, 80) == 8
+    assert [window_offset(s, 30) for s in (0.09, 0.08, 0.051)] == [3, 2, 2]
 
 
 def test_actions_are_summed_between_the_frames(info):
@@ -106,6 +107,8 @@ def test_a_mixture_uses_each_sources_rate_and_pads_actions(info, image_root):
     assert batch["has_action"].tolist() == [True, False, False]
     assert batch["action_sum"].shape == (3, 1, 3)
     stored = np.concatenate([c.frames for c in sequential_frames(pictures)])
+    edge = dataset.__getitems__([26, 27])  # the last of the one, the first of the other
+    assert edge["source"].tolist() == [0, 1] and edge["index"].tolist() == [26, 0]
     assert np.array_equal(batch["frames"][1].numpy(), stored[[0, 3]])  # 30 fps: 3 frames; the video, at 10 fps: 1
 
 

@@ -42,7 +42,7 @@ def _quantizer(root: Path, folder: Path, num_frames: int, seed: int) -> Path:
 
 @pytest.fixture(scope="session")
 def laq2(square_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A quantizer for windows of two frames, 0.2 s apart, K = 8, s = 2."""
+    """A quantizer for windows of two frames, 0.2 s apart, K = 8, S = 2."""
     return _quantizer(square_root, tmp_path_factory.mktemp("laq") / "two", 2, 0)
 
 

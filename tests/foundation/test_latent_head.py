@@ -53,6 +53,16 @@ def test_a_flow_that_was_trained_leads_from_noise_to_the_target() -> None:
         torch.testing.assert_close(vectors, target, atol=0.25, rtol=0)
 
 
+def test_temperature_is_the_deviation_of_the_noise_that_a_flow_starts_from() -> None:
+    flow, condition = FlowHead(2, 3), torch.randn(1, POSITIONS, 3)
+    flow.forward = lambda noisy, time, _: torch.zeros_like(noisy)  # type: ignore[method-assign]
+    warm, hot = (flow.sample(condition, temperature=t, generator=torch.Generator().manual_seed(1)) for t in (0.5, 2.0))
+    noise = torch.randn(1, POSITIONS, 2, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(warm, 0.5 * noise)
+    torch.testing.assert_close(hot, 2 * noise)
+    assert not flow.sample(condition).any()
+
+
 def test_the_loss_of_a_flow_is_the_squared_error_of_noise_less_target() -> None:
     flow, target = FlowHead(2, 3), torch.full((5, POSITIONS, 2), 3.0)
     condition, seen = torch.randn(5, POSITIONS, 3), {}

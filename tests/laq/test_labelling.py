@@ -11,11 +11,13 @@ from make_dataset import make_dataset
 
 from hlrp.data import BadVideoError, FrameWindows, WindowSource, read_dataset
 from hlrp.data.decode import SequentialDecoder
+from hlrp.data.frame_pipeline import DeviceChunk
 from hlrp.errors import UserError
 from hlrp.laq import LAQ, LAQConfig
 from hlrp.latents import LatentTable, labelling
 from hlrp.latents.labelling import LabelRequest, LAQEncoder, choose_camera, default_output, label
 from hlrp.latents.verify import verify_table
+from hlrp.latents.window_batches import WindowBatcher
 from hlrp.processes import Ranks
 
 EPISODES, LENGTH = 6, 21
@@ -88,6 +90,29 @@ def test_codes_are_those_of_the_windows(job, monkeypatch, num_frames, offset_sec
     vectors = table.vectors(windows["index"])
     assert torch.allclose(vectors[valid], laq.encode_vectors(windows["frames"])[valid], atol=1e-5)
     assert len(table.manifest.shards) == 3
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 30])
+def test_windows_repeat_the_last_frame_of_their_episode(chunk):
+    """Frames that hold their own index; 4 frames, 3 apart, of episodes of 5, 12 and 2."""
+    batcher, made, row = WindowBatcher(4, 3, 5, chunk), {}, 0
+    for episode, length in enumerate((5, 12, 2)):
+        for start in range(0, length, chunk):
+            frames = torch.arange(row + start, row + min(start + chunk, length)).view(-1, 1, 1, 1)
+            made |= _rows(batcher.add(DeviceChunk(episode, start, frames), row, length))
+        row += length
+    made |= _rows(batcher.flush())
+    first = {0: (0, 4), 5: (5, 16)}
+    expected = {
+        begin + i: [min(begin + i + 3 * j, last) for j in range(4)]
+        for begin, last in first.values()
+        for i in range(last - begin + 1 - 3)
+    }
+    assert made == expected
+
+
+def _rows(batches):
+    return {r: w.flatten().tolist() for rows, windows in batches for r, w in zip(rows.tolist(), windows, strict=True)}
 
 
 def test_every_frame_is_decoded_once(job, monkeypatch):
@@ -172,11 +197,14 @@ def test_a_corrupt_video_is_one_error_that_names_file_and_episode(job, broken_ro
     assert result.complete and result.kept == caught.value.episode * LENGTH
 
 
-def test_what_cannot_be_decoded_is_invalid_and_the_rest_is_not_touched(job, root, broken_root):
-    request, encoder, _ = job()
+@pytest.mark.parametrize("chunk", [64, 2])
+def test_what_cannot_be_decoded_is_invalid_and_the_rest_is_not_touched(job, root, broken_root, monkeypatch, chunk):
+    # With small chunks, the first windows of a bad episode are on their way when the error comes.
+    monkeypatch.setattr(labelling, "CHUNK", chunk)
+    request, encoder, _ = job(batch_size=3)
     label(request, encoder)
     whole = LatentTable.open(request.output)
-    request, encoder, _ = job(data=broken_root, output="broken", skip_bad=True)
+    request, encoder, _ = job(data=broken_root, output="broken", skip_bad=True, batch_size=3)
     result = label(request, encoder)
     broken = LatentTable.open(request.output)
     bad = broken.manifest.bad_episodes

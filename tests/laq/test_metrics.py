@@ -9,7 +9,7 @@ from laq_toys import moving_square
 
 from hlrp.laq import LAQ
 from hlrp.laq.card.probe import probe, probe_all, probe_inputs
-from hlrp.laq.metrics import LAQMeter, code_counts, moving_pixels, perplexity, psnr, random_laq
+from hlrp.laq.metrics import LAQMeter, code_counts, moving_pixels, perplexity, psnr, random_laq, shuffled
 
 Build = Callable[..., LAQ]
 
@@ -33,8 +33,8 @@ def test_psnr_and_moving_pixels() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3, 10])
-def test_a_pair_is_given_the_codes_of_another_one(small: Build, count: int) -> None:
-    others = LAQMeter(small().config)._others(count)
+def test_a_pair_is_given_the_codes_of_another_one(count: int) -> None:
+    others = shuffled(count, torch.Generator().manual_seed(0))
     assert sorted(others.tolist()) == list(range(count))
     assert not bool((others == torch.arange(count)).any())
 
@@ -108,6 +108,31 @@ def test_the_random_model_depends_on_its_seed_alone_and_leaves_the_random_state(
     assert torch.equal(codes, random_laq(config, [video], seed=5).encode(video))
     assert not torch.equal(codes, random_laq(config, [video], seed=6).encode(video))
     assert len(codes.unique()) >= 3
+
+
+def test_episodes_of_two_sources_are_not_taken_for_one_another(small: Build) -> None:
+    """Both number their episodes from 0: each is held out as itself."""
+    laq, (video, motion) = small(), moving_square(12, 2)
+    batch = {
+        "frames": video,
+        "valid": torch.ones(12, 1, dtype=torch.bool),
+        "action_sum": motion.float().view(-1, 1, 1),
+        "episode_index": torch.arange(12) % 3,
+        "source": torch.arange(12) // 6,
+    }
+    found = probe_inputs(laq, [batch])
+    names = list(zip(found.sources.tolist(), found.episodes.tolist(), strict=True))
+    assert len(set(found.episodes.tolist())) == len(set(names)) == 6
+    assert found.of_source(1).episodes.tolist() == found.episodes[6:].tolist()
+
+
+def test_a_feature_that_never_varies_where_it_is_fitted_says_nothing_elsewhere() -> None:
+    episodes = torch.arange(600) // 30
+    features = torch.randn(600, 4)
+    targets = features @ torch.randn(4, 2) + 0.1 * torch.randn(600, 2)
+    # Of one episode alone; wherever that is held out, the others have never seen it.
+    odd = torch.where(episodes == 7, 1e3, 0.0)[:, None] + 5.0
+    assert probe(torch.cat([features, odd], 1), targets, episodes).r2 > 0.95
 
 
 def test_probe_finds_a_linear_rule_and_nothing_in_noise() -> None:

@@ -11,6 +11,7 @@ from laq_toys import moving_square
 from hlrp.config import LaqModel
 from hlrp.errors import UserError
 from hlrp.laq import LAQ, PRESETS, LAQConfig
+from hlrp.laq.layers import Attention, PatchEmbedding
 from hlrp.laq.losses import masked_mean, pixel_loss
 
 Build = Callable[..., LAQ]
@@ -53,6 +54,50 @@ def test_a_pair_depends_on_no_later_frame(small: Build) -> None:
     torch.testing.assert_close(before.vectors[:, :2], after.vectors[:, :2])
     torch.testing.assert_close(before.recon[:, :2], after.recon[:, :2])
     assert not torch.allclose(before.vectors[:, 2], after.vectors[:, 2])
+
+
+def test_a_code_is_read_from_the_difference_of_two_frames_features(small: Build) -> None:
+    laq, (video, _) = small(num_frames=3).eval(), moving_square(4, 3)
+    seen: list[torch.Tensor] = []
+    laq.encoder.narrow.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    vectors = laq.encode_vectors(video)
+    (features,) = seen  # [B, T, N, D]
+    change = (features[:, 1:] - features[:, :-1]).flatten(2)
+    expected = (change @ laq.encoder.gather.weight.T).unflatten(-1, vectors.shape[2:])
+    torch.testing.assert_close(vectors, expected.detach())
+
+
+def test_attention_is_the_formula_head_by_head() -> None:
+    attention, x, context = Attention(12, 3), torch.randn(2, 4, 12), torch.randn(2, 5, 12)
+    key, value = attention.key_value(context).split(12, dim=-1)
+    query, heads = attention.query(x), []
+    for head in (slice(0, 4), slice(4, 8), slice(8, 12)):
+        q, k = attention.query_norm(query[..., head]), attention.key_norm(key[..., head])
+        heads.append((q @ k.transpose(1, 2) / 4**0.5).softmax(-1) @ value[..., head])
+    torch.testing.assert_close(attention(x, context), attention.out(torch.cat(heads, -1)))
+
+
+def test_a_patch_is_a_square_of_neighbouring_pixels() -> None:
+    embedding = PatchEmbedding(1, 2, (2, 3), 8)
+    frames = torch.zeros(1, 4, 6)
+    before = embedding(frames)
+    frames[0, 2:4, 4:6] = torch.rand(2, 2)
+    changed = (embedding(frames) != before).any(-1)
+    assert changed.tolist() == [False] * 5 + [True]
+
+
+def test_what_is_masked_comes_out_without_a_gradient(small: Build) -> None:
+    """Whatever is computed from it later, a loss on other targets too."""
+    laq, (video, _) = small(quantizer="vq").train(), moving_square(3, 3)
+    valid = torch.tensor([[True, True], [True, False], [False, False]])
+    out = laq(video, valid)
+    assert not bool(out.quantizer_loss[~valid].any()) and bool((out.quantizer_loss[valid] > 0).all())
+    for name in ("recon", "tokens"):
+        kept = getattr(out, name)
+        for rows, any_gradient in ((valid, True), (~valid, False)):
+            total, weights = kept[rows].square().sum(), list(laq.parameters())
+            found = torch.autograd.grad(total, weights, retain_graph=True, allow_unused=True)
+            assert any(bool(g.any()) for g in found if g is not None) == any_gradient, name
 
 
 def test_the_decoder_sees_its_own_frame_and_the_codes_alone(small: Build) -> None:

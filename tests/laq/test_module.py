@@ -16,6 +16,7 @@ from hlrp.config import LightningRun
 from hlrp.errors import UserError
 from hlrp.laq import LAQ, LAQModule
 from hlrp.laq.losses import masked_mean, pixel_loss
+from hlrp.laq.module import _windows
 from hlrp.laq.schedules import learning_rate_factor, replacement_at
 
 warnings.filterwarnings("ignore", module="lightning")
@@ -175,6 +176,15 @@ def test_several_cameras_are_windows_of_their_own() -> None:
     loader: Any = DataLoader([{"frames": views, "valid": torch.ones(16, 1, dtype=torch.bool)}], batch_size=None)
     fit(module, 1, loader)
     assert int(module.uses.sum()) == 32 * 4
+
+
+def test_windows_of_each_camera_keep_their_frames_in_order() -> None:
+    views = torch.arange(2 * 3 * 2).view(2, 3, 2, 1, 1, 1)  # frame t of camera v of sample i: 6 i + 2 t + v
+    batch = {"frames": views, "valid": torch.tensor([[True, False], [True, True]]), "source": torch.tensor([4, 7])}
+    frames, valid, source = _windows(batch)
+    assert frames.flatten(1).tolist() == [[0, 2, 4], [1, 3, 5], [6, 8, 10], [7, 9, 11]]
+    assert valid.tolist() == [[True, False], [True, False], [True, True], [True, True]]
+    assert source.tolist() == [4, 4, 7, 7]
 
 
 def test_feature_and_flow_targets_teach_their_heads(tmp_path: Path) -> None:

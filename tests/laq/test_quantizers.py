@@ -76,6 +76,35 @@ def test_unused_codes_move_to_used_ones_and_come_to_life(name: str) -> None:
     assert len(used) >= 7
 
 
+def test_vq_pulls_codes_to_vectors_and_less_so_vectors_to_codes() -> None:
+    quantizer = make_quantizer("vq", 4, 8, 2).train()
+    vectors = torch.randn(5, 2, 4, requires_grad=True)
+    out = quantizer(vectors)
+    chosen = quantizer.lookup(out.codes).detach()
+    square = (chosen - vectors.detach()).square().mean((1, 2))
+    torch.testing.assert_close(out.loss.detach(), 1.005 * square)
+    codebook = quantizer.quantize._codebook.embed
+    to_vectors, to_codes = torch.autograd.grad(out.loss.sum(), [vectors, codebook])
+    torch.testing.assert_close(to_vectors, 0.005 * 2 * (vectors - chosen).detach() / 8)
+    expected = torch.zeros_like(to_codes).view(2, 8, 4)
+    for position in range(2):
+        expected[position].index_add_(0, out.codes[:, position], 2 * (chosen - vectors.detach())[:, position] / 8)
+    torch.testing.assert_close(to_codes.view(2, 8, 4), expected)
+
+
+@pytest.mark.parametrize("name", ["nsvq", "vq"])
+def test_each_position_has_a_codebook_among_its_own_vectors(name: str) -> None:
+    quantizer = make_quantizer(name, 6, 16, 3).eval()
+    vectors = torch.randn(100, 3, 6) + torch.tensor([-100.0, 0.0, 100.0])[:, None]
+    quantizer.initialise(vectors)
+    places = quantizer.lookup(torch.arange(16)[:, None].expand(-1, 3)).detach().mean((0, 2))
+    assert places.tolist() == pytest.approx([-100, 0, 100], abs=2)
+    # What an even use is, each position says for itself: the second one was used a hundred times as often.
+    counts = torch.tensor([[5] * 15 + [0], [500] * 15 + [0], [5] * 16])
+    moved = quantizer.replace(counts, 0.1, vectors)
+    assert moved.nonzero().tolist() == [[0, 15], [1, 15]]
+
+
 def test_replacement_leaves_used_codes_alone() -> None:
     quantizer = NSVQ(4, 8, 1)
     before = quantizer.codes.detach().clone()

@@ -179,6 +179,19 @@ class _Copying(LAQ):
         return (frame + (codes[..., None, None] * 2 - 1) * 0.1).clamp(0, 1)
 
 
+class _Knowing(LAQ):
+    """Its codes are that of a pair's own frame; only on that frame does applying them change anything."""
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        pixels = frames.float() / (255 if frames.dtype == torch.uint8 else 1)
+        moved = (pixels[:, 1:] - pixels[:, :-1]).abs().mean((2, 3, 4)) > 0
+        return torch.where(moved, (pixels[:, :-1].mean((2, 3, 4)) * 1e6).long(), -1)[..., None]
+
+    def decode(self, frame: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        mine = (frame.mean((1, 2, 3)) * 1e6).long() == codes[:, 0]
+        return torch.where(mine[:, None, None, None], 1 - frame, frame)
+
+
 def _batches(count: int = 40) -> list[dict[str, torch.Tensor]]:
     first = torch.randint(60, 200, (count, 1, 3, 24, 24))
     step = torch.where(torch.rand(count, 1, 1, 1, 1) > 0.5, 40, -40)
@@ -193,6 +206,10 @@ def test_transfer_tells_codes_that_carry_over_from_codes_that_do_not() -> None:
     assert good is not None and good.pairs == 40
     assert good.agreement == good.own == [1.0]
     assert good.chance == pytest.approx([0.625])
+    # Codes that come back from their own frame alone.
+    knowing = _Knowing(config)
+    own = measure_transfer(knowing, _batches(), torch.tensor([[30, 10]]), seed=0)
+    assert own is not None and (own.own, own.agreement) == ([1.0], [0.0])
     # An untrained decoder copies: whatever the code was, what comes back is the code of no change.
     laq, batches = LAQ(LAQConfig(**SHAPE)), _batches()
     copied = measure_transfer(laq, batches, torch.ones(2, 8), seed=0)

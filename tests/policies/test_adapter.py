@@ -199,14 +199,14 @@ def test_samples_are_weighted_where_the_policy_can(square_root: Path, tmp_path: 
     assert not (tmp_path / "run").exists()
 
     class Weighted(LeRobotPolicyAdapter):
-        """The formula on a policy that can: per-sample losses 1, 2, 3, 6 with weights 1, 1, 0, 2."""
+        """The formula on a policy that can: per-sample losses 1, 2, 3, 6 with weights 1, 1, 0, 3."""
 
     weighted = Weighted("act")
     weighted.policy = _PerSample()
     weighted._weighter = _Weights()
     weighted.train()
     loss, outputs = weighted({"x": torch.tensor([1.0, 2.0, 3.0, 6.0])})
-    assert float(loss) == pytest.approx((1 + 2 + 12) / 4, rel=1e-5)
+    assert float(loss) == pytest.approx((1 + 2 + 18) / 5, rel=1e-5)
     assert outputs == {"mine": 1.0, "sample_weight_mean": 1.0}
 
 
@@ -217,7 +217,7 @@ class _PerSample(torch.nn.Module):
 
 class _Weights:
     def compute_batch_weights(self, batch: Any) -> Any:
-        return torch.tensor([1.0, 1.0, 0.0, 2.0]), {"mean": 1.0}
+        return torch.tensor([1.0, 1.0, 0.0, 3.0]), {"mean": 1.0}
 
 
 def _without_stats(root: Path, tmp: Path) -> Path:

@@ -13,11 +13,11 @@ from trainers.lerobot.process import TrainingProcess
 # Waits to be told to stop, and says what came.
 CHILD = """
 import signal, sys, time
-def say(number, frame):
+def announce(number, frame):
     print("got", number, flush=True)
     sys.exit(128 + number)
 for number in (signal.SIGHUP, signal.SIGTERM):
-    signal.signal(number, say)
+    signal.signal(number, announce)
 print("ready", flush=True)
 time.sleep(60)
 """

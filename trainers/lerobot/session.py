@@ -45,7 +45,10 @@ class TrainingSession:
         steps: int,
         start: int = 0,
     ) -> None:
-        self._command, self._lock, self._lifecycle, self._begin = command, lock, lifecycle, begin
+        self._command = command
+        self._lock = lock
+        self._lifecycle = lifecycle
+        self._begin = begin
         self._steps, self._start = steps, start
         self._log: TextIO | None = None
         self._tail: list[str] = []

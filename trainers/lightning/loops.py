@@ -83,12 +83,17 @@ class ResumableLoader:
     def start_epoch(self, epoch: int) -> None:
         """Say which pass over the data the next iteration is; the one that was loaded keeps its position."""
         if epoch != self._epoch:
-            self._epoch, self._delivered, self._ended, self._order = epoch, 0, False, None
+            self._epoch = epoch
+            self._delivered = 0
+            self._ended = False
+            self._order = None
 
     def __iter__(self) -> Iterator[Any]:
         # Lightning asks for the iterator before it says which epoch it is: nothing happens until the first batch.
         if self._ended:
-            self._delivered, self._ended, self._order = 0, False, None
+            self._delivered = 0
+            self._ended = False
+            self._order = None
         for batch in self._continue():
             self._delivered += 1
             yield batch

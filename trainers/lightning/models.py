@@ -66,12 +66,12 @@ def check_model(run: LightningRun, datasets: "Sequence[DatasetInfo]") -> None:
         )
 
 
-def build_datamodule(run: LightningRun, say: "Callable[[str], None]") -> "LightningDataModule":
+def build_datamodule(run: LightningRun, announce: "Callable[[str], None]") -> "LightningDataModule":
     """The run's data: what its model asks for, of the sizes and spacing that it asks for.
 
     Args:
         run: The configuration.
-        say: Told what takes its time, such as decoding into the frame store.
+        announce: Told what takes its time, such as decoding into the frame store.
 
     Raises:
         UserError: The `data` section does not fit the dataset.
@@ -79,20 +79,20 @@ def build_datamodule(run: LightningRun, say: "Callable[[str], None]") -> "Lightn
     if isinstance(run.model, PolicyModel):
         from trainers.lightning.policies import build_policy_data
 
-        return build_policy_data(run, say)
+        return build_policy_data(run, announce)
     from hlrp.data.data_module import FrameDataModule
 
     if isinstance(run.model, FoundationModel):
         from hlrp.foundation.data_module import FoundationDataModule
 
-        return FoundationDataModule(run, announce=say)
+        return FoundationDataModule(run, announce=announce)
     options: dict[str, Any] = {"cameras": run.data.cameras, "cache_limit_gb": run.data.cache_limit_gb}
     if isinstance(run.model, LaqModel):
         from hlrp.laq.config import LAQConfig
 
         config = LAQConfig.from_run(run)
         options |= {"size": config.image_size, "offset_seconds": config.offset_seconds}
-    return FrameDataModule(run, announce=say, **options)
+    return FrameDataModule(run, announce=announce, **options)
 
 
 def orders_itself(datamodule: Any) -> bool:

@@ -30,13 +30,15 @@ def log_freq_of(section: LightningTrainerSection) -> int:
     return section.log_freq or (default_log_freq(section.steps) if section.max_epochs is None else 50)
 
 
-def make_trainer(section: LightningTrainerSection, path: Path, *, start: int, share_out: bool) -> Trainer:
+def make_trainer(section: LightningTrainerSection, path: Path, *, start: int, shard_samples: bool) -> Trainer:
     """Lightning's Trainer for a run; see `trainer_arguments`.
 
     Raises:
         UserError: Lightning refuses the settings, or something asked for is not here.
     """
-    arguments = trainer_arguments(section, path, start=start, log_freq=log_freq_of(section), share_out=share_out)
+    arguments = trainer_arguments(
+        section, path, start=start, log_freq=log_freq_of(section), shard_samples=shard_samples
+    )
     try:
         return Trainer(**arguments)
     except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
@@ -46,7 +48,7 @@ def make_trainer(section: LightningTrainerSection, path: Path, *, start: int, sh
 
 
 def trainer_arguments(
-    section: LightningTrainerSection, path: Path, *, start: int, log_freq: int, share_out: bool
+    section: LightningTrainerSection, path: Path, *, start: int, log_freq: int, shard_samples: bool
 ) -> dict[str, Any]:
     """Arguments of Lightning's Trainer for a run.
 
@@ -55,7 +57,7 @@ def trainer_arguments(
         path: The run directory; loggers write below it.
         start: Step that the run continues at; 0 for a fresh one.
         log_freq: Steps between rows of metrics.
-        share_out: Whether Lightning has to share the samples out among several processes.
+        shard_samples: Whether Lightning has to share the samples out among several processes.
 
     Raises:
         UserError: Something asked for does not exist or is not installed here.
@@ -80,7 +82,7 @@ def trainer_arguments(
         "log_every_n_steps": log_freq,
         "plugins": [SafeCheckpointIO(), *_environment()],
         "default_root_dir": path,
-        "use_distributed_sampler": share_out,
+        "use_distributed_sampler": shard_samples,
         # Lightning wants to be told of callbacks that save; the run's own checkpoints are none of its business.
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
         "enable_progress_bar": False,

@@ -25,7 +25,7 @@ def _known(policy_type: str) -> Mapping[str, FieldInfo]:
     return catalog.policies[policy_type].fields if catalog and policy_type in catalog.policies else {}
 
 
-def settle(run: LightningRun) -> LightningTrainerSection:
+def resolve_defaults(run: LightningRun) -> LightningTrainerSection:
     """The `trainer` section with what LeRobot's training does where the run does not say otherwise.
 
     Its processes allow for parameters that a step does not use, and it computes in the policy's own `dtype`.
@@ -53,7 +53,7 @@ def _dtype(run: LightningRun) -> str:
     return str(ast.literal_eval(known["dtype"].default or "''"))
 
 
-def build_policy_data(run: LightningRun, say: Callable[[str], None]) -> "LeRobotDataModule":
+def build_policy_data(run: LightningRun, announce: Callable[[str], None]) -> "LeRobotDataModule":
     """The run's data.
 
     Raises:
@@ -61,7 +61,7 @@ def build_policy_data(run: LightningRun, say: Callable[[str], None]) -> "LeRobot
     """
     from hlrp.data.lerobot_data_module import LeRobotDataModule
 
-    return LeRobotDataModule.from_run(run, announce=say)
+    return LeRobotDataModule.from_run(run, announce=announce)
 
 
 def build_adapter(run: LightningRun, resumed_from: Path | None = None) -> "LeRobotPolicyAdapter":
@@ -96,7 +96,7 @@ def build_adapter(run: LightningRun, resumed_from: Path | None = None) -> "LeRob
     return adapter
 
 
-def described(run_settings: Mapping[str, Any], module: Any, datamodule: Any) -> dict[str, Any] | None:
+def to_sections(run_settings: Mapping[str, Any], module: Any, datamodule: Any) -> dict[str, Any] | None:
     """Sections of the configuration of a run that was put together in Python, so that the command can resume it.
 
     Args:

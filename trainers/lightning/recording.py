@@ -138,7 +138,10 @@ class Recorder:
                 "rss_mb": psutil.Process().memory_info().rss / 2**20,
             }
             self._show({**row, **self._logged}, batches)
-        self._last_step, self._losses, self._samples, self._logged = step, [], 0, {}
+        self._last_step = step
+        self._losses = []
+        self._samples = 0
+        self._logged = {}
         self._data_s = self._update_s = 0.0
         if loss is not None:
             self._watch(trainer, loss, losses, steps)

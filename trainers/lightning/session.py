@@ -78,7 +78,9 @@ class LightningSession:
     """
 
     def __init__(self, trainer: Trainer, lifecycle: RunLifecycle, plan: SessionPlan) -> None:
-        self._trainer, self._lifecycle, self._plan = trainer, lifecycle, plan
+        self._trainer = trainer
+        self._lifecycle = lifecycle
+        self._plan = plan
         self.recorder = Recorder(lifecycle, plan.max_nonfinite_steps)
         self._requests = StopRequests()
         self._module: LightningModule | None = None

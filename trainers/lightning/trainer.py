@@ -85,9 +85,9 @@ class LightningTrainer(BaseTrainer):
     def _run_for(self, module: "LightningModule | None", datamodule: Any) -> LightningRun:
         if module is None:
             raise UserError("nothing says what to train", fix="give a module, or run=LightningRun(...)")
-        from trainers.lightning.policies import described
+        from trainers.lightning.policies import to_sections
 
-        sections: dict[str, Any] = described(self.settings, module, datamodule) or {"trainer": self.settings}
+        sections: dict[str, Any] = to_sections(self.settings, module, datamodule) or {"trainer": self.settings}
         if "model" not in sections:
             cls = type(module)
             # The record of a module made in Python: it can be looked at, and resumed with the module given again.
@@ -158,7 +158,7 @@ class LightningTrainer(BaseTrainer):
         check_data(run, datasets)
         path = resume.path if resume else new_run_path(run.output_dir, run.job_name or job_name(run))
         with without_log_lines():
-            _prepare(run, path, None, None, checkpoint=checkpoint, say=lambda _: None)
+            _prepare(run, path, None, None, checkpoint=checkpoint, announce=lambda _: None)
             if isinstance(run.model, PolicyModel) and checkpoint is None:
                 from trainers.policy_checks import check_with_lerobot
 
@@ -223,7 +223,7 @@ def _execute(
 
     first = is_first_process()
     lifecycle = RunLifecycle(notes, quiet=not first)
-    say = lifecycle.console.print
+    announce = lifecycle.console.print
     # Claimed before the seconds of imports.
     with _folder(run, directory, first) as path, RunLog(lifecycle.warn) as log:
         # Before Lightning's own import, which this shortens.
@@ -232,13 +232,13 @@ def _execute(
 
         from trainers.lightning.session import LightningSession
 
-        say(f"making the model and the data ({job_name(run)})")
+        announce(f"making the model and the data ({job_name(run)})")
         seed_everything(run.trainer.seed, workers=True, verbose=False)
-        trainer, module, data = _prepare(run, path, module, datamodule, checkpoint=checkpoint, say=say)
+        trainer, module, data = _prepare(run, path, module, datamodule, checkpoint=checkpoint, announce=announce)
         if first:
             _begin(lifecycle, run, path, dataset, directory, checkpoint)
             if datamodule is None:
-                _announce(say, run, trainer)
+                _announce(announce, run, trainer)
         session = LightningSession(trainer, lifecycle, _plan(run, path, checkpoint))
         return session.run(module, data, log, compiled=run.trainer.compile)
 
@@ -250,7 +250,7 @@ def _prepare(
     datamodule: Any,
     *,
     checkpoint: "Checkpoint | None",
-    say: "Callable[[str], None]",
+    announce: "Callable[[str], None]",
 ) -> "tuple[Trainer, LightningModule, Any]":
     """Make what is missing of data, trainer and module, in this order; a refusal leaves nothing on disk.
 
@@ -260,7 +260,7 @@ def _prepare(
     # Before Lightning's own import, which this shortens by seconds.
     from trainers.lightning import imports  # noqa: F401  isort: skip
     from trainers.lightning.options import make_trainer
-    from trainers.lightning.policies import settle
+    from trainers.lightning.policies import resolve_defaults
 
     if isinstance(run.model, PolicyModel) and run.env is not None:
         from trainers.policy_checks import check_environment_fields
@@ -268,9 +268,9 @@ def _prepare(
         check_environment_fields(run.env)
     if module is None:
         check_classes(run)
-    data = datamodule if datamodule is not None else build_datamodule(run, say)
+    data = datamodule if datamodule is not None else build_datamodule(run, announce)
     start = checkpoint.step if checkpoint else 0
-    trainer = make_trainer(settle(run), path, start=start, share_out=not orders_itself(data))
+    trainer = make_trainer(resolve_defaults(run), path, start=start, shard_samples=not orders_itself(data))
     if module is None:
         module = build_module(run, data, checkpoint.path if checkpoint else None)
     return trainer, module, data
@@ -328,10 +328,10 @@ def _begin(
     lifecycle.reopen(directory, checkpoint, steps=steps)
 
 
-def _announce(say: Callable[[str], None], run: LightningRun, trainer: "Trainer") -> None:
+def _announce(announce: Callable[[str], None], run: LightningRun, trainer: "Trainer") -> None:
     section = run.trainer
     batch = section.batch_size * trainer.world_size * section.accumulate_grad_batches
-    say(
+    announce(
         f"{batch} samples per step ({section.batch_size} x {trainer.world_size} processes x "
         f"{section.accumulate_grad_batches} accumulated) on {trainer.strategy.root_device}"
     )

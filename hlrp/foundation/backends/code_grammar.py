@@ -1,4 +1,4 @@
-"""The only token sequences that a chat backend may answer with: fixed tokens around exactly S codes.
+"""The only token sequences that a chat backend may answer with: fixed tokens around exactly P codes.
 
 Every answer has the same length, so the state of the machine that generates it is the number of tokens so far: at each
 step either one token is possible or any of the K codes.
@@ -28,7 +28,7 @@ def all_tokens(codebook_size: int) -> list[str]:
 
 
 class CodeGrammar(nn.Module):
-    """Answers of C tokens, S of them codes. It holds no weights; its tensors follow a module's device.
+    """Answers of C tokens, P of them codes. It holds no weights; its tensors follow a module's device.
 
     Args:
         layout: The C tokens of an answer; None where a code stands.
@@ -65,7 +65,7 @@ class CodeGrammar(nn.Module):
         """The answers that mean ``codes``.
 
         Args:
-            codes: int64 ``[B, S]`` in ``[0, K)``.
+            codes: int64 ``[B, P]`` in ``[0, K)``.
 
         Returns:
             int64 ``[B, C]``.
@@ -75,7 +75,7 @@ class CodeGrammar(nn.Module):
         return answers
 
     def read(self, answers: Tensor) -> Tensor:
-        """The codes of answers, int64 ``[B, S]``.
+        """The codes of answers, int64 ``[B, P]``.
 
         Args:
             answers: int64 ``[B, C]``.
@@ -160,7 +160,7 @@ def learn_grammar(tokenizer: Any, render: Callable[[str], str], *, codebook_size
         tokenizer: Knows all tokens of `all_tokens`; see `check_tokens`.
         render: What the template makes of an answer's text, from the end of the prompt on.
         codebook_size: Codes K.
-        positions: Codes S of an answer.
+        positions: Codes P of an answer.
 
     Raises:
         UserError: The tokens around the codes depend on the codes.

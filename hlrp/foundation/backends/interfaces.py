@@ -1,7 +1,7 @@
 """What every backend of the foundation model takes and gives; nothing else of a backend is known outside it.
 
-`S` is the number of code positions that a backend predicts. With `T` frames in a label window and `s` codes per
-transition it is `(T - 1) * s`: transitions follow one another, earliest first. `K` is the number of codes per position.
+`P` is the number of code positions that a backend predicts. With `T` frames in a label window and `S` codes per
+transition it is `(T - 1) * S`: transitions follow one another, earliest first. `K` is the number of codes per position.
 """
 
 from abc import ABC, abstractmethod
@@ -44,9 +44,9 @@ class FoundationBatch:
         instruction: The task in words, B strings; an empty string where there is none.
         image_masks: Camera to bool ``[B]``, True where the sample has this camera; None, or no entry: all have it.
         state: Robot state, floating point ``[B, D_state]``; None: no state.
-        target_codes: int64 ``[B, S]`` in ``[0, K)`` wherever ``target_mask`` holds; None: no labels.
-        target_vectors: Continuous latents, floating point ``[B, S, D]``; None: no such labels.
-        target_mask: bool ``[B, S]``, True where the label may be trained on; None: everywhere.
+        target_codes: int64 ``[B, P]`` in ``[0, K)`` wherever ``target_mask`` holds; None: no labels.
+        target_vectors: Continuous latents, floating point ``[B, P, D]``; None: no such labels.
+        target_mask: bool ``[B, P]``, True where the label may be trained on; None: everywhere.
         meta: Anything that backends do not read, such as `index` and `source`.
 
     Raises:
@@ -90,16 +90,16 @@ class FoundationBatch:
         codes, vectors, mask = self.target_codes, self.target_vectors, self.target_mask
         positions = None
         if codes is not None:
-            _expect("target_codes", codes, "[B, S]", (self.batch_size, None))
+            _expect("target_codes", codes, "[B, P]", (self.batch_size, None))
             _expect_type("target_codes", codes, torch.int64)
             positions = codes.shape[1]
         if vectors is not None:
-            _expect("target_vectors", vectors, "[B, S, D]", (self.batch_size, positions, None))
+            _expect("target_vectors", vectors, "[B, P, D]", (self.batch_size, positions, None))
             positions = vectors.shape[1]
         if mask is not None:
             if positions is None:
                 raise ValueError("target_mask: there are neither target_codes nor target_vectors that it could mask")
-            _expect("target_mask", mask, "[B, S]", (self.batch_size, positions))
+            _expect("target_mask", mask, "[B, P]", (self.batch_size, positions))
             _expect_type("target_mask", mask, torch.bool)
 
     @property
@@ -131,10 +131,10 @@ class FoundationBatch:
         """The code labels and where they hold, checked against what a backend predicts.
 
         Returns:
-            Codes int64 ``[B, S]`` and mask bool ``[B, S]``.
+            Codes int64 ``[B, P]`` and mask bool ``[B, P]``.
 
         Raises:
-            ValueError: There are no code labels, or not S of them, or a supervised one lies outside ``[0, K)``.
+            ValueError: There are no code labels, or not P of them, or a supervised one lies outside ``[0, K)``.
         """
         codes = self.target_codes
         if codes is None:
@@ -154,9 +154,9 @@ class LatentOutput:
     """What a backend predicts.
 
     Args:
-        codes: int64 ``[B, S]``, each in ``[0, K)``; None in the continuous modes.
-        logits: ``[B, S, K]``, unnormalised; None in the continuous modes and where tokens were sampled one by one.
-        vectors: Continuous latents in the units of the labels, ``[B, S, D]``; None in mode `codes`.
+        codes: int64 ``[B, P]``, each in ``[0, K)``; None in the continuous modes.
+        logits: ``[B, P, K]``, unnormalised; None in the continuous modes and where tokens were sampled one by one.
+        vectors: Continuous latents in the units of the labels, ``[B, P, D]``; None in mode `codes`.
     """
 
     codes: Tensor | None = None
@@ -172,7 +172,7 @@ class LossOutput:
         loss: Scalar, the mean over supervised positions; a zero that is connected to the parameters if there are none.
         per_sample: ``[B]``, the mean over each sample's supervised positions; zero where it has none.
         supervised: bool ``[B]``, whether the sample has any supervised position.
-        logits: ``[B, S, K]`` per position, given the labels before it, detached; None in the continuous modes.
+        logits: ``[B, P, K]`` per position, given the labels before it, detached; None in the continuous modes.
         metrics: Further numbers to log, detached.
     """
 
@@ -298,7 +298,7 @@ class PrefixBackend(VLABackend):
     vlm: "SmolVLMModel"
     """The vision-language model, of which LeRobot's expert uses the language model's layers."""
     head: nn.Module
-    """From what `features` gives to logits of codes, ``[B, S, K]``."""
+    """From what `features` gives to logits of codes, ``[B, P, K]``."""
 
     @abstractmethod
     def features(self, batch: FoundationBatch, *, cache: "Cache | None" = None) -> tuple[Tensor, Tensor]:
@@ -324,8 +324,8 @@ def masked_losses(losses: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]
     """Reduce losses per position over what is supervised.
 
     Args:
-        losses: ``[B, S]``; entries outside the mask may hold anything, NaN included.
-        mask: bool ``[B, S]``.
+        losses: ``[B, P]``; entries outside the mask may hold anything, NaN included.
+        mask: bool ``[B, P]``.
 
     Returns:
         Scalar mean over the mask (a graph-connected zero if it is empty), mean per sample ``[B]`` and bool ``[B]``.

@@ -1,6 +1,6 @@
 """Heads that read latents from the hidden states of a language model, one per position.
 
-Shapes: B batch, N tokens, W their width, S positions, D width of a continuous latent.
+Shapes: B batch, N tokens, W their width, P positions, D width of a continuous latent.
 """
 
 import math
@@ -16,11 +16,11 @@ _TIMES = {"alpha": 1.5, "beta": 1.0, "scale": 0.999, "offset": 0.001}
 
 
 class LatentHead(nn.Module):
-    """S learned queries that attend once over all tokens; a pooled mean would lose where in the image things are.
+    """P learned queries that attend once over all tokens; a pooled mean would lose where in the image things are.
 
     Args:
         width: Width W of the hidden states.
-        positions: Positions S that are read.
+        positions: Positions P that are read.
         outputs: Numbers per position, for example the codes K.
     """
 
@@ -42,14 +42,14 @@ class LatentHead(nn.Module):
             mask: bool ``[B, N]``, True where there is a token; at least one per sample.
 
         Returns:
-            ``[B, S, outputs]``.
+            ``[B, P, outputs]``.
         """
         tokens = self.norm(hidden.to(self.queries.dtype))
         read = self.queries + self._attend(tokens, mask)
         return self.out(read + self.feed(read))
 
     def _attend(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """What `self.attention` computes, ``[B, S, W]``, without keys and values for every token.
+        """What `self.attention` computes, ``[B, P, W]``, without keys and values for every token.
 
         The queries are few and the same for all samples: the projection of the keys is applied to them, and that of the
         values to what they read. The sums are the same, in another order, and most of the head's time is saved.
@@ -87,12 +87,12 @@ class FlowHead(nn.Module):
         )
 
     def forward(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """The velocity, ``[B, S, D]`` float32.
+        """The velocity, ``[B, P, D]`` float32.
 
         Args:
-            noisy: Point on the way, ``[B, S, D]``.
+            noisy: Point on the way, ``[B, P, D]``.
             time: ``[B]`` in [0, 1].
-            condition: ``[B, S, condition]``.
+            condition: ``[B, P, condition]``.
         """
         from lerobot.policies.common.vla_utils import create_sinusoidal_pos_embedding
 
@@ -101,11 +101,11 @@ class FlowHead(nn.Module):
         return self.net(torch.cat([noisy, condition.to(noisy), waves], dim=-1)).float()
 
     def losses(self, target: Tensor, condition: Tensor) -> Tensor:
-        """Squared error of the velocity at a random time, ``[B, S]``.
+        """Squared error of the velocity at a random time, ``[B, P]``.
 
         Args:
-            target: Standardised latents ``[B, S, D]``.
-            condition: ``[B, S, condition]``.
+            target: Standardised latents ``[B, P, D]``.
+            condition: ``[B, P, condition]``.
         """
         from lerobot.policies.common.flow_matching import sample_time_beta
 
@@ -122,10 +122,10 @@ class FlowHead(nn.Module):
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Follow the flow from noise to standardised latents, ``[B, S, D]``.
+        """Follow the flow from noise to standardised latents, ``[B, P, D]``.
 
         Args:
-            condition: ``[B, S, condition]``.
+            condition: ``[B, P, condition]``.
             steps: Euler steps.
             temperature: Standard deviation of the noise; 0: the flow from the middle of the noise, the same each time.
             generator: Source of randomness; None: the global one.

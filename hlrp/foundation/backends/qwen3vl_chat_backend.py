@@ -34,10 +34,10 @@ class Qwen3VLChatBackend(VLABackend):
     """A backend on Qwen3-VL.
 
     The prompt is the chat template's: one image per camera that the sample has, the instruction and, if it is used, the
-    standardised state in words. The reply is a start token, S code tokens, an end token, and the end of the turn.
+    standardised state in words. The reply is a start token, P code tokens, an end token, and the end of the turn.
 
     The loss is the usual one of a language model, over its whole vocabulary and over the reply alone, summed over the
-    tokens of a reply and divided by S: each code position carries its own token and an equal share of the tokens around
+    tokens of a reply and divided by P: each code position carries its own token and an equal share of the tokens around
     the codes, and positions without label carry neither. Where a later position is supervised and an earlier one is
     not, the earlier one reads code 0.
 
@@ -254,8 +254,8 @@ class Qwen3VLChatBackend(VLABackend):
 
         Args:
             batch: The observations.
-            codes: int64 ``[B, S]``; anything where ``mask`` does not hold.
-            mask: bool ``[B, S]``.
+            codes: int64 ``[B, P]``; anything where ``mask`` does not hold.
+            mask: bool ``[B, P]``.
 
         Returns:
             Inputs of `Qwen3VLModel` of length N, padded on the right; and labels int64 ``[B, N]``: what follows each

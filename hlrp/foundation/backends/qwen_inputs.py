@@ -55,7 +55,7 @@ class QwenPixels:
             images: ``[B, 3, H, W]``, uint8, or floating point in [0, 1].
 
         Returns:
-            float32 ``[B, P, D]`` on the same device: P patches in the order of their tokens, each an image of
+            float32 ``[B, N, D]`` on the same device: N patches in the order of their tokens, each an image of
             ``temporal_patch_size`` equal frames.
         """
         from transformers.image_utils import SizeDict

@@ -1,6 +1,6 @@
 """SmolVLM2 reads the frame and the instruction; a head reads the latents from its last hidden states.
 
-Shapes: B batch, N tokens, W width of the language model, S positions, K codes, D width of a continuous latent.
+Shapes: B batch, N tokens, W width of the language model, P positions, K codes, D width of a continuous latent.
 """
 
 from collections.abc import Sequence
@@ -299,7 +299,7 @@ class SmolLatentHeadBackend(PrefixBackend):
             self._statistics_known = True
 
     def _targets(self, batch: FoundationBatch) -> tuple[Tensor, Tensor]:
-        """Standardised targets ``[B, S, D]``, zero where there is no label, and bool ``[B, S]``."""
+        """Standardised targets ``[B, P, D]``, zero where there is no label, and bool ``[B, P]``."""
         self._check_statistics()
         vectors, shape = batch.target_vectors, (self.positions, self.config.spec.vector_dim)
         if vectors is None or vectors.shape[1:] != shape:

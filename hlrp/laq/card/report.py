@@ -195,7 +195,7 @@ def make_report(
     max_windows: int = 2048,
     random_models: int = 3,
     seed: int = 0,
-    say: Callable[[str], None] = lambda _: None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Measure a quantizer on held-out episodes.
 
@@ -208,7 +208,7 @@ def make_report(
         max_windows: Windows measured per source, spread evenly.
         random_models: Random quantizers to compare with.
         seed: Of everything that is drawn.
-        say: Told what is being done.
+        announce: Told what is being done.
 
     Raises:
         UserError: No quantizer or dataset there, or a dataset that does not fit.
@@ -220,16 +220,16 @@ def make_report(
     laq = LAQ.from_checkpoint(model, device)
     # A run that kept its frames on the disk has decoded these already.
     cache: Literal["ram", "disk"] = "disk" if run is not None and run.data.cache == "disk" else "ram"
-    readers = [_Reader(h, laq.config, device, batch_size, max_windows, cache, seed, say) for h in held]
+    readers = [_Reader(h, laq.config, device, batch_size, max_windows, cache, seed, announce) for h in held]
     settle = [b["frames"] for r in readers for _, b in zip(range(_SETTLING_BATCHES), r, strict=False)]
     # Drawn from all sources alike: a random quantizer keeps the first few thousand differences only.
     order = torch.randperm(len(settle), generator=torch.Generator().manual_seed(seed)).tolist()
-    say(f"drawing {random_models} random quantizers to compare with")
+    announce(f"drawing {random_models} random quantizers to compare with")
     random = [
         random_laq(laq.config, [settle[i] for i in order], seed=seed + k, device=device) for k in range(random_models)
     ]
     del settle
-    sources = [_report_source(laq, random, reader, say) for reader in readers]
+    sources = [_report_source(laq, random, reader, announce) for reader in readers]
     return Report(laq, model, None if found is None else found[0], sources, now(), seed)
 
 
@@ -245,7 +245,7 @@ class _Reader:
         max_windows: int,
         cache: Literal["ram", "disk"],
         seed: int,
-        say: Callable[[str], None],
+        announce: Callable[[str], None],
     ) -> None:
         self.held, self.seed = held, seed
         self.windows = FrameWindows(
@@ -256,7 +256,7 @@ class _Reader:
             cache=cache,
             with_actions=True,
             drop_invalid=True,
-            announce=say,
+            announce=announce,
         )
         total = len(self.windows)
         self.count = min(total, max_windows)
@@ -282,14 +282,14 @@ class _Reader:
         )
 
 
-def _report_source(laq: LAQ, random: Sequence[LAQ], reader: _Reader, say: Callable[[str], None]) -> SourceReport:
+def _report_source(laq: LAQ, random: Sequence[LAQ], reader: _Reader, announce: Callable[[str], None]) -> SourceReport:
     held = reader.held
-    say(f"measuring {held.name}: {reader.count} windows of {len(held.episodes)} episodes")
+    announce(f"measuring {held.name}: {reader.count} windows of {len(held.episodes)} episodes")
     absent = reader.probe_absent()
     measured = _measure(laq, reader, with_probe=absent is None)
     others = []
     for number, other in enumerate(random, 1):
-        say(f"measuring {held.name}: random quantizer {number} of {len(random)}")
+        announce(f"measuring {held.name}: random quantizer {number} of {len(random)}")
         others.append(_measure(other, reader, with_probe=absent is None))
     probes = [m.probes for m in others if m.probes is not None]
     checks = judge(held.name, measured.scores, measured.probes, probes, unseen=held.unseen, why=held.why)

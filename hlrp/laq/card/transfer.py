@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hlrp.laq.metrics import shuffled
 from hlrp.laq.model import LAQ
 
 _PAIRS = 512
@@ -57,9 +58,7 @@ def measure_transfer(
             continue
         codes = laq.encode(frames)[:, 0]
         current = frames[:, 0].float() / 255 if frames.dtype == torch.uint8 else frames[:, 0]
-        order = torch.randperm(len(codes), generator=generator)
-        given = torch.empty_like(order)
-        given[order] = order.roll(1)
+        given = shuffled(len(codes), generator)
         own += _returned(laq, current, codes)
         other += _returned(laq, current, codes[given.to(codes.device)])
         pairs += len(codes)

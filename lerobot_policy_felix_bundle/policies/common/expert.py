@@ -1,6 +1,6 @@
 """The action expert: LeRobot's, from SmolVLA, on the keys and values that a backend's VLM left of the prefix.
 
-Shapes: B batch, N tokens of the prefix, M tokens of the expert, H actions of a chunk, A width of an action, S code
+Shapes: B batch, N tokens of the prefix, M tokens of the expert, H actions of a chunk, A width of an action, P code
 positions, W width of the expert.
 """
 
@@ -121,7 +121,7 @@ class ActionExpert(VLAFlowMatching):
         return result
 
     def velocity(self, prefix: Prefix, noisy: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The flow at ``noisy`` ``[B, H, A]`` and ``time`` ``[B]``, given condition tokens ``[B, S, W]`` if any."""
+        """The flow at ``noisy`` ``[B, H, A]`` and ``time`` ``[B]``, given condition tokens ``[B, P, W]`` if any."""
         tokens = self.embed_suffix(noisy, time)[0]
         blocks = (1,) * noisy.shape[1]
         if condition is not None:
@@ -144,7 +144,7 @@ class ActionExpert(VLAFlowMatching):
         Args:
             prefix: The observation.
             actions: Normalised chunk ``[B, H, A]``.
-            condition: ``[B, S, W]``.
+            condition: ``[B, P, W]``.
             noise: As actions; drawn if None.
             time: ``[B]`` in [0, 1], 1 being noise; drawn if None.
 
@@ -166,7 +166,7 @@ class ActionExpert(VLAFlowMatching):
 
         Args:
             prefix: The observation.
-            condition: ``[B, S, W]``.
+            condition: ``[B, P, W]``.
             noise: ``[B, H, A]`` to start from; drawn if None.
             **guidance: LeRobot's arguments of real-time chunking.
         """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hlrp.latents.sources import OnlineLabels
 
 CODES, CODE_MASK, ACTION_MASK, STAMP = "hlrp.codes", "hlrp.code_mask", "hlrp.action_mask", "hlrp.labels"
-"""What the step adds to a batch: int64 ``[B, S]``, bool ``[B, S]``, bool ``[B]``, and which labels these are."""
+"""What the step adds to a batch: int64 ``[B, P]``, bool ``[B, P]``, bool ``[B]``, and which labels these are."""
 
 _PAD = "_is_pad"
 

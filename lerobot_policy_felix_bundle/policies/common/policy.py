@@ -136,7 +136,7 @@ class HLRPPolicy(PreTrainedPolicy):
         return torch.where(mask[..., None], chunk_of(batch, self.config.chunk_size), 0.0), mask
 
     def codes(self, batch: Mapping[str, Any], positions: int) -> tuple[Tensor, Tensor]:
-        """The batch's codes int64 ``[B, S]`` and where they hold, bool ``[B, S]``; all False without labels."""
+        """The batch's codes int64 ``[B, P]`` and where they hold, bool ``[B, P]``; all False without labels."""
         if CODES in batch:
             mask: Tensor = batch[CODE_MASK]
             # An invalid pair's code means nothing; a fixed one keeps it out of every computation.

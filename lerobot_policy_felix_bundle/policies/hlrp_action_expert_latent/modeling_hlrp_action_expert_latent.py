@@ -1,6 +1,6 @@
 """`hlrp_action_expert_latent`: the action expert knows the latent codes of what happens next.
 
-Shapes: B batch, S code positions, K codes, W width of the expert.
+Shapes: B batch, P code positions, K codes, W width of the expert.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class CodeTokens(nn.Module):
     """Condition tokens of codes: one embedding for each code of each position, and one for an unknown code there.
 
     Args:
-        positions: S.
+        positions: P.
         codebook_size: K.
         width: W.
     """
@@ -37,7 +37,7 @@ class CodeTokens(nn.Module):
         self.register_buffer("first", torch.arange(positions) * (codebook_size + 1), persistent=False)
 
     def forward(self, codes: Tensor, known: Tensor) -> Tensor:
-        """Codes int64 ``[B, S]`` and which of them are known, bool ``[B, S]``, to ``[B, S, W]``."""
+        """Codes int64 ``[B, P]`` and which of them are known, bool ``[B, P]``, to ``[B, P, W]``."""
         tokens: Tensor = self.table(torch.where(known, codes, self.codebook_size) + self.first)
         return tokens
 
@@ -46,7 +46,7 @@ class CodeSuffix(nn.Module):
     """Queries that the expert turns into logits of codes: a suffix of its own, beside that of the actions.
 
     Args:
-        positions: S.
+        positions: P.
         codebook_size: K.
         width: W.
     """
@@ -57,7 +57,7 @@ class CodeSuffix(nn.Module):
         self.out = nn.Linear(width, codebook_size)
 
     def tokens(self, batch: int) -> Tensor:
-        """The queries for each sample, ``[B, S, W]``."""
+        """The queries for each sample, ``[B, P, W]``."""
         return self.queries.expand(batch, -1, -1)
 
 
@@ -86,12 +86,12 @@ class HLRPActionExpertLatentPolicy(ExpertPolicy):
         self.updates += 1
 
     def predict_codes(self, batch: Mapping[str, Any]) -> Tensor:
-        """The likeliest codes for a preprocessed observation, int64 ``[B, S]``."""
+        """The likeliest codes for a preprocessed observation, int64 ``[B, P]``."""
         with torch.no_grad():
             return self._code_logits(self.prefix(batch)).argmax(-1)
 
     def _code_logits(self, prefix: Prefix) -> Tensor:
-        """``[B, S, K]``."""
+        """``[B, P, K]``."""
         if isinstance(self.latents, CodeSuffix):
             tokens = self.latents.tokens(len(prefix.mask))
             logits: Tensor = self.latents.out(self.expert.attend(prefix, tokens, one_block(tokens.shape[1])))

@@ -1,6 +1,6 @@
 """From predicted codes to a chunk of actions.
 
-Shapes: B batch, S code positions, K codes, E width of an embedding, D width of the quantizer's code vectors, H actions
+Shapes: B batch, P code positions, K codes, E width of an embedding, D width of the quantizer's code vectors, H actions
 of a chunk, A width of an action.
 """
 
@@ -58,7 +58,7 @@ class CodeDecoder(nn.Module):
         self.net = nn.Sequential(*hidden, nn.Linear(width, chunk[0] * chunk[1]))
 
     def set_vectors(self, vectors: Tensor) -> None:
-        """The quantizer's code vectors of one transition, ``[s, K, D]``; scaled to unit variance."""
+        """The quantizer's code vectors of one transition, ``[S, K, D]``; scaled to unit variance."""
         with torch.no_grad():
             self.vectors.copy_((vectors / vectors.std().clamp(min=1e-6)).repeat(self.transitions, 1, 1))
 
@@ -66,7 +66,7 @@ class CodeDecoder(nn.Module):
         """Actions ``[B, H, A]``, normalised.
 
         Args:
-            shares: How much of each code, ``[B, S, K]``, summing to 1 over K: a distribution, or one code.
+            shares: How much of each code, ``[B, P, K]``, summing to 1 over K: a distribution, or one code.
             state: Normalised state ``[B, D_state]``.
         """
         tables: list[Tensor] = [self.learned] if self.learned is not None else []
@@ -78,7 +78,7 @@ class CodeDecoder(nn.Module):
 
 
 def read_vectors(path: Path, sha256: str) -> Tensor:
-    """Code vectors of a quantizer, ``[s, K, D]``.
+    """Code vectors of a quantizer, ``[S, K, D]``.
 
     Args:
         path: Its run, checkpoint or model folder.

@@ -78,7 +78,7 @@ class HLRPVLADirectPolicy(HLRPPolicy):
         return state[:, -1] if state.ndim == 3 else state
 
     def _shares(self, codes: Tensor | None, logits: Tensor | None) -> Tensor:
-        """How much of each code the decoder is given, ``[B, S, K]``."""
+        """How much of each code the decoder is given, ``[B, P, K]``."""
         if logits is not None and self.config.decode_expectation:
             return logits.float().softmax(-1)
         if codes is None:
@@ -113,7 +113,7 @@ class HLRPVLADirectPolicy(HLRPPolicy):
         return nn.functional.one_hot(predicted.codes, self.spec.codebook_size).float().log()
 
     def predict_codes(self, batch: Mapping[str, Any]) -> Tensor:
-        """The likeliest codes for a preprocessed observation, int64 ``[B, S]``."""
+        """The likeliest codes for a preprocessed observation, int64 ``[B, P]``."""
         with torch.no_grad():
             codes = self.backend.latent_from_batch(foundation_batch(self.config, batch)).codes
         assert codes is not None, "a policy's backend has mode codes"
