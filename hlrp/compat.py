@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hlrp.errors import UserError
+from hlrp.errors import UserError, root_cause
 
 SUPPORTED_LEROBOT = ">=0.6.1,<0.7"
 
@@ -101,11 +101,8 @@ def check_policy_values(name: str, fields: dict[str, Any]) -> Any:
     try:
         return draccus.decode(config_class, {"device": "cpu", **fields})
     except Exception as error:
-        reason: BaseException = error
-        while reason.__cause__ or reason.__context__:
-            reason = reason.__cause__ or reason.__context__ or reason
         raise UserError(
-            f"policy {name!r} refuses its settings: {' '.join(str(reason).split())}",
+            f"policy {name!r} refuses its settings: {root_cause(error)}",
             where=f"model ({', '.join(fields)})",
             fix=f"`hlrp policies {name}` lists its fields and defaults",
         ) from error

@@ -1,7 +1,7 @@
 """The two ways a command can end badly: the user asked for something impossible, or the work failed."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class HlrpError(Exception):
@@ -43,6 +43,20 @@ class Interrupted(HlrpError):  # noqa: N818 - an interruption is no error
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it came from, and so on down to the one that it began with."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def root_cause(error: BaseException) -> str:
+    """What an error began with, in one line: libraries wrap the reason of a refusal, some of them several times."""
+    *_, first = causes(error)
+    return " ".join(str(first).split())
 
 
 def suggest(name: str, known: Iterable[str], *, limit: int = 12) -> str:

@@ -4,7 +4,9 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,63 @@ def fsync_tree(folder: Path) -> None:
             finally:
                 os.close(descriptor)
         fsync_folder(Path(parent))
+
+
+_UNFINISHED, _DISCARDED = ".partial", ".discarded-"
+
+
+def unfinished_path(final: Path, maker: str = "") -> Path:
+    """Where `new_folder` builds ``final``: beside it and hidden, the same name in every process."""
+    return final.with_name(f".{final.name}{maker and '.' + maker}{_UNFINISHED}")
+
+
+@contextmanager
+def new_folder(final: Path, *, temporary: Path | None = None, replace: bool = False) -> Iterator[Path]:
+    """Fill a folder that appears as ``final`` when it is complete and on disk; a kill or an error leaves none.
+
+    Gives the path to fill, where nothing is yet: what a kill has left there is removed first.
+
+    Args:
+        final: The folder; its parents are made.
+        temporary: Where it is filled, on the same file system; None: `unfinished_path`, for one process at a time.
+        replace: A ``final`` that is there already gives way; otherwise only an empty one does.
+
+    Raises:
+        OSError: It cannot be written, or ``final`` is in the way.
+    """
+    temporary = temporary or unfinished_path(final)
+    shutil.rmtree(temporary, ignore_errors=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    old = final.with_name(f"{_DISCARDED}{final.name}")
+    try:
+        yield temporary
+        fsync_tree(temporary)
+        if replace and final.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
+        temporary.rename(final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    fsync_folder(final.parent)
+    if replace:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def discard_folder(folder: Path) -> None:
+    """Remove ``folder``, renamed first: a folder that is half deleted must not look like one."""
+    doomed = folder.with_name(f"{_DISCARDED}{folder.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def clear_leftovers(parent: Path) -> None:
+    """Remove what kills in the middle of `new_folder` and `discard_folder` have left below ``parent``."""
+    # The last name is that of an earlier version.
+    for pattern in (f".*{_UNFINISHED}", f"{_DISCARDED}*", ".unfinished-*"):
+        for leftover in parent.glob(pattern):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def replace_link(link: Path, target: str) -> None:

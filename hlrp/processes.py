@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from hlrp.errors import Interrupted, UserError
 from hlrp.files import write_json
@@ -48,6 +48,39 @@ def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
     rank = next((environment[name] for name in names if environment.get(name)), "0")
     return not rank.isdecimal() or int(rank) == 0
+
+
+class Ranks(NamedTuple):
+    """Which process of how many this is."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "Ranks":
+        """As torchrun or Slurm's srun say; a single process otherwise.
+
+        Raises:
+            UserError: What they say makes no sense.
+        """
+        for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+            if rank in environment and world in environment:
+                try:
+                    found = cls(int(environment[rank]), int(environment[world]))
+                except ValueError:
+                    found = cls(-1, 0)
+                if not 0 <= found.rank < found.world:
+                    raise UserError(
+                        f"{rank}={environment[rank]} and {world}={environment[world]} are no rank and number of ranks",
+                        where="environment",
+                        fix="start it through torchrun or srun, or unset both",
+                    )
+                return found
+        return cls()
+
+    def share(self, count: int) -> range:
+        """Which of ``count`` pieces are this process's: neighbours, so that videos are read in order."""
+        return range(self.rank * count // self.world, (self.rank + 1) * count // self.world)
 
 
 def stop_signals() -> tuple[int, ...]:

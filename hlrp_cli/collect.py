@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from hlrp.sim.collect import CollectProgress, Report
 
 _PHASES = {"simulate": "recording", "encode": "writing the dataset"}
-_LINE_EVERY_S = 5.0
 
 
 def register(app: typer.Typer) -> None:
@@ -66,52 +65,17 @@ def collect(
 
 @contextmanager
 def _progress() -> "Iterator[Report]":
+    from hlrp.progress import ProgressDisplay
     from hlrp_cli.console import console
 
-    if not console().is_terminal:
-        yield _plain_lines()
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console()) as bars:
-        shown: dict[str, object] = {}
+    with ProgressDisplay(console(), "episodes") as display:
+        phases: list[str] = []
 
         def report(progress: "CollectProgress") -> None:
-            if progress.phase not in shown:
-                shown[progress.phase] = bars.add_task(_PHASES[progress.phase], total=progress.total, rate="")
-            bars.update(shown[progress.phase], completed=progress.done, rate=_rate(progress))  # type: ignore[arg-type]
+            if progress.phase not in phases:
+                phases.append(progress.phase)
+                display.begin(_PHASES[progress.phase], progress.total, progress.done)
+            rate = f"{progress.frames / progress.elapsed_s:.0f} frames/s" if progress.elapsed_s > 0 else "starting"
+            display.update(progress.done, rate=rate)
 
         yield report
-
-
-def _rate(progress: "CollectProgress") -> str:
-    return f"{progress.frames / progress.elapsed_s:.0f} frames/s" if progress.elapsed_s > 0 else "starting"
-
-
-def _plain_lines() -> "Report":
-    """Lines for logs: the first, the last and one every few seconds of each phase."""
-    from hlrp_cli.console import console
-
-    last: dict[str, float] = {}
-    first_done: dict[str, int] = {}
-
-    def report(progress: "CollectProgress") -> None:
-        began = progress.phase not in last
-        first_done.setdefault(progress.phase, progress.done)
-        due = began or progress.elapsed_s - last[progress.phase] >= _LINE_EVERY_S or progress.done == progress.total
-        if not due:
-            return
-        last[progress.phase] = progress.elapsed_s
-        here = progress.done - first_done[progress.phase]
-        eta = f", {progress.elapsed_s / here * (progress.total - progress.done):.0f} s left" if here else ""
-        line = f"{_PHASES[progress.phase]}: {progress.done}/{progress.total} episodes, {_rate(progress)}{eta}"
-        console().print(line, markup=False)
-
-    return report

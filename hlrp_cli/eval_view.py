@@ -1,91 +1,48 @@
 """Showing an evaluation: progress while it runs, tables when it is done."""
 
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from hlrp.progress import ProgressDisplay
 from hlrp_cli.console import console
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from hlrp.evaluation.request import EvalResult
 
-_LINE_INTERVAL_S = 5.0
 
-
-class EvalView:
-    """Episodes done, running success, steps per second and ETA: a bar on a terminal, lines anywhere else."""
+class EvalView(ProgressDisplay):
+    """Episodes done, running success, steps per second and ETA."""
 
     def __init__(self) -> None:
-        self._console = console()
-        self._bar: Progress | None = self._make_bar() if self._console.is_terminal else None
-        self._row: TaskID | None = None
-        self._total = self._done = self._successes = self._steps = 0
-        self._start = self._last_line = time.monotonic()
-
-    def _make_bar(self) -> "Progress":
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        parts = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        return Progress(*parts, TextColumn("{task.fields[state]}"), TimeRemainingColumn(), console=self._console)
-
-    def __enter__(self) -> "EvalView":
+        super().__init__(console(), "episodes")
         self.note("loading LeRobot, the environment and the policy")
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def note(self, text: str) -> None:
-        """Print a line."""
-        self._console.print(text, markup=False)
+        self._done = 0
+        self._success = ""
+        self._steps = 0
+        self._start = 0.0
 
     def started(self, task: str, episodes: int) -> None:
         """Begin a task's bar."""
-        self._total = episodes
         self._done = 0
-        self._successes = 0
+        self._success = ""
         self._steps = 0
-        self._start = self._last_line = time.monotonic()
-        if self._bar:
-            self._row = self._bar.add_task(task, total=episodes, state="")
-        else:
-            self.note(f"{task}: {episodes} episodes")
+        self._start = time.monotonic()
+        self.begin(task, episodes)
+        self.update(0)
 
-    def stepped(self, task: str) -> None:
+    def stepped(self, _task: str) -> None:
         """Count a step of the batch."""
         self._steps += 1
-        self._show(task, finished=False)
+        self._show()
 
-    def finished(self, task: str, done: int, successes: int) -> None:
+    def finished(self, _task: str, done: int, successes: int) -> None:
         """Show the episodes done so far."""
-        self._done, self._successes = done, successes
-        self._show(task, finished=done >= self._total)
+        self._done, self._success = done, f"{successes}/{done} succeeded"
+        self._show()
 
-    def _show(self, task: str, *, finished: bool) -> None:
-        seconds = max(time.monotonic() - self._start, 1e-9)
-        rate = f"{self._steps / seconds:.0f} steps/s" if self._steps else ""
-        success = f"{self._successes}/{self._done} succeeded" if self._done else ""
-        state = ", ".join(s for s in (success, rate) if s)
-        if self._bar and self._row is not None:
-            self._bar.update(self._row, completed=self._done, state=state)
-        elif finished or time.monotonic() - self._last_line > _LINE_INTERVAL_S:
-            self._last_line = time.monotonic()
-            left = f", {seconds / self._done * (self._total - self._done):.0f} s left" if self._done else ""
-            self.note(f"{task}: {self._done}/{self._total} episodes, {state}{'' if finished else left}")
+    def _show(self) -> None:
+        steps_per_s = self._steps / max(time.monotonic() - self._start, 1e-9)
+        self.update(self._done, self._success, rate=f"{steps_per_s:.0f} steps/s")
 
 
 def _percent(value: float) -> str:

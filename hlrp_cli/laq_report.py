@@ -28,15 +28,15 @@ def laq_report(
     json_output: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
     """Write the quality card of a latent action quantizer: report.json and report.html."""
+    from hlrp.devices import choose_device
     from hlrp.laq.checkpoint import find_model
     from hlrp.runs.directory import check_writable
     from hlrp_cli.console import console
-    from hlrp_cli.devices import choose_device
 
     find_model(run)
     folder = output if output is not None else run / "laq-report"
     check_writable(folder)
-    chosen = choose_device(device)
+    chosen = choose_device(device, per_process=True)
     from hlrp.laq.card.report import make_report
 
     report = make_report(

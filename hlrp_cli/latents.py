@@ -40,9 +40,9 @@ def verify(
 
     chosen = "cpu"
     if laq is not None:
-        from hlrp_cli.devices import choose_device
+        from hlrp.devices import choose_device
 
-        chosen = choose_device(device)
+        chosen = choose_device(device, per_process=True)
     found = verify_table(table, dataset_root, laq, sample=sample, seed=seed, device=chosen, tolerance_s=tolerance_s)
     if json_output:
         from dataclasses import asdict

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,6 @@ from hlrp.errors import UserError
 if TYPE_CHECKING:
     from hlrp.latents.column import ColumnResult
     from hlrp.latents.labelling import LabelProgress, LabelRequest, LabelResult
-
-_LINE_EVERY_S = 5.0
 
 
 def register(app: typer.Typer) -> None:
@@ -50,13 +47,13 @@ def precompute_latents(
 
     Killed or stopped, the same command continues. Under torchrun or srun every process labels its share.
     """
+    from hlrp.devices import choose_device
     from hlrp.processes import FolderLock
     from hlrp.runs.directory import check_writable
-    from hlrp_cli.devices import choose_device
 
     if dataset is None and dataset_root is None:
         raise UserError("nothing says what to label", where="--dataset-root", fix="give the folder of a dataset")
-    chosen = choose_device(device)
+    chosen = choose_device(device, per_process=True)
     # On a CPU what a larger batch allocates falls out of the cache: 256 windows at a time took 1.4 times as long as 32.
     windows = batch_size or (32 if chosen == "cpu" else 256)
     request = _request(laq, dataset, dataset_root, camera, output, vectors, windows, tolerance_s, skip_bad)
@@ -90,7 +87,8 @@ def _request(
 ) -> "LabelRequest":
     from hlrp.data import read_dataset
     from hlrp.laq.checkpoint import read_manifest
-    from hlrp.latents.labelling import LabelRequest, Ranks, choose_camera, default_output
+    from hlrp.latents.labelling import LabelRequest, choose_camera, default_output
+    from hlrp.processes import Ranks
 
     manifest = read_manifest(laq)
     info = read_dataset(dataset, root, where="--dataset-root", tolerance_s=tolerance_s)
@@ -152,42 +150,11 @@ def _show(result: "LabelResult", request: "LabelRequest", column: "ColumnResult 
 
 @contextmanager
 def _progress(request: "LabelRequest") -> "Iterator[Callable[[LabelProgress], None]]":
+    from hlrp.progress import ProgressDisplay
     from hlrp_cli.console import console
 
     rank, world = request.ranks
     what = f"labelling {request.info.repo_id}" + (f", process {rank + 1} of {world}" if world > 1 else "")
-    if not console().is_terminal:
-        yield _plain_lines(what)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, console=console()) as bar:
-        task = bar.add_task(what, total=request.info.frames, rate="")
-
-        def report(progress: "LabelProgress") -> None:
-            bar.update(task, total=progress.total, completed=progress.done, rate=_rate(progress))
-
-        yield report
-
-
-def _rate(progress: "LabelProgress") -> str:
-    if progress.rate <= 0:
-        return "starting" if progress.done < progress.total else ""
-    left = int((progress.total - progress.done) / progress.rate)
-    return f"{progress.rate:.0f} frames/s, ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-
-
-def _plain_lines(what: str) -> "Callable[[LabelProgress], None]":
-    """Lines for logs: the first, the last and one every few seconds."""
-    from hlrp_cli.console import console
-
-    last: list[float] = []
-
-    def report(progress: "LabelProgress") -> None:
-        now = time.monotonic()
-        if not last or now - last[0] >= _LINE_EVERY_S or progress.done == progress.total:
-            last[:] = [now]
-            console().print(f"{what}: {progress.done}/{progress.total} frames, {_rate(progress)}", markup=False)
-
-    return report
+    with ProgressDisplay(console(), "frames") as display:
+        display.begin(what, request.info.frames)
+        yield lambda progress: display.update(progress.done, total=progress.total)

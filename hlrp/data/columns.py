@@ -36,7 +36,6 @@ def read_columns(
     import numpy as np
     import pyarrow as pa
 
-    where = str(info.root / "data")
     needed, paths = np.ones(info.frames, bool), info.tables
     if episodes is not None:
         table = read_episodes(info)
@@ -58,21 +57,11 @@ def read_columns(
             rows += len(index)
     except (OSError, ValueError, KeyError, IndexError, pa.ArrowException) as error:
         raise UserError(
-            f"the tables cannot be read ({', '.join(names)}): {error}", where=where, fix="restore the dataset"
+            f"the tables cannot be read ({', '.join(names)}): {error}",
+            where=str(info.root / "data"),
+            fix="restore the dataset",
         ) from error
-    there = int((seen & needed).sum())
-    if there != needed.sum():
-        raise UserError(
-            f"the tables hold {there} of the {int(needed.sum())} frames that are needed of the {info.frames} in {INFO}",
-            where=where,
-            fix="the dataset is incomplete: copy or record it again",
-        )
-    if rows != seen.sum():
-        raise UserError(
-            f"{rows - int(seen.sum())} rows of the tables have the `index` of another row",
-            where=where,
-            fix="a table lies there twice, or two datasets were mixed: restore the dataset",
-        )
+    _check_rows(info, seen, needed, rows)
     for values in found.values():
         if values.dtype.kind in "fi" and rows < info.frames:
             values[~seen] = np.nan if values.dtype.kind == "f" else np.iinfo(values.dtype).min
@@ -118,6 +107,23 @@ def _check_index(index: "NDArray[Any]", info: DatasetInfo) -> None:
             f"the tables hold a frame with `index` {outside[0]}, but {INFO} counts {info.frames} frames",
             where=str(info.root / "data"),
             fix="restore the dataset",
+        )
+
+
+def _check_rows(info: DatasetInfo, seen: "NDArray[np.bool_]", needed: "NDArray[np.bool_]", rows: int) -> None:
+    where = str(info.root / "data")
+    there = int((seen & needed).sum())
+    if there != needed.sum():
+        raise UserError(
+            f"the tables hold {there} of the {int(needed.sum())} frames that are needed of the {info.frames} in {INFO}",
+            where=where,
+            fix="the dataset is incomplete: copy or record it again",
+        )
+    if rows != seen.sum():
+        raise UserError(
+            f"{rows - int(seen.sum())} rows of the tables have the `index` of another row",
+            where=where,
+            fix="a table lies there twice, or two datasets were mixed: restore the dataset",
         )
 
 

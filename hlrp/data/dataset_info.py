@@ -118,18 +118,7 @@ def read_dataset(
             where="data.repo_id / --dataset",
             fix="give its folder with --dataset-root, or add --allow-download",
         )
-    if not folder.is_dir():
-        near = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-        here = "" if folder.is_absolute() else f" in {Path.cwd()}"
-        raise UserError(f"there is no dataset folder {folder}{here}", where=where, fix=suggest(folder.name, near))
-    info = folder / INFO
-    if not info.is_file():
-        refuse_other(folder, "a dataset", where)
-        raise UserError(
-            f"{folder} is not a LeRobotDataset: it has no {INFO}",
-            where=where,
-            fix="give the folder that holds meta/, data/ and videos/",
-        )
+    info = _find_info(folder, where)
     try:
         raw = json.loads(info.read_text(encoding="utf8"))
         version, features = raw["codebase_version"], raw["features"]
@@ -162,6 +151,22 @@ def read_dataset(
     if result.frames == 0:
         raise UserError("the dataset has no frames", where=str(info), fix="record again")
     return result
+
+
+def _find_info(folder: Path, where: str) -> Path:
+    info = folder / INFO
+    if not folder.is_dir():
+        near = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+        here = "" if folder.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"there is no dataset folder {folder}{here}", where=where, fix=suggest(folder.name, near))
+    if not info.is_file():
+        refuse_other(folder, "a dataset", where)
+        raise UserError(
+            f"{folder} is not a LeRobotDataset: it has no {INFO}",
+            where=where,
+            fix="give the folder that holds meta/, data/ and videos/",
+        )
+    return info
 
 
 def _check_metadata(raw: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ def alone(output: Path) -> Iterator[None]:
     """Keep other processes from making the same dataset at once; they wait, and find it made."""
     from filelock import FileLock
 
+    output.parent.mkdir(parents=True, exist_ok=True)
     lock = output.with_name(f".{output.name}.lock")
     with FileLock(lock):
         try:

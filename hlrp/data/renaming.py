@@ -11,7 +11,7 @@ from hlrp.data.identity import visible_files
 from hlrp.data.linked_copy import LINKED, alone, place
 from hlrp.data.statistics_checks import STATS
 from hlrp.errors import UserError, suggest
-from hlrp.files import fsync_tree
+from hlrp.files import new_folder
 
 _LABELS = Path("meta/hlrp_latents.json")
 
@@ -28,16 +28,13 @@ def rename_features(info: DatasetInfo, names: Mapping[str, str], output: Path) -
         UserError: No such feature, a name that is taken or cannot be one, or a folder that is there already.
     """
     _check(info, names, output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with alone(output):
-        partial = output.with_name(f".{output.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+    with alone(output), new_folder(output) as temporary:
         for name, source in visible_files(info.root):
             relative = Path(name)
             first = relative.parts[0]
             if first in LINKED:
                 relative = Path(*(names.get(part, part) for part in relative.parts))
-            target = partial / relative
+            target = temporary / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             if relative in (INFO, STATS):
                 _rewrite_json(source, target, names, within="features" if relative == INFO else None)
@@ -45,8 +42,6 @@ def rename_features(info: DatasetInfo, names: Mapping[str, str], output: Path) -
                 _rewrite_table(source, target, names)
             else:
                 place(source, target, link=first in LINKED)
-        fsync_tree(partial)
-        partial.rename(output)
 
 
 def _check(info: DatasetInfo, names: Mapping[str, str], output: Path) -> None:

@@ -11,8 +11,7 @@ from hlrp.evaluation.request import RESULTS, EvalRequest
 from hlrp.runs import DatasetRecord, RunDirectory, new_run_path, resolve_pretrained
 from hlrp.runs.directory import CONFIG, MANIFEST, check_writable
 from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
-from hlrp.sim.collect import read_metadata
-from hlrp.sim.dataset import METADATA
+from hlrp.sim.dataset import METADATA, read_metadata
 
 # Fields that LeRobot's environment classes derive themselves: taking them from an old file would freeze them.
 _DERIVED = ("type", "task", "features", "features_map", "max_parallel_tasks")

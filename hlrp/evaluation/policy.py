@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hlrp.errors import UserError, suggest
+from hlrp.errors import UserError, causes, suggest
 
 PREPROCESSOR = "policy_preprocessor.json"
 _DERIVED_FIELDS = ("features", "features_map")
@@ -31,44 +31,6 @@ def without_prints() -> Iterator[None]:
     """Keep LeRobot's own `print` calls off standard output, which belongs to `--json`; errors still raise."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
-
-
-def choose_device(asked: str | None, saved: str | None = None) -> str:
-    """Torch device to run on. LeRobot would switch to another one in silence.
-
-    Args:
-        asked: What the user asked for, or None.
-        saved: What the checkpoint was saved with; used when it is here.
-
-    Raises:
-        UserError: The device asked for does not exist here.
-    """
-    import torch
-
-    def exists(name: str) -> bool:
-        device = torch.device(name)
-        if device.type == "cuda":
-            return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
-        if device.type == "mps":
-            return bool(torch.backends.mps.is_available())
-        return device.type == "cpu" or (device.type == "xpu" and hasattr(torch, "xpu") and torch.xpu.is_available())
-
-    best = "cuda" if exists("cuda") else "mps" if exists("mps") else "cpu"
-    if asked is None:
-        with contextlib.suppress(RuntimeError):
-            return saved if saved and exists(saved) else best
-        return best
-    try:
-        present = exists(asked)
-    except RuntimeError as error:
-        raise UserError(f"{asked!r} is no torch device", where="--device", fix="cpu, cuda, cuda:1 or mps") from error
-    if not present:
-        raise UserError(
-            f"device {asked!r} does not exist on this machine",
-            where="--device",
-            fix=f"leave it out, or --device {best}",
-        )
-    return asked
 
 
 def environment_config(env_type: str, task: str | None, fields: dict[str, Any]) -> Any:
@@ -97,11 +59,9 @@ def environment_config(env_type: str, task: str | None, fields: dict[str, Any]) 
         raise
     except Exception as error:
         # draccus wraps what __post_init__ raises.
-        cause: BaseException | None = error
-        while cause is not None:
+        for cause in causes(error):
             if isinstance(cause, UserError):
                 raise cause from error
-            cause = cause.__cause__
         raise UserError(
             f"environment {env_type!r} refuses its settings: {error}", where=f"env = {values}", fix="change that field"
         ) from error

@@ -85,7 +85,8 @@ def save(result: EvalResult) -> None:
 
 
 def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Listener) -> None:
-    from hlrp.evaluation.policy import choose_device, environment_config, policy_config
+    from hlrp.devices import choose_device
+    from hlrp.evaluation.policy import environment_config, policy_config
     from hlrp.evaluation.replay import replay_recording
 
     if request.device is not None:
@@ -97,7 +98,7 @@ def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Lis
     result.provenance["env"]["config"] = _plain(env_cfgs[0])
     loaded = None
     if plan.pretrained is not None:
-        config = policy_config(plan.pretrained, choose_device(request.device, _saved_device(plan.pretrained)))
+        config = policy_config(plan.pretrained, choose_device(request.device, saved=_saved_device(plan.pretrained)))
         result.provenance["policy"] |= {"type": config.type, "device": str(config.device)}
         loaded = _load(request, plan, config, env_cfgs[0], result)
     for text in result.warnings:

@@ -1,7 +1,6 @@
 """Latent labels as columns of a dataset: a new dataset folder whose videos are links to those of the old one."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from hlrp.data.dataset_info import INFO, DatasetInfo
 from hlrp.data.identity import visible_files
 from hlrp.data.linked_copy import LINKED, alone, place
 from hlrp.errors import UserError
-from hlrp.files import fsync_tree, write_json
+from hlrp.files import new_folder, write_json
 from hlrp.latents.shards import LatentIdentity
 from hlrp.latents.spec import describe
 from hlrp.latents.table import LatentTable
@@ -169,27 +168,23 @@ def write_column(table: LatentTable, info: DatasetInfo, output: Path, *, copy: b
         UserError: The table is of another dataset, or as for `check_column`.
     """
     table.check(dataset=info)
-    output.parent.mkdir(parents=True, exist_ok=True)
     with alone(output):
         if check_column(info, output, table.identity):
             return ColumnResult(output, 0, 0, 0)
-        partial = output.with_name(f".{output.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
         counts = {"linked": 0, "symlinked": 0, "copied": 0}
-        for name, source in visible_files(info.root):
-            relative = Path(name)
-            target = partial / relative
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if relative.parts[0] == "data" and source.suffix == ".parquet":
-                _rewrite_table(source, target, table)
-            elif relative == INFO:
-                _rewrite_info(source, target, table)
-            else:
-                counts[place(source, target, link=relative.parts[0] in LINKED and not copy)] += 1
-        said = {"identity": table.identity.model_dump(), "bad_episodes": table.manifest.bad_episodes}
-        write_json(partial / PROVENANCE, said)
-        fsync_tree(partial)
-        partial.rename(output)
+        with new_folder(output) as temporary:
+            for name, source in visible_files(info.root):
+                relative = Path(name)
+                target = temporary / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if relative.parts[0] == "data" and source.suffix == ".parquet":
+                    _rewrite_table(source, target, table)
+                elif relative == INFO:
+                    _rewrite_info(source, target, table)
+                else:
+                    counts[place(source, target, link=relative.parts[0] in LINKED and not copy)] += 1
+            said = {"identity": table.identity.model_dump(), "bad_episodes": table.manifest.bad_episodes}
+            write_json(temporary / PROVENANCE, said)
     return ColumnResult(output, **counts)
 
 

@@ -2,11 +2,11 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from hlrp.data import BadVideoError, DatasetInfo, read_episodes, window_offset
 from hlrp.data.decode import SequentialDecoder
 from hlrp.data.episodes import Episodes, check_camera
 from hlrp.data.frame_pipeline import DeviceChunk, FramePipeline
-from hlrp.errors import UserError
 from hlrp.laq.checkpoint import LAQManifest, find_model, read_manifest
 from hlrp.laq.config import LAQConfig
 from hlrp.laq.model import LAQ
@@ -25,6 +24,7 @@ from hlrp.latents.shards import SHARD_FRAMES, LatentIdentity, ShardRange, ShardR
 from hlrp.latents.spec import CodeSpec
 from hlrp.latents.table import MANIFEST, check_same_work, finish_table
 from hlrp.latents.window_batches import WindowBatcher
+from hlrp.processes import Ranks
 
 CHUNK = 64
 """Frames that are decoded and sent at a time."""
@@ -55,39 +55,6 @@ class LAQEncoder:
         # The layout in which training and verification give frames: another one may round differently.
         vectors = self._laq.encode_vectors(windows.contiguous())
         return self._laq.codes_of(vectors), vectors if self._vectors else None
-
-
-class Ranks(NamedTuple):
-    """Which process of how many this is."""
-
-    rank: int = 0
-    world: int = 1
-
-    @classmethod
-    def of(cls, environment: Mapping[str, str]) -> "Ranks":
-        """As torchrun or Slurm's srun say; a single process otherwise.
-
-        Raises:
-            UserError: What they say makes no sense.
-        """
-        for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-            if rank in environment and world in environment:
-                try:
-                    found = cls(int(environment[rank]), int(environment[world]))
-                except ValueError:
-                    found = cls(-1, 0)
-                if not 0 <= found.rank < found.world:
-                    raise UserError(
-                        f"{rank}={environment[rank]} and {world}={environment[world]} are no rank and number of ranks",
-                        where="environment",
-                        fix="start it through torchrun or srun, or unset both",
-                    )
-                return found
-        return cls()
-
-    def share(self, count: int) -> range:
-        """Which of ``count`` pieces are this process's: neighbours, so that videos are read in order."""
-        return range(self.rank * count // self.world, (self.rank + 1) * count // self.world)
 
 
 @dataclass(frozen=True)

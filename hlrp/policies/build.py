@@ -15,7 +15,7 @@ from typing import Any
 from hlrp import compat
 from hlrp.catalog import build_catalog, cached_catalog
 from hlrp.config import resolve_policy_aliases
-from hlrp.errors import UserError, suggest
+from hlrp.errors import UserError, root_cause, suggest
 from hlrp.foundation.find import is_foundation
 from hlrp.runs import resolve_pretrained
 
@@ -331,9 +331,8 @@ def _choice(base: Any, given: Mapping[str, Any], where: str) -> Any:
     try:
         return draccus.decode(base, dict(given))
     except Exception as error:
-        reason: BaseException = error
-        while reason.__cause__ or reason.__context__:
-            reason = reason.__cause__ or reason.__context__ or reason
         raise UserError(
-            f"LeRobot refuses these settings: {' '.join(str(reason).split())}", where=where, fix="change the named one"
+            f"LeRobot refuses these settings: {root_cause(error)}",
+            where=where,
+            fix="change the named one",
         ) from error

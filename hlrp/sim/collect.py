@@ -2,9 +2,7 @@
 
 import errno
 import os
-import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.errors import Interrupted, UserError, WorkError, suggest
-from hlrp.files import fsync_folder
-from hlrp.processes import leave_closed_terminal, stop_signals
+from hlrp.files import new_folder
+from hlrp.processes import leave_closed_terminal, signal_handlers, stop_signals
 from hlrp.sim.catalog import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, envs_catalog, expand_tasks, require_installed
-from hlrp.sim.dataset import METADATA, build_dataset
+from hlrp.sim.dataset import SCHEMA_VERSION, build_dataset
 from hlrp.sim.pool import ExpertPool, Job, run_apart
 from hlrp.sim.rendering import probe_rendering
 from hlrp.sim.staging import Staging, partial_path
 
 MAX_FAILURES_IN_A_ROW = 20
 EPISODE_LENGTH = 500  # Meta-World's own limit; the slowest experts need most of it
-_SCHEMA_VERSION = 1
 _CAMERA = "corner2"
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -177,9 +174,8 @@ def _record(request: CollectRequest, tasks: list[str], staging: Staging, report:
     kept = {task: _kept(staging.outcomes(task), request.episodes) for task in tasks}
     chosen = [(task, kept[task][index]) for index in range(request.episodes) for task in tasks]
     failed = {task: sum(not ok for ok in staging.outcomes(task).values()) for task in tasks}
-    frames = _encode(staging, chosen, _metadata(request, tasks, failed), report)
-    staging.dataset.rename(request.output)
-    fsync_folder(request.output.parent)
+    with new_folder(request.output, temporary=staging.dataset):
+        frames = _encode(staging, chosen, _metadata(request, tasks, failed), report)
     staging.discard()
     encoded = time.monotonic()
     counts = dict.fromkeys(tasks, request.episodes)
@@ -245,8 +241,6 @@ def _check_failures(task: str, outcomes: dict[int, bool]) -> None:
 
 
 def _encode(staging: Staging, chosen: list[tuple[str, int]], metadata: dict[str, Any], report: Report) -> int:
-    if staging.dataset.exists():
-        shutil.rmtree(staging.dataset)
     began, done, frames = time.monotonic(), 0, 0
 
     def count(episode_frames: int) -> None:
@@ -274,7 +268,7 @@ def _settings(request: CollectRequest, tasks: list[str]) -> dict[str, Any]:
 
 def _metadata(request: CollectRequest, tasks: list[str], failed: dict[str, int]) -> dict[str, Any]:
     return {
-        "schema_version": _SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION,
         "env_type": "metaworld_light",
         "camera_name": _CAMERA,
         "image_size": request.image_size,
@@ -284,31 +278,6 @@ def _metadata(request: CollectRequest, tasks: list[str], failed: dict[str, int])
         "failed_attempts": failed,
         "versions": _versions(),
     }
-
-
-def read_metadata(dataset_root: Path) -> dict[str, Any] | None:
-    """Content of `meta/hlrp_collect.json`, or None if `hlrp collect` did not record this dataset.
-
-    Keys: `env_type`, `camera_name`, `image_size`, `tasks`, `noise`, `seed`, `failed_attempts`, `versions` and
-    `episodes`, a list of `{episode_index, task, reset_seed, frames}`.
-    """
-    import json
-
-    path = dataset_root / METADATA
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf8"))
-        if not isinstance(content, dict):
-            raise ValueError("no object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            "this file is not JSON that can be read", where=str(path), fix="restore it, or delete it"
-        ) from error
-    if content.get("schema_version") != _SCHEMA_VERSION:
-        what = f"schema version {content.get('schema_version')!r} is not {_SCHEMA_VERSION}"
-        raise UserError(what, where=str(path), fix="use the release of hlrp that recorded it")
-    return content
 
 
 def _available_cores() -> int:
@@ -351,9 +320,6 @@ def _signals_raise() -> Iterator[Callable[[], None]]:
         if received:
             raise _SignalError(received[0])
 
-    if threading.current_thread() is not threading.main_thread():
-        yield check
-        return
     wanted = stop_signals()
 
     def stop(number: int, _frame: object) -> None:
@@ -364,9 +330,5 @@ def _signals_raise() -> Iterator[Callable[[], None]]:
         leave_closed_terminal()
         raise _SignalError(number)
 
-    before = {each: signal.signal(each, stop) for each in wanted}
-    try:
+    with signal_handlers(stop, wanted):
         yield check
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

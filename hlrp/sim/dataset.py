@@ -1,14 +1,17 @@
 """Staged demonstrations as a LeRobotDataset v3.0. Runs in a process of its own: encoders write to the terminal."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hlrp.files import fsync_tree, write_json
+from hlrp.errors import UserError
+from hlrp.files import write_json
 from hlrp.sim.catalog import task_description
 from hlrp.sim.staging import Staging
 
 METADATA = Path("meta") / "hlrp_collect.json"
+SCHEMA_VERSION = 1
 FPS = 80
 _HAND = ["hand_x", "hand_y", "hand_z", "gripper"]
 
@@ -29,7 +32,7 @@ def features(image_size: int) -> dict[str, dict[str, Any]]:
 def build_dataset(
     send: Callable[[int], None], staging_root: Path, chosen: list[tuple[str, int]], metadata: dict[str, Any]
 ) -> None:
-    """Write the chosen attempts as `staging/dataset`, flushed to the disk.
+    """Write the chosen attempts as `staging/dataset`.
 
     Args:
         send: Called with the number of frames after each episode.
@@ -67,4 +70,26 @@ def build_dataset(
         send(frames)
     dataset.finalize()
     write_json(staging.dataset / METADATA, {**metadata, "episodes": episodes})
-    fsync_tree(staging.dataset)
+
+
+def read_metadata(dataset_root: Path) -> dict[str, Any] | None:
+    """Content of `meta/hlrp_collect.json`, or None if `hlrp collect` did not record this dataset.
+
+    Keys: `env_type`, `camera_name`, `image_size`, `tasks`, `noise`, `seed`, `failed_attempts`, `versions` and
+    `episodes`, a list of `{episode_index, task, reset_seed, frames}`.
+    """
+    path = dataset_root / METADATA
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf8"))
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            "this file is not JSON that can be read", where=str(path), fix="restore it, or delete it"
+        ) from error
+    if content.get("schema_version") != SCHEMA_VERSION:
+        what = f"schema version {content.get('schema_version')!r} is not {SCHEMA_VERSION}"
+        raise UserError(what, where=str(path), fix="use the release of hlrp that recorded it")
+    return content

@@ -15,9 +15,10 @@ from hlrp.data.frame_pipeline import DeviceChunk
 from hlrp.errors import UserError
 from hlrp.laq import LAQ, LAQConfig
 from hlrp.latents import LatentTable, labelling
-from hlrp.latents.labelling import LabelRequest, LAQEncoder, Ranks, choose_camera, default_output, label
+from hlrp.latents.labelling import LabelRequest, LAQEncoder, choose_camera, default_output, label
 from hlrp.latents.verify import verify_table
 from hlrp.latents.window_batches import WindowBatcher
+from hlrp.processes import Ranks
 
 EPISODES, LENGTH = 6, 21
 

@@ -9,7 +9,8 @@ import pytest
 
 from hlrp.errors import UserError, WorkError
 from hlrp.sim import collect as recording
-from hlrp.sim.collect import CollectProgress, CollectRequest, CollectResult, collect, read_metadata
+from hlrp.sim.collect import CollectProgress, CollectRequest, CollectResult, collect
+from hlrp.sim.dataset import read_metadata
 from hlrp.sim.experts import attempt
 from hlrp.sim.metaworld_gym import LightMetaworldEnv
 from hlrp.sim.staging import Staging, partial_path

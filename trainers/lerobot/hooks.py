@@ -6,7 +6,6 @@ Nothing of LeRobot is imported at module level: the worker first chooses what Le
 import logging
 import math
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from hlrp.compat import check_features, check_normalisation, mend_metadata
 from hlrp.data.episodes import check_camera_names
 from hlrp.errors import HlrpError, UserError
-from hlrp.files import fsync_folder, fsync_tree, replace_link
+from hlrp.files import new_folder, replace_link
 from hlrp.finite import FiniteLoss, require_finite_weights
 from hlrp.processes import StoppedBySignal, StopRequests
 
@@ -129,17 +128,8 @@ def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
 
     def save_checkpoint(*, checkpoint_dir: Path, **kwargs: Any) -> None:
         require_finite_weights(kwargs["policy"], kwargs["step"])
-        partial = checkpoint_dir.with_name(f".{checkpoint_dir.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            save(checkpoint_dir=partial, **kwargs)
-            fsync_tree(partial)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        shutil.rmtree(checkpoint_dir, ignore_errors=True)
-        partial.replace(checkpoint_dir)
-        fsync_folder(checkpoint_dir.parent)
+        with new_folder(checkpoint_dir, replace=True) as temporary:
+            save(checkpoint_dir=temporary, **kwargs)
 
     def update_last_checkpoint(checkpoint_dir: Path) -> Path:
         # LeRobot unlinks `last` and makes it anew: a kill in between leaves none. A rename has no in-between.

@@ -16,7 +16,8 @@ import traceback
 from typing import Any
 
 from hlrp import compat
-from hlrp.errors import HlrpError, UserError
+from hlrp.devices import choose_device
+from hlrp.errors import HlrpError
 from hlrp.finite import FiniteLoss, NonFiniteError
 from hlrp.processes import StoppedBySignal, StopRequests, stop_signals
 from trainers.lerobot.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS, Emitter
@@ -38,25 +39,6 @@ def _stop_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True, name="hlrp-parent-watch").start()
-
-
-def _check_device() -> None:
-    """LeRobot switches silently to another device; a user who asked for a GPU wants to know."""
-    asked = os.environ.get(ASKED_DEVICE)
-    if not asked:
-        return
-    from lerobot.utils.device_utils import is_torch_device_available
-
-    try:
-        available = is_torch_device_available(asked)
-    except (ValueError, RuntimeError):
-        available = False
-    if not available:
-        raise UserError(
-            f"device {asked!r} is not available on this machine",
-            where="--device / trainer.device",
-            fix="`hlrp doctor` shows what is; --device cpu always works",
-        )
 
 
 def _preflight(emit: Emitter) -> Any:
@@ -109,7 +91,8 @@ def main() -> int:
         emit("imported")
         register_third_party_plugins()
         _check_policy()
-        _check_device()
+        if asked := os.environ.get(ASKED_DEVICE):
+            choose_device(asked, where="--device / trainer.device")
         from trainers.lerobot.hooks import install_training_hooks
 
         loss = FiniteLoss(int(os.environ[MAX_NONFINITE_STEPS]))

@@ -3,7 +3,6 @@
 And `best/<step>/`, for those who ask for Lightning's `ModelCheckpoint`.
 """
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,11 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from hlrp.files import fsync_folder, fsync_tree, replace_link
+from hlrp.files import clear_leftovers, discard_folder, new_folder, replace_link, unfinished_path
 from hlrp.finite import require_finite_weights
 from hlrp.runs import list_checkpoints
 from hlrp.runs.checkpoints import PRETRAINED, TRAINING_STATE
 from trainers.lightning.models import export
-
-_UNFINISHED = ".unfinished-"
-_DISCARDED = ".discarded-"
 
 
 def save_checkpoint(trainer: Trainer, module: LightningModule, folder: Path, *, keep_last: int | None) -> None:
@@ -47,32 +43,14 @@ def save_checkpoint(trainer: Trainer, module: LightningModule, folder: Path, *, 
 
 def _write(trainer: Trainer, module: LightningModule, final: Path, save_state: Callable[[Path], None]) -> None:
     require_finite_weights(module, trainer.global_step)
-    temporary = final.with_name(f"{_UNFINISHED}{final.name}")
-    if trainer.is_global_zero:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        clear_unfinished(final.parent)
-    # A collective: the processes gather what each of them knows, and the first one writes.
-    save_state(temporary / TRAINING_STATE)
-    if trainer.is_global_zero:
+    if not trainer.is_global_zero:
+        save_state(unfinished_path(final) / TRAINING_STATE)
+        return
+    clear_leftovers(final.parent)
+    with new_folder(final, replace=True) as temporary:
+        # A collective: the processes gather what each of them knows, and the first one writes.
+        save_state(temporary / TRAINING_STATE)
         export(module, temporary / PRETRAINED)
-        fsync_tree(temporary)
-        if final.exists():
-            _discard(final)
-        temporary.rename(final)
-        fsync_folder(final.parent)
-
-
-def clear_unfinished(folder: Path) -> None:
-    """Remove what a kill left between the steps of writing or pruning."""
-    for leftover in (*folder.glob(f"{_UNFINISHED}*"), *folder.glob(f"{_DISCARDED}*")):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _discard(checkpoint: Path) -> None:
-    # Renamed first: a checkpoint that is half deleted must not look like one.
-    doomed = checkpoint.with_name(f"{_DISCARDED}{checkpoint.name}")
-    checkpoint.rename(doomed)
-    shutil.rmtree(doomed)
 
 
 def _prune(folder: Path, keep_last: int | None) -> None:
@@ -80,7 +58,7 @@ def _prune(folder: Path, keep_last: int | None) -> None:
         return
     whole = [checkpoint for checkpoint in list_checkpoints(folder) if checkpoint.complete]
     for checkpoint in whole[:-keep_last]:
-        _discard(checkpoint.path)
+        discard_folder(checkpoint.path)
 
 
 class BestCheckpoint(ModelCheckpoint):

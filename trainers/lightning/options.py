@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
@@ -14,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hlrp.config import ClassPath, FromConfig, LightningTrainerSection, resolve_class_path
 from hlrp.config.trainer_sections import OWNED_TRAINER_ARGS
+from hlrp.devices import choose_device
 from hlrp.errors import UserError, suggest
 from trainers.lifecycle import default_log_freq
 from trainers.lightning.checkpoints import BestCheckpoint
@@ -94,20 +94,9 @@ def trainer_arguments(
 
 
 def _devices(section: LightningTrainerSection) -> tuple[str, Any]:
-    device = section.device
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    where = "--device, --devices / trainer.device, trainer.devices"
+    device = choose_device(section.device, count=section.devices, where=where)
     kind, _, index = device.partition(":")
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    count = torch.cuda.device_count() if kind == "cuda" else None
-    wanted = int(index) + 1 if index else section.devices
-    if not available[kind] or (count is not None and wanted > count):
-        raise UserError(
-            f"device {device!r} x {section.devices} was asked for, but this machine has "
-            + (f"{count} GPUs that PyTorch can use" if count else "no such device that PyTorch can use"),
-            where="--device, --devices / trainer.device, trainer.devices",
-            fix="`hlrp doctor` shows what is there; --device cpu always works",
-        )
     if index and section.devices > 1:
         raise UserError(
             f"device {device!r} is one GPU, but {section.devices} devices were asked for",

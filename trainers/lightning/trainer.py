@@ -17,6 +17,7 @@ from hlrp.config import (
 )
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
 from hlrp.errors import UserError
+from hlrp.files import clear_leftovers
 from hlrp.processes import is_first_process
 from hlrp.runs import RunDirectory, claim_run_path, new_run_path
 from trainers.base import BaseTrainer, RunResult, without_log_lines
@@ -323,9 +324,7 @@ def _begin(
         record = describe_data(dataset)
         lifecycle.create(path, run, policy=job_name(run), dataset=record, steps=steps, command=sys.argv)
         return
-    from trainers.lightning.checkpoints import clear_unfinished
-
-    clear_unfinished(directory.path / "checkpoints")
+    clear_leftovers(directory.path / "checkpoints")
     lifecycle.reopen(directory, checkpoint, steps=steps)
 
 

@@ -5,12 +5,13 @@ import json
 import re
 import shutil
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
 from hlrp.catalog import cache_folder
 from hlrp.errors import UserError
-from hlrp.files import fsync_folder, fsync_tree
+from hlrp.files import new_folder, unfinished_path
 from hlrp.foundation.backbones.loading import quiet_transformers, require_transformers
 from hlrp.foundation.backends.registry import BACKENDS, backend_class, check_backend
 from hlrp.runs import safetensors_problem
@@ -102,20 +103,13 @@ def _make(folder: Path, backend: str, seed: int) -> None:
     require_transformers()
     import torch
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
-    try:
+    # Several processes may make it at once: each has a place of its own, and the first one to be done wins.
+    with new_folder(folder, temporary=unfinished_path(folder, uuid.uuid4().hex)) as temporary:
+        temporary.mkdir()
         with quiet_transformers(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(seed)
-            backend_class(backend).write_tiny_backbone(partial, seed)
-        _forget_versions(partial)
-        partial.chmod(0o755)
-        fsync_tree(partial)
-        partial.replace(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    fsync_folder(folder.parent)
+            backend_class(backend).write_tiny_backbone(temporary, seed)
+        _forget_versions(temporary)
 
 
 def _forget_versions(folder: Path) -> None:
