@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hlrp.config import FoundationModel, LightningRun, SourceSection, require_dataset
 from hlrp.data import FrameDataModule, WindowSource, read_dataset
 from hlrp.data.mixture import Batch
 from hlrp.errors import UserError
-from hlrp.foundation.windows import FoundationSamples, cameras_of
+from hlrp.foundation.windows import FoundationSamples, cameras_of, is_read_on_host
 from hlrp.latents.sources import LabelSource, resolve_labels
 
 _log = logging.getLogger("hlrp.data")
@@ -92,3 +94,9 @@ class FoundationDataModule(FrameDataModule):
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must have in common with this one: the data, their order and the labels' origin."""
         return {**super().state_dict(), "laq_sha256": self.labels.spec.laq_sha256}
+
+    def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> Any:
+        """All but what is read on the host."""
+        host = {key: value for key, value in batch.items() if is_read_on_host(key)}
+        rest = {key: value for key, value in batch.items() if key not in host}
+        return {**super().transfer_batch_to_device(rest, device, dataloader_idx), **host}

@@ -32,7 +32,7 @@ from hlrp.foundation.data_module import FoundationDataModule
 from hlrp.foundation.metrics import summed
 from hlrp.foundation.trainable import Adapters, choose_trainable
 from hlrp.foundation.validation import Validation
-from hlrp.foundation.windows import INSTRUCTION, STATE, is_read_on_host, present
+from hlrp.foundation.windows import INSTRUCTION, STATE, present
 from hlrp.laq.checkpoint import LAQSource
 from hlrp.laq.metrics import code_counts
 from hlrp.laq.schedules import learning_rate_factor
@@ -136,16 +136,10 @@ class FoundationModule(LightningModule):
 
     # ---- batches
 
-    def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> Any:
-        """All but what is read on the host."""
-        host = {key: value for key, value in batch.items() if is_read_on_host(key)}
-        rest = {key: value for key, value in batch.items() if key not in host}
-        return {**super().transfer_batch_to_device(rest, device, dataloader_idx), **host}
-
     def observation(self, batch: Mapping[str, Any]) -> FoundationBatch:
         """What the model sees of a batch of `FoundationSamples`, without labels."""
         masks = {c: mask for c in self.config.cameras if (mask := present(batch, c)) is not None}
-        state = (batch[STATE] - self.state_mean) / self.state_std if STATE in batch else None
+        state = (batch[STATE].cpu() - self.state_mean) / self.state_std if STATE in batch else None
         return FoundationBatch(
             images={camera: batch[camera] for camera in self.config.cameras},
             instruction=batch[INSTRUCTION],

@@ -155,16 +155,14 @@ def test_lerobots_trainer(dataset: tuple[Episodes, list[int]]) -> None:
 
 
 def test_lerobots_loop_is_given_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The worker replaces what LeRobot's script calls by that name."""
+    """What LeRobot's script calls by that name is replaced."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
     from lerobot.scripts import lerobot_train
-
-    from trainers import lerobot_worker
 
     root = index_dataset(tmp_path / "data", KINDS["turned 180"])
     data = LeRobotDataset("local/index", root=root, video_backend="pyav", return_uint8=True)
     monkeypatch.setattr(lerobot_train, "make_train_eval_datasets", lambda cfg: (data, None))
-    lerobot_worker._show_one_picture()
+    install_reader(lerobot_train)
     cfg = SimpleNamespace(dataset=SimpleNamespace(video_backend="pyav"))
     shown, _ = lerobot_train.make_train_eval_datasets(cfg)
     _assert_shown(shown[5][TOP].numpy()[None], [5], 0)

@@ -4,6 +4,7 @@ What mixes devices, or needs a value of such a tensor, fails where a GPU would f
 line. Tensors on the CPU are real: tokenizers, tables and samplers work as they always do. Autocast casts nothing.
 """
 
+import itertools
 import linecache
 import math
 import sys
@@ -18,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_map
 
 CUDA = torch.device("cuda", 0)
 _PROJECT = Path(__file__).resolve().parents[2]
 _OURS = ("hlrp", "lerobot_policy_felix_bundle", "trainers", "tests")
 # Where a mask picks entries, PyTorch fetches how many there are, unless one number is to be written to all of them.
 _PUTS = (torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
+_CONVERTED = (Tensor, torch.device, torch.Generator)
 aten = torch.ops.aten
 
 
@@ -96,20 +98,22 @@ class PretendedCuda(FakeTensorMode):
         if func is torch.ops.prim.device.default and not self.in_kernel_invocation:
             # Python asks the class. This is PyTorch's own code, which would look for streams of a real device.
             return torch.device("meta")
-        flat, spec = tree_flatten((args, kwargs or {}))
-        fake = next((x for x in flat if isinstance(x, FakeTensor)), None)
-        target = next((x for x in flat if isinstance(x, torch.device)), None)
+        kwargs = kwargs or {}
+        leaves = list(_leaves(args, kwargs))
+        fake = next((x for x in leaves if isinstance(x, FakeTensor)), None)
+        target = next((x for x in leaves if isinstance(x, torch.device)), None)
         # A skeleton of a model, made on `meta` and filled later.
         skeleton = torch.device("meta") == torch.utils._device.CURRENT_DEVICE
         if fake is None and (target is None or target.type == "cpu" or skeleton):
-            return func(*args, **kwargs or {})
+            return func(*args, **kwargs)
         if fake is not None and target is not None and target.type == "cpu":
             self._read(func)
-            return torch.ones(fake.shape, dtype=(kwargs or {}).get("dtype") or fake.dtype)
+            return torch.ones(fake.shape, dtype=kwargs.get("dtype") or fake.dtype)
         if func is aten.copy_.default and not isinstance(args[0], FakeTensor):
             self._read(func)
             return args[0].fill_(1)
-        args, kwargs = tree_unflatten([self._converted(x) for x in flat], spec)
+        if any(isinstance(x, _CONVERTED) and not isinstance(x, FakeTensor) for x in leaves):
+            args, kwargs = tree_map(self._converted, (args, kwargs))
         return self._run(func, types, args, kwargs)
 
     def _converted(self, value: Any) -> Any:
@@ -153,6 +157,15 @@ class PretendedCuda(FakeTensorMode):
         if place.function not in self.known:
             raise HostReadError(f"{place}\n{func} needs a value of the device ({place.function})")
         self.reads.append(place)
+
+
+def _leaves(args: Any, kwargs: Any) -> Iterator[Any]:
+    """An operation's arguments, lists of tensors opened; faster than PyTorch's own trees."""
+    for value in itertools.chain(args, kwargs.values()):
+        if isinstance(value, list | tuple):
+            yield from value
+        else:
+            yield value
 
 
 def _ones(value: Any) -> Any:
@@ -226,6 +239,8 @@ def pretended_cuda(*, known: Collection[str] = (), strict: bool = True) -> Itera
     mode.strict = strict
     with ExitStack() as stack:
         stack.enter_context(patch.object(nn.Module, "_apply", _apply))
+        # With a driver too nothing may reach it; without one, PyTorch would look for it at every operation.
+        stack.enter_context(patch("torch.cuda.is_available", return_value=False))
         # transformers takes another way, which reads nothing, for pretended tensors.
         stack.enter_context(patch("transformers.utils.import_utils.is_fake_tensor", return_value=False))
         stack.enter_context(mode)

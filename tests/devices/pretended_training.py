@@ -28,6 +28,9 @@ class _FromTheSecondStep(Callback):
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         self._cuda.strict, self.steps = batch_idx >= 1, self.steps + 1
 
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        self._cuda.strict = False  # what Lightning clears up must not hide the error
+
     def on_train_end(self, trainer: Any, module: Any) -> None:
         self._cuda.strict = False
 

@@ -69,14 +69,14 @@ def test_steps_and_chunks(name: str, fields: dict[str, Any]) -> None:
         policy.to("cuda")
         batch = move(make_batch())
         optimizer = torch.optim.AdamW(policy.get_optim_params(), lr=1e-3)
-        for cuda.strict in (False, True):
-            loss, _ = policy(batch)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            if hasattr(policy, "update"):
-                policy.update()
+        # The first pass may ask for what stays as it is.
         assert policy(batch, reduction="none")[0].device == CUDA
+        cuda.strict = True
+        policy(batch)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if hasattr(policy, "update"):
+            policy.update()
         seen = {k: v for k, v in batch.items() if not k.startswith(("hlrp.", "action"))}
         assert policy.predict_action_chunk(seen).device == CUDA
         policy.reset()

@@ -49,7 +49,8 @@ def test_from_video_to_a_verified_table_and_a_labelled_dataset(laq: Path, toy_ro
     assert good.json()["ok"] and good.json()["different"] == 0 and good.json()["sampled"] > 0
 
     # Labels of the same frames without vectors are of another kind; both sides are named.
-    assert_user_error(precompute("--laq", laq, "--dataset-root", toy_root), "vector_dim", "8 / None", str(table))
+    vectors = "width of the continuous latents: the folder has 8, asked for is None"
+    assert_user_error(precompute("--laq", laq, "--dataset-root", toy_root), vectors, str(table))
 
     shard = table / "shard-00000.safetensors"
     data = bytearray(shard.read_bytes())

@@ -227,11 +227,16 @@ def _resized(frames: "Tensor", size: tuple[int, int]) -> "Tensor":
     if tuple(pixels.shape[-2:]) == tuple(size):
         return pixels
     flat = pixels.flatten(0, 1)
-    if flat.device.type == "cpu":
-        resized = torch.from_numpy(resize_frames(flat.numpy(), size))
-    else:
-        smooth = torch.nn.functional.interpolate(
-            flat.float(), size=size, mode="bilinear", antialias=True, align_corners=False
-        )
-        resized = smooth.round().clamp(0, 255).to(torch.uint8)
+    on_cpu = flat.device.type == "cpu"
+    resized = torch.from_numpy(resize_frames(flat.numpy(), size)) if on_cpu else resized_in_floats(flat, size)
     return resized.unflatten(0, pixels.shape[:2])
+
+
+def resized_in_floats(frames: "Tensor", size: tuple[int, int]) -> "Tensor":
+    """What `resize_frames` makes of uint8 ``[n, C, H, W]``, within one level, for devices that cannot resize bytes."""
+    import torch
+
+    smooth = torch.nn.functional.interpolate(
+        frames.float(), size=size, mode="bilinear", antialias=True, align_corners=False
+    )
+    return smooth.round().clamp(0, 255).to(torch.uint8)
