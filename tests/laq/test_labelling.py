@@ -197,14 +197,37 @@ def test_a_corrupt_video_is_one_error_that_names_file_and_episode(job, broken_ro
     assert result.complete and result.kept == caught.value.episode * LENGTH
 
 
-@pytest.mark.parametrize("chunk", [64, 2])
-def test_what_cannot_be_decoded_is_invalid_and_the_rest_is_not_touched(job, root, broken_root, monkeypatch, chunk):
-    # With small chunks, the first windows of a bad episode are on their way when the error comes.
-    monkeypatch.setattr(labelling, "CHUNK", chunk)
-    request, encoder, _ = job(batch_size=3)
+def test_what_was_labelled_of_an_episode_that_breaks_off_is_taken_back(job, monkeypatch):
+    """Its first windows are with the encoder, or gathered for it, when the error comes."""
+    monkeypatch.setattr(labelling, "CHUNK", 5)
+    request, encoder, _ = job(batch_size=3, vectors=True)
     label(request, encoder)
     whole = LatentTable.open(request.output)
-    request, encoder, _ = job(data=broken_root, output="broken", skip_bad=True, batch_size=3)
+    frames = SequentialDecoder.frames
+
+    def breaking(self, episodes, *, on_bad, **options):
+        for chunk in frames(self, episodes, on_bad=on_bad, **options):
+            if (chunk.episode, chunk.start) == (3, 15):
+                on_bad(BadVideoError(request.output / "torn.mp4", 3, "torn"))
+            elif chunk.episode != 3 or chunk.start < 15:
+                yield chunk
+
+    monkeypatch.setattr(SequentialDecoder, "frames", breaking)
+    request, encoder, _ = job(output="broken", batch_size=3, vectors=True, skip_bad=True)
+    assert [error.episode for error in label(request, encoder).bad] == [3]
+    broken, index = LatentTable.open(request.output), np.arange(EPISODES * LENGTH)
+    (codes, valid), (good_codes, good_valid) = broken.codes(index), whole.codes(index)
+    hit = torch.from_numpy(index // LENGTH == 3)
+    assert good_valid[hit].any() and not valid[hit].any() and not codes[hit].any()
+    assert not broken.vectors(index)[hit].any()
+    assert torch.equal(valid[~hit], good_valid[~hit]) and torch.equal(codes[~hit], good_codes[~hit])
+
+
+def test_what_cannot_be_decoded_is_invalid_and_the_rest_is_not_touched(job, root, broken_root):
+    request, encoder, _ = job()
+    label(request, encoder)
+    whole = LatentTable.open(request.output)
+    request, encoder, _ = job(data=broken_root, output="broken", skip_bad=True)
     result = label(request, encoder)
     broken = LatentTable.open(request.output)
     bad = broken.manifest.bad_episodes

@@ -130,9 +130,9 @@ def test_a_feature_that_never_varies_where_it_is_fitted_says_nothing_elsewhere()
     episodes = torch.arange(600) // 30
     features = torch.randn(600, 4)
     targets = features @ torch.randn(4, 2) + 0.1 * torch.randn(600, 2)
-    # Of one episode alone; wherever that is held out, the others have never seen it.
-    odd = torch.where(episodes == 7, 1e3, 0.0)[:, None] + 5.0
-    assert probe(torch.cat([features, odd], 1), targets, episodes).r2 > 0.95
+    # It moves in one episode alone, and by rounding in all others: where that one is held out, nobody has seen it.
+    odd = 5 + 1e-9 * torch.randn(600, 1, dtype=torch.float64) + torch.where(episodes == 7, 1e3, 0.0)[:, None]
+    assert probe(torch.cat([features.double(), odd], 1), targets, episodes).r2 > 0.95
 
 
 def test_probe_finds_a_linear_rule_and_nothing_in_noise() -> None:

@@ -34,8 +34,8 @@ def test_any_number_of_frames_trains_and_labels(small: Build, quantizer: str, fr
     assert codes.dtype == torch.int64
     assert codes.shape == (5, frames - 1, 3)
     assert 0 <= int(codes.min()) <= int(codes.max()) < 9
-    assert laq.training
     assert laq.decode(video[:, 0], codes[:, 0]).shape == (5, 3, 16, 24)
+    assert all(module.training for module in laq.modules()), "training goes on after a label was made"
 
 
 def test_codes_are_the_same_for_bytes_and_fractions_and_in_training_mode(small: Build) -> None:
