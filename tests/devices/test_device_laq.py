@@ -92,8 +92,9 @@ def test_encoding_and_decoding(quantizer: str, frames: int) -> None:
 
 def test_the_report_and_a_checkpoint_go_to_the_device_that_is_asked_for(laq2: Path) -> None:
     from hlrp.laq.card.pictures import draw_pictures
+    from hlrp.laq.card.probe import probe_inputs
     from hlrp.laq.card.transfer import measure_transfer
-    from hlrp.laq.metrics import probe_inputs, random_laq
+    from hlrp.laq.metrics import random_laq
 
     batch = {
         "frames": torch.randint(0, 256, (6, 2, 3, 48, 48), dtype=torch.uint8),
