@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler
 
+from hlrp.data.columns import read_columns
 from hlrp.data.dataset_info import read_dataset
 from hlrp.data.lerobot_data_module import LeRobotDataModule
-from hlrp.data.policy_samples import HeldOutSampler, PolicySampler, read_features
+from hlrp.data.policy_samples import HeldOutSampler, PolicySampler
 from hlrp.errors import UserError
 
 
@@ -69,16 +70,16 @@ def test_rows_are_placed_by_index_and_missing_ones_are_refused(square_root: Path
     (path,) = (root / "data").rglob("*.parquet")
     table = pq.read_table(path)
     info, names = read_dataset(None, root), ["action", "index", "episode_index"]
-    whole = read_features(info, names)
+    whole = read_columns(info, names)
     assert whole["action"].shape == (120, 3) and whole["action"].any(1).all()
     assert whole["index"].tolist() == list(range(120))
     assert whole["episode_index"].tolist() == [i // 24 for i in range(120)]
     pq.write_table(table.take(list(reversed(range(120)))), path)
-    turned = read_features(info, names)
+    turned = read_columns(info, names)
     assert all((turned[name] == whole[name]).all() for name in names)
     pq.write_table(table.take([i for i in range(120) if i not in (0, 50, 119)]), path)
     with pytest.raises(UserError, match="117 of the 120 frames"):
-        read_features(info, names)
+        read_columns(info, names)
 
 
 def test_workers_give_the_same_batches(square_root: Path) -> None:

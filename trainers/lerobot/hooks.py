@@ -58,7 +58,7 @@ def install_training_hooks(
     _save_atomically(lerobot_train, emit, stop)
     _restore_random_state(lerobot_train)
     _restore_epoch(lerobot_train)
-    _refuse_unbuildable_policies(lerobot_train)
+    refuse_unbuildable_policies(lerobot_train)
     install_reader(lerobot_train)
     return lerobot_train.main
 
@@ -183,7 +183,7 @@ def _restore_epoch(script: Any) -> None:
     script.EpisodeAwareSampler = ResumedSampler
 
 
-def _refuse_unbuildable_policies(script: Any) -> None:
+def refuse_unbuildable_policies(script: Any) -> None:
     """Turn what a policy's constructor raises at its settings into one message."""
     make_policy = script.make_policy
 
