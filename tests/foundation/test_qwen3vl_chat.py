@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from backend_toys import CODES, POSITIONS, TEXTS, config_of, frames, labels, make_backend, observations
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
@@ -19,18 +20,10 @@ from hlrp.foundation.backends.code_grammar import CodeGrammar, code_token
 from hlrp.foundation.backends.qwen3vl_chat_backend import Qwen3VLChatBackend
 from hlrp.foundation.backends.qwen_inputs import QwenPixels
 from hlrp.foundation.config import BackendConfig
-from hlrp.latents import CodeSpec
-
-CODES, POSITIONS = 5, 4
-TEXTS = ["press the button", "close", "reach to the goal"]
 
 
 def config(**changes: Any) -> BackendConfig:
-    spec = CodeSpec(
-        codebook_size=CODES, code_seq_len=2, num_frames=3, offset_seconds=0.1, laq_sha256="0" * 64, vector_dim=3
-    )
-    values: dict[str, Any] = {"backend": "qwen3vl_chat", "spec": spec, "cameras": ("top",)}
-    return BackendConfig(**(values | changes))
+    return config_of("qwen3vl_chat", **changes)
 
 
 @pytest.fixture(scope="module")
@@ -40,27 +33,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def make(folder: Path, **changes: Any) -> Qwen3VLChatBackend:
-    torch.manual_seed(0)
-    return Qwen3VLChatBackend.from_backbone(config(**changes), folder).eval()
+def make(folder: Path, **changes: Any) -> Any:
+    return make_backend("qwen3vl_chat", folder, **changes)
 
 
 @pytest.fixture(scope="module")
 def backend(folder: Path) -> Qwen3VLChatBackend:
     return make(folder)
-
-
-def frames(count: int = 3, size: tuple[int, int] = (96, 96), seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, generator=generator)
-
-
-def observations(**changes: Any) -> FoundationBatch:
-    return replace(FoundationBatch(images={"top": frames()}, instruction=TEXTS), **changes)
-
-
-def labels(seed: int = 0) -> Tensor:
-    return torch.randint(0, CODES, (3, POSITIONS), generator=torch.Generator().manual_seed(seed))
 
 
 def predict(backend: Qwen3VLChatBackend, batch: FoundationBatch) -> Tensor:
@@ -344,30 +323,3 @@ def test_bfloat16_autocast_gives_a_float32_loss(folder: Path) -> None:
     assert out.loss.dtype == torch.float32 and codes is not None
     out.loss.backward()
     assert all(bool(p.grad.isfinite().all()) for p in backend.parameters() if p.grad is not None)
-
-
-def scenes(count: int, seed: int) -> FoundationBatch:
-    """A bright square left or right, and two instructions; the second code takes both to know."""
-    generator = torch.Generator().manual_seed(seed)
-    side, task = (torch.randint(0, 2, (count,), generator=generator) for _ in range(2))
-    images = torch.randint(0, 60, (count, 3, 96, 96), generator=generator, dtype=torch.uint8)
-    for i, top in enumerate(torch.randint(10, 60, (count,), generator=generator).tolist()):
-        left = 12 + 48 * int(side[i])
-        images[i, :, top : top + 24, left : left + 24] = 230
-    codes = torch.stack([side, side ^ task, task, side * 2 + task], dim=1)
-    return FoundationBatch({"top": images}, [("open it", "close it")[int(t)] for t in task], target_codes=codes)
-
-
-def test_it_learns_from_image_and_instruction_together(folder: Path) -> None:
-    backend = make(folder).train()
-    optimizer = torch.optim.AdamW(backend.parameters(), lr=1e-3)
-    for step in range(150):
-        out = backend.loss_from_batch(scenes(16, step))
-        optimizer.zero_grad()
-        out.loss.backward()
-        torch.nn.utils.clip_grad_norm_(backend.parameters(), 1.0)
-        optimizer.step()
-    unseen = scenes(64, 10_000)
-    assert unseen.target_codes is not None
-    right = predict(backend.eval(), unseen) == unseen.target_codes
-    assert float(right.float().mean()) > 0.9
