@@ -127,5 +127,5 @@ def test_a_run_whose_terminal_is_closed_saves(tmp_path: Path) -> None:
     assert process.wait(timeout=60) != 0
     directory = RunDirectory.open(out)
     latest = directory.latest()
-    assert (directory.manifest["status"], directory.manifest["reason"]) == ("interrupted", "stopped by signal 1")
+    assert (directory.manifest.status, directory.manifest.reason) == ("interrupted", "stopped by signal 1")
     assert latest is not None and latest.step >= 3

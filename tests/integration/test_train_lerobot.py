@@ -144,7 +144,7 @@ def test_the_chosen_camera_alone_is_seen_and_a_folder_keeps_its_name(tmp_path: P
     assert sorted(saved["input_features"]) == [cameras[0], "observation.state"]
     config = json.loads((run / "checkpoints/000002/pretrained_model/train_config.json").read_text())
     assert (config["dataset"]["repo_id"], config["dataset"]["root"]) == ("null", str(root))
-    assert RunDirectory.open(run).manifest["dataset"]["root"] == str(root)
+    assert RunDirectory.open(run).manifest.dataset.root == str(root)
 
 
 def test_init_from_another_run_starts_from_its_weights(straight: Path, toy_root: Path, tmp_path: Path) -> None:
