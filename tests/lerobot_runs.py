@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from command import instead
+
 from hlrp.runs import RunDirectory
 
 TINY_ACT = (
@@ -20,7 +22,7 @@ def train_args(root: Path, out: Path, policy: str = "act", steps: int = 40, *mor
     """Data workers, which import LeRobot anew, only where they are looked at."""
     base = ["train", "--trainer", "lerobot", "--policy", policy, "--dataset-root", str(root), "--device", "cpu"]
     sizes = ["--steps", str(steps), "--batch-size", "4", "--output-dir", str(out), f"data.num_workers={workers}"]
-    return [*base, *sizes, *more]
+    return instead([*base, *sizes], more)
 
 
 def metrics_of(run: Path) -> dict[int, dict[str, float]]:
