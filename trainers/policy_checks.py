@@ -8,7 +8,7 @@ from typing import Any
 
 from hlrp.catalog import Catalog, FieldInfo, build_catalog, cached_catalog
 from hlrp.compat import lerobot_version, without_unused_packages
-from hlrp.config import EnvSection, LeRobotRun, LightningRun, PolicyModel
+from hlrp.config import EnvSection, LeRobotRun, LightningRun, PolicyModel, refuse_unused
 from hlrp.data.dataset_info import DatasetInfo, require_training_features
 from hlrp.data.episodes import check_camera_names
 from hlrp.errors import UserError
@@ -115,9 +115,18 @@ def _catalog(run: Run) -> Catalog | None:
 
 
 def prepare_process(run: Run) -> None:
-    """Set what LeRobot reads when it is imported, in a process that is there for this run alone."""
+    """Set what LeRobot reads when it is imported, in a process that is there for this run alone.
+
+    Raises:
+        UserError: A mistake that is seen without the seconds which that import takes.
+    """
+    refuse_unused(run)
     if not isinstance(run.model, PolicyModel):
         return
+    if (catalog := cached_catalog()) is not None:
+        catalog.check_fields(run.model.policy_type, run.model.policy_fields)
+    if run.model.init_from and not run.allow_download:
+        start_of(run.model.init_from)
     if not run.allow_download:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     arguments = run.trainer.lerobot_args if isinstance(run, LeRobotRun) else {}

@@ -42,10 +42,10 @@ def test_lerobots_own_training_gets_the_same_sentences(two_tasks: Path, monkeypa
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    from hlrp import compat
+    from trainers.lerobot.hooks import mend_all_metadata
 
     monkeypatch.setattr(LeRobotDatasetMetadata, "_load_metadata", LeRobotDatasetMetadata._load_metadata)
-    compat._mend_metadata(LeRobotDatasetMetadata)
+    mend_all_metadata(LeRobotDatasetMetadata)
     dataset = LeRobotDataset("two", root=two_tasks, video_backend="pyav")
     assert [dataset[i]["task"] for i in (0, 5, 6, 11)] == ["push", "push", "pull", "pull"]
 
@@ -70,8 +70,6 @@ def test_pictures_without_statistics_are_normalised_as_any(two_tasks: Path, tmp_
     from lerobot.configs.train import DatasetConfig, TrainPipelineConfig
     from lerobot.datasets.factory import make_dataset as lerobot_dataset
 
-    from hlrp import compat
-
     root = Path(shutil.copytree(two_tasks, tmp_path / "bare"))
     path = root / "meta" / "stats.json"
     stats = json.loads(path.read_text())
@@ -81,9 +79,11 @@ def test_pictures_without_statistics_are_normalised_as_any(two_tasks: Path, tmp_
     assert data.meta.stats["observation.image"]["mean"].flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 
+    from trainers.lerobot.hooks import mend_all_metadata
+
     load = LeRobotDatasetMetadata._load_metadata
     try:
-        compat._mend_metadata(LeRobotDatasetMetadata)
+        mend_all_metadata(LeRobotDatasetMetadata)
         config = TrainPipelineConfig(
             dataset=DatasetConfig(repo_id="bare", root=str(root), video_backend="pyav"),
             policy=_config(),  # type: ignore[arg-type]

@@ -52,7 +52,7 @@ def install_training_hooks(
 
     from hlrp.data.lerobot_reader import install_reader
 
-    _mend_all_metadata(LeRobotDatasetMetadata)
+    mend_all_metadata(LeRobotDatasetMetadata)
     _accept_existing_folder(TrainPipelineConfig, emit, preflight)
     _report_metrics(lerobot_train, emit, loss)
     _save_atomically(lerobot_train, emit, stop)
@@ -79,7 +79,8 @@ def _accept_existing_folder(config_class: Any, emit: Emit, preflight: Callable[[
     config_class.validate = validate
 
 
-def _mend_all_metadata(metadata_class: Any) -> None:
+def mend_all_metadata(metadata_class: Any) -> None:
+    """Have all of LeRobot's metadata mended when it is read; see `hlrp.compat.mend_metadata`."""
     load = metadata_class._load_metadata
 
     def load_metadata(self: Any) -> None:
