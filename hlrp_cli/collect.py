@@ -13,11 +13,6 @@ if TYPE_CHECKING:
 _PHASES = {"simulate": "recording", "encode": "writing the dataset"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command("collect")(collect)
-
-
 def collect(
     tasks: Annotated[str, typer.Option(help="Tasks or difficulty groups (easy, medium, ...), comma list.")],
     output: Annotated[Path, typer.Option(help="Folder of the new dataset.")],

@@ -21,15 +21,10 @@ AllowImport = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command group."""
-    group = typer.Typer(help="Show, check or describe configurations.", no_args_is_help=True)
-    group.command("show")(show)
-    group.command("validate")(validate)
-    group.command("schema")(schema)
-    app.add_typer(group, name="config")
+group = typer.Typer(help="Show, check or describe configurations.", no_args_is_help=True)
 
 
+@group.command()
 def show(
     overrides: Overrides = None,
     config: Annotated[str | None, typer.Option("-c", "--config", help="YAML file, or a shipped name.")] = None,
@@ -56,6 +51,7 @@ def show(
     typer.echo(annotated_yaml(resolved), nl=False)
 
 
+@group.command()
 def validate(
     arguments: Annotated[
         list[str],
@@ -81,6 +77,7 @@ def validate(
         raise UserError(f"{len(problems)} of {len(files)} files are wrong\n" + "\n".join(blocks))
 
 
+@group.command()
 def schema(
     trainer: Annotated[str | None, typer.Option(help=f"Only runs of this trainer: {' or '.join(TRAINERS)}.")] = None,
 ) -> None:

@@ -13,20 +13,10 @@ if TYPE_CHECKING:
     from hlrp.data.problems import Problem
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command group."""
-    group = typer.Typer(help="Look at datasets, rename their features.", no_args_is_help=True)
-    # Without this, Typer would make the only command the group itself.
-    group.callback()(_root)
-    group.command("check")(check)
-    group.command("rename")(rename)
-    app.add_typer(group, name="data")
+group = typer.Typer(help="Look at datasets, rename their features.", no_args_is_help=True)
 
 
-def _root() -> None:
-    """Look at datasets, rename their features."""
-
-
+@group.command()
 def check(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the dataset.")],
     episodes: Annotated[
@@ -71,6 +61,7 @@ def check(
         raise typer.Exit(2)
 
 
+@group.command()
 def rename(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the dataset.")],
     names: Annotated[list[str], typer.Argument(metavar="OLD=NEW...", help="image=observation.images.image")],

@@ -34,11 +34,6 @@ POLICIES = {"latent_expert": "hlrp_action_expert_latent", "act": "ACT"}
 """Configuration, and folder, of what is trained on the recorded data, and its name in the table."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("demo")(demo)
-
-
 def demo(
     output: Annotated[Path, typer.Option(help="Folder of everything the demo makes.")] = Path("outputs/demo"),
     quick: Annotated[

@@ -27,11 +27,6 @@ class Finding:
     fix: str = ""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("doctor")(doctor)
-
-
 def doctor(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Check Python, packages, GPU, video decoder, OpenGL, plugin, folders; exit code 1 when there is a problem."""
     findings = []

@@ -26,12 +26,7 @@ FLAGS = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("eval")(evaluate_command)
-
-
-def evaluate_command(
+def eval(  # noqa: A001 - the name of the command
     policy: Annotated[
         str | None, typer.Argument(metavar="[RUN_OR_CHECKPOINT]", help="Run, checkpoint or pretrained_model folder.")
     ] = None,

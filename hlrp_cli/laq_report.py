@@ -7,11 +7,6 @@ from typing import Annotated
 import typer
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("laq-report")(laq_report)
-
-
 def laq_report(
     run: Annotated[Path, typer.Argument(help="Run of a quantizer, its checkpoint, or the folder of its weights.")],
     dataset_root: Annotated[

@@ -8,20 +8,10 @@ import typer
 
 from hlrp.data.dataset_info import TOLERANCE_S
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command group."""
-    group = typer.Typer(help="Check latent tables.", no_args_is_help=True)
-    # Without this, Typer would make the only command the group itself.
-    group.callback()(_root)
-    group.command("verify")(verify)
-    app.add_typer(group, name="latents")
+group = typer.Typer(help="Check latent tables.", no_args_is_help=True)
 
 
-def _root() -> None:
-    """Check latent tables."""
-
-
+@group.command()
 def verify(
     table: Annotated[Path, typer.Argument(help="Folder of the latent table.")],
     dataset_root: Annotated[Path, typer.Option(help="Folder of the dataset that it labels.")],

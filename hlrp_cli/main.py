@@ -31,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-# One module per command, each with `register(app)`. They import only what their flags need.
+# One module per command: it has a function of its own name, or a `group` of them. They import only what flags need.
 COMMANDS = (
     "train",
     "eval",
@@ -56,7 +56,11 @@ def _root() -> None:
 
 
 for _name in COMMANDS:
-    import_module(f"hlrp_cli.{_name}").register(app)
+    _module = import_module(f"hlrp_cli.{_name}")
+    if hasattr(_module, "group"):
+        app.add_typer(_module.group, name=_name)
+    else:
+        app.command(_name.replace("_", "-"))(getattr(_module, _name))
 
 
 def command() -> Any:

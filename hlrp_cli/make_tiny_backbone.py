@@ -8,11 +8,6 @@ import typer
 from hlrp.foundation.backends.registry import BACKENDS, DEFAULT_BACKEND
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("make-tiny-backbone")(make_tiny_backbone)
-
-
 def make_tiny_backbone(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder of the model.")],
     backend: Annotated[str, typer.Option(help=f"Backend that will use it: {' or '.join(BACKENDS)}.")] = DEFAULT_BACKEND,

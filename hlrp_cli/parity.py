@@ -12,11 +12,6 @@ if TYPE_CHECKING:
     from trainers.parity import Parity
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("parity")(parity)
-
-
 def parity(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any key of the schema: model.chunk_size=20")

@@ -9,11 +9,6 @@ if TYPE_CHECKING:
     from hlrp.catalog import Catalog
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("policies")(policies)
-
-
 def policies(
     name: Annotated[str | None, typer.Argument(help="Show the fields of this policy.")] = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Ask LeRobot again instead of the cache.")] = False,

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from hlrp.latents.labelling import LabelProgress, LabelRequest, LabelResult
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("precompute-latents")(precompute_latents)
-
-
 def precompute_latents(
     laq: Annotated[Path, typer.Option(help="Run of a quantizer, its checkpoint, or the folder of its weights.")],
     dataset_root: Annotated[Path | None, typer.Option(help="Folder of the dataset.")] = None,

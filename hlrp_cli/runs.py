@@ -12,14 +12,10 @@ if TYPE_CHECKING:
     from hlrp.runs import RunDirectory
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command group."""
-    group = typer.Typer(help="List runs, or show one.", no_args_is_help=True)
-    group.command("list")(list_)
-    group.command("show")(show)
-    app.add_typer(group, name="runs")
+group = typer.Typer(help="List runs, or show one.", no_args_is_help=True)
 
 
+@group.command("list")
 def list_(
     root: Annotated[Path, typer.Argument(help="Folder to search.")] = Path("outputs"),
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -63,6 +59,7 @@ def _number(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else "nan" if value is None else str(value)
 
 
+@group.command()
 def show(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -3,8 +3,9 @@
 Names are imported on first use, so that importing this package costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hlrp.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hlrp.config.aliases import resolve_policy_aliases
@@ -12,29 +13,26 @@ if TYPE_CHECKING:
     from hlrp.config.class_path import allow_import, resolve_class_path
     from hlrp.config.from_config import FromConfig
     from hlrp.config.loading import Resolved, is_eval_file, load_config, load_eval_config, to_yaml
+    from hlrp.config.models import FoundationModel, LaqModel, PolicyModel
     from hlrp.config.obeyed import refuse_unused
     from hlrp.config.schema import (
-        ClassPath,
-        DataSection,
-        EnvSection,
         EvalConfig,
         EvalFile,
-        FoundationModel,
-        LaqModel,
-        LatentsSection,
         LeRobotRun,
-        LeRobotTrainerSection,
         LightningRun,
-        LightningTrainerSection,
         OtherRun,
-        PolicyModel,
         RunConfig,
-        SourceSection,
-        TrainerSection,
         require_dataset,
     )
+    from hlrp.config.sections import DataSection, EnvSection, LatentsSection, SourceSection
     from hlrp.config.shipped import find_config, shipped_config, shipped_names
-    from hlrp.config.trainer_sections import steps_for_epochs
+    from hlrp.config.trainer_sections import (
+        ClassPath,
+        LeRobotTrainerSection,
+        LightningTrainerSection,
+        TrainerSection,
+        steps_for_epochs,
+    )
 
 __all__ = [
     "ClassPath",
@@ -72,27 +70,25 @@ __all__ = [
     "to_yaml",
 ]
 
-# Names that are not listed here live in `schema`.
-_HOME_OF = {
-    "FromConfig": "from_config",
-    "Resolved": "loading",
-    "allow_import": "class_path",
-    "find_config": "shipped",
-    "is_eval_file": "loading",
-    "load_config": "loading",
-    "load_eval_config": "loading",
-    "parse_episodes": "base",
-    "refuse_unused": "obeyed",
-    "resolve_class_path": "class_path",
-    "resolve_policy_aliases": "aliases",
-    "shipped_config": "shipped",
-    "shipped_names": "shipped",
-    "steps_for_epochs": "trainer_sections",
-    "to_yaml": "loading",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME_OF.get(name, 'schema')}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "aliases": ["resolve_policy_aliases"],
+        "base": ["parse_episodes"],
+        "class_path": ["allow_import", "resolve_class_path"],
+        "from_config": ["FromConfig"],
+        "loading": ["Resolved", "is_eval_file", "load_config", "load_eval_config", "to_yaml"],
+        "models": ["FoundationModel", "LaqModel", "PolicyModel"],
+        "obeyed": ["refuse_unused"],
+        "schema": ["EvalConfig", "EvalFile", "LeRobotRun", "LightningRun", "OtherRun", "RunConfig", "require_dataset"],
+        "sections": ["DataSection", "EnvSection", "LatentsSection", "SourceSection"],
+        "shipped": ["find_config", "shipped_config", "shipped_names"],
+        "trainer_sections": [
+            "ClassPath",
+            "LeRobotTrainerSection",
+            "LightningTrainerSection",
+            "TrainerSection",
+            "steps_for_epochs",
+        ],
+    },
+)

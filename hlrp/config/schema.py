@@ -5,35 +5,11 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import ConfigDict, Discriminator, Field, model_validator
 
 from hlrp.config.base import Device, FilePath, Section, Settings
-from hlrp.config.models import ClassPath, FoundationModel, LaqModel, LightningModel, PolicyModel
-from hlrp.config.sections import DataSection, EnvSection, LatentsSection, SourceSection
+from hlrp.config.models import LightningModel, PolicyModel
+from hlrp.config.sections import DataSection, EnvSection, LatentsSection
 from hlrp.config.trainer_sections import LeRobotTrainerSection, LightningTrainerSection, TrainerSection
 from hlrp.config.tree import normalise
 from hlrp.errors import UserError
-
-__all__ = [
-    "RUN_CLASSES",
-    "ClassPath",
-    "DataSection",
-    "EnvSection",
-    "EvalConfig",
-    "EvalFile",
-    "FoundationModel",
-    "LaqModel",
-    "LatentsSection",
-    "LeRobotRun",
-    "LeRobotTrainerSection",
-    "LightningRun",
-    "LightningTrainerSection",
-    "OtherRun",
-    "OtherTrainerSection",
-    "PolicyModel",
-    "RunConfig",
-    "Section",
-    "SourceSection",
-    "TrainerSection",
-    "require_dataset",
-]
 
 
 class _Run(Section):
