@@ -15,12 +15,9 @@ def alone(output: Path) -> Iterator[None]:
     from filelock import FileLock
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    lock = output.with_name(f".{output.name}.lock")
-    with FileLock(lock):
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+    # Left in place: unlinked, it would be another file for who comes next than for who waits already.
+    with FileLock(output.with_name(f".{output.name}.lock")):
+        yield
 
 
 def place(source: Path, target: Path, *, link: bool) -> str:

@@ -168,6 +168,7 @@ def write_column(table: LatentTable, info: DatasetInfo, output: Path, *, copy: b
         UserError: The table is of another dataset, or as for `check_column`.
     """
     table.check(dataset=info)
+    check_column(info, output, table.identity)  # a refusal leaves nothing, the lock neither
     with alone(output):
         if check_column(info, output, table.identity):
             return ColumnResult(output, 0, 0, 0)

@@ -189,7 +189,7 @@ def test_stock_lerobot_reads_the_columns(info, video_root, two_tables, tmp_path,
     assert all((out / p.relative_to(video_root)).samefile(p) for p in videos)
     # LeRobot rewrites metadata in place: through a link that would change the source.
     assert not any((out / p.relative_to(video_root)).samefile(p) for p in before if p not in videos)
-    assert [p.name for p in tmp_path.iterdir()] == ["labelled"]
+    assert {p.name for p in tmp_path.iterdir()} == {"labelled", ".labelled.lock"}
 
 
 def test_written_again_it_is_left_alone_and_other_labels_are_refused(info, two_tables, tmp_path):

@@ -1,5 +1,8 @@
 """A dataset whose features have other names: the same frames and rows, for LeRobot too."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from small_datasets import TOP, WRIST, camera, record
@@ -7,6 +10,7 @@ from small_datasets import TOP, WRIST, camera, record
 from hlrp.data import FrameWindows, WindowSource, read_dataset, read_episodes
 from hlrp.data.checks import dataset_problems
 from hlrp.data.columns import read_column
+from hlrp.data.linked_copy import alone
 from hlrp.data.policy_checks import policy_problems
 from hlrp.data.renaming import rename_features
 from hlrp.errors import UserError
@@ -63,3 +67,12 @@ def test_names_that_cannot_be_given(unusual, tmp_path):
     with pytest.raises(UserError, match="exists already"):
         rename_features(info, {"image": TOP}, tmp_path)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_lock_of_a_new_dataset_is_one_file_for_all_who_wait(tmp_path: Path) -> None:
+    """Unlinked, it would be another file for who comes next than for who waits already: both would hold one."""
+    lock = tmp_path / ".new.lock"
+    with alone(tmp_path / "new"):
+        waiting = lock.open()  # as another process has it
+    with waiting, alone(tmp_path / "new"):
+        assert os.path.samestat(os.fstat(waiting.fileno()), lock.stat())
