@@ -12,7 +12,6 @@ the first fifth, and seconds from the command to its first step. Fewer than 1,00
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench_lerobot_trainer import BIN, Timing, native, steady, stock_arguments
+from bench_lerobot_trainer import Timing, native, ours, stock_arguments
 
 _RESNETS = ("act", "diffusion", "vqbet")
 # Sizes at which a step takes some hundred milliseconds on a core.
@@ -108,20 +107,8 @@ def _lightning(policy: str, root: Path, steps: int) -> list[float]:
 
 def run_command(trainer: str, options: list[str], run: Path) -> Timing:
     """Time a whole command: LeRobot's own, or `hlrp train --trainer lightning`."""
-    if trainer == "lerobot":
-        return native(stock_arguments(["--trainer", "lerobot", *options], run))
-    began = time.time()
-    done = subprocess.run(
-        [str(BIN / "hlrp"), "train", "--trainer", trainer, *options, "--output-dir", str(run)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise SystemExit(done.stderr)
-    rows = [row for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
-    times = [(row["step"], row["time"]) for row in rows]
-    return Timing(0.0, times[0][1] - began, steady(times))
+    options = ["--trainer", trainer, *options]
+    return native(stock_arguments(options, run)) if trainer == "lerobot" else ours(options, run)
 
 
 def main() -> None:

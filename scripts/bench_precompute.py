@@ -22,6 +22,7 @@ import torch
 
 from hlrp.data import read_dataset, sequential_frames, window_offset
 from hlrp.data.episodes import check_camera
+from hlrp.data.identity import visible_files
 from hlrp.laq import LAQ, LAQConfig
 from hlrp.latents.labelling import LabelRequest, LAQEncoder, label
 
@@ -99,8 +100,11 @@ def repeated(root: Path, frames: int, target: Path) -> Path:
     import pyarrow.parquet as pq
 
     info = json.loads((root / "meta" / "info.json").read_text(encoding="utf8"))
-    rows = pa.concat_tables(pq.read_table(p) for p in sorted((root / "data").rglob("*.parquet")))
-    episodes = pa.concat_tables(pq.read_table(p) for p in sorted((root / "meta" / "episodes").rglob("*.parquet")))
+
+    def read(folder: Path) -> pa.Table:
+        return pa.concat_tables(pq.read_table(p) for _, p in visible_files(folder) if p.suffix == ".parquet")
+
+    rows, episodes = read(root / "data"), read(root / "meta" / "episodes")
     if frames < len(rows):
         kept = [end for end in episodes.column("dataset_to_index").to_pylist() if end <= frames] or [len(rows)]
         rows, episodes = rows.slice(0, kept[-1]), episodes.slice(0, len(kept))
