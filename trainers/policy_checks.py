@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hlrp.catalog import Catalog, FieldInfo, build_catalog, cached_catalog
+from hlrp.catalog import Catalog, FieldInfo, build_catalog, cached_catalog, policy_catalog
 from hlrp.compat import lerobot_version, without_unused_packages
 from hlrp.config import EnvSection, LeRobotRun, LightningRun, PolicyModel, refuse_unused
 from hlrp.data.dataset_info import DatasetInfo, require_training_features
@@ -125,9 +125,9 @@ def prepare_process(run: Run) -> None:
         return
     if (catalog := cached_catalog()) is not None:
         catalog.check_fields(run.model.policy_type, run.model.policy_fields)
-    if run.model.init_from and not run.allow_download:
-        start_of(run.model.init_from)
     if not run.allow_download:
+        if run.model.init_from:
+            start_of(run.model.init_from)
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     arguments = run.trainer.lerobot_args if isinstance(run, LeRobotRun) else {}
     if not any("peft" in key for key in (*arguments, *run.model.policy_fields)):
@@ -194,7 +194,7 @@ def check_with_lerobot(run: Run, dataset: DatasetInfo | None) -> None:
     start = start_of(model.init_from) if model.init_from and Path(model.init_from).exists() else None
     if model.init_from and start is None:
         return  # only LeRobot can fetch it
-    known = (cached_catalog() or build_catalog()).policy(model.policy_type).fields
+    known = policy_catalog().policy(model.policy_type).fields
     fields = policy_fields(run, dataset, known)
     allow_download = bool(fields.pop("allow_download", False)) or run.allow_download
     config = policy_config(model.policy_type, fields, device="cpu", init_from=start, allow_download=allow_download)

@@ -28,7 +28,7 @@ def get_trainer(trainer_type: str) -> "type[BaseTrainer]":
         )
     module, _, name = known[trainer_type].partition(":")
     try:
-        found: type[BaseTrainer] = getattr(import_module(module), name)
+        trainer: type[BaseTrainer] = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         if trainer_type in TRAINERS:
             raise
@@ -37,4 +37,4 @@ def get_trainer(trainer_type: str) -> "type[BaseTrainer]":
             where=known[trainer_type],
             fix="install what it needs, or use another trainer",
         ) from error
-    return found
+    return trainer

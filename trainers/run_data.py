@@ -10,6 +10,7 @@ from hlrp.config import FoundationModel, LeRobotRun, LightningRun, PolicyModel
 from hlrp.data.checks import dataset_problems, refuse_fatal
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.data.policy_checks import STATE, policy_problems
+from hlrp.data.problems import Problem
 from hlrp.errors import UserError
 from hlrp.runs import DatasetRecord, RunDirectory
 
@@ -21,15 +22,11 @@ _KEYWORDS = ("tiny",)
 def with_absolute_paths[M: BaseModel](section: M) -> M:
     """The same configuration with every path whole, as seen from here, so that it means the same from anywhere."""
     changed: dict[str, Any] = {}
-    for name, value in {**{n: getattr(section, n) for n in type(section).model_fields}, **_extra(section)}.items():
+    for name, value in section:
         new = _absolute(name, value)
         if new is not value:
             changed[name] = new
     return section.model_copy(update=changed) if changed else section
-
-
-def _extra(section: BaseModel) -> dict[str, Any]:
-    return dict(section.model_extra or {})
 
 
 def _absolute(name: str, value: Any) -> Any:
@@ -75,16 +72,16 @@ def resumed_paths[R: (LeRobotRun, LightningRun)](directory: RunDirectory, run: R
 
 
 def _relative(section: BaseModel, prefix: str) -> list[tuple[str, Path]]:
-    found: list[tuple[str, Path]] = []
+    relative: list[tuple[str, Path]] = []
     for name in type(section).model_fields:
         value = getattr(section, name)
         for number, item in enumerate(value if isinstance(value, list) else [value]):
             key = f"{prefix}{name}" + (f".{number}" if isinstance(value, list) else "")
             if isinstance(item, BaseModel):
-                found += _relative(item, f"{key}.")
+                relative += _relative(item, f"{key}.")
             elif isinstance(item, Path) and not item.is_absolute():
-                found.append((key, item))
-    return found
+                relative.append((key, item))
+    return relative
 
 
 def describe_data(datasets: Sequence[DatasetInfo]) -> DatasetRecord:
@@ -138,15 +135,13 @@ def check_data(run: LeRobotRun | LightningRun, datasets: Sequence[DatasetInfo]) 
     warnings: list[str] = []
     for info in datasets:
         cameras = [c for c in run.data.cameras or info.cameras if c in info.cameras]
-        problems = [] if not isinstance(run.model, PolicyModel) else [*_of_policy(run.model, info, cameras)]
+        problems: list[Problem] = []
+        if isinstance(run.model, PolicyModel):
+            # A pretrained policy's own list of features is held against the dataset when it is loaded.
+            problems += policy_problems(info, None if run.model.init_from else run.model.policy_type, cameras)
         problems += dataset_problems(info, run.data.episodes, cameras, **_reading(run, info))
         warnings += refuse_fatal(iter(problems), info)
     return warnings
-
-
-def _of_policy(model: PolicyModel, info: DatasetInfo, cameras: Sequence[str]) -> Any:
-    # A pretrained policy's own list of features is held against the dataset when it is loaded.
-    return policy_problems(info, model.policy_type if model.init_from is None else None, cameras)
 
 
 def _reading(run: LeRobotRun | LightningRun, info: DatasetInfo) -> Mapping[str, Any]:

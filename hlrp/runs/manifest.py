@@ -41,7 +41,7 @@ class ResumeRecord(BaseModel):
 
     Args:
         step: Of the checkpoint it went on from.
-        skipped: What was said of newer checkpoints, and of damaged rows.
+        skipped: What was said of newer checkpoints, damaged rows, and the data.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -103,10 +103,10 @@ class RunManifest(BaseModel):
             FileNotFoundError: There is none.
             UserError: It is damaged, something else, or of a newer release.
         """
-        found: Any = None
+        content: Any = None
         try:
-            found = json.loads(path.read_text(encoding="utf8"))
-            problem = None if isinstance(found, dict) else "it is not an object"
+            content = json.loads(path.read_text(encoding="utf8"))
+            problem = None if isinstance(content, dict) else "it is not an object"
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -114,16 +114,16 @@ class RunManifest(BaseModel):
         except (ValueError, RecursionError) as error:
             problem = f"{type(error).__name__}: {error}"
         if problem is None:
-            version = found.get("schema_version")
+            version = content.get("schema_version")
             if isinstance(version, int) and version > SCHEMA_VERSION:
                 raise UserError("this run was written by a newer hlrp", where=str(path), fix="upgrade hlrp")
             # A field that is null says as little as one that is missing.
-            said = {key: value for key, value in found.items() if value is not None or key not in cls.model_fields}
+            said = {key: value for key, value in content.items() if value is not None or key not in cls.model_fields}
             try:
                 return _FoundManifest.model_validate(said, strict=True)
             except ValidationError as error:
                 field = str(error.errors()[0]["loc"][0])
-                problem = f"{field!r} is {json.dumps(found[field])[:60]}"
+                problem = f"{field!r} is {json.dumps(content[field])[:60]}"
         raise UserError(
             f"{MANIFEST} cannot be read: {problem}", where=str(path), fix="restore the file, or take the folder away"
         )

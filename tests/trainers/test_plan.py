@@ -227,11 +227,16 @@ def test_a_lightning_run_in_an_oddly_named_folder_goes_on_from_its_own_configura
 
     odd, out = tmp_path / name, tmp_path / "[run]"
     shutil.copytree(root, odd)
+    stats = json.loads((odd / "meta" / "stats.json").read_text())
+    stats["observation.image"]["mean"] = float("nan")
+    (odd / "meta" / "stats.json").write_text(json.dumps(stats))
     run = _run(odd, out, "lightning")
     trainer = get_trainer("lightning")
-    trainer().fit(run=run)
+    fresh = trainer().fit(run=run)
     again: Any = load_config(out / "config.yaml").config
     assert again == run
     result = trainer().resume(RunDirectory.open(out), again, steps=3)
     assert [row["step"] for row in RunDirectory.open(out).metrics()][-1] == 3
     assert result.path == out
+    assert result.warnings == fresh.warnings
+    assert "statistics of 'observation.image' are not finite" in "".join(result.warnings)

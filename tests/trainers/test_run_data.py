@@ -166,6 +166,16 @@ def test_a_run_goes_on_with_the_same_data_only(trainer: str, root: Path, tmp_pat
             raise UserError(error.what) from error
 
 
+def test_a_resumed_lerobot_run_warns_of_its_data_as_a_fresh_one(root: Path, tmp_path: Path) -> None:
+    from trainers.lerobot.trainer import plan, plan_resume
+
+    _edit_json(root / "meta" / "stats.json", lambda stats: stats["observation.image"].update(mean=float("nan")))
+    run: Any = _config("lerobot", root)
+    fresh = plan(run, tmp_path / "fresh").warnings
+    assert "statistics of 'observation.image' are not finite" in "".join(fresh)
+    assert plan_resume(_stored(run, tmp_path / "run", root), run, None)[2] == fresh
+
+
 def test_a_run_of_an_older_hlrp_goes_on_with_data_of_the_same_names_and_sizes_and_says_so(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,14 +10,7 @@ from hlrp.config import LeRobotRun, load_config, refuse_unused, require_dataset
 from hlrp.data.dataset_info import DatasetInfo, find_dataset, read_dataset
 from hlrp.data.episodes import read_episodes, split_episodes
 from hlrp.errors import UserError
-from hlrp.runs import (
-    Checkpoint,
-    DatasetRecord,
-    RunDirectory,
-    claim_run_path,
-    new_run_path,
-    resolve_pretrained,
-)
+from hlrp.runs import Checkpoint, DatasetRecord, RunDirectory, claim_run_path, new_run_path, resolve_pretrained
 from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.lerobot.command import Command, build_arguments, build_command, resume_arguments
 from trainers.lerobot.session import TrainingSession
@@ -77,11 +70,33 @@ class LeRobotTrainer(BaseTrainer):
             if not isinstance(loaded, LeRobotRun):
                 raise UserError("this trainer runs LeRobot configurations", where="trainer_type")
             run = loaded
-        return train(run)
+        run = with_absolute_paths(run)
+        with claim_run_path(run.output_dir, run.job_name or run.model.policy_type) as lock:
+            command, dataset, path, steps, warnings = plan(run, lock.folder)
+            lifecycle = RunLifecycle(warnings)
+
+            def create() -> RunDirectory:
+                return lifecycle.create(
+                    path,
+                    run,
+                    policy=run.model.policy_type,
+                    dataset=describe_data([dataset]) if dataset else DatasetRecord(repo_id=run.data.repo_id),
+                    steps=steps,
+                    command=command.argv,
+                )
+
+            return TrainingSession(command, lock, lifecycle, create, steps=steps).run()
 
     def resume(self, directory: RunDirectory, run: LeRobotRun, *, steps: int | None = None) -> RunResult:
         """Continue a run from its newest complete checkpoint, in its own folder."""
-        return resume(directory, run, steps)
+        with directory.sole_writer() as lock:
+            command, checkpoint, warnings, total = plan_resume(directory, run, steps)
+            lifecycle = RunLifecycle(warnings)
+
+            def reopen() -> RunDirectory:
+                return lifecycle.reopen(directory, checkpoint, steps=total, command=command.argv)
+
+            return TrainingSession(command, lock, lifecycle, reopen, steps=total, start=checkpoint.step).run()
 
     @staticmethod
     def dry_run(run: LeRobotRun, *, resume: RunDirectory | None = None, steps: int | None = None) -> str:
@@ -126,9 +141,8 @@ def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
     refuse_unused(run)
     require_dataset(run)
     _check_device(run.trainer.device)
-    dataset, warnings = None, list[str]()
-    if not run.allow_download or find_dataset(run.data.repo_id, run.data.root) is not None:
-        dataset = read_dataset(run.data.repo_id, run.data.root, tolerance_s=run.data.tolerance_s)
+    dataset, warnings = _local_dataset(run), list[str]()
+    if dataset is not None:
         split_episodes(dataset, run.trainer.eval_split, episodes=run.data.episodes)
         warnings = check_data(run, [dataset])
     known = check_policy_run(run, dataset)
@@ -149,6 +163,13 @@ def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
     steps = run.trainer.total_steps(_frames(dataset, run)) if dataset else run.trainer.steps
     path = path or new_run_path(run.output_dir, run.job_name or run.model.policy_type)
     return Plan(build_command(run, build_arguments(run, dataset, path, steps, known)), dataset, path, steps, warnings)
+
+
+def _local_dataset(run: LeRobotRun) -> DatasetInfo | None:
+    """The run's dataset; None if it is not here, and LeRobot may download it."""
+    if run.allow_download and find_dataset(run.data.repo_id, run.data.root) is None:
+        return None
+    return read_dataset(run.data.repo_id, run.data.root, tolerance_s=run.data.tolerance_s)
 
 
 def _check_arguments(arguments: list[str]) -> None:
@@ -206,59 +227,24 @@ def _check_device(device: str | None) -> None:
         )
 
 
-def train(run: LeRobotRun) -> RunResult:
-    """Run a fresh training."""
-    run = with_absolute_paths(run)
-    with claim_run_path(run.output_dir, run.job_name or run.model.policy_type) as lock:
-        command, dataset, path, steps, warnings = plan(run, lock.folder)
-
-        lifecycle = RunLifecycle(warnings)
-
-        def create() -> RunDirectory:
-            return lifecycle.create(
-                path,
-                run,
-                policy=run.model.policy_type,
-                dataset=describe_data([dataset]) if dataset else DatasetRecord(repo_id=run.data.repo_id),
-                steps=steps,
-                command=command.argv,
-            )
-
-        return TrainingSession(command, lock, lifecycle, create, steps=steps).run()
-
-
 def plan_resume(
     directory: RunDirectory, run: LeRobotRun, steps: int | None
 ) -> tuple[Command, Checkpoint, list[str], int]:
     """Decide the command that continues a run.
 
     Returns:
-        The command, the checkpoint it starts from, what is skipped, and the steps the run will have.
+        The command, the checkpoint it starts from, warnings (newer checkpoints that are skipped, what may be wrong with
+        the data), and the steps the run will have.
 
     Raises:
         UserError: No checkpoint, nothing left to do, or the data are not those that the run began with.
     """
     total = steps or directory.manifest.steps or run.trainer.steps
-    checkpoint, skipped = resumable(directory, total)
+    checkpoint, warnings = resumable(directory, total)
     run = resumed_paths(directory, run)
-    if not run.allow_download or find_dataset(run.data.repo_id, run.data.root) is not None:
-        dataset = read_dataset(run.data.repo_id, run.data.root, tolerance_s=run.data.tolerance_s)
+    if (dataset := _local_dataset(run)) is not None:
         check_same_data(directory, [dataset])
-        check_data(run, [dataset])
-    extra = run.trainer.lerobot_args
+        warnings += check_data(run, [dataset])
     _check_device(run.trainer.device)
-    arguments = resume_arguments(checkpoint, directory.path, total, extra)
-    return build_command(run, arguments), checkpoint, skipped, total
-
-
-def resume(directory: RunDirectory, run: LeRobotRun, steps: int | None = None) -> RunResult:
-    """Continue a run from its newest complete checkpoint, in its own folder."""
-    with directory.sole_writer() as lock:
-        command, checkpoint, skipped, total = plan_resume(directory, run, steps)
-
-        lifecycle = RunLifecycle(skipped)
-
-        def reopen() -> RunDirectory:
-            return lifecycle.reopen(directory, checkpoint, steps=total, command=command.argv)
-
-        return TrainingSession(command, lock, lifecycle, reopen, steps=total, start=checkpoint.step).run()
+    arguments = resume_arguments(checkpoint, directory.path, total, run.trainer.lerobot_args)
+    return build_command(run, arguments), checkpoint, warnings, total

@@ -125,9 +125,9 @@ def _leave_out_packages() -> None:
 
 def _check_policy() -> None:
     """LeRobot and the plugins are imported here anyway: check against them, and leave the list for the next command."""
-    from hlrp.catalog import build_catalog, cached_catalog
+    from hlrp.catalog import policy_catalog
 
-    catalog = cached_catalog() or build_catalog()
+    catalog = policy_catalog()
     if asked := os.environ.get(ASKED_POLICY):
         policy = json.loads(asked)
         catalog.check_fields(policy["name"], policy["fields"])

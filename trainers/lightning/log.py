@@ -1,4 +1,4 @@
-"""Where a Lightning run's log goes: to its `log.txt`, each record once, and nothing of it to the terminal."""
+"""The log of a Lightning run: every record goes to its `log.txt` once, and none to the terminal."""
 
 import logging
 import sys

@@ -77,9 +77,9 @@ def build_datamodule(run: LightningRun, announce: "Callable[[str], None]") -> "L
         UserError: The `data` section does not fit the dataset.
     """
     if isinstance(run.model, PolicyModel):
-        from trainers.lightning.policies import build_policy_data
+        from hlrp.data.lerobot_data_module import LeRobotDataModule
 
-        return build_policy_data(run, announce)
+        return LeRobotDataModule.from_run(run, announce=announce)
     from hlrp.data.data_module import FrameDataModule
 
     if isinstance(run.model, FoundationModel):

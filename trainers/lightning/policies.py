@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from hlrp.runs import resolve_pretrained
 from trainers.policy_checks import DTYPES, policy_fields, policy_of, start_of
 
 if TYPE_CHECKING:
-    from hlrp.data.lerobot_data_module import LeRobotDataModule
     from hlrp.policies.adapter import LeRobotPolicyAdapter
 
 _PRECISIONS = {dtype: precision for precision, dtype in DTYPES.items()}
@@ -51,17 +50,6 @@ def _dtype(run: LightningRun) -> str:
     if model.init_from:
         return str(json.loads((start_of(model.init_from) / "config.json").read_text(encoding="utf8")).get("dtype"))
     return str(ast.literal_eval(known["dtype"].default or "''"))
-
-
-def build_policy_data(run: LightningRun, announce: Callable[[str], None]) -> "LeRobotDataModule":
-    """The run's data.
-
-    Raises:
-        UserError: They do not exist, or are not what is asked for.
-    """
-    from hlrp.data.lerobot_data_module import LeRobotDataModule
-
-    return LeRobotDataModule.from_run(run, announce=announce)
 
 
 def build_adapter(run: LightningRun, resumed_from: Path | None = None) -> "LeRobotPolicyAdapter":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from hlrp.config import LightningRun
+from hlrp.config import LightningTrainerSection
 from hlrp.evaluation.request import EvalRequest
 from hlrp.evaluation.run import evaluate
 
@@ -19,24 +19,12 @@ class Rollouts:
     """What is rolled out, and how often.
 
     Args:
-        every: Optimizer steps between rollouts, > 0.
-        episodes: Episodes per task, > 0.
+        section: The run's `trainer` section; its `eval_freq` is above 0.
         folder: `eval/` of the run; the rollouts of a step go to a folder of their own.
-        device: Torch device of the policy; None: the one it is trained on.
     """
 
-    every: int
-    episodes: int
+    section: LightningTrainerSection
     folder: Path
-    device: str | None = None
-
-    @classmethod
-    def of(cls, run: LightningRun, folder: Path) -> "Rollouts | None":
-        """Those that a run asks for; None: none."""
-        section = run.trainer
-        if section.eval_freq == 0:
-            return None
-        return cls(section.eval_freq, section.eval_episodes, folder, section.device)
 
     def __call__(self, checkpoint: Path) -> dict[str, float]:
         """Roll a checkpoint out on the seeds of `hlrp eval`.
@@ -52,7 +40,10 @@ class Rollouts:
         folder = self.folder / f"step_{checkpoint.name}"
         # Left by a run that went past this step, was killed and continues from before it.
         shutil.rmtree(folder, ignore_errors=True)
-        request = EvalRequest(checkpoint, episodes=self.episodes, device=self.device, videos=1, output=folder)
+        section = self.section
+        request = EvalRequest(
+            checkpoint, episodes=section.eval_episodes, device=section.device, videos=1, output=folder
+        )
         try:
             with isolate_rng(include_cuda=True):
                 result = evaluate(request)

@@ -3,21 +3,22 @@
 import logging
 import signal
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from hlrp.config import LightningTrainerSection
 from hlrp.errors import HlrpError, Interrupted, UserError
 from hlrp.finite import NonFiniteError
 from hlrp.processes import StoppedBySignal, StopRequests
 from trainers.base import RunResult
-from trainers.lifecycle import RunLifecycle, default_log_freq, default_save_freq, explain_failure
+from trainers.lifecycle import RunLifecycle, default_save_freq, explain_failure
 from trainers.lightning.checkpoints import save_checkpoint
 from trainers.lightning.log import RunLog
 from trainers.lightning.loops import StepTimes, make_exact
+from trainers.lightning.options import log_freq_of
 from trainers.lightning.recording import Recorder, RunLogger
 
 if TYPE_CHECKING:
@@ -25,29 +26,6 @@ if TYPE_CHECKING:
 
 # On a GPU, asking all processes whether one of them was told to stop waits for the device; not on every step.
 _STEPS_BETWEEN_QUESTIONS = 10
-
-
-@dataclass(frozen=True)
-class SessionPlan:
-    """What a session is to do.
-
-    Args:
-        log_freq: Steps between rows; None: chosen from the length.
-        save_freq: Steps between checkpoints; None: chosen from the length.
-        keep_last: Checkpoints to keep; None: all.
-        seed: Seed of the run.
-        resume_from: Checkpoint folder to continue.
-        max_nonfinite_steps: Steps in a row whose loss may be no number.
-        rollouts: Of a policy, while it is trained; None: none.
-    """
-
-    log_freq: int | None
-    save_freq: int | None
-    keep_last: int | None
-    seed: int
-    resume_from: Path | None = None
-    max_nonfinite_steps: int = 10
-    rollouts: "Rollouts | None" = None
 
 
 class _Watch(Callback):
@@ -74,14 +52,26 @@ class LightningSession:
     Args:
         trainer: Lightning's trainer, not yet used.
         lifecycle: The run, begun; in all processes but the first without a folder.
-        plan: What to do.
+        section: The run's `trainer` section: how often to log and save, what to keep, the seed.
+        resume_from: Checkpoint folder to continue.
+        rollouts: Of a policy, while it is trained; None: none.
     """
 
-    def __init__(self, trainer: Trainer, lifecycle: RunLifecycle, plan: SessionPlan) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        lifecycle: RunLifecycle,
+        section: LightningTrainerSection,
+        *,
+        resume_from: Path | None = None,
+        rollouts: "Rollouts | None" = None,
+    ) -> None:
         self._trainer = trainer
         self._lifecycle = lifecycle
-        self._plan = plan
-        self.recorder = Recorder(lifecycle, plan.max_nonfinite_steps)
+        self._section = section
+        self._resume_from = resume_from
+        self._rollouts = rollouts
+        self.recorder = Recorder(lifecycle, section.max_nonfinite_steps)
         self._requests = StopRequests()
         self._module: LightningModule | None = None
         self._total = self._log_freq = self._save_freq = 1
@@ -107,7 +97,7 @@ class LightningSession:
         """
         self._module = module
         model: Any = torch.compile(module) if compiled else module
-        resume = self._plan.resume_from
+        resume = self._resume_from
         failure: BaseException | None = None
         if self._lifecycle.directory is not None:
             log.write_to(self._lifecycle.directory.path)
@@ -126,12 +116,12 @@ class LightningSession:
     def begin(self, trainer: Trainer) -> None:
         """Training is about to start: its length is known, and from now on there is something to save."""
         self._total = trainer.max_steps if trainer.max_steps > 0 else int(trainer.estimated_stepping_batches)
-        self._log_freq = self._plan.log_freq or default_log_freq(self._total)
-        self._save_freq = self._plan.save_freq or default_save_freq(self._total)
+        self._log_freq = log_freq_of(self._section)
+        self._save_freq = self._section.save_freq or default_save_freq(self._total)
         self._seen = self._saved = trainer.global_step
-        if trainer.global_rank > 0 and self._plan.resume_from is None:
+        if trainer.global_rank > 0 and self._resume_from is None:
             # Weights are made from one seed everywhere; noise must differ, or the processes repeat each other.
-            torch.manual_seed(self._plan.seed + trainer.global_rank)
+            torch.manual_seed(self._section.seed + trainer.global_rank)
         if self._lifecycle.directory is not None:
             self._lifecycle.directory.update(steps=self._total, processes=trainer.world_size)
         self.recorder.begin(trainer, self._total)
@@ -159,8 +149,8 @@ class LightningSession:
         if self._is_due(step, self._log_freq):
             recorder.write_row(trainer)
         stop = self._told_to_stop(step)
-        rollouts = self._plan.rollouts
-        roll_out = rollouts is not None and not stop and self._is_due(step, rollouts.every)
+        rollouts = self._rollouts
+        roll_out = rollouts is not None and not stop and self._is_due(step, self._section.eval_freq)
         if self._is_due(step, self._save_freq) or stop or roll_out:
             self.save()
         if stop:
@@ -183,7 +173,7 @@ class LightningSession:
         self._lifecycle.flush()
         directory = self._lifecycle.directory
         folder = directory.path if directory is not None else Path(self._trainer.default_root_dir)
-        save_checkpoint(self._trainer, self._module, folder / "checkpoints", keep_last=self._plan.keep_last)
+        save_checkpoint(self._trainer, self._module, folder / "checkpoints", keep_last=self._section.keep_last)
         self._saved = self._trainer.global_step
 
     def _told_to_stop(self, step: int) -> bool:

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from hlrp.runs import Checkpoint
-    from trainers.lightning.rollouts import Rollouts
-    from trainers.lightning.session import SessionPlan
 
 
 class LightningTrainer(BaseTrainer):
@@ -136,13 +134,12 @@ class LightningTrainer(BaseTrainer):
         """
         # Of several processes the first one writes, for all of them.
         with directory.sole_writer() if is_first_process() else nullcontext():
-            checkpoint, skipped, run = plan_resume(directory, run, steps)
-            run = resumed_paths(directory, run)
+            checkpoint, notes, run = plan_resume(directory, run, steps)
             dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
             check_same_data(directory, dataset)
-            check_data(run, dataset)
+            notes += check_data(run, dataset)
             return _execute(
-                run, module, datamodule, dataset=dataset, directory=directory, checkpoint=checkpoint, notes=skipped
+                run, module, datamodule, dataset=dataset, directory=directory, checkpoint=checkpoint, notes=notes
             )
 
     @staticmethod
@@ -151,7 +148,6 @@ class LightningTrainer(BaseTrainer):
         checkpoint = None
         if resume is not None:
             checkpoint, _, run = plan_resume(resume, run, steps)
-            run = resumed_paths(resume, run)
         datasets = LightningTrainer._check(run, needs_data=True, needs_module=True)
         if resume is not None:
             check_same_data(resume, datasets)
@@ -195,7 +191,7 @@ def plan_resume(
     """Find the checkpoint to continue from.
 
     Returns:
-        The checkpoint, a line for each newer one that cannot be used, and the run with its new length.
+        The checkpoint, a line for each newer one that cannot be used, and the run with its new length and whole paths.
 
     Raises:
         UserError: There is none, or the run is complete.
@@ -205,7 +201,7 @@ def plan_resume(
         section = section.model_copy(update={"steps": steps, "max_epochs": None})
     total = section.steps if section.max_epochs is None else directory.manifest.steps
     checkpoint, skipped = resumable(directory, total)
-    return checkpoint, skipped, run.model_copy(update={"trainer": section})
+    return checkpoint, skipped, resumed_paths(directory, run.model_copy(update={"trainer": section}))
 
 
 def _execute(
@@ -239,7 +235,13 @@ def _execute(
             _begin(lifecycle, run, path, dataset, directory, checkpoint)
             if datamodule is None:
                 _announce(announce, run, trainer)
-        session = LightningSession(trainer, lifecycle, _plan(run, path, checkpoint))
+        rollouts = None
+        if run.trainer.eval_freq:
+            from trainers.lightning.rollouts import Rollouts
+
+            rollouts = Rollouts(run.trainer, path / "eval")
+        resumed = checkpoint.path if checkpoint else None
+        session = LightningSession(trainer, lifecycle, run.trainer, resume_from=resumed, rollouts=rollouts)
         return session.run(module, data, log, compiled=run.trainer.compile)
 
 
@@ -276,21 +278,6 @@ def _prepare(
     return trainer, module, data
 
 
-def _plan(run: LightningRun, path: Path, checkpoint: "Checkpoint | None") -> "SessionPlan":
-    from trainers.lightning.options import log_freq_of
-    from trainers.lightning.session import SessionPlan
-
-    return SessionPlan(
-        log_freq=log_freq_of(run.trainer),
-        save_freq=run.trainer.save_freq,
-        keep_last=run.trainer.keep_last,
-        seed=run.trainer.seed,
-        resume_from=checkpoint.path if checkpoint else None,
-        max_nonfinite_steps=run.trainer.max_nonfinite_steps,
-        rollouts=_rollouts(run, path),
-    )
-
-
 @contextmanager
 def _folder(run: LightningRun, directory: RunDirectory | None, first: bool) -> Iterator[Path]:
     """The folder of the run: of one that is continued, or claimed for a fresh one."""
@@ -301,14 +288,6 @@ def _folder(run: LightningRun, directory: RunDirectory | None, first: bool) -> I
     else:
         with claim_run_path(run.output_dir, run.job_name or job_name(run)) as lock:
             yield lock.folder
-
-
-def _rollouts(run: LightningRun, path: Path) -> "Rollouts | None":
-    if run.trainer.eval_freq == 0:
-        return None
-    from trainers.lightning.rollouts import Rollouts
-
-    return Rollouts.of(run, path / "eval")
 
 
 def _begin(
