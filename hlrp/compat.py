@@ -1,4 +1,4 @@
-"""Every touch of a LeRobot API, outside its training loop, that is private or has moved between releases.
+"""All use of LeRobot APIs that are private or have moved between releases, outside its training loop.
 
 Supported: 0.6 from 0.6.1 on. What is changed around the loop is in `trainers.lerobot.hooks`.
 

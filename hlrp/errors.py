@@ -1,4 +1,4 @@
-"""The two ways a command can end badly: the user asked for something impossible, or the work failed."""
+"""The errors that a command ends with: a mistake of the user, work that failed, an interruption."""
 
 import difflib
 from collections.abc import Iterable, Iterator

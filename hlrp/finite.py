@@ -1,4 +1,4 @@
-"""Telling when a training has come to numbers that are none (NaN, infinities), from which it never returns."""
+"""Ending a training whose loss or weights are NaN or infinite, from which it never recovers."""
 
 import math
 from typing import TYPE_CHECKING

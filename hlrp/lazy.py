@@ -1,4 +1,4 @@
-"""Names that a package offers but imports only when they are asked for: the command line must answer at once."""
+"""Importing the names that a package offers only when they are asked for, so that the command line answers at once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What processes agree on: who may write a folder, what ends them, and where their children find this project.
+"""Signals that stop a run, locks of folders, ranks of a launcher, and the environment of child processes.
 
 Signals that stop a run (SIGINT, SIGTERM, SIGHUP) become a wish, which is granted when a step is complete.
 """
@@ -10,10 +10,10 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NamedTuple, Self
 
 from hlrp.errors import Interrupted, UserError
@@ -50,6 +50,11 @@ def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
     return not rank.isdecimal() or int(rank) == 0
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Ranks(NamedTuple):
     """Which process of how many this is."""
 
@@ -66,16 +71,16 @@ class Ranks(NamedTuple):
         for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
             if rank in environment and world in environment:
                 try:
-                    found = cls(int(environment[rank]), int(environment[world]))
+                    ranks = cls(int(environment[rank]), int(environment[world]))
                 except ValueError:
-                    found = cls(-1, 0)
-                if not 0 <= found.rank < found.world:
+                    ranks = cls(-1, 0)
+                if not 0 <= ranks.rank < ranks.world:
                     raise UserError(
                         f"{rank}={environment[rank]} and {world}={environment[world]} are no rank and number of ranks",
                         where="environment",
                         fix="start it through torchrun or srun, or unset both",
                     )
-                return found
+                return ranks
         return cls()
 
     def share(self, count: int) -> range:
@@ -116,12 +121,6 @@ def leave_closed_terminal() -> None:
                 os.close(nowhere)
 
 
-def _host() -> str:
-    import socket
-
-    return socket.gethostname()
-
-
 class StopRequests:
     """Context that takes the signals over that stop a run; outside the main thread it does nothing.
 
@@ -132,24 +131,22 @@ class StopRequests:
     def __init__(self) -> None:
         self.number: int | None = None
         self.training = False
-        self._before: dict[int, Any] = {}
+        self._taken = ExitStack()
+        self._numbers: tuple[int, ...] = ()
 
     def __enter__(self) -> "StopRequests":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.getsignal(number) for number in stop_signals()}
-            self.install()
+            self._numbers = stop_signals()
+            self._taken.enter_context(signal_handlers(self._on_signal, self._numbers))
         return self
 
     def install(self) -> None:
         """Set the handlers again: Lightning puts its own in front of them, which talk to other processes."""
-        for number in self._before:
+        for number in self._numbers:
             signal.signal(number, self._on_signal)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    def __exit__(self, *_: object) -> None:
+        self._taken.close()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         leave_closed_terminal()
@@ -157,6 +154,13 @@ class StopRequests:
             raise Interrupted("interrupted before training began; there is nothing to save", number)
         if self.number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
+        self.number = number
+
+
+class SignalError(BaseException):
+    """Raised where a signal arrives, so that what is open is closed; not an `Exception`, which libraries swallow."""
+
+    def __init__(self, number: int) -> None:
         self.number = number
 
 
@@ -198,7 +202,7 @@ class _Writer:
 
     @property
     def here(self) -> bool:
-        return self.host == _host()
+        return self.host == os.uname().nodename
 
     def living(self) -> list[int]:
         """Those alive on this host; a number that was given to another process since is none of them."""
@@ -265,9 +269,7 @@ class FolderLock:
             return self
         raise UserError("the folder disappears as soon as it is made", where=str(self.folder), fix="try again")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         writer = _Writer.read(self._record)
         if writer is not None and writer.here and writer.processes[0][0] == os.getpid():
             with suppress(OSError):
@@ -281,7 +283,8 @@ class FolderLock:
     def add_process(self, pid: int) -> None:
         """Name a child that writes the folder too, and may do so a little longer than this process."""
         self._processes.append((pid, _born(pid)))
-        self._write()
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        write_json(self._record, {"host": os.uname().nodename, "since": since, "processes": self._processes})
 
     def _make_folder(self) -> None:
         path, missing = self.folder, []
@@ -302,9 +305,13 @@ class FolderLock:
 
     def _take(self) -> None:
         """Lock, once nothing that a dead writer left (its data workers, its training process) writes any more."""
+        from filelock import Timeout
+
         end = time.monotonic() + _LEFTOVERS_S
         while True:
-            taken = self._try()
+            with suppress(Timeout):
+                self._lock.acquire(blocking=False)
+            taken = self._lock.is_locked
             writer = _Writer.read(self._record)
             living = [pid for pid in writer.living() if pid != os.getpid() or not taken] if writer else []
             if taken and not living:
@@ -325,19 +332,6 @@ class FolderLock:
         except BaseException:
             self._lock.release()
             raise
-
-    def _try(self) -> bool:
-        from filelock import Timeout
-
-        try:
-            self._lock.acquire(blocking=False)
-        except Timeout:
-            return False
-        return True
-
-    def _write(self) -> None:
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        write_json(self._record, {"host": _host(), "since": since, "processes": self._processes})
 
 
 def is_unwritten(folder: Path) -> bool:

@@ -86,10 +86,10 @@ def _episodes(asked: str | None) -> list[int] | None:
     if asked is None:
         return None
     try:
-        found: list[int] = parse_episodes(asked)
+        chosen: list[int] = parse_episodes(asked)
     except ValueError as error:
         raise UserError(str(error), where="--episodes", fix="write 0-9,12") from error
-    return sorted(set(found))
+    return sorted(set(chosen))
 
 
 def _problems(info: "DatasetInfo", episodes: list[int] | None, policy: str | None) -> "list[Problem]":
@@ -98,5 +98,5 @@ def _problems(info: "DatasetInfo", episodes: list[int] | None, policy: str | Non
 
     # Without actions it is for models of video, which normalise nothing.
     for_policies = policy is not None or "action" in info.features
-    found = [*dataset_problems(info, episodes, needs_statistics=for_policies)]
-    return [*found, *policy_problems(info, policy)] if for_policies else found
+    problems = [*dataset_problems(info, episodes, needs_statistics=for_policies)]
+    return [*problems, *policy_problems(info, policy)] if for_policies else problems

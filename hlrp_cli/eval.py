@@ -24,6 +24,8 @@ FLAGS = {
     "output": "eval.output",
     "policy": "eval.checkpoint",
 }
+# Settings that an `EvalRequest` has under the same name.
+_SAME = ("episodes", "seed", "batch_size", "device", "videos", "output")
 
 
 def eval(  # noqa: A001 - the name of the command
@@ -97,10 +99,10 @@ def _request(given: dict[str, Any], overrides: list[str]) -> "EvalRequest":
         for name, key in FLAGS.items()
         if (value := given[name]) is not None
     }
-    settings: dict[str, Any] = {}
     from hlrp.config import load_eval_config
 
     config = load_eval_config(given["config"], rest, flags).config
+    settings = {name: getattr(config, name) for name in _SAME}
     if config.env is not None:
         settings["env_type"] = config.env.type
         fields = {**config.env.env_fields, **fields}
@@ -110,12 +112,6 @@ def _request(given: dict[str, Any], overrides: list[str]) -> "EvalRequest":
     return EvalRequest(
         policy_path=config.checkpoint,
         tasks=tasks,
-        episodes=config.episodes,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        device=config.device,
-        videos=config.videos,
-        output=config.output,
         env_fields=fields,
         replay=given["replay"],
         rename_map=_pairs(given["rename_map"] or []),

@@ -3,6 +3,7 @@
 import time
 from typing import TYPE_CHECKING, Any
 
+from hlrp.evaluation.request import Listener
 from hlrp.progress import ProgressDisplay
 from hlrp_cli.console import console
 
@@ -10,16 +11,12 @@ if TYPE_CHECKING:
     from hlrp.evaluation.request import EvalResult
 
 
-class EvalView(ProgressDisplay):
+class EvalView(ProgressDisplay, Listener):
     """Episodes done, running success, steps per second and ETA."""
 
     def __init__(self) -> None:
         super().__init__(console(), "episodes")
         self.note("loading LeRobot, the environment and the policy")
-        self._done = 0
-        self._success = ""
-        self._steps = 0
-        self._start = 0.0
 
     def started(self, task: str, episodes: int) -> None:
         """Begin a task's bar."""
@@ -45,49 +42,35 @@ class EvalView(ProgressDisplay):
         self.update(self._done, self._success, rate=f"{steps_per_s:.0f} steps/s")
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
-
-
-def _interval(pair: list[float]) -> str:
-    return f"{100 * pair[0]:.0f} to {100 * pair[1]:.0f} %"
-
-
 def show(result: "EvalResult") -> None:
     """Print tables of what was found and where the files are, on standard output."""
-    import sys
-
-    from rich.console import Console
-
-    terminal = sys.stdout.isatty()
-    out = Console(file=sys.stdout, highlight=False, width=None if terminal else 160, soft_wrap=not terminal)
-    found = result.to_json()
-    if found["replay"]:
-        _replay_table(out, found["replay"])
-    if found["overall"]:
-        _success_table(out, found)
-    if found["comparison"]:
-        _comparison(out, found["comparison"])
+    out, results = console(result=True), result.to_json()
+    if results["replay"]:
+        _replay_table(out, results["replay"])
+    if results["overall"]:
+        _success_table(out, results)
+    if results["comparison"]:
+        _comparison(out, results["comparison"])
     out.print(f"results  {result.folder / 'results.json'}", markup=False)
-    if any(t["videos"] for t in found["tasks"].values()):
+    if any(t["videos"] for t in results["tasks"].values()):
         out.print(f"videos   {result.folder / 'videos'}", markup=False)
 
 
-def _success_table(out: Any, found: dict[str, Any]) -> None:
+def _success_table(out: Any, results: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table("task", box=None, pad_edge=False)
     for name in ("success", "rate", "95 % interval", "return", "length"):
         table.add_column(name, justify="right")
-    rows = dict(found["tasks"])
+    rows = dict(results["tasks"])
     if len(rows) > 1:
-        rows["all"] = found["overall"]
+        rows["all"] = results["overall"]
     for task, row in rows.items():
         table.add_row(
             task,
             f"{row['successes']}/{row['episodes']}",
-            _percent(row["success_rate"]),
-            _interval(row["success_interval"]),
+            f"{100 * row['success_rate']:.0f} %",
+            f"{100 * row['success_interval'][0]:.0f} to {100 * row['success_interval'][1]:.0f} %",
             f"{row['mean_return']:.1f}",
             f"{row['mean_length']:.0f}",
         )

@@ -1,4 +1,4 @@
-"""What holds for the flags of every command: none is given twice, and none that has no effect beside the others."""
+"""Checks of the flags of all commands: none is given twice, none without effect, no two that exclude each other."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any

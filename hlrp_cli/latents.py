@@ -33,20 +33,20 @@ def verify(
         from hlrp.devices import choose_device
 
         chosen = choose_device(device, per_process=True)
-    found = verify_table(table, dataset_root, laq, sample=sample, seed=seed, device=chosen, tolerance_s=tolerance_s)
+    report = verify_table(table, dataset_root, laq, sample=sample, seed=seed, device=chosen, tolerance_s=tolerance_s)
     if json_output:
         from dataclasses import asdict
 
-        typer.echo(json.dumps({"ok": found.ok, **asdict(found)}))
+        typer.echo(json.dumps({"ok": report.ok, **asdict(report)}))
     else:
-        for problem in found.problems:
+        for problem in report.problems:
             typer.echo(f"wrong  {problem}")
-        if found.ok:
+        if report.ok:
             sampled = (
-                f"{found.sampled} pairs encoded again, {found.different or 0:.2%} of their codes differ"
-                if found.sampled
+                f"{report.sampled} pairs encoded again, {report.different or 0:.2%} of their codes differ"
+                if report.sampled
                 else "nothing encoded again (--laq RUN does)"
             )
-            typer.echo(f"good   {found.rows} frames in {found.shards} shards; {sampled}")
-    if not found.ok:
+            typer.echo(f"good   {report.rows} frames in {report.shards} shards; {sampled}")
+    if not report.ok:
         raise typer.Exit(1)

@@ -11,6 +11,7 @@ import typer
 
 from hlrp.errors import HlrpError, Interrupted
 from hlrp.processes import (
+    SignalError,
     child_environment,
     is_first_process,
     leave_closed_terminal,
@@ -68,18 +69,11 @@ def command() -> Any:
     return check_flags(typer.main.get_command(app))
 
 
-class _StoppedError(BaseException):
-    """Raised where a signal arrives, so that what is open is closed; not an `Exception`, which libraries swallow."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
 def _stop(number: int, _frame: object) -> None:
     # The next one does not wait for the clean-up; a closed terminal says so more than once.
     signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     leave_closed_terminal()
-    raise _StoppedError(number)
+    raise SignalError(number)
 
 
 def run() -> None:
@@ -95,7 +89,7 @@ def run() -> None:
     try:
         with signal_handlers(_stop, tuple(n for n in stop_signals() if n != signal.SIGINT)):
             command()(args=argv, prog_name="hlrp")
-    except _StoppedError as stopped:
+    except SignalError as stopped:
         if debug:
             traceback.print_exc()
         if is_first_process():

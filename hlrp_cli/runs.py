@@ -75,13 +75,13 @@ def show(
         state = [
             {"step": c.step, "path": str(c.path), "complete": c.complete, "problem": c.problem} for c in checkpoints
         ]
-        found = {
+        shown = {
             "path": str(directory.path),
             **manifest.to_json(),
             "checkpoints": state,
             "evaluations": [str(e) for e in evaluations],
         }
-        typer.echo(json_text(found))
+        typer.echo(json_text(shown))
         return
     dataset = manifest.dataset
     rows = {

@@ -1,4 +1,4 @@
-"""What the schema's sections are made of: their base classes, and the types of their values."""
+"""Base classes of the configuration's sections, and the types of their values."""
 
 from collections import Counter
 from pathlib import Path

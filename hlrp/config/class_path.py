@@ -1,4 +1,4 @@
-"""Resolving `class_path`: only what is named beforehand is ever imported."""
+"""Importing the class that a `class_path` names, if its package is allowed."""
 
 import inspect
 import sys

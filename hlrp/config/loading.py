@@ -13,7 +13,7 @@ from hlrp.config.messages import user_error
 from hlrp.config.schema import RUN_CLASSES, EvalConfig, EvalFile, LeRobotRun, LightningRun, OtherRun
 from hlrp.config.shipped import find_config, find_default
 from hlrp.config.trainer_names import other_trainers
-from hlrp.config.tree import KeyPath, Leaf, Tree, as_mapping, leaves, merge, value_of
+from hlrp.config.tree import KeyPath, Leaf, Tree, as_mapping, first_origin, leaves, merge, value_of
 from hlrp.config.yaml_source import dump, read_layers, shown
 from hlrp.errors import UserError, suggest
 
@@ -48,7 +48,7 @@ def load_config(
     if "eval" in tree and "model" not in tree:
         raise UserError(
             "this file configures an evaluation, not a run",
-            where=_origin_of(tree["eval"]),
+            where=first_origin(tree["eval"]),
             fix="use it with `hlrp eval -c`",
         )
     tree = _with_trainer_type(tree)
@@ -73,7 +73,7 @@ def load_eval_config(
     if "model" in tree or "trainer" in tree:
         raise UserError(
             "this file configures a run, not an evaluation",
-            where=_origin_of(tree.get("model", tree.get("trainer"))),
+            where=first_origin(tree.get("model", tree.get("trainer"))),
             fix="use it with `hlrp train -c`; an evaluation's file has the key 'eval'",
         )
     config = _validate(interpolate(tree, EvalFile), EvalFile, files)
@@ -120,7 +120,7 @@ def _with_trainer_type(tree: Tree) -> Tree:
     if not isinstance(name, str) or name not in others:
         raise UserError(
             f"unknown trainer_type {name!r}",
-            where=_origin_of(tree["trainer_type"]),
+            where=first_origin(tree["trainer_type"]),
             fix=suggest(str(name), [*RUN_CLASSES, *others]),
         )
     return tree
@@ -146,8 +146,3 @@ def _origins(config: BaseModel, tree: Tree) -> dict[str, str]:
         yield ".".join(path), next((written[p] for p in prefixes if p in written), "default")
 
     return dict(walk(config.model_dump(mode="json"), ()))
-
-
-def _origin_of(node: Any) -> str | None:
-    first = next(leaves(node), None)
-    return first[1].origin if first else None

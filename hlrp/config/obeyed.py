@@ -1,6 +1,6 @@
-"""Who obeys what: every key of the schema, and the trainers and kinds of model that act on it.
+"""Which trainer and kind of model acts on which key of the configuration; keys without effect are refused.
 
-A key that is given to one that does not is refused; none is ever dropped. Keys of the `model` section belong to one
+No key is ever dropped in silence. Keys of the `model` section belong to one
 kind, so the schema itself refuses them elsewhere, and fields of policies and simulators are checked against their own
 classes.
 """

@@ -1,4 +1,4 @@
-"""Trainers by name, without importing them: this project's, and those that other packages add as entry points."""
+"""Names of the trainers, without importing them: those of this project, and those of other packages (entry points)."""
 
 TRAINERS: dict[str, str] = {"lerobot": "LeRobot", "lightning": "Lightning"}
 """`trainer_type` of this project's trainers, as people write it; the class is called `<that>Trainer`."""

@@ -42,6 +42,11 @@ def leaves(node: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Leaf]]:
             yield from leaves(child, (*path, key))
 
 
+def first_origin(node: Any) -> str | None:
+    """Say where the first value below a node was written; None if there is none, or it is not tracked."""
+    return next((leaf.origin for _, leaf in leaves(node)), None)
+
+
 def split(leaf: Leaf) -> Any:
     """Turn a leaf that holds a mapping into a tree of leaves, so that it merges like one."""
     if not isinstance(leaf.value, dict) or not leaf.value:
@@ -58,11 +63,7 @@ def origin_at(tree: Tree, path: Sequence[str | int]) -> str | None:
             break
         node = node[part]
         trail.append(node)
-    for candidate in reversed(trail):
-        first = next(leaves(candidate), None)
-        if first is not None:
-            return first[1].origin
-    return None
+    return next((origin for candidate in reversed(trail) if (origin := first_origin(candidate)) is not None), None)
 
 
 def get(tree: Tree, path: KeyPath) -> Any:
@@ -112,7 +113,7 @@ def _merge_into_list(key: str, below: Any, overlay: Tree) -> Any:
     items = list(value_of(below))
     origin = ""
     for index, node in overlay.items():
-        origin = next((leaf.origin for _, leaf in leaves(node)), "")
+        origin = first_origin(node) or ""
         if int(index) >= len(items):
             raise UserError(
                 f"{key!r} has {len(items)} elements, so there is no element {index}",
@@ -166,7 +167,7 @@ def _unwrap_trainer(tree: Tree) -> Tree:
     if said != implied:
         raise UserError(
             f"trainer_type is {said!r} but trainer.class_path names the {implied} trainer",
-            where=_where(class_node),
+            where=first_origin(class_node),
             fix="make them agree, or leave trainer.class_path out",
         )
     tree.setdefault("trainer_type", replace(class_node, value=implied) if isinstance(class_node, Leaf) else implied)
@@ -185,7 +186,7 @@ def _unwrap(section: Tree, name: str, known: Sequence[str]) -> tuple[Tree, Any]:
             path = str(value_of(class_node))
             raise UserError(
                 f"{name}.class_path: unknown class {path!r}",
-                where=_where(class_node),
+                where=first_origin(class_node),
                 fix=suggest(path.rpartition(".")[2], known),
             )
     if isinstance(arguments, Leaf) and arguments.value in ({}, None):
@@ -193,7 +194,7 @@ def _unwrap(section: Tree, name: str, known: Sequence[str]) -> tuple[Tree, Any]:
     if not isinstance(arguments, dict):
         raise UserError(
             f"{name}.init_args must be a mapping, got {value_of(arguments)!r}",
-            where=_where(arguments),
+            where=first_origin(arguments),
             fix="write {key: value, ...}",
         )
     for key, node in arguments.items():
@@ -214,7 +215,7 @@ def _refuse_conflict(first: Any, second: Any, first_name: str, second_name: str)
         return
     raise UserError(
         f"{first_name} and {second_name} mean the same but differ: {value_of(first)!r} and {value_of(second)!r}",
-        where=_where(second),
+        where=first_origin(second),
         fix=f"keep {first_name}",
     )
 
@@ -233,11 +234,6 @@ def _flatten(section: Tree, key: str) -> Tree:
             yield prefix.lstrip("-"), child
 
     return section | {key: dict(walk(node, "")) if node else {}}
-
-
-def _where(node: Any) -> str | None:
-    first = next(leaves(node), None)
-    return first[1].origin if first else None
 
 
 def drop_replaced(base: Tree, overlay: Tree, groups: Sequence[tuple[KeyPath, ...]]) -> Tree:

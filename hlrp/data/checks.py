@@ -8,7 +8,7 @@ from hlrp.data.dataset_info import DatasetInfo, check_episodes
 from hlrp.data.episodes import Episodes, read_episodes
 from hlrp.data.problems import Problem
 from hlrp.data.statistics_checks import statistics_problems
-from hlrp.data.table_checks import TableReport, table_problems
+from hlrp.data.table_checks import Extremes, table_problems
 from hlrp.errors import UserError
 
 
@@ -57,22 +57,18 @@ def dataset_problems(
     yield from _task_problems(info, table, chosen, numbers)
     if used is None:
         used = [n for n in info.features if n == "action" or n.startswith("observation.")]
-    report = TableReport()
+    extremes: dict[str, Extremes] = {}
     there = [e for e in chosen if not table.tables or table.tables[e].is_file()]
-    yield from table_problems(table, there, used, report, tasks=numbers, by_lerobot=by_lerobot)
-    yield from statistics_problems(info, used, report.extremes, needed=needs_statistics)
+    yield from table_problems(table, there, used, extremes, tasks=numbers, by_lerobot=by_lerobot)
+    yield from statistics_problems(info, used, extremes, needed=needs_statistics)
     if not missing:
-        yield from _video_problems(info, seen, episodes)
+        from hlrp.data.video_checks import video_problems  # imports decoders
+
+        yield from video_problems(info, seen, episodes)
 
 
 def _as_problem(error: UserError) -> Problem:
     return Problem(error.what, error.where or "", error.fix or "")
-
-
-def _video_problems(info: DatasetInfo, cameras: list[str], episodes: Sequence[int] | None) -> Iterator[Problem]:
-    from hlrp.data.video_checks import video_problems
-
-    yield from video_problems(info, cameras, list(episodes) if episodes is not None else None)
 
 
 def _missing_files(table: Episodes, episodes: Sequence[int], cameras: Sequence[str]) -> Iterator[Problem]:
@@ -161,12 +157,12 @@ def refuse_fatal(problems: Iterator[Problem], info: DatasetInfo) -> list[str]:
     Raises:
         UserError: The first fatal problem, with the number of the others and the command that shows them.
     """
-    found = list(problems)
-    fatal = [p for p in found if p.fatal]
+    all_problems = list(problems)
+    fatal = [p for p in all_problems if p.fatal]
     if fatal:
-        more = f"{len(found) - 1} more" if len(found) > 1 else "all of it"
+        more = f"{len(all_problems) - 1} more" if len(all_problems) > 1 else "all of it"
         first = fatal[0]
         raise UserError(
             first.message, where=first.where, fix=f"{first.fix}; `hlrp data check {info.root}` shows {more}"
         )
-    return [f"{p.message} ({p.where})" for p in found]
+    return [f"{p.message} ({p.where})" for p in all_problems]

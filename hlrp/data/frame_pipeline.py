@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hlrp.data.decode import FrameChunk, SequentialDecoder
-from hlrp.data.frame_store import cores
 from hlrp.data.images import BadVideoError
+from hlrp.processes import cores
 
 _JOB_FRAMES = 512
 """Frames of a job, about: opening a video and finding a place in it costs as much as some tens of small frames."""

@@ -31,17 +31,13 @@ from hlrp.data.episodes import Episodes
 from hlrp.data.video import pixel_source
 from hlrp.errors import UserError, WorkError
 from hlrp.files import fsync_folder, write_json
+from hlrp.processes import cores
 
 _log = logging.getLogger("hlrp.data")
 _VERSION = 2
 _CHANNELS = 3
 _JOB_FRAMES = 512
 _FLUSH_BYTES = 128 << 20
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Storage(Protocol):

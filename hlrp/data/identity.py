@@ -1,4 +1,4 @@
-"""Which data a folder holds, as one short text: what decides a frame, a row or a label decides it."""
+"""The fingerprint of a dataset: a short text that changes with its frames, rows and labels."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""LeRobot's own dataset with this project's pixels: one picture, whatever reads it."""
+"""LeRobot's own dataset class with this project's video decoder: the same pixels as from the frame store."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

@@ -1,7 +1,7 @@
 """What a dataset's tables really hold, against what its metadata says: rows, types, numbers, times and tasks."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,28 +23,17 @@ _TOLERANCE_S = 1e-4
 
 @dataclass
 class Extremes:
-    """Smallest and largest number of each dimension of a column, over the rows that were read."""
+    """Smallest and largest finite number of each dimension of a column, `[width]`, over the rows that were read."""
 
     low: "NDArray[np.float64]"
     high: "NDArray[np.float64]"
-
-
-@dataclass
-class TableReport:
-    """What `table_problems` learns beside the problems.
-
-    Args:
-        extremes: Numeric column to its extremes, flattened to `[width]`; numbers that are not finite are left out.
-    """
-
-    extremes: dict[str, Extremes] = field(default_factory=dict)
 
 
 def table_problems(
     table: Episodes,
     episodes: Sequence[int],
     columns: Collection[str],
-    report: TableReport,
+    extremes: dict[str, Extremes],
     *,
     tasks: Collection[int] | None,
     by_lerobot: bool,
@@ -55,11 +44,11 @@ def table_problems(
         table: Episode table of the dataset.
         episodes: Episodes to check.
         columns: Columns whose numbers are used in training: what is not finite in them is fatal, elsewhere a warning.
-        report: Filled with the extremes of the numeric columns.
+        extremes: Filled with those of the numeric columns.
         tasks: Numbers that the table of tasks has; None: it could not be read.
         by_lerobot: Whether LeRobot's own reader will read the tables; it refuses columns that are not declared.
     """
-    check = _Tables(table, episodes, set(columns), report, tasks, by_lerobot)
+    check = _Tables(table, episodes, set(columns), extremes, tasks, by_lerobot)
     for path in table.info.tables if not table.tables else sorted({table.tables[e] for e in episodes}):
         yield from check.file(path)
     yield from check.end()
@@ -71,7 +60,7 @@ class _Tables:
         table: Episodes,
         episodes: Sequence[int],
         used: set[str],
-        report: TableReport,
+        extremes: dict[str, Extremes],
         tasks: Collection[int] | None,
         by_lerobot: bool,
     ) -> None:
@@ -80,8 +69,9 @@ class _Tables:
         self.table = table
         self.info = table.info
         self.used = used
-        self.report = report
-        self.tasks, self.by_lerobot = tasks, by_lerobot
+        self.extremes = extremes
+        self.tasks = tasks
+        self.by_lerobot = by_lerobot
         self.wanted = np.zeros(len(table), bool)
         self.wanted[list(episodes)] = True
         self.seen = np.zeros(table.info.frames, bool)
@@ -107,15 +97,12 @@ class _Tables:
                 bad = {name for name, problem in found if problem.fatal}
                 if bad & set(ROW_COLUMNS):
                     return
-                numeric = [n for n in self._numeric() if n in schema.names and n not in bad]
+                declared = {n: _declared(str(f["dtype"])) for n, f in self.info.features.items() if n not in bad}
+                numeric = [n for n in schema.names if n not in ROW_COLUMNS and declared.get(n) in ("f", "i", "b")]
                 for batch in file.iter_batches(batch_size=65_536, columns=[*ROW_COLUMNS, *numeric]):
                     yield from self._rows(path, batch, numeric)
         except (OSError, pa.ArrowException, ValueError) as error:
             yield Problem(f"the table cannot be read: {error}", str(path), _RESTORE)
-
-    def _numeric(self) -> list[str]:
-        plain = {n: f for n, f in self.info.features.items() if n not in ROW_COLUMNS}
-        return [n for n, f in plain.items() if _declared(str(f["dtype"])) in ("f", "i", "b")]
 
     def _schema(self, path: Path, schema: Any) -> Iterator[tuple[str, Problem]]:
         """Types of the columns against `features`; the values' own lengths show when they are read."""
@@ -244,8 +231,8 @@ class _Tables:
             if not finite.any(axis=0).all():
                 return
         low, high = (f(values, axis=0).astype(np.float64) for f in (np.nanmin, np.nanmax))
-        before = self.report.extremes.get(name, Extremes(low, high))
-        self.report.extremes[name] = Extremes(np.minimum(before.low, low), np.maximum(before.high, high))
+        before = self.extremes.get(name, Extremes(low, high))
+        self.extremes[name] = Extremes(np.minimum(before.low, low), np.maximum(before.high, high))
 
     def _not_finite(self, where: str, name: str, values: "NDArray[np.float32]", index: "NDArray[np.int64]") -> Problem:
         import numpy as np

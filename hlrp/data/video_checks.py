@@ -1,6 +1,6 @@
 """Whether a dataset's videos are what its metadata says, from their first frame and their packets' times."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,16 +17,16 @@ _HEAD_S = 20.0
 _SAME_RATE = 0.01
 
 
-def video_problems(info: DatasetInfo, cameras: list[str], episodes: list[int] | None) -> Iterator[Problem]:
+def video_problems(info: DatasetInfo, cameras: Sequence[str], episodes: Sequence[int] | None) -> Iterator[Problem]:
     """Look at each video that some episodes need, once: its first frame, and the times of what it begins and ends with.
 
     Args:
         info: The dataset.
         cameras: Image and video features to look at.
-        episodes: Episodes that will be read; none: all. Files of others need not be there.
+        episodes: Episodes that will be read, whose files are all there; none: all.
 
     Yields:
-        Files that are missing or cannot be decoded, frames of another size than declared, times that are not those of
+        Files that cannot be decoded, frames of another size than declared, times that are not those of
         the tables. As a warning: another rate in the file, though the times are right.
 
     Raises:
@@ -41,24 +41,12 @@ def video_problems(info: DatasetInfo, cameras: list[str], episodes: list[int] | 
         by_file: dict[Path, list[int]] = {}
         for episode in chosen:
             by_file.setdefault(table.video[camera][0][episode], []).append(episode)
-        yield from _missing(camera, by_file)
         try:
             times = FrameTimes(table, camera)
         except UserError:
             times = None  # tables that cannot be read are not the videos' fault, and are told by `table_problems`
         for path, inside in by_file.items():
-            if path.is_file():
-                yield from _file_problems(_Video(table, camera, path, inside), times)
-
-
-def _missing(camera: str, by_file: dict[Path, list[int]]) -> Iterator[Problem]:
-    gone = {path: episodes for path, episodes in by_file.items() if not path.is_file()}
-    if gone:
-        first, episodes = next(iter(gone.items()))
-        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-        fix = "copy it from where the dataset comes from, or choose episodes whose files are here (data.episodes)"
-        held = f"that holds episode {episodes[0]}" + (f" to {episodes[-1]}" if len(episodes) > 1 else "")
-        yield Problem(f"{camera}: the video {held} is missing{more}", str(first), fix)
+            yield from _file_problems(_Video(table, camera, path, inside), times)
 
 
 class _Video(NamedTuple):

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
 from hlrp.evaluation.statistics import wilson_interval
 
@@ -136,8 +136,8 @@ class EvalResult:
         }
 
 
-class Listener(Protocol):
-    """Told how an evaluation goes on, to show it."""
+class Listener:
+    """Told how an evaluation goes on; this one shows nothing."""
 
     def note(self, text: str) -> None:
         """Something a reader should know now."""
@@ -150,19 +150,3 @@ class Listener(Protocol):
 
     def finished(self, task: str, done: int, successes: int) -> None:
         """So many episodes of the task are over, so many of them successes."""
-
-
-class Silent:
-    """A listener that shows nothing."""
-
-    def note(self, text: str) -> None:
-        """Ignore it."""
-
-    def started(self, task: str, episodes: int) -> None:
-        """Ignore it."""
-
-    def stepped(self, task: str) -> None:
-        """Ignore it."""
-
-    def finished(self, task: str, done: int, successes: int) -> None:
-        """Ignore it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.evaluation.plan import EvalPlan, make_plan
-from hlrp.evaluation.request import RESULTS, Episode, EvalRequest, EvalResult, Listener, Silent, TaskResult
+from hlrp.evaluation.request import RESULTS, Episode, EvalRequest, EvalResult, Listener, TaskResult
 from hlrp.files import write_json
 from hlrp.processes import FolderLock
 from hlrp.runs import checkpoint_step, claim_folder
@@ -37,7 +37,7 @@ def evaluate(request: EvalRequest, *, plan: EvalPlan | None = None, listener: Li
     plan = plan or make_plan(request)
     # A name that was chosen for the user is another one if an evaluation of the same second has it.
     with claim_folder(plan.folder) if request.output is None else FolderLock(plan.folder) as lock:
-        return _evaluate(request, replace(plan, folder=lock.folder), listener or Silent())
+        return _evaluate(request, replace(plan, folder=lock.folder), listener or Listener())
 
 
 def _evaluate(request: EvalRequest, plan: EvalPlan, listener: Listener) -> EvalResult:
@@ -70,12 +70,7 @@ def environment_fields(plan: EvalPlan) -> dict[str, Any]:
         UserError: The environment's class refuses a field.
     """
     _prepare_rendering(plan)
-    from lerobot.utils.import_utils import register_third_party_plugins
-
-    from hlrp.evaluation.policy import environment_config
-
-    register_third_party_plugins()
-    return _plain(_environment_configs(plan, environment_config)[0])
+    return _plain(_environment_configs(plan)[0])
 
 
 def save(result: EvalResult) -> None:
@@ -86,15 +81,12 @@ def save(result: EvalResult) -> None:
 
 def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Listener) -> None:
     from hlrp.devices import choose_device
-    from hlrp.evaluation.policy import environment_config, policy_config
+    from hlrp.evaluation.policy import policy_config
     from hlrp.evaluation.replay import replay_recording
 
     if request.device is not None:
         choose_device(request.device)
-    from lerobot.utils.import_utils import register_third_party_plugins
-
-    register_third_party_plugins()
-    env_cfgs = _environment_configs(plan, environment_config)
+    env_cfgs = _environment_configs(plan)
     result.provenance["env"]["config"] = _plain(env_cfgs[0])
     loaded = None
     if plan.pretrained is not None:
@@ -113,10 +105,13 @@ def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Lis
             _run_tasks(request, env_cfg, loaded, result, listener)
 
 
-def _environment_configs(plan: EvalPlan, make: Any) -> list[Any]:
-    if not plan.tasks:
-        return [make(plan.env_type, None, plan.env_fields)]
-    return [make(plan.env_type, task, plan.env_fields) for task in plan.tasks]
+def _environment_configs(plan: EvalPlan) -> list[Any]:
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    from hlrp.evaluation.policy import environment_config
+
+    register_third_party_plugins()
+    return [environment_config(plan.env_type, task, plan.env_fields) for task in plan.tasks or (None,)]
 
 
 def batch_size(request: EvalRequest) -> int:

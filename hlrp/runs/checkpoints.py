@@ -69,23 +69,12 @@ def pretrained_problem(folder: Path) -> str | None:
     return None
 
 
-def _training_state_problem(folder: Path) -> str | None:
-    for name in _TRAINING_FILES:
-        path = folder / name
+def _training_state_problem(folder: Path, names: tuple[str, ...]) -> str | None:
+    for path in (folder / name for name in names):
         problem = safetensors_problem(path) if path.suffix == ".safetensors" else _json_problem(path)
         if problem:
             return f"{TRAINING_STATE}: {problem}"
     return None
-
-
-def _lightning_problem(path: Path) -> str | None:
-    """Lightning's trainer renames whole folders into place: only damage done later is left to find."""
-    state = path / TRAINING_STATE
-    problem = _json_problem(state / LIGHTNING_STATE) or safetensors_problem(state / LIGHTNING_TENSORS)
-    if problem:
-        return f"{TRAINING_STATE}: {problem}"
-    weights = sorted((path / PRETRAINED).glob("*.safetensors"))
-    return next((problem for file in weights if (problem := safetensors_problem(file))), None)
 
 
 @dataclass(frozen=True)
@@ -115,9 +104,14 @@ class Checkpoint:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Examine one checkpoint folder whose name is its step."""
-    if (path / TRAINING_STATE / LIGHTNING_STATE).exists():
-        return Checkpoint(step=int(path.name), path=path, problem=_lightning_problem(path))
-    problem = pretrained_problem(path / PRETRAINED) or _training_state_problem(path / TRAINING_STATE)
+    state = path / TRAINING_STATE
+    if (state / LIGHTNING_STATE).exists():
+        # Lightning's trainer renames whole folders into place: only damage done later is left to find.
+        weights = sorted((path / PRETRAINED).glob("*.safetensors"))
+        problem = _training_state_problem(state, (LIGHTNING_STATE, LIGHTNING_TENSORS))
+        problem = problem or next((fault for file in weights if (fault := safetensors_problem(file))), None)
+    else:
+        problem = pretrained_problem(path / PRETRAINED) or _training_state_problem(state, _TRAINING_FILES)
     return Checkpoint(step=int(path.name), path=path, problem=problem)
 
 
@@ -126,12 +120,12 @@ def list_checkpoints(folder: Path) -> list[Checkpoint]:
     if not folder.is_dir():
         return []
     try:
-        found = [p for p in folder.iterdir() if checkpoint_step(p) is not None and p.is_dir() and not p.is_symlink()]
+        folders = [p for p in folder.iterdir() if checkpoint_step(p) is not None and p.is_dir() and not p.is_symlink()]
     except OSError as error:
         raise UserError(
             f"the checkpoints cannot be read: {error.strerror}", where=str(folder), fix="give yourself the right to"
         ) from error
-    return sorted(map(read_checkpoint, found), key=lambda c: c.step)
+    return sorted(map(read_checkpoint, folders), key=lambda c: c.step)
 
 
 def checkpoint_step(path: Path) -> int | None:
@@ -153,18 +147,14 @@ def resolve_pretrained(path: Path) -> Path:
             fix="give a run folder, a checkpoint or a pretrained_model folder",
         )
     refuse_other(path, "a policy", str(path))
-    if (path / "config.json").is_file() and not (path / "checkpoints").is_dir():
-        if problem := pretrained_problem(path):
+    itself = (path / "config.json").is_file() and not (path / "checkpoints").is_dir()
+    if itself or (path / PRETRAINED).is_dir():
+        folder = path if itself else path / PRETRAINED
+        if problem := pretrained_problem(folder):
             raise UserError(
                 f"the checkpoint cannot be loaded: {problem}", where=str(path), fix="use another checkpoint of the run"
             )
-        return path
-    if (path / PRETRAINED).is_dir():
-        if problem := pretrained_problem(path / PRETRAINED):
-            raise UserError(
-                f"the checkpoint cannot be loaded: {problem}", where=str(path), fix="use another checkpoint of the run"
-            )
-        return path / PRETRAINED
+        return folder
     checkpoints = list_checkpoints(path / "checkpoints")
     for checkpoint in reversed(checkpoints):
         if pretrained_problem(checkpoint.pretrained) is None:

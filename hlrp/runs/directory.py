@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
@@ -51,20 +52,15 @@ def package_versions() -> dict[str, str]:
 
 def git_commit(folder: Path) -> str | None:
     """Commit of the checkout that ``folder`` lies in ('+changes' when it has any), or None outside of one."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
     try:
-        head = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
-        dirty = subprocess.run(
-            ["git", "-C", str(folder), "status", "--porcelain", "-uno"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
 
 
 def new_run_path(output_dir: Path | None, job_name: str) -> Path:
@@ -168,24 +164,16 @@ def check_writable(path: Path) -> None:
             parent = parent.parent
         if not parent.is_dir():
             raise UserError(f"{parent} is a file, not a folder", where=str(path), fix="choose another output folder")
-        _probe(parent)
+        with tempfile.TemporaryFile(dir=parent) as probe:
+            probe.write(b"\0" * 4096)
+            probe.flush()
+            os.fsync(probe.fileno())
     except OSError as error:
         raise UserError(
             f"cannot write there: {error.strerror}",
             where=str(path),
             fix="choose another output folder, or free space and rights",
         ) from error
-
-
-def _probe(folder: Path) -> None:
-    probe = folder / f".hlrp-probe-{os.getpid()}"
-    try:
-        with probe.open("wb") as file:
-            file.write(b"\0" * 4096)
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        probe.unlink(missing_ok=True)
 
 
 class RunDirectory:

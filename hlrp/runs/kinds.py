@@ -60,9 +60,9 @@ def refuse_other(path: Path, wanted: str, where: str) -> None:
     Raises:
         UserError: It holds something else.
     """
-    found = recognise(path)
-    if found is not None and found != wanted:
-        raise UserError(f"{path} holds {found}, not {wanted}", where=where, fix=_USES[found].format(path=path))
+    kind = recognise(path)
+    if kind is not None and kind != wanted:
+        raise UserError(f"{path} holds {kind}, not {wanted}", where=where, fix=_USES[kind].format(path=path))
 
 
 def _read(path: Path) -> dict[str, object]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hlrp.errors import Interrupted, UserError, WorkError, suggest
 from hlrp.files import new_folder
-from hlrp.processes import leave_closed_terminal, signal_handlers, stop_signals
+from hlrp.processes import SignalError, cores, leave_closed_terminal, signal_handlers, stop_signals
 from hlrp.sim.catalog import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, envs_catalog, expand_tasks, require_installed
 from hlrp.sim.dataset import SCHEMA_VERSION, build_dataset
 from hlrp.sim.pool import ExpertPool, Job, run_apart
@@ -59,12 +59,8 @@ class CollectRequest:
         """
         known = [name for name, entry in envs_catalog().items() if entry.has_expert]
         if self.env not in known:
-            what = (
-                f"environment {self.env!r} is unknown"
-                if self.env not in envs_catalog()
-                else (f"environment {self.env!r} has no scripted expert to record")
-            )
-            raise UserError(what, where="--env", fix=suggest(self.env, known))
+            fault = "has no scripted expert to record" if self.env in envs_catalog() else "is unknown"
+            raise UserError(f"environment {self.env!r} {fault}", where="--env", fix=suggest(self.env, known))
         tasks = expand_tasks(self.env, self.tasks)
         self._check_ranges()
         _check_output(self.output)
@@ -158,7 +154,7 @@ def collect(request: CollectRequest, report: Report = lambda _: None) -> Collect
                 report(progress)
 
             return _record(request, tasks, staging, checked)
-    except _SignalError as stop:
+    except SignalError as stop:
         kept = partial_path(request.output)
         what = f"stopped; finished episodes are kept in {kept}\n  fix:   the same command continues"
         raise Interrupted(what, stop.number) from None
@@ -198,9 +194,10 @@ def _simulate(request: CollectRequest, tasks: list[str], staging: Staging, repor
         _check_failures(task, known[task])
     if successes() == total:
         return
-    workers = min(request.workers or _available_cores(), total - successes())
+    workers = min(request.workers or cores(), total - successes())
     report(CollectProgress("simulate", successes(), total, 0, 0.0))
-    with ExpertPool(workers, staging.root, _env_kwargs(request), request.noise) as pool:
+    env_kwargs = {"image_size": request.image_size, "camera_name": _CAMERA, "episode_length": EPISODE_LENGTH}
+    with ExpertPool(workers, staging.root, env_kwargs, request.noise) as pool:
         under_way: dict[str, set[int]] = {task: set() for task in tasks}
         while successes() < total:
             while pool.has_idle and (job := _next_job(request, known, under_way)):
@@ -252,10 +249,6 @@ def _encode(staging: Staging, chosen: list[tuple[str, int]], metadata: dict[str,
     return frames
 
 
-def _env_kwargs(request: CollectRequest) -> dict[str, Any]:
-    return {"image_size": request.image_size, "camera_name": _CAMERA, "episode_length": EPISODE_LENGTH}
-
-
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("lerobot", "metaworld", "mujoco", "lerobot_policy_felix_bundle")}
 
@@ -280,10 +273,6 @@ def _metadata(request: CollectRequest, tasks: list[str], failed: dict[str, int])
     }
 
 
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _check_output(output: Path) -> None:
     parent = output.absolute().parent
     if output.exists() or output.is_symlink():
@@ -304,13 +293,6 @@ def _disk_error(error: OSError, output: Path) -> Exception:
     return WorkError(f"{error.strerror or error}: {where}")
 
 
-class _SignalError(BaseException):
-    """Raised where a signal arrives; not an `Exception`, so that no library swallows it."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
 @contextmanager
 def _signals_raise() -> Iterator[Callable[[], None]]:
     """Raise where a signal arrives; what is given raises once more, should a destructor have swallowed the first."""
@@ -318,7 +300,7 @@ def _signals_raise() -> Iterator[Callable[[], None]]:
 
     def check() -> None:
         if received:
-            raise _SignalError(received[0])
+            raise SignalError(received[0])
 
     wanted = stop_signals()
 
@@ -328,7 +310,7 @@ def _signals_raise() -> Iterator[Callable[[], None]]:
         for each in wanted:
             signal.signal(each, signal.SIG_IGN)
         leave_closed_terminal()
-        raise _SignalError(number)
+        raise SignalError(number)
 
     with signal_handlers(stop, wanted):
         yield check

@@ -12,7 +12,7 @@ from tiny_policies import save_tiny_act
 
 from hlrp.errors import UserError
 from hlrp.evaluation.plan import make_plan
-from hlrp.evaluation.request import Episode, EvalRequest, Silent
+from hlrp.evaluation.request import Episode, EvalRequest, Listener
 from hlrp.evaluation.rollout import _batch_episodes
 from hlrp.evaluation.run import batch_size, evaluate
 from hlrp.runs import RunDirectory
@@ -62,7 +62,7 @@ def run_scripted(tmp_path, *, batch, episodes=4, noisy=False, videos=0, length=1
             loaded = LoadedPolicy(Scripted(vec, noisy=noisy), config, lambda x: x, lambda x: x)
             film = Film(tmp_path / task, videos, 80)
             same = (lambda x: x, lambda x: x)
-            done = run_task(task, vec, loaded, same, episodes=episodes, seed=seed, film=film, listener=Silent())
+            done = run_task(task, vec, loaded, same, episodes=episodes, seed=seed, film=film, listener=Listener())
             results.append(done)
         finally:
             close_envs([e for _, e in environments])
