@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-from hlrp.errors import UserError
-
 
 class Problem(NamedTuple):
     """One fault of a dataset.
@@ -19,7 +17,3 @@ class Problem(NamedTuple):
     where: str
     fix: str
     fatal: bool = True
-
-    def error(self) -> UserError:
-        """The same as the error that ends a command."""
-        return UserError(self.message, where=self.where, fix=self.fix)

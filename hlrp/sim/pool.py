@@ -72,11 +72,6 @@ class ExpertPool:
         """Whether a worker waits for a job."""
         return len(self._busy) < len(self._processes)
 
-    @property
-    def busy(self) -> int:
-        """Number of jobs under way."""
-        return len(self._busy)
-
     def submit(self, job: Job) -> None:
         """Give a job to an idle worker (`RuntimeError` if none is)."""
         idle = [connection for connection in self._processes if connection not in self._busy]
