@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from hlrp.config.aliases import resolve_policy_aliases
-from hlrp.config.base import FilePath, Settings
+from hlrp.config.base import Episodes, FilePath, Settings, unique_episodes
 from hlrp.config.trainer_sections import ClassPath
 from hlrp.config.tree import normalise
 
@@ -70,14 +70,31 @@ class LaqModel(Settings):
     """Side of a patch in pixels, dividing height and width; none: the preset's."""
     background_weight: float = Field(default=0.1, ge=0, le=1)
     """Weight of pixels that do not move in the loss; those that move have 1."""
-    feature_model: FilePath | None = None
-    """Folder of a DINO model; with it, its features of the following frame are predicted too."""
+    feature_model: Literal["efficientnet_lite0"] | FilePath | None = None
+    """Folder of an image model such as DINOv2, or efficientnet_lite0, which a package carries; with it, its features of
+    the following frame are predicted too."""
     feature_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    space: Literal["pixels", "features"] = "pixels"
+    """What the quantizer reads and what its codes are to tell: pixels, or features of `feature_model` alone."""
+    labelled_episodes: Episodes | None = None
+    """Episodes whose recorded actions an action head learns to tell from the latents; none: video alone."""
+    action_weight: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    """Weight of the action head's loss."""
+    labelled_share: float = Field(default=0.25, gt=0, lt=1)
+    """Share of the samples that comes from labelled episodes."""
     flow_model: FilePath | None = None
     """RAFT weights as a safetensors file; with it, the optical flow is predicted too."""
     flow_weight: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     """Reached over the first quarter of the run."""
     init_from: str | None = None
+
+    _unique = field_validator("labelled_episodes")(lambda value: value and unique_episodes(value))
+
+    @model_validator(mode="after")
+    def _check_space(self) -> Self:
+        if self.space == "features" and self.feature_model is None:
+            raise ValueError("'space: features' needs 'feature_model', the image model whose features are meant")
+        return self
 
 
 class LoraSection(Settings):

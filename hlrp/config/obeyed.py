@@ -25,7 +25,6 @@ _LIGHTNING = frozenset({_POLICY, _LAQ, _FOUNDATION, _CLASS})
 _EVERY = _LIGHTNING | {_LEROBOT}
 _POLICIES = frozenset({_LEROBOT, _POLICY})
 _WINDOWS = frozenset({_LAQ, _FOUNDATION, _CLASS})
-_NOBODY: frozenset[str] = frozenset()
 
 OBEYED: dict[str, frozenset[str]] = {
     "trainer_type": _EVERY,
@@ -82,6 +81,10 @@ OBEYED: dict[str, frozenset[str]] = {
     "model.background_weight": frozenset({_LAQ}),
     "model.feature_model": frozenset({_LAQ}),
     "model.feature_weight": frozenset({_LAQ}),
+    "model.space": frozenset({_LAQ}),
+    "model.labelled_episodes": frozenset({_LAQ}),
+    "model.action_weight": frozenset({_LAQ}),
+    "model.labelled_share": frozenset({_LAQ}),
     "model.flow_model": frozenset({_LAQ}),
     "model.flow_weight": frozenset({_LAQ}),
     "model.backend": frozenset({_FOUNDATION}),
@@ -110,7 +113,7 @@ OBEYED: dict[str, frozenset[str]] = {
     "data.sources.repo_id": _WINDOWS,
     "data.sources.root": _WINDOWS,
     "data.sources.weight": _WINDOWS,
-    "data.sources.labelled_episodes": _NOBODY,
+    "data.sources.labelled_episodes": frozenset({_LAQ}),
     "data.sources.table": frozenset({_FOUNDATION}),
     "data.video_backend": _EVERY,
     "data.tolerance_s": _EVERY,
@@ -139,7 +142,7 @@ _FIX: dict[str, str] = {
     "data.num_frames": "leave it out: a policy's labels have the window of the table or quantizer that they come from",
     "data.offset_seconds": "leave it out: a policy's labels have the offset of the table or quantizer they come from",
     "data.sources": "give one dataset: data.root or data.repo_id; neither trainer trains a policy on several yet",
-    "data.sources.labelled_episodes": "leave it out: nothing that is trained on a mixture uses actions",
+    "data.sources.labelled_episodes": "leave it out: of what is trained on a mixture only a quantizer uses actions",
     "data.sources.table": "leave it out: only a foundation model is trained on labels",
     "data.rename_map": "leave it out: names are only changed for a pretrained policy",
     "latents.source": "leave it out: only policies and foundation models are trained on labels",
@@ -148,12 +151,17 @@ _FIX: dict[str, str] = {
     "env": "leave it out: only a policy can be rolled out",
 }
 
-_NEEDS: dict[str, tuple[str, str]] = {
-    "trainer.eval_episodes": ("trainer.eval_freq", "give trainer.eval_freq, the steps between rollouts"),
-    "trainer.val_check_interval": ("trainer.eval_split", "give trainer.eval_split, the share of episodes to hold out"),
-    "model.feature_weight": ("model.feature_model", "give model.feature_model, whose features are predicted"),
-    "model.flow_weight": ("model.flow_model", "give model.flow_model, which computes the flow"),
-    "data.rename_map": ("model.init_from", "give --init-from: a new policy takes the dataset's own names"),
+_LABELS = ("model.labelled_episodes", "data.sources.labelled_episodes")
+_GIVE_LABELS = "give model.labelled_episodes, from whose actions the action head learns"
+
+_NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "trainer.eval_episodes": (("trainer.eval_freq",), "give trainer.eval_freq, the steps between rollouts"),
+    "trainer.val_check_interval": (("trainer.eval_split",), "give trainer.eval_split, the share held out"),
+    "model.feature_weight": (("model.feature_model",), "give model.feature_model, whose features are predicted"),
+    "model.flow_weight": (("model.flow_model",), "give model.flow_model, which computes the flow"),
+    "model.action_weight": (_LABELS, _GIVE_LABELS),
+    "model.labelled_share": (_LABELS, _GIVE_LABELS),
+    "data.rename_map": (("model.init_from",), "give --init-from: a new policy takes the dataset's own names"),
 }
 """Keys that have no effect without another one, and what to do then."""
 
@@ -200,5 +208,5 @@ def refuse_unused(run: LeRobotRun | LightningRun) -> None:
     for key, (needed, fix) in _NEEDS.items():
         # A module made in Python may bring validation data of its own.
         unasked = key == "trainer.val_check_interval" and kind == "class"
-        if key in given and needed not in given and not unasked:
-            raise UserError(f"{key} has no effect without {needed}", where=key, fix=f"{fix}; or leave it out")
+        if key in given and not unasked and not any(other in given for other in needed):
+            raise UserError(f"{key} has no effect without {needed[0]}", where=key, fix=f"{fix}; or leave it out")

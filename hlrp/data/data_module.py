@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Subset
 
 from hlrp.config import LightningRun, SourceSection, require_dataset
-from hlrp.data.dataset_info import check_resumed, read_dataset
+from hlrp.data.dataset_info import check_episodes, check_resumed, read_dataset
 from hlrp.data.episodes import check_camera, read_episodes, split_episodes, window_offset
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.sampler import ResumableSampler
@@ -47,6 +48,9 @@ class FrameDataModule(LightningDataModule):
         offset_seconds: Time between frames where the run does not say it.
         cameras: Features to read from every source; none: the only one there is.
         with_actions: Whether batches carry `action_sum` and `has_action`.
+        labelled_episodes: Episodes whose actions may be used, of a run with one dataset; those of `data.sources` name
+            their own. None: all.
+        labelled_share: Share of a source's samples that comes from its labelled episodes; none: as many as there are.
         max_val_windows: Held-out windows per validation, spread evenly over all of them.
         cache_root: Where frame stores live; none: in the platform's cache folder.
         cache_limit_gb: Most that may have to be decoded into the cache.
@@ -66,6 +70,8 @@ class FrameDataModule(LightningDataModule):
         offset_seconds: float | None = None,
         cameras: list[str] | None = None,
         with_actions: bool = False,
+        labelled_episodes: list[int] | None = None,
+        labelled_share: float | None = None,
         max_val_windows: int = 2048,
         cache_root: Path | None = None,
         cache_limit_gb: float = 50.0,
@@ -99,16 +105,22 @@ class FrameDataModule(LightningDataModule):
             "announce": announce,
             "progress": progress,
         }
-        self.train_sources, self.val_sources = self._split(run, cameras)
+        self.train_sources, self.val_sources = self._split(run, cameras, labelled_episodes)
+        if labelled_share is not None:
+            self.train_sources = [part for s in self.train_sources for part in _by_label(s, labelled_share)]
         for source in self.train_sources:
             _check_fits(source, run.data.num_frames or 2, offset)
         self.train_windows: Mixture | None = None
         self.val_windows: Mixture | None = None
 
     @staticmethod
-    def _split(run: LightningRun, cameras: list[str] | None) -> tuple[list[WindowSource], list[WindowSource]]:
+    def _split(
+        run: LightningRun, cameras: list[str] | None, labelled: list[int] | None
+    ) -> tuple[list[WindowSource], list[WindowSource]]:
         data = run.data
-        sections = data.sources or [SourceSection(repo_id=data.repo_id, root=data.root)]
+        sections = data.sources or [
+            SourceSection(repo_id=data.repo_id, root=data.root, labelled_episodes=labelled or None)
+        ]
         train, val = [], []
         for section in sections:
             info = read_dataset(section.repo_id, section.root, tolerance_s=data.tolerance_s)
@@ -204,6 +216,35 @@ class FrameDataModule(LightningDataModule):
             UserError: Naming both sides of what differs.
         """
         check_resumed(state_dict, self.state_dict(), [source.info for source in self.train_sources])
+
+
+def _by_label(source: WindowSource, share: float) -> list[WindowSource]:
+    """A source as two, its labelled episodes and the others, of which the first gives that share of the samples.
+
+    Raises:
+        UserError: A labelled episode is not there to be trained on, or has no actions.
+    """
+    if source.labelled_episodes is None:
+        return [replace(source, labelled_episodes=[])]
+    kept = source.episodes if source.episodes is not None else list(range(source.info.episodes))
+    check_episodes(source.info, source.labelled_episodes)
+    if absent := sorted({*source.labelled_episodes} - {*kept}):
+        raise UserError(
+            f"labelled episode {absent[0]} of {source.info.repo_id} is not trained on: it is held out or left out",
+            where="model.labelled_episodes, trainer.eval_split, data.episodes",
+            fix="label another one, or train without trainer.eval_split",
+        )
+    if "action" not in source.info.features:
+        raise UserError(
+            f"{source.info.repo_id} has no actions",
+            where="model.labelled_episodes",
+            fix="leave labelled_episodes out: a quantizer learns from video alone",
+        )
+    others = sorted({*kept} - {*source.labelled_episodes})
+    if not others:
+        return [source]
+    labelled = replace(source, episodes=sorted(source.labelled_episodes), weight=source.weight * share)
+    return [labelled, replace(source, episodes=others, weight=source.weight * (1 - share))]
 
 
 def _check_fits(source: WindowSource, num_frames: int, offset_seconds: float) -> None:

@@ -158,6 +158,16 @@ class _FramesAndActions(SourceWindows):
             sums[..., : self.action_dim] = np.where((valid & has_action[:, None])[..., None], between, 0)
         return {"action_sum": sums, "has_action": has_action}
 
+    def action_sums(self) -> "NDArray[np.float32]":
+        """Of the valid pairs of labelled episodes, all finite, `[N, A]`; no frame is read."""
+        import numpy as np
+
+        episode = self.table.episode_of(self.starts)
+        indices, valid = self.window(self.starts, episode)
+        found = self._actions(indices, valid, episode, self.action_width or 0)
+        sums: NDArray[np.float32] = found["action_sum"][valid & found["has_action"][:, None]]
+        return sums[np.isfinite(sums).all(1)]
+
 
 def _no_pair_fits(table: Episodes, episodes: list[int] | None, offset: int) -> UserError:
     """What to say when two frames ``offset`` apart fit into none of the episodes."""
@@ -262,6 +272,12 @@ class FrameWindows(Mixture):
         )
         for part in self._parts:
             part.readers = [next(readers) for _ in part.cameras]
+
+    def action_sums(self) -> "NDArray[np.float32]":
+        """Summed actions of every valid pair of labelled episodes whose actions are finite, `[N, A]`."""
+        import numpy as np
+
+        return np.concatenate([part.action_sums() for part in self._parts])
 
     def _common_size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
         sizes = {

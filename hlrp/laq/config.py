@@ -1,12 +1,29 @@
 """The shape of a latent action quantizer, and its presets."""
 
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from hlrp.config import LaqModel, LightningRun
 from hlrp.errors import UserError, suggest
+
+EFFICIENTNET_LITE0: Final = "efficientnet_lite0"
+"""Name of the image model whose weights come as a Python package."""
+
+
+class FeatureConfig(BaseModel):
+    """A frozen image model: its architecture, without weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    kind: Literal["transformers", "efficientnet_lite0"]
+    width: int = Field(ge=1)
+    """Width of a feature."""
+    stride: int = Field(ge=1)
+    """Pixels of its pictures, down and across, that one feature stands for."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """What transformers builds the architecture from."""
 
 
 def _square(value: Any) -> Any:
@@ -40,6 +57,8 @@ class LAQConfig(BaseModel):
     """Positions S per transition."""
     code_dim: int = Field(default=32, ge=1)
     """Width D of a code vector."""
+    features: FeatureConfig | None = None
+    """Image model whose features are read and predicted in place of pixels."""
 
     @model_validator(mode="after")
     def _check_divisions(self) -> Self:
@@ -54,6 +73,11 @@ class LAQConfig(BaseModel):
     def grid(self) -> tuple[int, int]:
         """Patches down and across."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def feature_width(self) -> int | None:
+        """Width of what the encoder reads for a patch; None: pixels."""
+        return None if self.features is None else self.features.width
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
@@ -81,6 +105,11 @@ class LAQConfig(BaseModel):
     def from_model(cls, model: LaqModel, *, num_frames: int | None = None, offset_seconds: float | None = None) -> Self:
         """The configuration that a run's ``model`` section asks for, with T and the offset of its ``data`` section."""
         named = {key: value for key, value in model.model_dump().items() if key in cls.model_fields}
+        if model.space == "features":
+            from hlrp.laq.image_model import read_image_model
+
+            assert model.feature_model is not None, "the schema asks for it"
+            named["features"] = read_image_model(model.feature_model)
         return cls.preset(model.preset, **named, num_frames=num_frames, offset_seconds=offset_seconds)
 
     @classmethod

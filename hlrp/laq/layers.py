@@ -97,3 +97,19 @@ class PatchEmbedding(nn.Module):
         p = self.patch_size
         patches = rearrange(frames, "... c (h p) (w q) -> ... (h w) (p q c)", p=p, q=p)
         return self.embed(patches * 2 - 1) + self.positions
+
+
+class FeatureEmbedding(nn.Module):
+    """Embeds an image model's standardised features of a grid: ``[..., N, width] -> [..., N, D]``, positions added."""
+
+    positions: Tensor
+
+    def __init__(self, width: int, grid: tuple[int, int], dim: int) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(width, dim), nn.LayerNorm(dim))
+        self.register_buffer("positions", grid_positions(*grid, dim), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[..., N, width] -> [..., N, D]``."""
+        embedded: Tensor = self.embed(features) + self.positions
+        return embedded

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hlrp.laq.config import LAQConfig
 from hlrp.laq.model import LAQ, LAQOutput
@@ -201,7 +201,14 @@ class LAQMeter:
 
 
 @torch.no_grad()
-def random_laq(config: LAQConfig, frames: Sequence[Tensor], *, seed: int = 0, device: str = "cpu") -> LAQ:
+def random_laq(
+    config: LAQConfig,
+    frames: Sequence[Tensor],
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    image_model: nn.Module | None = None,
+) -> LAQ:
     """An untrained quantizer to compare with: random weights, but a codebook placed among its own differences.
 
     Without that placement all pairs share one code, and any model would beat it.
@@ -211,10 +218,13 @@ def random_laq(config: LAQConfig, frames: Sequence[Tensor], *, seed: int = 0, de
         frames: Batches of windows ``[B, T, C, H, W]`` to place the codebook with.
         seed: Of the weights; the global random state is left as it was.
         device: Where to build it.
+        image_model: Frozen image model of the one that is judged, where it has one: that is not random.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         laq = LAQ(config).to(device).eval()
+        if image_model is not None and laq.image_model is not None:
+            laq.image_model.load_state_dict(image_model.state_dict())
         vectors = torch.cat([laq.encode_vectors(f).flatten(0, 1) for f in frames])[:_INITIAL_VECTORS]
         laq.quantizer.initialise(vectors)
     return laq

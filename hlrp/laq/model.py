@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from hlrp.errors import UserError
 from hlrp.laq.config import LAQConfig
-from hlrp.laq.layers import Block, PatchEmbedding, sincos_positions
+from hlrp.laq.image_model import FrozenFeatures
+from hlrp.laq.layers import Block, FeatureEmbedding, PatchEmbedding, sincos_positions
 from hlrp.laq.quantizers import make_quantizer
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class LAQOutput:
         quantized: What the decoder was given, ``[B, T-1, S, D]``.
         quantizer_loss: Extra loss of each pair, ``[B, T-1]``.
         tokens: The decoder's last features, ``[B, T-1, N, dim]``, for losses on other targets than pixels.
+        features: With a feature space: the predicted features of the following frames, ``[B, T-1, N, width]``.
+        feature_target: What they should be: the image model's of these frames, as `features`.
     """
 
     recon: Tensor
@@ -39,10 +42,19 @@ class LAQOutput:
     quantized: Tensor
     quantizer_loss: Tensor
     tokens: Tensor
+    features: Tensor | None = None
+    feature_target: Tensor | None = None
+
+
+def _embedding(config: LAQConfig, width: int | None) -> nn.Module:
+    """Of patches of pixels, or of an image model's features of that width."""
+    if width is None:
+        return PatchEmbedding(config.channels, config.patch_size, config.grid, config.dim)
+    return FeatureEmbedding(width, config.grid, config.dim)
 
 
 class Encoder(nn.Module):
-    """Windows ``[B, T, C, H, W]`` to differences ``[B, T-1, S, D]``.
+    """Windows ``[B, T, C, H, W]``, or their features ``[B, T, N, width]``, to differences ``[B, T-1, S, D]``.
 
     Attention is spatial inside each frame, then temporal and causal at each patch: no frame sees a later one, so a
     pair's difference depends on the frames up to its second one only.
@@ -52,7 +64,7 @@ class Encoder(nn.Module):
         super().__init__()
         dim, heads = config.dim, config.heads
         self.dim = dim
-        self.embed = PatchEmbedding(config.channels, config.patch_size, config.grid, dim)
+        self.embed = _embedding(config, config.feature_width)
         self.spatial = nn.ModuleList(Block(dim, heads) for _ in range(config.spatial_layers))
         self.temporal = nn.ModuleList(Block(dim, heads, causal=True) for _ in range(config.temporal_layers))
         self.norm = nn.LayerNorm(dim)
@@ -63,7 +75,7 @@ class Encoder(nn.Module):
         self.code_dim = config.code_dim
 
     def forward(self, frames: Tensor) -> Tensor:
-        """``[B, T, C, H, W]`` in [0, 1] to ``[B, T-1, S, D]``."""
+        """``[B, T, C, H, W]`` in [0, 1], or features ``[B, T, N, width]``, to ``[B, T-1, S, D]``."""
         batch, time = frames.shape[:2]
         x = rearrange(self.embed(frames), "b t n d -> (b t) n d")
         for block in self.spatial:
@@ -78,40 +90,75 @@ class Encoder(nn.Module):
         return rearrange(gathered, "b t (s d) -> b t s d", d=self.code_dim)
 
 
-class Decoder(nn.Module):
-    """One frame ``[B, C, H, W]`` and one transition's vectors ``[B, S, D]`` to the next frame.
+class TokenDecoder(nn.Module):
+    """One frame and one transition's vectors ``[B, S, D]`` to tokens ``[B, N, dim]`` that say how the next one differs.
 
     It has an embedding of its own: the encoder's tokens of frame t have no place here, and neither has any later frame.
+
+    Args:
+        config: The quantizer's.
+        feature_width: Width of the features that frames are given as; None: pixels.
     """
 
-    def __init__(self, config: LAQConfig) -> None:
+    def __init__(self, config: LAQConfig, feature_width: int | None = None) -> None:
         super().__init__()
-        dim, pixels = config.dim, config.channels * config.patch_size**2
-        self.patch_size, self.grid = config.patch_size, config.grid
-        self.embed = PatchEmbedding(config.channels, config.patch_size, config.grid, dim)
-        self.widen = nn.Linear(config.code_dim, dim)
-        self.code_positions = nn.Parameter(torch.randn(config.code_seq_len, dim) * 0.02)
-        self.blocks = nn.ModuleList(Block(dim, config.heads, cross=True) for _ in range(config.decoder_layers))
-        self.norm = nn.LayerNorm(dim)
-        self.to_pixels = nn.Linear(dim, pixels)
-        # The untrained decoder copies its frame: what is learned is the change.
-        nn.init.zeros_(self.to_pixels.weight)
-        nn.init.zeros_(self.to_pixels.bias)
+        self.embed = _embedding(config, feature_width)
+        self.widen = nn.Linear(config.code_dim, config.dim)
+        self.code_positions = nn.Parameter(torch.randn(config.code_seq_len, config.dim) * 0.02)
+        self.blocks = nn.ModuleList(Block(config.dim, config.heads, cross=True) for _ in range(config.decoder_layers))
+        self.norm = nn.LayerNorm(config.dim)
 
-    def forward(self, frame: Tensor, quantized: Tensor) -> tuple[Tensor, Tensor]:
-        """The next frame ``[B, C, H, W]`` and the last features ``[B, N, dim]``."""
+    def decode(self, frame: Tensor, quantized: Tensor) -> Tensor:
+        """The tokens."""
         context = self.widen(quantized) + self.code_positions
         x = self.embed(frame)
         for block in self.blocks:
             x = block(x, context)
-        x = self.norm(x)
+        return self.norm(x)
+
+
+def _from_nothing(layer: nn.Linear) -> nn.Linear:
+    """An untrained decoder copies its frame: what is learned is the change."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Decoder(TokenDecoder):
+    """One frame ``[B, C, H, W]`` and one transition's vectors ``[B, S, D]`` to the next frame."""
+
+    def __init__(self, config: LAQConfig) -> None:
+        super().__init__(config)
+        self.patch_size, self.grid = config.patch_size, config.grid
+        self.to_pixels = _from_nothing(nn.Linear(config.dim, config.channels * config.patch_size**2))
+
+    def forward(self, frame: Tensor, quantized: Tensor) -> tuple[Tensor, Tensor]:
+        """The next frame ``[B, C, H, W]`` and the last features ``[B, N, dim]``."""
+        x = self.decode(frame, quantized)
         p, (rows, _) = self.patch_size, self.grid
         change = rearrange(self.to_pixels(x), "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=p, q=p)
         return frame + change, x
 
 
+class FeatureDecoder(TokenDecoder):
+    """An image model's features of one frame ``[B, N, width]`` and vectors ``[B, S, D]`` to those of the next frame."""
+
+    def __init__(self, config: LAQConfig, width: int) -> None:
+        super().__init__(config, width)
+        self.to_features = _from_nothing(nn.Linear(config.dim, width))
+
+    def forward(self, features: Tensor, quantized: Tensor) -> Tensor:
+        """``[B, N, width]``."""
+        change: Tensor = self.to_features(self.decode(features, quantized))
+        return features + change
+
+
 class LAQ(nn.Module):
     """A latent action quantizer.
+
+    With ``config.features`` it reads and predicts the features of a frozen image model, whose weights are part of its
+    own: nothing outside of its folder is needed to use it. Pixels are predicted all the same, for pictures and scores,
+    from vectors that no gradient of theirs reaches.
 
     Args:
         config: Shapes and meaning of the codes.
@@ -127,6 +174,10 @@ class LAQ(nn.Module):
         self.encoder = Encoder(config)
         self.quantizer = make_quantizer(config.quantizer, config.code_dim, config.codebook_size, config.code_seq_len)
         self.decoder = Decoder(config)
+        self.image_model = self.feature_decoder = None
+        if config.features is not None:
+            self.image_model = FrozenFeatures(config.features, config.grid)
+            self.feature_decoder = FeatureDecoder(config, config.features.width)
 
     def forward(self, frames: Tensor, valid: Tensor | None = None) -> LAQOutput:
         """Encode every pair of a window and predict each following frame from its current frame and codes.
@@ -136,18 +187,31 @@ class LAQ(nn.Module):
             valid: ``[B, T-1]`` bool; pairs that are False take part in nothing that has a gradient. None: all.
         """
         pixels = self._pixels(frames)
-        vectors = self.encoder(pixels)
+        seen = self._seen(pixels)
+        vectors = self.encoder(seen)
         batch = len(pixels)
         quantized, codes, loss = self.quantizer(vectors.flatten(0, 1))
-        recon, tokens = self.decoder(pixels[:, :-1].flatten(0, 1), quantized)
+        shown = quantized if self.feature_decoder is None else quantized.detach()
+        recon, tokens = self.decoder(pixels[:, :-1].flatten(0, 1), shown)
+        features = target = None
+        if self.feature_decoder is not None:
+            features, target = self.feature_decoder(seen[:, :-1].flatten(0, 1), quantized), seen[:, 1:]
         if valid is not None:
             keep = valid.flatten()
             recon = torch.where(keep[:, None, None, None], recon, recon.detach())
             tokens = torch.where(keep[:, None, None], tokens, tokens.detach())
             loss = torch.where(keep, loss, loss.new_zeros(()))
+            features = None if features is None else torch.where(keep[:, None, None], features, features.detach())
         parts = (recon, codes, quantized, loss, tokens)
         recon, codes, quantized, loss, tokens = (x.unflatten(0, (batch, -1)) for x in parts)
-        return LAQOutput(recon, codes, vectors, quantized, loss, tokens)
+        features = None if features is None else features.unflatten(0, (batch, -1))
+        return LAQOutput(recon, codes, vectors, quantized, loss, tokens, features, target)
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """What the encoder reads of frames ``[B, T, C, H, W]``: themselves, or their features ``[B, T, N, width]``."""
+        if self.image_model is None:
+            return pixels
+        return self.image_model(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2]).to(pixels.dtype)
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
@@ -169,7 +233,7 @@ class LAQ(nn.Module):
     def encode_vectors(self, frames: Tensor) -> Tensor:
         """Continuous latents of every pair, before quantisation: ``[B, T-1, S, D]``; frames as for `encode`."""
         with _evaluating(self.encoder):
-            return self.encoder(self._pixels(frames.to(self.device)))
+            return self.encoder(self._seen(self._pixels(frames.to(self.device))))
 
     @torch.no_grad()
     def codes_of(self, vectors: Tensor) -> Tensor:
@@ -205,8 +269,8 @@ class LAQ(nn.Module):
         return self.decoder.to_pixels.weight.device
 
     def parameter_count(self) -> int:
-        """Trained numbers."""
-        return sum(p.numel() for p in self.parameters())
+        """Trained numbers, without a frozen image model's."""
+        return sum(p.numel() for name, p in self.named_parameters() if not name.startswith("image_model."))
 
     @classmethod
     def from_checkpoint(cls, path: Path | str, device: torch.device | str = "cpu") -> Self:

@@ -14,11 +14,13 @@ from hlrp.config import LaqModel, LightningRun
 from hlrp.errors import UserError
 from hlrp.laq.checkpoint import LAQSource, check_state
 from hlrp.laq.config import LAQConfig
-from hlrp.laq.losses import masked_mean, pixel_loss
+from hlrp.laq.grounding import ActionHead, grounded
+from hlrp.laq.image_model import FrozenFeatures
+from hlrp.laq.losses import feature_loss, masked_mean, pixel_loss
 from hlrp.laq.metrics import USED_FLOOR, LAQMeter, code_counts, moving_pixels, perplexity
 from hlrp.laq.model import LAQ, LAQOutput
 from hlrp.laq.schedules import USAGE_WINDOW, learning_rate_factor, preset_learning_rate, replacement_at
-from hlrp.laq.teachers import DinoFeatures, FeatureHead, FlowHead, RaftFlow
+from hlrp.laq.teachers import FeatureHead, FlowHead, RaftFlow
 
 _LOG = logging.getLogger("hlrp.train")
 _BETAS, _WEIGHT_DECAY = (0.9, 0.99), 0.01
@@ -32,7 +34,8 @@ class LAQModule(LightningModule):
     """Loss, codebook upkeep and metrics of a quantizer.
 
     Batches hold ``frames`` uint8 ``[B, T, C, H, W]`` (``[B, T, V, C, H, W]`` with several cameras, which then count
-    as windows of their own), ``valid`` bool ``[B, T-1]`` and ``source`` int64 ``[B]``.
+    as windows of their own), ``valid`` bool ``[B, T-1]``, ``source`` int64 ``[B]``, and, where actions of labelled
+    episodes are used, ``action_sum`` ``[B, T-1, A]`` and ``has_action`` bool ``[B]``.
 
     Args:
         run: A run whose model has kind `laq`.
@@ -67,20 +70,25 @@ class LAQModule(LightningModule):
         self.register_buffer("uses", torch.zeros(positions, size, dtype=torch.int64))
         self.register_buffer("window", torch.zeros(positions, size, dtype=torch.int64))
         self._teachers: dict[str, nn.Module] = {}
-        self.heads = self._make_heads(config)
+        self.heads = self._make_heads(config, datamodule)
         if run.model.init_from is not None:
             self._start_from(Path(run.model.init_from))
 
-    def _make_heads(self, config: LAQConfig) -> nn.ModuleDict:
-        """Heads on the decoder for the targets that are asked for; their teachers are kept out of the checkpoint."""
+    def _make_heads(self, config: LAQConfig, datamodule: Any) -> nn.ModuleDict:
+        """Heads for the targets that are asked for; their teachers are kept out of the checkpoint."""
         heads = nn.ModuleDict()
         if self.settings.feature_model is not None:
-            dino = DinoFeatures(self.settings.feature_model, config.grid)
-            self._teachers["feature"] = dino
-            heads["feature"] = FeatureHead(config.dim, dino.width)
+            teacher = FrozenFeatures.load(self.settings.feature_model, config.grid)
+            if self.laq.image_model is not None:
+                self.laq.image_model.load_state_dict(teacher.state_dict())
+            else:
+                self._teachers["feature"] = teacher
+                heads["feature"] = FeatureHead(config.dim, teacher.config.width)
         if self.settings.flow_model is not None:
             self._teachers["flow"] = RaftFlow(self.settings.flow_model)
             heads["flow"] = FlowHead(config.dim, config.patch_size, config.grid)
+        if grounded(self.run) and datamodule is not None:
+            heads["action"] = ActionHead(config.code_seq_len * config.code_dim, _action_width(datamodule))
         return heads
 
     def _start_from(self, path: Path) -> None:
@@ -101,6 +109,9 @@ class LAQModule(LightningModule):
             teacher.to(self.device)
         self._seen_step = self.global_step
         self._is_placed = None
+        if "action" in self.heads:
+            windows = self.trainer.datamodule.train_windows  # type: ignore[attr-defined]
+            self._action_head().standardise_by(torch.from_numpy(windows.action_sums()))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Place the codebook among the first batch's own differences, once."""
@@ -122,6 +133,8 @@ class LAQModule(LightningModule):
         frames, valid, _ = _windows(batch)
         out = self.laq(frames, valid)
         parts = self._losses(out, frames, valid)
+        if "action" in self.heads:
+            parts["action"] = self.settings.action_weight * self._action_loss(out, batch)
         loss = torch.stack(list(parts.values())).sum()
         self.log_dict({f"loss_{k}": v.detach() for k, v in parts.items()}, batch_size=len(frames))
         with torch.no_grad():
@@ -137,6 +150,10 @@ class LAQModule(LightningModule):
         parts = {"pixel": pixel_loss(out.recon.float(), pixels, valid, background)}
         if self.settings.quantizer == "vq":
             parts["quantizer"] = masked_mean(out.quantizer_loss, valid)
+        if out.features is not None and out.feature_target is not None:
+            parts["feature"] = self.settings.feature_weight * feature_loss(
+                out.features, out.feature_target, pixels, valid, background
+            )
         if "feature" in self.heads:
             target = self._teachers["feature"](pixels[:, 1:].flatten(0, 1)).unflatten(0, valid.shape)
             error = ((self.heads["feature"](out.tokens) - target) ** 2).mean((2, 3))
@@ -149,6 +166,17 @@ class LAQModule(LightningModule):
             ramp = min(1.0, self.global_step / max(1.0, _FLOW_RAMP * self._total_steps()))
             parts["flow"] = ramp * self.settings.flow_weight * masked_mean(error, valid)
         return parts
+
+    def _action_loss(self, out: LAQOutput, batch: Batch) -> Tensor:
+        sums, known = batch["action_sum"], batch["valid"] & batch["has_action"][:, None]
+        views = len(out.vectors) // len(sums)
+        sums, known = sums.repeat_interleave(views, 0), known.repeat_interleave(views, 0)
+        return self._action_head().loss(out.vectors, sums, known)
+
+    def _action_head(self) -> ActionHead:
+        head = self.heads["action"]
+        assert isinstance(head, ActionHead)
+        return head
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Replace unused codes and report usage, after the optimizer's step is complete."""
@@ -212,6 +240,8 @@ class LAQModule(LightningModule):
         out = self._meter.update(self.laq, frames, valid, source)
         pixels = frames.float() / 255 if frames.dtype == torch.uint8 else frames
         loss = pixel_loss(out.recon.float(), pixels, valid, self.settings.background_weight)
+        if out.features is not None and out.feature_target is not None:
+            loss = feature_loss(out.features, out.feature_target, pixels, valid, self.settings.background_weight)
         self.log("val_loss", loss, batch_size=len(frames), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
@@ -289,7 +319,20 @@ def _summed(counts: Tensor) -> Tensor:
 
 def _sources(datamodule: Any) -> list[LAQSource]:
     infos = [source.info for source in getattr(datamodule, "train_sources", [])]
-    return [LAQSource(repo_id=i.repo_id, fingerprint=i.fingerprint(), fps=i.fps) for i in infos]
+    # Labelled episodes of a dataset and its others are sources of their own to the sampler.
+    return list(dict.fromkeys(LAQSource(repo_id=i.repo_id, fingerprint=i.fingerprint(), fps=i.fps) for i in infos))
+
+
+def _action_width(datamodule: Any) -> int:
+    infos = [s.info for s in datamodule.train_sources if s.labelled_episodes]
+    widths = {info.repo_id: int(info.features["action"]["shape"][0]) for info in infos}
+    if len(set(widths.values())) > 1:
+        raise UserError(
+            f"labelled sources have actions of several widths: {widths}",
+            where="data.sources",
+            fix="give labelled_episodes to sources with one action space",
+        )
+    return next(iter(widths.values()))
 
 
 def _cameras(datamodule: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Frozen teachers for further targets than pixels: DINO features and RAFT flow, from files on this machine only."""
+"""Further targets than pixels: heads that predict an image model's features and optical flow, and RAFT, frozen."""
 
 from pathlib import Path
 from typing import Any
@@ -10,58 +10,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
 from hlrp.errors import UserError
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _RAFT_MIN_SIDE, _RAFT_STRIDE, _RAFT_UPDATES = 128, 8, 4
-
-
-class DinoFeatures(nn.Module):
-    """Frozen patch features of a DINO-like vision transformer, one per patch of the quantizer.
-
-    Args:
-        folder: A model folder of transformers (``config.json``, ``model.safetensors``).
-        grid: Patches down and across; frames are resized so that the teacher has just as many.
-
-    Raises:
-        UserError: The folder is missing or holds no such model.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, folder: Path, grid: tuple[int, int]) -> None:
-        super().__init__()
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                f"there is no model folder {folder}",
-                where="model.feature_model",
-                fix="give a local folder with config.json and model.safetensors",
-            )
-        from transformers import AutoModel
-
-        try:
-            # Weights in safetensors only: other formats can run code when they are read.
-            self.model: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-            self.patch, self.width = int(self.model.config.patch_size), int(self.model.config.hidden_size)
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"the feature model cannot be loaded: {error}",
-                where=f"model.feature_model: {folder}",
-                fix="give a vision transformer such as DINOv2 or DINOv3, saved as safetensors",
-            ) from error
-        self.model.eval().requires_grad_(False)
-        self.grid = grid
-        for name, values in zip(("mean", "std"), _IMAGENET, strict=True):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
-
-    @torch.no_grad()
-    def forward(self, frames: Tensor) -> Tensor:
-        """``[N, 3, H, W]`` in [0, 1] to standardised features ``[N, h * w, width]``."""
-        size = (self.grid[0] * self.patch, self.grid[1] * self.patch)
-        resized = F.interpolate(frames.float(), size, mode="bilinear", antialias=True, align_corners=False)
-        tokens = self.model(pixel_values=(resized - self.mean) / self.std).last_hidden_state
-        # Class and register tokens come first, the patches last.
-        patches = tokens[:, -self.grid[0] * self.grid[1] :]
-        return F.layer_norm(patches.float(), (self.width,))
 
 
 class RaftFlow(nn.Module):

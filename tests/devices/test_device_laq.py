@@ -111,3 +111,20 @@ def test_the_report_and_a_checkpoint_go_to_the_device_that_is_asked_for(laq2: Pa
         measure_transfer(laq, [batch], torch.ones(2, 8), seed=0)
         assert probe_inputs(laq, [batch]).vectors.device.type == "cpu"
         draw_pictures(laq, [batch])
+
+
+def test_a_step_in_feature_space_with_labelled_actions(tmp_path: Path) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    from hlrp.laq.grounding import ActionHead
+
+    sizes = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=14, patch_size=7)
+    Dinov2Model(sizes).save_pretrained(tmp_path)
+    module = make_module(3, "nsvq", space="features", feature_model=tmp_path)
+    module.heads["action"] = ActionHead(4 * 32, 3)
+    batch = next(iter(batches(3))) | {"action_sum": torch.randn(6, 2, 3), "has_action": torch.arange(6) < 3}
+    with pretended_cuda():
+        module.to("cuda")
+        loss = module.training_step(move(batch), 0)
+        loss.backward()
+        assert loss.device == module.heads["action"].project.weight.grad.device == CUDA

@@ -89,9 +89,13 @@ def build_datamodule(run: LightningRun, announce: "Callable[[str], None]") -> "L
     options: dict[str, Any] = {"cameras": run.data.cameras, "cache_limit_gb": run.data.cache_limit_gb}
     if isinstance(run.model, LaqModel):
         from hlrp.laq.config import LAQConfig
+        from hlrp.laq.grounding import grounded
 
         config = LAQConfig.from_run(run)
         options |= {"size": config.image_size, "offset_seconds": config.offset_seconds}
+        if grounded(run):
+            options |= {"with_actions": True, "labelled_share": run.model.labelled_share}
+            options["labelled_episodes"] = run.model.labelled_episodes
     return FrameDataModule(run, announce=announce, **options)
 
 

@@ -226,7 +226,8 @@ def make_report(
     order = torch.randperm(len(settle), generator=torch.Generator().manual_seed(seed)).tolist()
     announce(f"drawing {random_models} random quantizers to compare with")
     random = [
-        random_laq(laq.config, [settle[i] for i in order], seed=seed + k, device=device) for k in range(random_models)
+        random_laq(laq.config, [settle[i] for i in order], seed=seed + k, device=device, image_model=laq.image_model)
+        for k in range(random_models)
     ]
     del settle
     sources = [_report_source(laq, random, reader, announce) for reader in readers]
