@@ -3,9 +3,8 @@
 Names are imported on first use, so that importing this package costs nothing.
 """
 
-from typing import TYPE_CHECKING
-
-from hlrp.lazy_imports import lazy_names
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hlrp.config.aliases import resolve_policy_aliases
@@ -73,4 +72,27 @@ __all__ = [
     "to_yaml",
 ]
 
-__getattr__ = lazy_names(__name__)
+# Names that are not listed here live in `schema`.
+_HOME_OF = {
+    "FromConfig": "from_config",
+    "Resolved": "loading",
+    "allow_import": "class_path",
+    "find_config": "shipped",
+    "is_eval_file": "loading",
+    "load_config": "loading",
+    "load_eval_config": "loading",
+    "parse_episodes": "base",
+    "refuse_unused": "obeyed",
+    "resolve_class_path": "class_path",
+    "resolve_policy_aliases": "aliases",
+    "shipped_config": "shipped",
+    "shipped_names": "shipped",
+    "steps_for_epochs": "trainer_sections",
+    "to_yaml": "loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF.get(name, 'schema')}"), name)

@@ -3,10 +3,10 @@
 `DatasetInfo` and `read_dataset` cost nothing to import; torch and Lightning are imported with the names that need them.
 """
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from hlrp.data.dataset_info import DatasetInfo, read_dataset
-from hlrp.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from hlrp.data.data_module import FrameDataModule
@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     from hlrp.data.lerobot_data_module import LeRobotDataModule
     from hlrp.data.sampler import ResumableSampler
     from hlrp.data.windows import FrameWindows, WindowSource
+
+_LAZY = {
+    "BadVideoError": "images",
+    "FrameChunk": "decode",
+    "FrameDataModule": "data_module",
+    "FrameStore": "frame_store",
+    "FrameWindows": "windows",
+    "LeRobotDataModule": "lerobot_data_module",
+    "ResumableSampler": "sampler",
+    "WindowSource": "windows",
+    "read_episodes": "episodes",
+    "sequential_frames": "decode",
+    "split_episodes": "episodes",
+    "window_offset": "episodes",
+}
 
 __all__ = [
     "BadVideoError",
@@ -35,4 +50,8 @@ __all__ = [
     "window_offset",
 ]
 
-__getattr__ = lazy_names(__name__)
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"hlrp.data.{_LAZY[name]}"), name)

@@ -5,9 +5,8 @@
 
 from typing import TYPE_CHECKING
 
-from hlrp.lazy_imports import lazy_names
+from hlrp.lazy import lazy_names
 
-# torch, Lightning and transformers take seconds to import.
 if TYPE_CHECKING:
     from hlrp.foundation.checkpoint import FoundationManifest, load_backend, read_manifest
     from hlrp.foundation.config import BackendConfig
@@ -25,4 +24,14 @@ __all__ = [
     "read_manifest",
 ]
 
-__getattr__ = lazy_names(__name__)
+# torch, Lightning and transformers take seconds to import.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "checkpoint": ["FoundationManifest", "load_backend", "read_manifest"],
+        "config": ["BackendConfig"],
+        "data_module": ["FoundationDataModule"],
+        "model": ["Foundation"],
+        "vla_backend_module": ["FoundationModule"],
+    },
+)

@@ -29,12 +29,11 @@ from hlrp.foundation.checkpoint import (
 )
 from hlrp.foundation.config import BackendConfig
 from hlrp.foundation.data_module import FoundationDataModule
-from hlrp.foundation.metrics import summed
 from hlrp.foundation.trainable import Adapters, choose_trainable
 from hlrp.foundation.validation import Validation
 from hlrp.foundation.windows import INSTRUCTION, STATE, present
 from hlrp.laq.checkpoint import LAQSource
-from hlrp.laq.metrics import code_counts
+from hlrp.laq.metrics import code_counts, summed
 from hlrp.laq.schedules import learning_rate_factor
 from hlrp.runs.directory import MANIFEST
 

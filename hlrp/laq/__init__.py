@@ -6,9 +6,8 @@
 from typing import TYPE_CHECKING
 
 from hlrp.laq.config import PRESETS, LAQConfig
-from hlrp.lazy_imports import lazy_names
+from hlrp.lazy import lazy_names
 
-# torch and Lightning take seconds to import; configuration alone must not.
 if TYPE_CHECKING:
     from hlrp.laq.checkpoint import LAQManifest, read_manifest
     from hlrp.laq.model import LAQ, LAQOutput
@@ -16,4 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LAQ", "PRESETS", "LAQConfig", "LAQManifest", "LAQModule", "LAQOutput", "read_manifest"]
 
-__getattr__ = lazy_names(__name__)
+# torch and Lightning take seconds to import; configuration alone must not.
+__getattr__ = lazy_names(
+    __name__, {"checkpoint": ["LAQManifest", "read_manifest"], "model": ["LAQ", "LAQOutput"], "module": ["LAQModule"]}
+)

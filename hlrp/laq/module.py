@@ -11,14 +11,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from hlrp.config import LaqModel, LightningRun
-from hlrp.errors import UserError
-from hlrp.laq.checkpoint import LAQSource, check_state
+from hlrp.laq.checkpoint import LAQSource
 from hlrp.laq.config import LAQConfig
 from hlrp.laq.losses import masked_mean, pixel_loss
-from hlrp.laq.metrics import USED_FLOOR, LAQMeter, code_counts, moving_pixels, perplexity
+from hlrp.laq.metrics import USED_FLOOR, LAQMeter, code_counts, is_distributed, moving_pixels, perplexity, summed
 from hlrp.laq.model import LAQ, LAQOutput
-from hlrp.laq.schedules import USAGE_WINDOW, learning_rate_factor, preset_learning_rate, replacement_at
+from hlrp.laq.schedules import LEARNING_RATES, USAGE_WINDOW, learning_rate_factor, replacement_at
 from hlrp.laq.teachers import DinoFeatures, FeatureHead, FlowHead, RaftFlow
+from hlrp.runs.model_folder import check_state
 
 _LOG = logging.getLogger("hlrp.train")
 _BETAS, _WEIGHT_DECAY = (0.9, 0.99), 0.01
@@ -48,13 +48,14 @@ class LAQModule(LightningModule):
 
     def __init__(self, run: LightningRun, datamodule: Any = None) -> None:
         super().__init__()
-        if not isinstance(run.model, LaqModel):
-            raise UserError("the run's model is no latent action quantizer", where="model", fix="set model.kind=laq")
-        self.run, self.settings = run, run.model
         config = LAQConfig.from_run(run)
+        assert isinstance(run.model, LaqModel)
+        self.run, self.settings = run, run.model
         self.laq = LAQ(config)
-        self._sources = _sources(datamodule)
-        self._cameras = _cameras(datamodule)
+        sources = getattr(datamodule, "train_sources", [])
+        infos = [source.info for source in sources]
+        self._sources = [LAQSource(repo_id=i.repo_id, fingerprint=i.fingerprint(), fps=i.fps) for i in infos]
+        self._cameras = list(dict.fromkeys(camera for s in sources for camera in (s.cameras or s.info.cameras)))
         self._meter: LAQMeter | None = None
         # The last step's vectors and which of them are valid.
         self._recent: tuple[Tensor, Tensor] | None = None
@@ -163,7 +164,7 @@ class LAQModule(LightningModule):
             self._report_usage()
 
     def _replace(self, threshold: float) -> None:
-        uses = _summed(self.uses)
+        uses = summed(self.uses)
         if self.global_rank == 0 and self._recent is not None:
             vectors, valid = self._recent
             self.laq.quantizer.replace(uses, threshold, vectors[valid])
@@ -172,12 +173,12 @@ class LAQModule(LightningModule):
 
     def _share_codebook(self) -> None:
         """Give every process the first one's codebook: what is drawn must be drawn once."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             for value in self.laq.quantizer.state_dict().values():
                 torch.distributed.broadcast(value, src=0)
 
     def _report_usage(self) -> None:
-        counts = _summed(self.window)
+        counts = summed(self.window)
         share = float((counts > 0).double().mean())
         total = counts.sum(0)
         self.log("codes_used", share, batch_size=1)
@@ -256,7 +257,7 @@ class LAQModule(LightningModule):
                 {"params": decayed, "weight_decay": _WEIGHT_DECAY, **fused},
                 {"params": others, "weight_decay": 0.0, **fused},
             ],
-            lr=self.run.trainer.learning_rate or preset_learning_rate(self.settings.preset),
+            lr=self.run.trainer.learning_rate or LEARNING_RATES[self.settings.preset],
             betas=_BETAS,
         )
         total = self._total_steps()
@@ -277,21 +278,3 @@ def _windows(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         frames = frames.transpose(1, 2).flatten(0, 1)
         valid, source = valid.repeat_interleave(views, 0), source.repeat_interleave(views, 0)
     return frames, valid, source
-
-
-def _summed(counts: Tensor) -> Tensor:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return counts
-    total = counts.clone()
-    torch.distributed.all_reduce(total)
-    return total
-
-
-def _sources(datamodule: Any) -> list[LAQSource]:
-    infos = [source.info for source in getattr(datamodule, "train_sources", [])]
-    return [LAQSource(repo_id=i.repo_id, fingerprint=i.fingerprint(), fps=i.fps) for i in infos]
-
-
-def _cameras(datamodule: Any) -> list[str]:
-    sources = getattr(datamodule, "train_sources", [])
-    return list(dict.fromkeys(camera for s in sources for camera in (s.cameras or s.info.cameras)))

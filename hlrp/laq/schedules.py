@@ -5,17 +5,13 @@ import math
 USAGE_WINDOW = 50
 """Steps over which the use of codes is counted for the log."""
 
-_LEARNING_RATES = {"tiny": 1e-3, "base": 1e-4, "hlrp": 1e-4}
+LEARNING_RATES = {"tiny": 1e-3, "base": 1e-4, "hlrp": 1e-4}
+"""The learning rate of each preset, where the run names none."""
 _WARMUP_STEPS, _WARMUP_SHARE = 1000, 0.05
 _FINAL_FACTOR = 0.01
 # Up to a step: how often unused codes are replaced, and the share of an even use under which a code counts as unused.
 _REPLACEMENTS = ((100, 10, 0.1), (1000, 50, 0.1), (5000, 500, 0.05), (50_000, 2000, 0.01))
 _SETTLED = 0.8  # share of the run after which the codebook is left alone
-
-
-def preset_learning_rate(preset: str) -> float:
-    """The learning rate where the run names none."""
-    return _LEARNING_RATES[preset]
 
 
 def learning_rate_factor(step: int, total: int) -> float:

@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING
 
 from hlrp.latents.spec import CodeSpec
-from hlrp.lazy_imports import lazy_names
+from hlrp.lazy import lazy_names
 
-# Reading a table takes numpy and pyarrow; what a code means must not.
 if TYPE_CHECKING:
     from hlrp.latents.table import LatentTable
 
 __all__ = ["CodeSpec", "LatentTable"]
 
-__getattr__ = lazy_names(__name__)
+# Reading a table takes numpy and pyarrow; what a code means must not.
+__getattr__ = lazy_names(__name__, {"table": ["LatentTable"]})

@@ -183,16 +183,13 @@ class ShardRows:
             "range": self.range.model_dump(),
             "bad_episodes": sorted(self.bad_episodes),
         }
-        # One key only: safetensors writes several in an order that changes from process to process.
-        _write(folder, self.range.name, save(arrays, {_METADATA_KEY: json.dumps(said)}))
-
-
-def _write(folder: Path, name: str, content: bytes) -> None:
-    try:
-        write_bytes(folder / name, content)
-    except FileNotFoundError:
-        if not (folder / name).is_file():  # else the same command ran twice at once, and the other one was done first
-            raise
+        path = folder / self.range.name
+        try:
+            # One key only: safetensors writes several in an order that changes from process to process.
+            write_bytes(path, save(arrays, {_METADATA_KEY: json.dumps(said)}))
+        except FileNotFoundError:
+            if not path.is_file():  # else the same command ran twice at once, and the other one was done first
+                raise
 
 
 def read_header(path: Path) -> ShardHeader:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from hlrp.lazy_imports import lazy_names
+from hlrp.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hlrp.policies.adapter import LeRobotPolicyAdapter
@@ -10,4 +10,4 @@ if TYPE_CHECKING:
 
 __all__ = ["LeRobotPolicyAdapter", "Policy"]
 
-__getattr__ = lazy_names(__name__)
+__getattr__ = lazy_names(__name__, {"adapter": ["LeRobotPolicyAdapter"], "policy": ["Policy"]})

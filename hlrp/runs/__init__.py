@@ -1,10 +1,8 @@
 """Run directories: what a run was asked, what it did, and what it left to evaluate, resume or deploy."""
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from hlrp.lazy_imports import lazy_names
-
-# pydantic, which the manifest is made of, would be felt in every `--help`.
 if TYPE_CHECKING:
     from hlrp.runs.checkpoints import (
         Checkpoint,
@@ -15,6 +13,23 @@ if TYPE_CHECKING:
     )
     from hlrp.runs.directory import RunDirectory, claim_folder, claim_run_path, list_runs, new_run_path
     from hlrp.runs.manifest import DatasetRecord, ResumeRecord, RunManifest
+
+# pydantic, which the manifest is made of, would be felt in every `--help`.
+_LAZY = {
+    "Checkpoint": "checkpoints",
+    "DatasetRecord": "manifest",
+    "ResumeRecord": "manifest",
+    "RunDirectory": "directory",
+    "RunManifest": "manifest",
+    "checkpoint_step": "checkpoints",
+    "claim_folder": "directory",
+    "claim_run_path": "directory",
+    "list_checkpoints": "checkpoints",
+    "list_runs": "directory",
+    "new_run_path": "directory",
+    "resolve_pretrained": "checkpoints",
+    "safetensors_problem": "checkpoints",
+}
 
 __all__ = [
     "Checkpoint",
@@ -32,4 +47,8 @@ __all__ = [
     "safetensors_problem",
 ]
 
-__getattr__ = lazy_names(__name__)
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"hlrp.runs.{_LAZY[name]}"), name)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from hlrp.lazy_imports import lazy_names
+from hlrp.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hlrp.foundation.backends.interfaces import (
@@ -16,4 +16,4 @@ if TYPE_CHECKING:
 
 __all__ = ["BackendMode", "FoundationBatch", "LatentOutput", "LossOutput", "PrefixBackend", "VLABackend"]
 
-__getattr__ = lazy_names(__name__)
+__getattr__ = lazy_names(__name__, {"interfaces": __all__})

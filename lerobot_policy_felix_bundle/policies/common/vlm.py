@@ -142,7 +142,7 @@ class _Foundation:
         from safetensors.torch import load_file
 
         from hlrp.foundation.checkpoint import split_tied
-        from hlrp.laq.checkpoint import WEIGHTS, check_state
+        from hlrp.runs.model_folder import WEIGHTS, check_state
 
         stored = load_file(self.path / WEIGHTS)
         expected, tied = split_tied(backend.state_dict())
