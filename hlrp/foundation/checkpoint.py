@@ -66,6 +66,7 @@ class FoundationManifest(ModelManifest):
 
 
 _MODELS = ModelKind("foundation", "foundation model", FoundationManifest, train="hlrp train --model foundation")
+find_model, read_manifest = _MODELS.find, _MODELS.read_manifest
 
 
 def record_backbone(name: str, folder: Path) -> BackboneRecord:
@@ -128,24 +129,6 @@ def split_tied(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
 def _hashes(folder: Path) -> dict[str, str]:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {p.relative_to(folder).as_posix(): sha256_of(p) for p in files}
-
-
-def find_model(path: Path) -> Path:
-    """The folder of the model that ``path`` means: itself, a checkpoint's, or a run's newest whole checkpoint's.
-
-    Raises:
-        UserError: There is no foundation model.
-    """
-    return _MODELS.find(path)
-
-
-def read_manifest(path: Path) -> FoundationManifest:
-    """Read the manifest of a model folder, a checkpoint folder or a run folder.
-
-    Raises:
-        UserError: There is none, it cannot be read, or it is of another kind or schema.
-    """
-    return _MODELS.read_manifest(path)
 
 
 def load_backend(path: Path, device: torch.device | str = "cpu") -> tuple[VLABackend, FoundationManifest]:

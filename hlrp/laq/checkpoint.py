@@ -46,6 +46,7 @@ _QUANTIZERS = ModelKind(
     train="hlrp train --trainer lightning --model laq",
     flag="--laq / latents.laq",
 )
+find_model = _QUANTIZERS.find
 _REPEATED = ("codebook_size", "code_seq_len", "num_frames", "image_size", "offset_seconds")
 
 
@@ -93,15 +94,6 @@ def read_manifest(path: Path) -> LAQManifest:
                 fix="use another checkpoint",
             )
     return manifest
-
-
-def find_model(path: Path) -> Path:
-    """The folder of the model that ``path`` means: itself, a checkpoint's, or a run's newest complete checkpoint's.
-
-    Raises:
-        UserError: There is no quantizer.
-    """
-    return _QUANTIZERS.find(path)
 
 
 def load[Model: "LAQ"](cls: type[Model], path: Path, device: torch.device | str) -> Model:

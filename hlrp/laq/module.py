@@ -16,12 +16,12 @@ from hlrp.laq.config import LAQConfig
 from hlrp.laq.losses import masked_mean, pixel_loss
 from hlrp.laq.metrics import USED_FLOOR, LAQMeter, code_counts, is_distributed, moving_pixels, perplexity, summed
 from hlrp.laq.model import LAQ, LAQOutput
-from hlrp.laq.schedules import LEARNING_RATES, USAGE_WINDOW, learning_rate_factor, replacement_at
+from hlrp.laq.schedules import LEARNING_RATES, USAGE_WINDOW, adamw_with_cosine, replacement_at
 from hlrp.laq.teachers import DinoFeatures, FeatureHead, FlowHead, RaftFlow
 from hlrp.runs.model_folder import check_state
 
 _LOG = logging.getLogger("hlrp.train")
-_BETAS, _WEIGHT_DECAY = (0.9, 0.99), 0.01
+_BETAS = (0.9, 0.99)
 _FLOW_RAMP = 0.25  # share of the run over which the flow loss reaches its weight
 _JUDGED_FROM = 200  # steps: before them the replacement of unused codes is still at work
 
@@ -70,7 +70,10 @@ class LAQModule(LightningModule):
         self._teachers: dict[str, nn.Module] = {}
         self.heads = self._make_heads(config)
         if run.model.init_from is not None:
-            self._start_from(Path(run.model.init_from))
+            stored = LAQ.from_checkpoint(run.model.init_from).state_dict()
+            check_state(stored, self.laq.state_dict(), f"model.init_from: {run.model.init_from}")
+            self.laq.load_state_dict(stored)
+            self.initialised.fill_(True)
 
     def _make_heads(self, config: LAQConfig) -> nn.ModuleDict:
         """Heads on the decoder for the targets that are asked for; their teachers are kept out of the checkpoint."""
@@ -83,12 +86,6 @@ class LAQModule(LightningModule):
             self._teachers["flow"] = RaftFlow(self.settings.flow_model)
             heads["flow"] = FlowHead(config.dim, config.patch_size, config.grid)
         return heads
-
-    def _start_from(self, path: Path) -> None:
-        stored = LAQ.from_checkpoint(path).state_dict()
-        check_state(stored, self.laq.state_dict(), f"model.init_from: {path}")
-        self.laq.load_state_dict(stored)
-        self.initialised.fill_(True)
 
     def forward(self, frames: Tensor, valid: Tensor | None = None) -> LAQOutput:
         """As `LAQ.forward`."""
@@ -246,23 +243,9 @@ class LAQModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with a warm-up and a cosine; neither codebook nor vectors of norms and biases decay."""
+        rate = self.run.trainer.learning_rate or LEARNING_RATES[self.settings.preset]
         codebook = set(self.laq.quantizer.parameters())
-        trained = [p for p in self.parameters() if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1 and p not in codebook]
-        others = [p for p in trained if p.ndim <= 1 or p in codebook]
-        # An option of the groups: of the whole optimizer, Lightning would refuse to clip gradients in mixed precision.
-        fused = {"fused": True if self.device.type == "cuda" else None}
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": _WEIGHT_DECAY, **fused},
-                {"params": others, "weight_decay": 0.0, **fused},
-            ],
-            lr=self.run.trainer.learning_rate or LEARNING_RATES[self.settings.preset],
-            betas=_BETAS,
-        )
-        total = self._total_steps()
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return adamw_with_cosine(self, codebook, lr=rate, betas=_BETAS, total=self._total_steps())
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the quantizer alone, as `LAQ.from_checkpoint` reads it."""

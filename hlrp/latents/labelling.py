@@ -257,15 +257,12 @@ class _Labelling:
                 shard = shard_of[item.episode]
                 current = current or ShardRows(self.identity, shard, self.table)
                 self._take(item, current, batcher)
-                if item.episode == shard.end_episode - 1 and self._ends_episode(item):
+                length = int(self.table.lengths[item.episode])
+                ended = isinstance(item, BadVideoError) or item.start + len(item.frames) == length
+                if ended and item.episode == shard.end_episode - 1:
                     # At once: what comes next may be an error or a kill.
                     self._close(current, batcher)
                     current = None
-
-    def _ends_episode(self, item: DeviceChunk | BadVideoError) -> bool:
-        if isinstance(item, BadVideoError):
-            return True
-        return item.start + len(item.frames) == int(self.table.lengths[item.episode])
 
     def _take(self, item: DeviceChunk | BadVideoError, shard: ShardRows, batcher: WindowBatcher) -> None:
         episode = item.episode

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.data.episodes import Episodes, window_offset
 from hlrp.errors import UserError
 from hlrp.files import write_bytes
 from hlrp.latents.spec import CodeSpec, Difference
+from hlrp.runs.model_folder import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,10 +60,8 @@ class LatentIdentity(CodeSpec):
         return self.differences(wanted)
 
 
-class ShardRange(BaseModel):
+class ShardRange(Record):
     """Which episodes and rows a shard holds; ends are exclusive."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     number: int
     first_episode: int
