@@ -12,8 +12,8 @@ from hlrp.config import EnvSection, LeRobotRun, LightningRun, PolicyModel, refus
 from hlrp.data.dataset_info import DatasetInfo, require_training_features
 from hlrp.data.episodes import check_camera_names
 from hlrp.errors import UserError
-from hlrp.foundation.find import is_foundation
 from hlrp.runs import resolve_pretrained
+from hlrp.runs.checkpoints import is_foundation
 from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
 from trainers.policy_labels import foundation_of, label_fields
 

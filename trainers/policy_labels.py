@@ -6,7 +6,7 @@ from typing import Any
 from hlrp.config import LatentsSection, LeRobotRun, LightningRun, PolicyModel
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.errors import UserError
-from hlrp.foundation.find import is_foundation
+from hlrp.runs.checkpoints import is_foundation
 
 _OURS = "hlrp_"
 

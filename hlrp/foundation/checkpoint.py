@@ -5,38 +5,27 @@ manifest.json       what they are
 backbone/           configuration, tokenizer and processor of the backbone, without weights
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from hlrp import __version__
 from hlrp.errors import UserError
-from hlrp.files import write_bytes, write_text
 from hlrp.foundation.backends.interfaces import VLABackend
 from hlrp.foundation.backends.registry import backend_class
 from hlrp.foundation.config import BackendConfig
 from hlrp.foundation.trainable import merged_state
-from hlrp.laq.checkpoint import MANIFEST, WEIGHTS, LAQSource, check_state, whole_model
+from hlrp.laq.checkpoint import LAQSource
 from hlrp.latents.spec import Difference, describe
 from hlrp.latents.table import sha256_of
-from hlrp.runs.kinds import refuse_other
+from hlrp.runs.model_folder import WEIGHTS, ModelKind, ModelManifest, Record, check_state, read_weights
 
 BACKBONE = "backbone"
-SCHEMA_VERSION = 1
-_KIND = "foundation"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BackboneRecord(_Frozen):
+class BackboneRecord(Record):
     """Where the backbone came from."""
 
     name: str
@@ -47,7 +36,7 @@ class BackboneRecord(_Frozen):
     """Whether it came with trained weights."""
 
 
-class LabelStatistics(_Frozen):
+class LabelStatistics(Record):
     """What the training data were like."""
 
     code_counts: list[list[int]]
@@ -60,12 +49,9 @@ class LabelStatistics(_Frozen):
     state_std: list[float] | None = None
 
 
-class FoundationManifest(_Frozen):
+class FoundationManifest(ModelManifest):
     """What a foundation model is, beside its weights."""
 
-    schema_version: int
-    kind: str
-    hlrp_version: str
     config: BackendConfig
     backbone: BackboneRecord
     backbone_files: dict[str, str]
@@ -77,6 +63,10 @@ class FoundationManifest(_Frozen):
     step: int
     """Optimizer steps of training."""
     weights_sha256: str
+
+
+_MODELS = ModelKind("foundation", "foundation model", FoundationManifest, train="hlrp train --model foundation")
+find_model, read_manifest = _MODELS.find, _MODELS.read_manifest
 
 
 def record_backbone(name: str, folder: Path) -> BackboneRecord:
@@ -105,17 +95,12 @@ def save(
         sources: Datasets that it was trained on.
         step: Optimizer steps of training.
     """
-    from safetensors.torch import save as to_bytes
-
     folder.mkdir(parents=True, exist_ok=True)
     backend.save_backbone(folder / BACKBONE)
     unique, _ = split_tied(merged_state(backend))
-    content = to_bytes({name: value.detach().cpu().contiguous() for name, value in unique.items()})
-    write_bytes(folder / WEIGHTS, content)
-    manifest = FoundationManifest(
-        schema_version=SCHEMA_VERSION,
-        kind=_KIND,
-        hlrp_version=__version__,
+    return _MODELS.write(
+        folder,
+        unique,
         config=backend.config,
         backbone=backbone,
         backbone_files=_hashes(folder / BACKBONE),
@@ -123,11 +108,7 @@ def save(
         instructions=list(instructions),
         sources=tuple(sources),
         step=step,
-        weights_sha256=hashlib.sha256(content).hexdigest(),
     )
-    # Last: a manifest is never beside files that it does not describe without a hash telling.
-    write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
-    return manifest
 
 
 def split_tied(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -148,55 +129,6 @@ def split_tied(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
 def _hashes(folder: Path) -> dict[str, str]:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {p.relative_to(folder).as_posix(): sha256_of(p) for p in files}
-
-
-def find_model(path: Path) -> Path:
-    """The folder of the model that ``path`` means: itself, a checkpoint's, or a run's newest whole checkpoint's.
-
-    Raises:
-        UserError: There is no foundation model.
-    """
-    refuse_other(path, "a foundation model", str(path))
-    folder, broken = whole_model(path)
-    if folder is None:
-        raise UserError(
-            f"{path} holds no foundation model" + (f" that is whole ({'; '.join(broken)})" if broken else ""),
-            where=str(path),
-            fix="give a run of `hlrp train --model foundation`, or a folder with model.safetensors and manifest.json",
-        )
-    return folder
-
-
-def read_manifest(path: Path) -> FoundationManifest:
-    """Read the manifest of a model folder, a checkpoint folder or a run folder.
-
-    Raises:
-        UserError: There is none, it cannot be read, or it is of another kind or schema.
-    """
-    place = find_model(path) / MANIFEST
-    try:
-        raw = json.loads(place.read_text(encoding="utf8"))
-        version, kind = raw["schema_version"], raw["kind"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"the manifest of the foundation model cannot be read: {error!r}", where=str(place), fix="use another one"
-        ) from error
-    if kind != _KIND or version != SCHEMA_VERSION:
-        raise UserError(
-            f"the manifest says kind {kind!r}, schema {version!r}; "
-            f"this version reads {_KIND!r}, schema {SCHEMA_VERSION}",
-            where=str(place),
-            fix="give a foundation model, and load it with the version that wrote it",
-        )
-    try:
-        return FoundationManifest.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"the manifest is not valid at {'.'.join(map(str, first['loc']))}: {first['msg']}",
-            where=str(place),
-            fix="use another checkpoint",
-        ) from error
 
 
 def load_backend(path: Path, device: torch.device | str = "cpu") -> tuple[VLABackend, FoundationManifest]:
@@ -239,17 +171,7 @@ def load_weights(backend: VLABackend, folder: Path, manifest: FoundationManifest
     Raises:
         UserError: They are not those that the manifest describes, or do not fit name by name and shape by shape.
     """
-    from safetensors.torch import load as from_bytes
-
-    content = (folder / WEIGHTS).read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != manifest.weights_sha256:
-        raise UserError(
-            f"{WEIGHTS} has SHA-256 {digest[:16]}..., the manifest says {manifest.weights_sha256[:16]}...",
-            where=str(folder),
-            fix="the two files are not of one checkpoint; use another one",
-        )
-    stored = from_bytes(content)
+    stored = read_weights(folder, manifest.weights_sha256)
     expected, tied = split_tied(backend.state_dict())
     check_state(stored, expected, str(folder / WEIGHTS))
     backend.load_state_dict(stored | {name: stored[owner] for name, owner in tied.items()}, strict=True)

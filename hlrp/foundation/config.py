@@ -1,17 +1,14 @@
 """What a foundation model predicts and sees: decided once, saved with its weights."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from hlrp.errors import suggest
 from hlrp.foundation.backends.interfaces import BackendMode
 from hlrp.foundation.backends.registry import BACKENDS
+from hlrp.laq.config import as_square
 from hlrp.latents.spec import CodeSpec
-
-
-def _square(value: Any) -> Any:
-    return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class BackendConfig(BaseModel):
@@ -27,7 +24,7 @@ class BackendConfig(BaseModel):
     cameras: tuple[str, ...] = Field(min_length=1)
     """Dataset keys of the images, in this order."""
     image_size: Annotated[
-        tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None, BeforeValidator(_square)
+        tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None, BeforeValidator(as_square)
     ] = None
     """Height and width that frames are given in; none: as recorded."""
     state_dim: int | None = Field(default=None, ge=1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hlrp.laq.metrics import code_counts, perplexity
+from hlrp.laq.metrics import code_counts, perplexity, summed
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,10 @@ class CodeMeter:
 
     def __init__(self, positions: int, codebook_size: int, device: torch.device) -> None:
         self._size = codebook_size
-        kwargs = {"dtype": torch.int64, "device": device}
-        self._correct = torch.zeros(positions, **kwargs)  # type: ignore[call-overload]
-        self._whole = torch.zeros(2, **kwargs)  # type: ignore[call-overload]
-        self._true = torch.zeros(positions, codebook_size, **kwargs)  # type: ignore[call-overload]
-        self._predicted = torch.zeros(positions, codebook_size, **kwargs)  # type: ignore[call-overload]
+        self._correct = torch.zeros(positions, dtype=torch.int64, device=device)
+        self._whole = torch.zeros(2, dtype=torch.int64, device=device)
+        self._true = torch.zeros(positions, codebook_size, dtype=torch.int64, device=device)
+        self._predicted = torch.zeros_like(self._true)
 
     def update(self, predicted: Tensor, codes: Tensor, mask: Tensor) -> None:
         """Count a batch: predicted and true codes int64 ``[B, P]``, and where there is a label, bool ``[B, P]``."""
@@ -105,15 +104,6 @@ class VectorMeter:
         error, total, squares, count = summed(self._sums).tolist()
         spread = squares - total * total / count if count else 0.0
         return 1 - error / spread if spread > 0 else math.nan
-
-
-def summed(value: Tensor) -> Tensor:
-    """The sum over all processes; ``value`` itself is not changed."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    total = value.clone()
-    torch.distributed.all_reduce(total)
-    return total
 
 
 def _shares(part: Tensor, whole: Tensor) -> list[float]:

@@ -1,6 +1,6 @@
 """Which weights of a backend are trained: parts that are frozen, low-rank adapters, and the weights that they make."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,17 +86,12 @@ def _add_adapters(backend: VLABackend, adapters: Adapters) -> None:
             parameter.requires_grad_(name in trained)
 
 
+@torch.no_grad()
 def merged_state(backend: VLABackend) -> dict[str, Tensor]:
     """The weights of a backend by the names that they have without adapters, which are added to them."""
     state = backend.state_dict()
-    for name, delta in _deltas(backend):
-        base = f"{name}.base_layer.weight"
-        state[base] = state[base] + delta.to(state[base])
-    return {name.replace(".base_layer.", "."): value for name, value in state.items() if ".lora_" not in name}
-
-
-def _deltas(backend: VLABackend) -> Iterator[tuple[str, Tensor]]:
     for name, module in backend.named_modules():
         if _ADAPTER in getattr(module, "lora_A", ()) and callable(getattr(module, "get_delta_weight", None)):
-            with torch.no_grad():
-                yield name, module.get_delta_weight(_ADAPTER)
+            base = f"{name}.base_layer.weight"
+            state[base] = state[base] + module.get_delta_weight(_ADAPTER).to(state[base])
+    return {name.replace(".base_layer.", "."): value for name, value in state.items() if ".lora_" not in name}

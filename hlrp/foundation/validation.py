@@ -130,8 +130,8 @@ class Validation:
             majority: The most frequent code of each position in training, ``[P]``.
         """
         if self._config.mode is not BackendMode.CODES:
-            found = {"val_r2": self._vectors.compute()}
-            return found | ({"val_r2_shuffled": self._shuffled_vectors.compute()} if self._other else {})
+            scored = {"val_r2": self._vectors.compute()}
+            return scored | ({"val_r2_shuffled": self._shuffled_vectors.compute()} if self._other else {})
         scores = self._codes.compute(majority)
         metrics = _named("val_", scores)
         metrics["val_majority"] = scores.mean_majority
@@ -139,12 +139,9 @@ class Validation:
         metrics["val_gain_least"] = min(
             (a - m for a, m in zip(scores.accuracy, scores.majority, strict=True) if math.isfinite(a)), default=math.nan
         )
-        for position, (share, used, spread) in enumerate(
-            zip(scores.majority, scores.used, scores.perplexity, strict=True)
-        ):
-            metrics[f"val_majority_{position}"] = share
-            metrics[f"val_codes_predicted_{position}"] = used
-            metrics[f"val_perplexity_{position}"] = spread
+        metrics |= {f"val_majority_{p}": share for p, share in enumerate(scores.majority)}
+        metrics |= {f"val_codes_predicted_{p}": used for p, used in enumerate(scores.used)}
+        metrics |= {f"val_perplexity_{p}": spread for p, spread in enumerate(scores.perplexity)}
         if self._other:
             metrics |= _named("val_shuffled_", self._shuffled.compute(majority))
         if self._one_by_one:

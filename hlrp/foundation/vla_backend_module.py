@@ -29,16 +29,15 @@ from hlrp.foundation.checkpoint import (
 )
 from hlrp.foundation.config import BackendConfig
 from hlrp.foundation.data_module import FoundationDataModule
-from hlrp.foundation.metrics import summed
 from hlrp.foundation.trainable import Adapters, choose_trainable
 from hlrp.foundation.validation import Validation
 from hlrp.foundation.windows import INSTRUCTION, STATE, present
 from hlrp.laq.checkpoint import LAQSource
-from hlrp.laq.metrics import code_counts
-from hlrp.laq.schedules import learning_rate_factor
+from hlrp.laq.metrics import code_counts, summed
+from hlrp.laq.schedules import adamw_with_cosine
 from hlrp.runs.directory import MANIFEST
 
-_BETAS, _WEIGHT_DECAY = (0.9, 0.95), 0.01
+_BETAS = (0.9, 0.95)
 _RATE_RANDOM, _RATE_PRETRAINED, _RATE_FROZEN = 5e-4, 2e-5, 1e-4
 _STATISTICS_SAMPLES = 2048
 _SMALLEST_STD = 1e-3
@@ -261,19 +260,7 @@ class FoundationModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with a warm-up and a cosine; neither norms and biases nor embeddings decay."""
         embeddings = {p for m in self.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
-        trained = [p for p in self.parameters() if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1 and p not in embeddings]
-        others = [p for p in trained if p.ndim <= 1 or p in embeddings]
-        # An option of the groups: of the whole optimizer, Lightning would refuse to clip gradients in mixed precision.
-        fused = {"fused": True if self.device.type == "cuda" else None}
-        groups = [
-            {"params": decayed, "weight_decay": _WEIGHT_DECAY, **fused},
-            {"params": others, "weight_decay": 0.0, **fused},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate(), betas=_BETAS)
-        total = self._total_steps()
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return adamw_with_cosine(self, embeddings, lr=self.learning_rate(), betas=_BETAS, total=self._total_steps())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the labels that were counted, of all processes together."""

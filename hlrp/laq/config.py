@@ -26,7 +26,8 @@ class FeatureConfig(BaseModel):
     """What transformers builds the architecture from."""
 
 
-def _square(value: Any) -> Any:
+def as_square(value: Any) -> Any:
+    """One number as height and width; anything else as it is."""
     return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -35,7 +36,7 @@ class LAQConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    image_size: Annotated[tuple[int, int], BeforeValidator(_square)] = (96, 96)
+    image_size: Annotated[tuple[int, int], BeforeValidator(as_square)] = (96, 96)
     """Height and width of the frames in pixels; one number for a square."""
     channels: int = Field(default=3, ge=1)
     patch_size: int = Field(default=12, ge=1)
@@ -125,35 +126,24 @@ class LAQConfig(BaseModel):
         return cls.from_model(run.model, num_frames=data.num_frames, offset_seconds=data.offset_seconds)
 
 
+# LAPA's sizes: 256 px, patches of 32, 8 spatial + 8 temporal layers of 1024.
+_LAPA = {
+    "image_size": 256,
+    "patch_size": 32,
+    "dim": 1024,
+    "heads": 16,
+    "spatial_layers": 8,
+    "temporal_layers": 8,
+    "decoder_layers": 8,
+}
 PRESETS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
     {
         # A CPU learns it in minutes.
         "tiny": {},
-        # LAPA: 256 px, patches of 32, 8 spatial + 8 temporal layers of 1024, K = 8, S = 4, 0.6 s for robot video.
-        "base": {
-            "image_size": 256,
-            "patch_size": 32,
-            "dim": 1024,
-            "heads": 16,
-            "spatial_layers": 8,
-            "temporal_layers": 8,
-            "decoder_layers": 8,
-            "codebook_size": 8,
-            "offset_seconds": 0.6,
-        },
+        # LAPA: K = 8, S = 4, 0.6 s for robot video.
+        "base": _LAPA | {"codebook_size": 8, "offset_seconds": 0.6},
         # HLRP: the same trunk with one code of 2048 per transition.
-        "hlrp": {
-            "image_size": 256,
-            "patch_size": 32,
-            "dim": 1024,
-            "heads": 16,
-            "spatial_layers": 8,
-            "temporal_layers": 8,
-            "decoder_layers": 8,
-            "codebook_size": 2048,
-            "code_seq_len": 1,
-            "offset_seconds": 0.5,
-        },
+        "hlrp": _LAPA | {"codebook_size": 2048, "code_seq_len": 1, "offset_seconds": 0.5},
     }
 )
 """Presets by name: what differs from the defaults of `LAQConfig`."""

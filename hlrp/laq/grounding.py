@@ -4,12 +4,17 @@ The head's loss shapes the latents of all videos, so that they keep what moves t
 Liang et al. 2025; LAOM, Nikulin et al. 2025). The head itself is thrown away: `hlrp fit-actions` fits the map anew.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from hlrp.config import LaqModel, LightningRun
 from hlrp.errors import UserError
 from hlrp.laq.losses import masked_mean
+
+if TYPE_CHECKING:
+    from hlrp.data.data_module import FrameDataModule
 
 _CONSTANT = 1e-6
 
@@ -30,6 +35,23 @@ def grounded(run: LightningRun) -> bool:
         )
     named = (run.model.labelled_episodes, *(source.labelled_episodes for source in run.data.sources))
     return any(episodes is not None for episodes in named)
+
+
+def action_width(datamodule: "FrameDataModule") -> int:
+    """Width A of the labelled sources' actions.
+
+    Raises:
+        UserError: They have several.
+    """
+    infos = [source.info for source in datamodule.train_sources if source.labelled_episodes]
+    widths = {info.repo_id: int(info.features["action"]["shape"][0]) for info in infos}
+    if len(set(widths.values())) > 1:
+        raise UserError(
+            f"labelled sources have actions of several widths: {widths}",
+            where="data.sources",
+            fix="give labelled_episodes to sources with one action space",
+        )
+    return next(iter(widths.values()))
 
 
 class ActionHead(nn.Module):

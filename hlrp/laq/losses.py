@@ -4,16 +4,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
-from hlrp.laq.metrics import moving_pixels
+from hlrp.laq.metrics import is_distributed, moving_pixels, summed
 
 
 def share_over_processes(value: Tensor) -> Tensor:
     """The mean of ``value`` over processes: dividing by it makes averaged gradients those of one large batch."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    total = value.detach().clone()
-    torch.distributed.all_reduce(total)
-    return total / torch.distributed.get_world_size()
+    return summed(value.detach()) / torch.distributed.get_world_size() if is_distributed() else value
 
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hlrp.laq.config import LAQConfig
-from hlrp.laq.model import LAQ, LAQOutput
+from hlrp.laq.model import LAQ, LAQOutput, evaluating
 
 MOVING_THRESHOLD = 0.1
 """A pixel moves if a channel of it changes by more than this, of [0, 1]: above the noise of video compression."""
@@ -43,6 +43,20 @@ def code_counts(codes: Tensor, size: int, mask: Tensor | None = None) -> Tensor:
     column = codes if mask is None else torch.where(mask, codes, size)
     counts = torch.zeros(codes.shape[1], size + 1, dtype=torch.int64, device=codes.device)
     return counts.scatter_add_(1, column.T, torch.ones_like(column.T))[:, :-1]
+
+
+def is_distributed() -> bool:
+    """Whether several processes train together."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def summed(value: Tensor) -> Tensor:
+    """The sum over all processes; ``value`` itself is not changed."""
+    if not is_distributed():
+        return value
+    total = value.clone()
+    torch.distributed.all_reduce(total)
+    return total
 
 
 def perplexity(counts: Tensor) -> Tensor:
@@ -132,17 +146,13 @@ class LAQMeter:
 
         Returns the model's output in evaluation mode.
         """
-        was = laq.training
-        laq.eval()
-        try:
+        with evaluating(laq):
             out = laq(frames)
             current, following, source, codes, recon = self._valid_pairs(out.recon, out.codes, frames, valid, source)
             if len(codes) == 0:
                 return out
             others = shuffled(len(codes), self._generator).to(codes.device)
             permuted = laq.decoder(current, laq.quantizer.lookup(codes[others]))[0]
-        finally:
-            laq.train(was)
         moving = moving_pixels(current, following)
         squared = [((x.clamp(0, 1) - following) ** 2 * moving) for x in (recon, current, permuted)]
         each = torch.stack([s.double().sum((1, 2, 3)) for s in squared], dim=1)
@@ -193,11 +203,7 @@ class LAQMeter:
         if counts is None or errors is None:
             counts = torch.zeros(self._sources, config.code_seq_len, config.codebook_size, dtype=torch.int64)
             errors = torch.zeros(self._sources, 5, dtype=torch.float64)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            counts, errors = counts.clone(), errors.clone()
-            torch.distributed.all_reduce(counts)
-            torch.distributed.all_reduce(errors)
-        return counts.cpu(), errors.cpu()
+        return summed(counts).cpu(), summed(errors).cpu()
 
 
 @torch.no_grad()
@@ -216,11 +222,12 @@ def random_laq(
     Args:
         config: Of the model that is judged.
         frames: Batches of windows ``[B, T, C, H, W]`` to place the codebook with.
-        seed: Of the weights; the global random state is left as it was.
+        seed: Of the weights; the random states of the CPU and of ``device`` are left as they were.
         device: Where to build it.
         image_model: Frozen image model of the one that is judged, where it has one: that is not random.
     """
-    with torch.random.fork_rng(devices=[]):
+    place = torch.device(device)
+    with torch.random.fork_rng([place] if place.type == "cuda" else []):
         torch.manual_seed(seed)
         laq = LAQ(config).to(device).eval()
         if image_model is not None and laq.image_model is not None:

@@ -3,6 +3,8 @@
 Shapes: B batch, T frames of a window, C channels, H x W pixels, S code positions, D width of a code, K codes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -232,7 +234,7 @@ class LAQ(nn.Module):
     @torch.no_grad()
     def encode_vectors(self, frames: Tensor) -> Tensor:
         """Continuous latents of every pair, before quantisation: ``[B, T-1, S, D]``; frames as for `encode`."""
-        with _evaluating(self.encoder):
+        with evaluating(self.encoder):
             return self.encoder(self._seen(self._pixels(frames.to(self.device))))
 
     @torch.no_grad()
@@ -260,7 +262,7 @@ class LAQ(nn.Module):
                 fix=f"this model takes [B, {self.config.code_seq_len}], one row per frame",
             )
         pixels = self._pixels(frame.to(self.device)[:, None])[:, 0]
-        with _evaluating(self.decoder):
+        with evaluating(self.decoder):
             return self.decoder(pixels, self.quantizer.lookup(codes.to(self.device)))[0].clamp(0, 1)
 
     @property
@@ -290,7 +292,7 @@ class LAQ(nn.Module):
         save(self, folder, **provenance)
 
     def _quantize_quietly(self, vectors: Tensor) -> Any:
-        with _evaluating(self.quantizer):
+        with evaluating(self.quantizer):
             flat = vectors.reshape(-1, *vectors.shape[-2:])
             quantized = self.quantizer(flat)
         return quantized._replace(codes=quantized.codes.view(vectors.shape[:-1]))
@@ -309,14 +311,12 @@ class LAQ(nn.Module):
         return frames
 
 
-class _evaluating:  # noqa: N801 - reads as a statement: `with _evaluating(module)`
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode for a block, the former mode afterwards."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.was = module, module.training
-
-    def __enter__(self) -> None:
-        self.module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.module.train(self.was)
+    was = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was)

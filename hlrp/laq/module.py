@@ -11,19 +11,19 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from hlrp.config import LaqModel, LightningRun
-from hlrp.errors import UserError
-from hlrp.laq.checkpoint import LAQSource, check_state
+from hlrp.laq.checkpoint import LAQSource
 from hlrp.laq.config import LAQConfig
-from hlrp.laq.grounding import ActionHead, grounded
+from hlrp.laq.grounding import ActionHead, action_width, grounded
 from hlrp.laq.image_model import FrozenFeatures
 from hlrp.laq.losses import feature_loss, masked_mean, pixel_loss
-from hlrp.laq.metrics import USED_FLOOR, LAQMeter, code_counts, moving_pixels, perplexity
+from hlrp.laq.metrics import USED_FLOOR, LAQMeter, code_counts, is_distributed, moving_pixels, perplexity, summed
 from hlrp.laq.model import LAQ, LAQOutput
-from hlrp.laq.schedules import USAGE_WINDOW, learning_rate_factor, preset_learning_rate, replacement_at
+from hlrp.laq.schedules import LEARNING_RATES, USAGE_WINDOW, adamw_with_cosine, replacement_at
 from hlrp.laq.teachers import FeatureHead, FlowHead, RaftFlow
+from hlrp.runs.model_folder import check_state
 
 _LOG = logging.getLogger("hlrp.train")
-_BETAS, _WEIGHT_DECAY = (0.9, 0.99), 0.01
+_BETAS = (0.9, 0.99)
 _FLOW_RAMP = 0.25  # share of the run over which the flow loss reaches its weight
 _JUDGED_FROM = 200  # steps: before them the replacement of unused codes is still at work
 
@@ -51,13 +51,16 @@ class LAQModule(LightningModule):
 
     def __init__(self, run: LightningRun, datamodule: Any = None) -> None:
         super().__init__()
-        if not isinstance(run.model, LaqModel):
-            raise UserError("the run's model is no latent action quantizer", where="model", fix="set model.kind=laq")
-        self.run, self.settings = run, run.model
         config = LAQConfig.from_run(run)
+        assert isinstance(run.model, LaqModel)
+        self.run, self.settings = run, run.model
         self.laq = LAQ(config)
-        self._sources = _sources(datamodule)
-        self._cameras = _cameras(datamodule)
+        sources = getattr(datamodule, "train_sources", [])
+        infos = [source.info for source in sources]
+        named = [LAQSource(repo_id=i.repo_id, fingerprint=i.fingerprint(), fps=i.fps) for i in infos]
+        # Labelled episodes of a dataset and its others are sources of their own to the sampler.
+        self._sources = list(dict.fromkeys(named))
+        self._cameras = list(dict.fromkeys(camera for s in sources for camera in (s.cameras or s.info.cameras)))
         self._meter: LAQMeter | None = None
         # The last step's vectors and which of them are valid.
         self._recent: tuple[Tensor, Tensor] | None = None
@@ -72,7 +75,10 @@ class LAQModule(LightningModule):
         self._teachers: dict[str, nn.Module] = {}
         self.heads = self._make_heads(config, datamodule)
         if run.model.init_from is not None:
-            self._start_from(Path(run.model.init_from))
+            stored = LAQ.from_checkpoint(run.model.init_from).state_dict()
+            check_state(stored, self.laq.state_dict(), f"model.init_from: {run.model.init_from}")
+            self.laq.load_state_dict(stored)
+            self.initialised.fill_(True)
 
     def _make_heads(self, config: LAQConfig, datamodule: Any) -> nn.ModuleDict:
         """Heads for the targets that are asked for; their teachers are kept out of the checkpoint."""
@@ -88,14 +94,8 @@ class LAQModule(LightningModule):
             self._teachers["flow"] = RaftFlow(self.settings.flow_model)
             heads["flow"] = FlowHead(config.dim, config.patch_size, config.grid)
         if grounded(self.run) and datamodule is not None:
-            heads["action"] = ActionHead(config.code_seq_len * config.code_dim, _action_width(datamodule))
+            heads["action"] = ActionHead(config.code_seq_len * config.code_dim, action_width(datamodule))
         return heads
-
-    def _start_from(self, path: Path) -> None:
-        stored = LAQ.from_checkpoint(path).state_dict()
-        check_state(stored, self.laq.state_dict(), f"model.init_from: {path}")
-        self.laq.load_state_dict(stored)
-        self.initialised.fill_(True)
 
     def forward(self, frames: Tensor, valid: Tensor | None = None) -> LAQOutput:
         """As `LAQ.forward`."""
@@ -191,7 +191,7 @@ class LAQModule(LightningModule):
             self._report_usage()
 
     def _replace(self, threshold: float) -> None:
-        uses = _summed(self.uses)
+        uses = summed(self.uses)
         if self.global_rank == 0 and self._recent is not None:
             vectors, valid = self._recent
             self.laq.quantizer.replace(uses, threshold, vectors[valid])
@@ -200,12 +200,12 @@ class LAQModule(LightningModule):
 
     def _share_codebook(self) -> None:
         """Give every process the first one's codebook: what is drawn must be drawn once."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             for value in self.laq.quantizer.state_dict().values():
                 torch.distributed.broadcast(value, src=0)
 
     def _report_usage(self) -> None:
-        counts = _summed(self.window)
+        counts = summed(self.window)
         share = float((counts > 0).double().mean())
         total = counts.sum(0)
         self.log("codes_used", share, batch_size=1)
@@ -275,23 +275,9 @@ class LAQModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with a warm-up and a cosine; neither codebook nor vectors of norms and biases decay."""
+        rate = self.run.trainer.learning_rate or LEARNING_RATES[self.settings.preset]
         codebook = set(self.laq.quantizer.parameters())
-        trained = [p for p in self.parameters() if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1 and p not in codebook]
-        others = [p for p in trained if p.ndim <= 1 or p in codebook]
-        # An option of the groups: of the whole optimizer, Lightning would refuse to clip gradients in mixed precision.
-        fused = {"fused": True if self.device.type == "cuda" else None}
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": _WEIGHT_DECAY, **fused},
-                {"params": others, "weight_decay": 0.0, **fused},
-            ],
-            lr=self.run.trainer.learning_rate or preset_learning_rate(self.settings.preset),
-            betas=_BETAS,
-        )
-        total = self._total_steps()
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return adamw_with_cosine(self, codebook, lr=rate, betas=_BETAS, total=self._total_steps())
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the quantizer alone, as `LAQ.from_checkpoint` reads it."""
@@ -307,34 +293,3 @@ def _windows(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         frames = frames.transpose(1, 2).flatten(0, 1)
         valid, source = valid.repeat_interleave(views, 0), source.repeat_interleave(views, 0)
     return frames, valid, source
-
-
-def _summed(counts: Tensor) -> Tensor:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return counts
-    total = counts.clone()
-    torch.distributed.all_reduce(total)
-    return total
-
-
-def _sources(datamodule: Any) -> list[LAQSource]:
-    infos = [source.info for source in getattr(datamodule, "train_sources", [])]
-    # Labelled episodes of a dataset and its others are sources of their own to the sampler.
-    return list(dict.fromkeys(LAQSource(repo_id=i.repo_id, fingerprint=i.fingerprint(), fps=i.fps) for i in infos))
-
-
-def _action_width(datamodule: Any) -> int:
-    infos = [s.info for s in datamodule.train_sources if s.labelled_episodes]
-    widths = {info.repo_id: int(info.features["action"]["shape"][0]) for info in infos}
-    if len(set(widths.values())) > 1:
-        raise UserError(
-            f"labelled sources have actions of several widths: {widths}",
-            where="data.sources",
-            fix="give labelled_episodes to sources with one action space",
-        )
-    return next(iter(widths.values()))
-
-
-def _cameras(datamodule: Any) -> list[str]:
-    sources = getattr(datamodule, "train_sources", [])
-    return list(dict.fromkeys(camera for s in sources for camera in (s.cameras or s.info.cameras)))

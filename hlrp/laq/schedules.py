@@ -1,21 +1,24 @@
 """When things happen in a quantizer's training: learning rate, replacement of unused codes, reports of usage."""
 
 import math
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
 
 USAGE_WINDOW = 50
 """Steps over which the use of codes is counted for the log."""
 
-_LEARNING_RATES = {"tiny": 1e-3, "base": 1e-4, "hlrp": 1e-4}
+LEARNING_RATES = {"tiny": 1e-3, "base": 1e-4, "hlrp": 1e-4}
+"""The learning rate of each preset, where the run names none."""
 _WARMUP_STEPS, _WARMUP_SHARE = 1000, 0.05
 _FINAL_FACTOR = 0.01
+_WEIGHT_DECAY = 0.01
 # Up to a step: how often unused codes are replaced, and the share of an even use under which a code counts as unused.
 _REPLACEMENTS = ((100, 10, 0.1), (1000, 50, 0.1), (5000, 500, 0.05), (50_000, 2000, 0.01))
 _SETTLED = 0.8  # share of the run after which the codebook is left alone
-
-
-def preset_learning_rate(preset: str) -> float:
-    """The learning rate where the run names none."""
-    return _LEARNING_RATES[preset]
 
 
 def learning_rate_factor(step: int, total: int) -> float:
@@ -25,6 +28,32 @@ def learning_rate_factor(step: int, total: int) -> float:
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return _FINAL_FACTOR + (1 - _FINAL_FACTOR) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def adamw_with_cosine(
+    module: LightningModule, kept: Collection[nn.Parameter], *, lr: float, betas: tuple[float, float], total: int
+) -> dict[str, Any]:
+    """AdamW with `learning_rate_factor`, as Lightning takes them; neither ``kept`` nor norms and biases decay.
+
+    Args:
+        module: What is trained.
+        kept: Parameters that do not decay in spite of their shape.
+        lr: Peak learning rate.
+        betas: Of AdamW.
+        total: Optimizer steps of the run.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1 and p not in kept]
+    others = [p for p in trained if p.ndim <= 1 or p in kept]
+    # An option of the groups: of the whole optimizer, Lightning would refuse to clip gradients in mixed precision.
+    fused = {"fused": True if module.device.type == "cuda" else None}
+    groups = [
+        {"params": decayed, "weight_decay": _WEIGHT_DECAY, **fused},
+        {"params": others, "weight_decay": 0.0, **fused},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def replacement_at(step: int, total: int) -> float | None:

@@ -29,7 +29,7 @@ class RaftFlow(nn.Module):
         from safetensors.torch import load_file
         from torchvision.models.optical_flow import raft_large, raft_small
 
-        from hlrp.laq.checkpoint import check_state
+        from hlrp.runs.model_folder import check_state
 
         where = f"model.flow_model: {file}"
         fix = "save torchvision's RAFT weights with safetensors.torch.save_file(model.state_dict(), file)"

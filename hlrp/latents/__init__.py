@@ -1,20 +1,14 @@
 """Latent labels: what a code means, labelling a dataset, tables and columns of codes, and a run's label sources."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hlrp.latents.spec import CodeSpec
+from hlrp.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hlrp.latents.table import LatentTable
 
-# Reading a table takes numpy and pyarrow; what a code means must not.
-_LAZY = {"LatentTable": "table"}
-
 __all__ = ["CodeSpec", "LatentTable"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"hlrp.latents.{_LAZY[name]}"), name)
+# Reading a table takes numpy and pyarrow; what a code means must not.
+__getattr__ = lazy_names(__name__, {"table": ["LatentTable"]})

@@ -219,30 +219,24 @@ def label(
     return LabelResult(request.output, complete, work.made, kept, time.monotonic() - began, work.bad, missing)
 
 
+@dataclass
 class _Labelling:
     """One process's pass over its shards."""
 
-    def __init__(
-        self,
-        request: LabelRequest,
-        identity: LatentIdentity,
-        table: Episodes,
-        encoder: WindowEncoder,
-        device: torch.device,
-        progress: Callable[[LabelProgress], None] | None,
-    ) -> None:
-        self._request = request
-        self._identity = identity
-        self._table = table
-        self._encoder = encoder
-        self._device = device
-        self._progress = progress
+    request: LabelRequest
+    identity: LatentIdentity
+    table: Episodes
+    encoder: WindowEncoder
+    device: torch.device
+    progress: Callable[[LabelProgress], None] | None
+    made: int = 0
+    bad: list[BadVideoError] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
         self._waiting: deque[tuple[ShardRows, NDArray[np.int64], Tensor, Tensor | None, Any]] = deque()
-        self._steps = np.arange(1, identity.num_frames) * identity.offset_frames
+        self._steps = np.arange(1, self.identity.num_frames) * self.identity.offset_frames
         self._reported = self._began = 0.0
         self._seen = self._kept = self._total = 0
-        self.made = 0
-        self.bad: list[BadVideoError] = []
 
     def run(self, todo: list[ShardRange], total: int, workers: int) -> None:
         """Label the shards ``todo``; ``total`` frames are this process's in all."""
@@ -252,28 +246,23 @@ class _Labelling:
         if not todo:
             return
         shard_of = {e: shard for shard in todo for e in range(shard.first_episode, shard.end_episode)}
-        decoder = SequentialDecoder(self._table, self._identity.camera, self._request.config.image_size)
+        decoder = SequentialDecoder(self.table, self.identity.camera, self.request.config.image_size)
         frames = FramePipeline(
-            decoder, list(shard_of), self._device, chunk=CHUNK, skip_bad=self._request.skip_bad, workers=workers
+            decoder, list(shard_of), self.device, chunk=CHUNK, skip_bad=self.request.skip_bad, workers=workers
         )
-        batcher = WindowBatcher(
-            self._identity.num_frames, self._identity.offset_frames, self._request.batch_size, CHUNK
-        )
+        batcher = WindowBatcher(self.identity.num_frames, self.identity.offset_frames, self.request.batch_size, CHUNK)
         current: ShardRows | None = None
         with closing(iter(frames)) as items:
             for item in items:
                 shard = shard_of[item.episode]
-                current = current or ShardRows(self._identity, shard, self._table)
+                current = current or ShardRows(self.identity, shard, self.table)
                 self._take(item, current, batcher)
-                if item.episode == shard.end_episode - 1 and self._ends_episode(item):
+                length = int(self.table.lengths[item.episode])
+                ended = isinstance(item, BadVideoError) or item.start + len(item.frames) == length
+                if ended and item.episode == shard.end_episode - 1:
                     # At once: what comes next may be an error or a kill.
                     self._close(current, batcher)
                     current = None
-
-    def _ends_episode(self, item: DeviceChunk | BadVideoError) -> bool:
-        if isinstance(item, BadVideoError):
-            return True
-        return item.start + len(item.frames) == int(self._table.lengths[item.episode])
 
     def _take(self, item: DeviceChunk | BadVideoError, shard: ShardRows, batcher: WindowBatcher) -> None:
         episode = item.episode
@@ -284,14 +273,14 @@ class _Labelling:
             shard.spoil(episode)
             self.bad.append(item)
             return
-        first, length = int(self._table.start[episode]), int(self._table.lengths[episode])
+        first, length = int(self.table.start[episode]), int(self.table.lengths[episode])
         self._encode_all(batcher.add(item, first, length), shard)
         self._seen += len(item.frames)
         self._report()
 
     def _encode_all(self, batches: Any, shard: ShardRows) -> None:
         for rows, windows in batches:
-            codes, vectors = self._encoder(windows)
+            codes, vectors = self.encoder(windows)
             self._waiting.append((shard, rows, *_to_host(codes, vectors)))
             self._resolve(_IN_FLIGHT)
 
@@ -301,24 +290,24 @@ class _Labelling:
             shard, rows, codes, vectors, ready = self._waiting.popleft()
             if ready is not None:
                 ready.synchronize()
-            ends = self._table.end[self._table.episode_of(rows)]
+            ends = self.table.end[self.table.episode_of(rows)]
             valid = rows[:, None] + self._steps < ends[:, None]
             shard.fill(rows, codes.numpy(), valid, None if vectors is None else vectors.numpy())
 
     def _close(self, shard: ShardRows, batcher: WindowBatcher) -> None:
         self._encode_all(batcher.flush(), shard)
         self._resolve(0)
-        shard.write(self._request.output)
+        shard.write(self.request.output)
         self.made += shard.range.rows
         self._seen = self.made
         self._report(force=True)
 
     def _report(self, *, force: bool = False) -> None:
         now = time.monotonic()
-        if self._progress is not None and (force or now - self._reported > 0.5):
+        if self.progress is not None and (force or now - self._reported > 0.5):
             self._reported = now
             done = min(self._kept + self._seen, self._total)
-            self._progress(LabelProgress(done, self._total, self._seen, now - self._began))
+            self.progress(LabelProgress(done, self._total, self._seen, now - self._began))
 
 
 def _to_host(codes: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor | None, Any]:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.data.episodes import Episodes, window_offset
 from hlrp.errors import UserError
 from hlrp.files import write_bytes
 from hlrp.latents.spec import CodeSpec, Difference
+from hlrp.runs.model_folder import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,10 +60,8 @@ class LatentIdentity(CodeSpec):
         return self.differences(wanted)
 
 
-class ShardRange(BaseModel):
+class ShardRange(Record):
     """Which episodes and rows a shard holds; ends are exclusive."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     number: int
     first_episode: int
@@ -183,16 +182,13 @@ class ShardRows:
             "range": self.range.model_dump(),
             "bad_episodes": sorted(self.bad_episodes),
         }
-        # One key only: safetensors writes several in an order that changes from process to process.
-        _write(folder, self.range.name, save(arrays, {_METADATA_KEY: json.dumps(said)}))
-
-
-def _write(folder: Path, name: str, content: bytes) -> None:
-    try:
-        write_bytes(folder / name, content)
-    except FileNotFoundError:
-        if not (folder / name).is_file():  # else the same command ran twice at once, and the other one was done first
-            raise
+        path = folder / self.range.name
+        try:
+            # One key only: safetensors writes several in an order that changes from process to process.
+            write_bytes(path, save(arrays, {_METADATA_KEY: json.dumps(said)}))
+        except FileNotFoundError:
+            if not path.is_file():  # else the same command ran twice at once, and the other one was done first
+                raise
 
 
 def read_header(path: Path) -> ShardHeader:

@@ -58,22 +58,18 @@ class LabelWindow:
 
 
 class LabelSource(Protocol):
-    """Labels of the samples of a run."""
+    """Labels of the samples of a run; of these methods, `labels` alone has no default."""
 
-    @property
-    def spec(self) -> CodeSpec:
-        """What the labels mean."""
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """The camera that each source is labelled from."""
-
-    @property
-    def window(self) -> LabelWindow | None:
-        """Frames that `labels` needs in the batch (`label_frames`, `label_valid`); None: none."""
+    spec: CodeSpec
+    """What the labels mean."""
+    cameras: tuple[str, ...]
+    """The camera that each source is labelled from."""
+    window: LabelWindow | None = None
+    """Frames that `labels` needs in the batch (`label_frames`, `label_valid`); None: none."""
 
     def read(self, source: int, index: "NDArray[np.int64]") -> "dict[str, NDArray[Any]]":
         """What goes into a batch for the samples ``index`` ``[n]`` of a source; called where batches are gathered."""
+        return {}
 
     def labels(self, batch: Mapping[str, Tensor]) -> Labels:
         """The labels of a batch that is on the device."""
@@ -83,12 +79,14 @@ class LabelSource(Protocol):
 
         None where that is not known before they have been read.
         """
+        return None
 
     def to(self, device: torch.device) -> None:
         """Bring what makes the labels to the device."""
+        return
 
 
-class PrecomputedLabels:
+class PrecomputedLabels(LabelSource):
     """Labels from a latent table or from a dataset's own column, by frame index.
 
     Args:
@@ -109,7 +107,6 @@ class PrecomputedLabels:
             if vectors:
                 row.vectors([0])  # an error now rather than in a worker process
         self.cameras = tuple(first.camera if row is None else row.identity.camera for row in rows)
-        self.window = None
 
     def read(self, source: int, index: "NDArray[np.int64]") -> "dict[str, NDArray[Any]]":
         """Codes, mask and vectors of the samples."""
@@ -143,11 +140,8 @@ class PrecomputedLabels:
             counts += code_counts(codes, self.spec.codebook_size, mask)
         return counts
 
-    def to(self, device: torch.device) -> None:
-        """Nothing is to be moved."""
 
-
-class OnlineLabels:
+class OnlineLabels(LabelSource):
     """Labels made by a frozen quantizer from the frames of the window, on the device, while training.
 
     Its codes are those of `hlrp precompute-latents`, but for codes that lie between two: sums round differently at
@@ -166,10 +160,6 @@ class OnlineLabels:
         self.spec = CodeSpec.of_quantizer(laq.config, sha256, vectors=vectors)
         self.window = LabelWindow(laq.config.image_size, self.cameras)
 
-    def read(self, source: int, index: "NDArray[np.int64]") -> "dict[str, NDArray[Any]]":
-        """Nothing: labels are made from the window."""
-        return {}
-
     @torch.no_grad()
     def labels(self, batch: Mapping[str, Tensor]) -> Labels:
         """Encode the windows of the batch, in the precision that tables are made in."""
@@ -183,16 +173,12 @@ class OnlineLabels:
             torch.where(mask, codes, 0), mask, None if kept is None else torch.where(mask[..., None], kept, 0)
         )
 
-    def code_counts(self, starts: "Sequence[NDArray[np.int64]]") -> Tensor | None:
-        """Not known before the windows are encoded."""
-        return None
-
     def to(self, device: torch.device) -> None:
         """Move the quantizer."""
         self._laq.to(device)
 
 
-class NoLabels:
+class NoLabels(LabelSource):
     """Every label is code 0, at no cost: what is left when the labels' own cost is to be measured.
 
     Args:
@@ -203,24 +189,12 @@ class NoLabels:
     def __init__(self, spec: CodeSpec, cameras: Sequence[str]) -> None:
         self.spec = spec
         self.cameras = tuple(cameras)
-        self.window = None
-
-    def read(self, source: int, index: "NDArray[np.int64]") -> "dict[str, NDArray[Any]]":
-        """Nothing."""
-        return {}
 
     def labels(self, batch: Mapping[str, Tensor]) -> Labels:
         """Zeros, all of them to be trained on."""
         shape, device = (len(batch["index"]), self.spec.positions), batch["index"].device
         codes = torch.zeros(shape, dtype=torch.int64, device=device)
         return Labels(codes, torch.ones(shape, dtype=torch.bool, device=device))
-
-    def code_counts(self, starts: "Sequence[NDArray[np.int64]]") -> Tensor | None:
-        """There is nothing to count."""
-        return None
-
-    def to(self, device: torch.device) -> None:
-        """Nothing is to be moved."""
 
 
 def resolve_labels(run: LightningRun, infos: Sequence[DatasetInfo], *, vectors: bool = False) -> LabelSource:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from hlrp.data import DatasetInfo
 from hlrp.errors import UserError
@@ -18,29 +18,25 @@ from hlrp.files import write_json
 from hlrp.latents.shards import LatentIdentity, ShardRange, map_arrays, read_header
 from hlrp.latents.spec import describe
 from hlrp.runs.kinds import refuse_other
+from hlrp.runs.model_folder import MANIFEST, Record
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
-MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 _KIND = "latent_table"
 
 
-class ShardEntry(BaseModel):
+class ShardEntry(Record):
     """A shard as the manifest lists it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     range: ShardRange
     sha256: str
 
 
-class TableManifest(BaseModel):
+class TableManifest(Record):
     """What a finished table is."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: int
     kind: str

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from hlrp.data import (
     BadVideoError,
@@ -100,7 +99,8 @@ def verify_table(
     _check_plan(table, episodes, result)
     if result.ok:
         for number in range(len(table.manifest.shards)):
-            _check_shard(table, number, episodes, result)
+            if len(result.problems) < _MOST_PROBLEMS:
+                result.problems += _shard_problems(table, number, episodes)
             result.shards += 1
         _check_sums(table, result)
     if result.ok and model is not None and sample > 0:
@@ -117,52 +117,36 @@ def _check_plan(table: LatentTable, episodes: Episodes, result: Verification) ->
         result.problems.append(f"the manifest does not list every frame once: {what}")
 
 
-def _check_shard(table: LatentTable, number: int, episodes: Episodes, result: Verification) -> None:
-    if len(result.problems) >= _MOST_PROBLEMS:
-        return
+def _shard_problems(table: LatentTable, number: int, episodes: Episodes) -> list[str]:
     entry = table.manifest.shards[number]
     path = table.folder / entry.range.name
     if not path.is_file():
-        result.problems.append(f"{path.name} is missing")
-        return
+        return [f"{path.name} is missing"]
     digest = sha256_of(path)
     if digest != entry.sha256:
-        result.problems.append(f"{path.name} has SHA-256 {digest[:16]}..., the manifest says {entry.sha256[:16]}...")
-        return
+        return [f"{path.name} has SHA-256 {digest[:16]}..., the manifest says {entry.sha256[:16]}..."]
     try:
         header = read_header(path)
     except UserError as error:
-        result.problems.append(f"{path.name}: {error.what}")
-        return
+        return [f"{path.name}: {error.what}"]
     if header.identity != table.identity or header.range != entry.range:
-        result.problems.append(f"{path.name} is of another labelling than the manifest")
-        return
-    index = table.array(number, "index")
+        return [f"{path.name} is of another labelling than the manifest"]
     rows = np.arange(entry.range.first_row, entry.range.end_row)
-    if not np.array_equal(index, rows):
-        result.problems.append(f"{path.name} does not hold the frames {rows[0]} to {rows[-1]} once each, in order")
-        return
-    if not np.array_equal(table.array(number, "episode_index"), episodes.episode_of(rows)):
-        result.problems.append(f"{path.name} assigns frames to other episodes than the dataset")
-    _check_labels(table, number, rows, episodes, header.bad_episodes, result)
-
-
-def _check_labels(
-    table: LatentTable, number: int, rows: NDArray[np.int64], episodes: Episodes, bad: list[int], result: Verification
-) -> None:
-    identity, name = table.identity, table.manifest.shards[number].range.name
-    of = episodes.episode_of(rows)
+    if not np.array_equal(table.array(number, "index"), rows):
+        return [f"{path.name} does not hold the frames {rows[0]} to {rows[-1]} once each, in order"]
+    identity, of = table.identity, episodes.episode_of(rows)
     steps = np.arange(1, identity.num_frames) * identity.offset_frames
-    expected = (rows[:, None] + steps < episodes.end[of][:, None]) & ~np.isin(of, bad)[:, None]
-    codes, valid = table.array(number, "codes"), table.array(number, "valid")
-    if not np.array_equal(valid, expected):
-        result.problems.append(f"{name} marks other pairs valid than those that lie inside their episode")
-    if codes.min() < 0 or codes.max() >= identity.codebook_size:
-        result.problems.append(f"{name} has codes outside of [0, {identity.codebook_size})")
-    if codes[~valid].any():
-        result.problems.append(f"{name} has codes where nothing is valid")
-    if identity.vector_dim and not np.isfinite(table.array(number, "vectors")).all():
-        result.problems.append(f"{name} has continuous latents that are not finite")
+    expected = (rows[:, None] + steps < episodes.end[of][:, None]) & ~np.isin(of, header.bad_episodes)[:, None]
+    episode, codes, valid = (table.array(number, name) for name in ("episode_index", "codes", "valid"))
+    finite = not identity.vector_dim or np.isfinite(table.array(number, "vectors")).all()
+    wrong = {
+        "assigns frames to other episodes than the dataset": not np.array_equal(episode, of),
+        "marks other pairs valid than those that lie inside their episode": not np.array_equal(valid, expected),
+        f"has codes outside of [0, {identity.codebook_size})": codes.min() < 0 or codes.max() >= identity.codebook_size,
+        "has codes where nothing is valid": codes[~valid].any(),
+        "has continuous latents that are not finite": not finite,
+    }
+    return [f"{path.name} {what}" for what, is_wrong in wrong.items() if is_wrong]
 
 
 def _check_sums(table: LatentTable, result: Verification) -> None:

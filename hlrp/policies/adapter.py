@@ -149,7 +149,7 @@ class LeRobotPolicyAdapter(Policy):
         folder = config.pretrained_path
         with compat.complete_weights(folder):
             policy = get_policy_class(config.type).from_pretrained(folder, config=config)
-        overrides = {"device_processor": {"device": torch.device(device).type}}
+        overrides = {"device_processor": {"device": device}}
         processors = make_pre_post_processors(config, str(folder), preprocessor_overrides=overrides)
         self._take(Built(policy, *processors), list(config.image_features))
         self._only_acts = True

@@ -16,8 +16,8 @@ from hlrp import compat
 from hlrp.catalog import build_catalog, cached_catalog
 from hlrp.config import resolve_policy_aliases
 from hlrp.errors import UserError, root_cause, suggest
-from hlrp.foundation.find import is_foundation
 from hlrp.runs import resolve_pretrained
+from hlrp.runs.checkpoints import is_foundation
 
 _LOG = logging.getLogger("hlrp.train")
 # What the constructors of LeRobot's policies raise at settings that do not fit together.
@@ -234,18 +234,17 @@ def _processor_arguments(config: Any, meta: Any, rename: dict[str, str], *, resu
     """What LeRobot's training passes: the dataset's statistics replace those of a checkpoint that is fine-tuned."""
     if not config.pretrained_path:
         return {"dataset_stats": meta.stats}
-    import torch
     from lerobot.processor import rename_stats
 
     norm_map = config.normalization_mapping
-    # Pictures are renamed before they are normalised; LeRobot's training leaves the statistics under the old name.
-    found = rename_stats(meta.stats, rename)
+    # Images are renamed before they are normalised; LeRobot's training leaves the statistics under the old name.
+    stats = rename_stats(meta.stats, rename)
     normalizer = {"features": {**config.input_features, **config.output_features}, "norm_map": norm_map}
     unnormalizer = {"features": config.output_features, "norm_map": norm_map}
     if not resumed:
-        normalizer["stats"] = unnormalizer["stats"] = found
+        normalizer["stats"] = unnormalizer["stats"] = stats
     before = {
-        "device_processor": {"device": torch.device(config.device).type},
+        "device_processor": {"device": str(config.device)},
         "normalizer_processor": normalizer,
         "rename_observations_processor": {"rename_map": rename},
     }
@@ -257,7 +256,7 @@ def _processor_arguments(config: Any, meta: Any, rename: dict[str, str], *, resu
             "action_names": getattr(config, "action_feature_names", None),
         }
         after["absolute_actions_processor"] = {"enabled": True}
-    statistics = {} if resumed else {"dataset_stats": found}
+    statistics = {} if resumed else {"dataset_stats": stats}
     return {**statistics, "preprocessor_overrides": before, "postprocessor_overrides": after}
 
 

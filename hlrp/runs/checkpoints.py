@@ -134,6 +134,24 @@ def checkpoint_step(path: Path) -> int | None:
     return int(path.name) if path.name.isascii() and path.name.isdigit() else None
 
 
+def model_folders(path: Path) -> list[Path]:
+    """Where the model may be that ``path`` means: the folder itself, a checkpoint's, then a run's, newest first."""
+    steps = [(step, p) for p in (path / "checkpoints").glob("*") if (step := checkpoint_step(p)) is not None]
+    newest_first = [p / PRETRAINED for _, p in sorted(steps, reverse=True) if not p.is_symlink()]
+    return [path, path / PRETRAINED, *newest_first]
+
+
+def is_foundation(path: Path) -> bool:
+    """Whether a run, a checkpoint or a model folder holds a foundation model, by its newest manifest alone."""
+    for folder in model_folders(path):
+        try:
+            kind = json.loads((folder / "manifest.json").read_text(encoding="utf8")).get("kind")
+        except (OSError, ValueError, AttributeError, RecursionError):
+            continue
+        return bool(kind == "foundation")
+    return False
+
+
 def resolve_pretrained(path: Path) -> Path:
     """Turn a run, a checkpoint or a `pretrained_model` folder into a loadable `pretrained_model` folder.
 

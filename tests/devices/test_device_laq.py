@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -107,7 +108,14 @@ def test_the_report_and_a_checkpoint_go_to_the_device_that_is_asked_for(laq2: Pa
         laq = LAQ.from_checkpoint(laq2, "cuda")
         assert laq.device == CUDA
         batch = move(batch)
-        random_laq(laq.config, [batch["frames"]], device="cuda")
+        before = torch.zeros(16, dtype=torch.uint8)
+        with (
+            patch("torch.cuda.get_rng_state", return_value=before),
+            patch("torch.cuda.set_rng_state") as restore,
+        ):
+            random_laq(laq.config, [batch["frames"]], device="cuda")
+        (state, place), _ = restore.call_args
+        assert state is before and torch.device(place).type == "cuda"
         measure_transfer(laq, [batch], torch.ones(2, 8), seed=0)
         assert probe_inputs(laq, [batch]).vectors.device.type == "cpu"
         draw_pictures(laq, [batch])

@@ -112,6 +112,18 @@ def test_the_checkpoint_is_lerobots(trained: Path) -> None:
     assert not torch.equal(first, native)  # the chunk's second action
 
 
+def test_the_processors_go_to_the_very_device_that_is_asked_for(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not to the first one of its kind. PyTorch numbers CPUs too; LeRobot and safetensors know none but "cpu"."""
+    from lerobot.processor import DeviceProcessorStep
+
+    monkeypatch.setattr("lerobot.configs.policies.is_torch_device_available", lambda _: True)
+    monkeypatch.setattr("lerobot.policies.pretrained.resolve_safetensors_device", lambda _: "cpu")
+    adapter = LeRobotPolicyAdapter("act", init_from=trained)
+    adapter.load("cpu:0")
+    steps = [step for step in adapter.built.preprocessor.steps if isinstance(step, DeviceProcessorStep)]
+    assert [step.tensor_device for step in steps] == [torch.device("cpu:0")]
+
+
 def test_training_goes_on_from_a_checkpoint_with_the_new_statistics(
     trained: Path, tmp_path: Path, square_root: Path
 ) -> None:

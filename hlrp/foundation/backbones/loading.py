@@ -55,12 +55,7 @@ def load_backbone(folder: Path, *, weights: bool = True) -> "tuple[PreTrainedMod
             where=str(folder),
             fix="copy the model's preprocessor_config.json and processor_config.json too",
         )
-    _check_report(report, folder)
-    return model, processor
-
-
-def _check_report(report: dict[str, Any], folder: Path) -> None:
-    """What transformers would only log: weights that the files lack stay random."""
+    # What transformers would only log: weights that the files lack stay random.
     missing = sorted(report.get("missing_keys", ()))
     shapes = sorted(str(k) for k in report.get("mismatched_keys", ()))
     if missing or shapes:
@@ -71,6 +66,7 @@ def _check_report(report: dict[str, Any], folder: Path) -> None:
             where=str(folder),
             fix="copy the model again; config.json and weights must be of one model",
         )
+    return model, processor
 
 
 def require_transformers() -> None:

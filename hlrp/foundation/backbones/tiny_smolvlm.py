@@ -1,7 +1,5 @@
 """A SmolVLM2 with small random weights: 96-pixel images in 16 tokens, about a million parameters."""
 
-from pathlib import Path
-
 from transformers import (
     LlamaConfig,
     PreTrainedTokenizerFast,
@@ -35,22 +33,15 @@ _TEMPLATE = (
 )
 
 
-def write_tiny_smolvlm(folder: Path, seed: int) -> None:
-    """Write the model folder; the weights come from PyTorch's global generator, which the caller has seeded.
-
-    Args:
-        folder: An empty folder.
-        seed: Remembered nowhere; part of the signature that all writers share.
-    """
-    del seed
+def tiny_smolvlm() -> tuple[SmolVLMForConditionalGeneration, SmolVLMProcessor]:
+    """The model, with weights from PyTorch's global generator, and its processor."""
     tokenizer = byte_tokenizer(list(dict.fromkeys(_NAMES.values())), padding_side="right", **_NAMES)
-    model = SmolVLMForConditionalGeneration(_config(tokenizer))
-    model.save_pretrained(folder)
-    _processor(tokenizer).save_pretrained(folder)
+    return SmolVLMForConditionalGeneration(_config(tokenizer)), _processor(tokenizer)
 
 
 def _config(tokenizer: PreTrainedTokenizerFast) -> SmolVLMConfig:
     ids = {name: tokenizer.convert_tokens_to_ids(_NAMES[f"{name}_token"]) for name in ("bos", "eos", "pad", "image")}
+    # The pretrained models' initial deviation of 0.02 belongs to a width of 960: here little would pass through.
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -61,7 +52,7 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> SmolVLMConfig:
         head_dim=32,
         max_position_embeddings=2048,
         rms_norm_eps=1e-5,
-        initializer_range=_deviation(128),
+        initializer_range=round(128**-0.5, 4),
         bos_token_id=ids["bos"],
         eos_token_id=ids["eos"],
         pad_token_id=ids["pad"],
@@ -73,7 +64,7 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> SmolVLMConfig:
         "num_attention_heads": 4,
         "image_size": _IMAGE_SIZE,
         "patch_size": _PATCH,
-        "initializer_range": _deviation(64),
+        "initializer_range": round(64**-0.5, 4),
     }
     return SmolVLMConfig(
         vision_config=vision,
@@ -84,11 +75,6 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> SmolVLMConfig:
         # As in the pretrained 500M model; LeRobot looks for both matrices by name.
         tie_word_embeddings=False,
     )
-
-
-def _deviation(width: int) -> float:
-    """The pretrained models' 0.02 belongs to a width of 960; narrower layers would hardly pass anything on."""
-    return round(width**-0.5, 4)
 
 
 def _processor(tokenizer: PreTrainedTokenizerFast) -> SmolVLMProcessor:

@@ -1,7 +1,8 @@
 """Backends: vision-language models that predict latents behind one interface. Importing this package costs nothing."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hlrp.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hlrp.foundation.backends.interfaces import (
@@ -15,8 +16,4 @@ if TYPE_CHECKING:
 
 __all__ = ["BackendMode", "FoundationBatch", "LatentOutput", "LossOutput", "PrefixBackend", "VLABackend"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.interfaces"), name)
+__getattr__ = lazy_names(__name__, {"interfaces": __all__})

@@ -205,11 +205,6 @@ class VLABackend(nn.Module, ABC):
         return self.config.spec.codebook_size
 
     @property
-    def code_seq_len(self) -> int:
-        """Codes per transition between neighbouring frames."""
-        return self.config.spec.code_seq_len
-
-    @property
     def positions(self) -> int:
         """Codes of a whole window that are predicted: those of each of its T - 1 transitions."""
         return self.config.spec.positions

@@ -2,35 +2,33 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
 from hlrp.errors import UserError
-from hlrp.foundation.backbones import load_backbone
 from hlrp.foundation.backends.code_grammar import CodeGrammar, all_tokens, check_tokens, learn_grammar, start_rows
 from hlrp.foundation.backends.interfaces import (
     BackendMode,
     FoundationBatch,
     LatentOutput,
     LossOutput,
-    VLABackend,
     masked_losses,
 )
 from hlrp.foundation.backends.qwen_inputs import Prompt, QwenPixels, QwenPrompts
+from hlrp.foundation.backends.transformers_backend import WHERE, TransformersBackend, refuse_unlike
 from hlrp.foundation.config import BackendConfig
 
 if TYPE_CHECKING:
     from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
-_WHERE = "model.backbone"
 # Not a multiple of patches: what setup compares with the processor includes its resizing.
 _TRIAL_SIZES = ((96, 96), (90, 170))
 
 
-class Qwen3VLChatBackend(VLABackend):
+class Qwen3VLChatBackend(TransformersBackend):
     """A backend on Qwen3-VL.
 
     The prompt is the chat template's: one image per camera that the sample has, the instruction and, if it is used, the
@@ -53,66 +51,34 @@ class Qwen3VLChatBackend(VLABackend):
     """
 
     model_type: ClassVar[str] = "qwen3_vl"
+    family: ClassVar[str] = "Qwen3-VL"
 
     grammar: CodeGrammar
 
     def __init__(
         self, config: BackendConfig, model: "Qwen3VLForConditionalGeneration", processor: "Qwen3VLProcessor"
     ) -> None:
-        super().__init__(config)
-        if model.config.model_type != self.model_type:
-            raise UserError(
-                f"backend {config.backend} needs a {self.model_type!r} model, this one is {model.config.model_type!r}",
-                where=_WHERE,
-                fix="use a Qwen3-VL backbone",
-            )
+        super().__init__(config, model, processor)
         if config.mode is not BackendMode.CODES:
             raise UserError(
                 f"backend {config.backend} predicts codes, not {config.mode.value!r}",
                 where="model.mode",
                 fix="set model.mode=codes, or model.backend=smol_latent_head",
             )
-        self.processor = processor
         self.vlm = model
-        self._keep_layers(config.layers)
+        # Image features enter at the first layers; without one of these their weights would be idle.
+        least = max(1, len(model.config.vision_config.deepstack_visual_indexes))
+        self._keep_layers(model.model.language_model, least=least)
         self.pixels = QwenPixels(processor.image_processor)
         self.prompts = QwenPrompts(processor, model.model, config.max_text_tokens)
-
-    def _keep_layers(self, count: int | None) -> None:
-        if count is None:
-            return
-        text = self.vlm.model.language_model
-        # Image features enter at the first layers; without one of these their weights would be idle.
-        least = max(1, len(self.vlm.config.vision_config.deepstack_visual_indexes))
-        if not least <= count <= len(text.layers):
-            raise UserError(
-                f"{count} language layers are asked for, the backbone has {len(text.layers)} and needs {least}",
-                where="model.layers",
-                fix=f"give {least} to {len(text.layers)}, or leave it out",
-            )
-        text.layers = text.layers[:count]
-        # The saved configuration then describes the modules that there are.
-        text.config.num_hidden_layers = self.vlm.config.text_config.num_hidden_layers = count
-
-    @classmethod
-    def from_backbone(cls, config: BackendConfig, folder: Path, *, weights: bool = True) -> Self:
-        """As `VLABackend.from_backbone`; see `hlrp.foundation.backbones.load_backbone`."""
-        backend = cls(config, *load_backbone(folder, weights=weights))
-        backend.setup()
-        return backend
-
-    def save_backbone(self, folder: Path) -> None:
-        """Write the backbone's configuration, tokenizer and processor, the codes' tokens included, without weights."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.vlm.config.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
 
     @classmethod
     def write_tiny_backbone(cls, folder: Path, seed: int) -> None:
         """A small Qwen3-VL with a tokenizer of its own."""
-        from hlrp.foundation.backbones.tiny_qwen3vl import write_tiny_qwen3vl
+        from hlrp.foundation.backbones.tiny_qwen3vl import tiny_qwen3vl
 
-        write_tiny_qwen3vl(folder, seed)
+        for part in tiny_qwen3vl():
+            part.save_pretrained(folder)
 
     # ---- setting up
 
@@ -144,7 +110,7 @@ class Qwen3VLChatBackend(VLABackend):
             ("image token", "tokenizer", self.processor.image_token_id, "model", config.image_token_id),
             ("resizing, scaling and normalising of pixels", "processor", changes, "model", (True, True, True)),
         ]
-        _refuse([f"{what}: {a} {mine}, {b} {theirs}" for what, a, mine, b, theirs in pairs if mine != theirs])
+        refuse_unlike(pairs)
 
     def _add_tokens(self) -> None:
         tokenizer, wanted = self.processor.tokenizer, all_tokens(self.config.spec.codebook_size)
@@ -153,7 +119,7 @@ class Qwen3VLChatBackend(VLABackend):
         if taken is not None:
             raise UserError(
                 f"{taken} is a word of the tokenizer already, with id {words[taken]}",
-                where=_WHERE,
+                where=WHERE,
                 fix="use a backbone without tokens of these names",
             )
         new = [token for token in wanted if token not in added]
@@ -176,9 +142,9 @@ class Qwen3VLChatBackend(VLABackend):
         images = [np.zeros((*size, 3), np.uint8) for size in _TRIAL_SIZES]
         text = self.prompts.text("x", len(images))
         expected = list(self.processor(text=[text], images=images).input_ids[0])
-        found = self.prompts.prompt("x", _TRIAL_SIZES).ids.tolist()
-        if found != expected:
-            _refuse([f"tokens of a prompt: processor {len(expected)}, chat template {len(found)}"])
+        ours = self.prompts.prompt("x", _TRIAL_SIZES).ids.tolist()
+        if ours != expected:
+            refuse_unlike([], f"tokens of a prompt: processor {len(expected)}, chat template {len(ours)}")
 
     def part(self, name: str) -> Sequence[nn.Module]:
         """The modules of a part.
@@ -204,19 +170,17 @@ class Qwen3VLChatBackend(VLABackend):
         Raises:
             ValueError: A camera or the state that the model sees is missing from the batch.
         """
-        cameras = self.config.cameras
-        if missing := [camera for camera in cameras if camera not in batch.images]:
-            raise ValueError(f"images: {', '.join(missing)} is missing from the batch; the model sees {cameras}")
+        frames = self._camera_images(batch)
         present = self._present(batch)
-        sizes = [(int(images.shape[2]), int(images.shape[3])) for images in map(batch.images.__getitem__, cameras)]
-        states = self._states(batch)
+        sizes = [(int(images.shape[2]), int(images.shape[3])) for images in frames]
+        states = None if self.config.state_dim is None else self._checked_state(batch).float().tolist()
         prompts = []
         for i, (instruction, has) in enumerate(zip(batch.instruction, present.tolist(), strict=True)):
             seen = [size for size, there in zip(sizes, has, strict=True) if there]
             prompts.append(self.prompts.prompt(instruction, seen, None if states is None else states[i]))
         if not bool(present.any()):
             return prompts, {}
-        return prompts, self._patches(batch, sizes, present)
+        return prompts, self._patches(frames, sizes, present)
 
     def _present(self, batch: FoundationBatch) -> Tensor:
         """Which samples have which camera, bool ``[B, cameras]`` on the CPU."""
@@ -224,9 +188,9 @@ class Qwen3VLChatBackend(VLABackend):
         masks = batch.image_masks or {}
         return torch.stack([masks.get(camera, all_there).cpu() for camera in self.config.cameras], dim=1)
 
-    def _patches(self, batch: FoundationBatch, sizes: list[tuple[int, int]], present: Tensor) -> dict[str, Tensor]:
+    def _patches(self, frames: list[Tensor], sizes: list[tuple[int, int]], present: Tensor) -> dict[str, Tensor]:
         """Patches of all images that there are, sample by sample, and their grids."""
-        per_camera = [self.pixels(batch.images[camera]) for camera in self.config.cameras]
+        per_camera = [self.pixels(images) for images in frames]
         grids = torch.tensor([(1, *self.pixels.grid(*size)) for size in sizes])
         pixels = torch.cat(per_camera, dim=1)
         flat = pixels.flatten(0, 1)
@@ -236,16 +200,7 @@ class Qwen3VLChatBackend(VLABackend):
             rows = present.repeat_interleave(counts, dim=1).flatten().nonzero()[:, 0]
             flat = flat.index_select(0, rows.to(flat.device, non_blocking=True))
         # The grids stay on the CPU: the vision model reads them as lists.
-        return {"pixel_values": flat, "image_grid_thw": grids.expand(batch.batch_size, -1, -1)[present]}
-
-    def _states(self, batch: FoundationBatch) -> list[list[float]] | None:
-        if self.config.state_dim is None:
-            return None
-        if batch.state is None or batch.state.shape[1] != self.config.state_dim:
-            found = "none" if batch.state is None else batch.state.shape[1]
-            raise ValueError(f"state: {self.config.state_dim} numbers per sample are needed, got {found}")
-        states: list[list[float]] = batch.state.float().tolist()
-        return states
+        return {"pixel_values": flat, "image_grid_thw": grids.expand(len(present), -1, -1)[present]}
 
     # ---- learning and predicting
 
@@ -339,12 +294,3 @@ class Qwen3VLChatBackend(VLABackend):
         """Positions of ``count`` tokens of an answer from the ``start``-th on, ``[3, B, count]``."""
         along = torch.arange(start, start + count, device=lengths.device)
         return (lengths[:, 1:] + along).expand(3, -1, -1)
-
-
-def _refuse(differ: list[str]) -> None:
-    if differ:
-        raise UserError(
-            f"tokenizer, processor and model do not fit each other ({'; '.join(differ)})",
-            where=_WHERE,
-            fix="use the files of one backbone",
-        )

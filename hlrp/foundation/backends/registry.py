@@ -35,5 +35,5 @@ def backend_class(name: str) -> "type[VLABackend]":
     """
     check_backend(name)
     module, _, attribute = BACKENDS[name].partition(":")
-    found: type[VLABackend] = getattr(import_module(module), attribute)
-    return found
+    backend: type[VLABackend] = getattr(import_module(module), attribute)
+    return backend

@@ -6,15 +6,13 @@ Shapes: B batch, N tokens, W width of the language model, P positions, K codes, 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hlrp.errors import UserError
-from hlrp.foundation.backbones import load_backbone
 from hlrp.foundation.backends.interfaces import (
     BackendMode,
     FoundationBatch,
@@ -25,6 +23,7 @@ from hlrp.foundation.backends.interfaces import (
 )
 from hlrp.foundation.backends.latent_head import FlowHead, LatentHead
 from hlrp.foundation.backends.smol_inputs import Patches, SmolPixels, SmolPrompts, Unkept, WholeFrames
+from hlrp.foundation.backends.transformers_backend import TransformersBackend, refuse_unlike
 from hlrp.foundation.config import BackendConfig
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 _SMALLEST_STD = 1e-6
 
 
-class SmolLatentHeadBackend(PrefixBackend):
+class SmolLatentHeadBackend(TransformersBackend, PrefixBackend):
     """A backend on SmolVLM2. All positions are predicted at once, in one pass.
 
     Tokens are, in order: the chat template's beginning, one image per camera, the instruction, the template's end,
@@ -52,6 +51,7 @@ class SmolLatentHeadBackend(PrefixBackend):
     """
 
     model_type: ClassVar[str] = "smolvlm"
+    family: ClassVar[str] = "SmolVLM2"
     latent_weights: ClassVar[tuple[str, ...]] = ("head.", "flow.", "target_")
     state_weights: ClassVar[tuple[str, ...]] = ("state_projection.",)
     keeps_bfloat16: ClassVar[bool] = True
@@ -63,35 +63,14 @@ class SmolLatentHeadBackend(PrefixBackend):
     def __init__(
         self, config: BackendConfig, model: "SmolVLMForConditionalGeneration", processor: "SmolVLMProcessor"
     ) -> None:
-        super().__init__(config)
-        if model.config.model_type != self.model_type:
-            raise UserError(
-                f"backend {config.backend} needs a {self.model_type!r} model, this one is {model.config.model_type!r}",
-                where="model.backbone",
-                fix="use a SmolVLM2 backbone",
-            )
-        self.processor = processor
+        super().__init__(config, model, processor)
         self.vlm = model.model
         Patches.instead_of(self.vlm.vision_model.embeddings.patch_embedding)
-        self._keep_layers(config.layers)
+        self._keep_layers(self.vlm.text_model)
         self.pixels, self.sight = SmolPixels(processor.image_processor), WholeFrames()
         self.prompts = SmolPrompts(processor, len(config.cameras), config.max_text_tokens)
         self.register_buffer("image_positions", torch.tensor(self.prompts.image_positions), persistent=False)
         self._make_heads(int(self.vlm.config.text_config.hidden_size))
-
-    def _keep_layers(self, count: int | None) -> None:
-        if count is None:
-            return
-        text = self.vlm.text_model
-        if count > len(text.layers):
-            raise UserError(
-                f"{count} language layers are asked for, the backbone has {len(text.layers)}",
-                where="model.layers",
-                fix=f"give at most {len(text.layers)}, or leave it out",
-            )
-        text.layers = text.layers[:count]
-        # The saved configuration then describes the modules that there are.
-        self.vlm.config.text_config.num_hidden_layers = count
 
     def _make_heads(self, width: int) -> None:
         config, spec = self.config, self.config.spec
@@ -107,24 +86,12 @@ class SmolLatentHeadBackend(PrefixBackend):
         self._statistics_known = False
 
     @classmethod
-    def from_backbone(cls, config: BackendConfig, folder: Path, *, weights: bool = True) -> Self:
-        """As `VLABackend.from_backbone`; see `hlrp.foundation.backbones.load_backbone`."""
-        backend = cls(config, *load_backbone(folder, weights=weights))
-        backend.setup()
-        return backend
-
-    def save_backbone(self, folder: Path) -> None:
-        """Write the backbone's configuration, tokenizer and processor, without weights."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.vlm.config.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
-
-    @classmethod
     def write_tiny_backbone(cls, folder: Path, seed: int) -> None:
         """A small SmolVLM with a tokenizer of its own."""
-        from hlrp.foundation.backbones.tiny_smolvlm import write_tiny_smolvlm
+        from hlrp.foundation.backbones.tiny_smolvlm import tiny_smolvlm
 
-        write_tiny_smolvlm(folder, seed)
+        for part in tiny_smolvlm():
+            part.save_pretrained(folder)
 
     def setup(self) -> None:
         """Check that tokenizer, processor and model fit each other.
@@ -141,15 +108,8 @@ class SmolLatentHeadBackend(PrefixBackend):
             ("image token", "tokenizer", self.processor.image_token_id, "model", config.image_token_id),
             ("scaling of pixels", "processor", (images.do_rescale, images.do_normalize), "model", (True, True)),
         ]
-        differ = [f"{what}: {a} {mine}, {b} {theirs}" for what, a, mine, b, theirs in pairs if mine != theirs]
-        if highest > rows:
-            differ.append(f"token ids: tokenizer {highest}, embeddings of the model {rows}")
-        if differ:
-            raise UserError(
-                f"tokenizer, processor and model do not fit each other ({'; '.join(differ)})",
-                where="model.backbone",
-                fix="use the files of one backbone",
-            )
+        too_high = [f"token ids: tokenizer {highest}, embeddings of the model {rows}"] if highest > rows else []
+        refuse_unlike(pairs, *too_high)
 
     def part(self, name: str) -> Sequence[nn.Module]:
         """The modules of a part.
@@ -216,11 +176,7 @@ class SmolLatentHeadBackend(PrefixBackend):
 
     def _image_tokens(self, batch: FoundationBatch) -> Tensor:
         """The cameras' images as tokens, ``[B, cameras * image tokens, W]``; all go through the encoder at once."""
-        missing = [camera for camera in self.config.cameras if camera not in batch.images]
-        if missing:
-            seen = ", ".join(self.config.cameras)
-            raise ValueError(f"images: {', '.join(missing)} is missing from the batch; the model sees {seen}")
-        frames = [self.pixels(batch.images[camera]) for camera in self.config.cameras]
+        frames = [self.pixels(images) for images in self._camera_images(batch)]
         pixels = frames[0] if len(frames) == 1 else torch.cat(frames)
         vision = self.vlm.vision_model
         encoded = self.vlm.connector(self.sight(vision, pixels.to(vision.dtype)))
@@ -228,12 +184,10 @@ class SmolLatentHeadBackend(PrefixBackend):
         return per_camera.transpose(0, 1).flatten(1, 2)
 
     def _state(self, batch: FoundationBatch) -> Tensor:
-        if batch.state is None or batch.state.shape[1] != self.config.state_dim:
-            found = "none" if batch.state is None else batch.state.shape[1]
-            raise ValueError(f"state: {self.config.state_dim} numbers per sample are needed, got {found}")
+        state = self._checked_state(batch)
         assert self.state_projection is not None
         weight = self.state_projection.weight
-        return self.state_projection(batch.state.to(weight.device, weight.dtype, non_blocking=True))[:, None]
+        return self.state_projection(state.to(weight.device, weight.dtype, non_blocking=True))[:, None]
 
     # ---- learning and predicting
 
@@ -303,8 +257,8 @@ class SmolLatentHeadBackend(PrefixBackend):
         self._check_statistics()
         vectors, shape = batch.target_vectors, (self.positions, self.config.spec.vector_dim)
         if vectors is None or vectors.shape[1:] != shape:
-            found = "none" if vectors is None else list(vectors.shape)
-            raise ValueError(f"target_vectors: [B, {shape[0]}, {shape[1]}] is needed, got {found}")
+            given = "none" if vectors is None else list(vectors.shape)
+            raise ValueError(f"target_vectors: [B, {shape[0]}, {shape[1]}] is needed, got {given}")
         mask = batch.target_mask
         if mask is None:
             mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)

@@ -1,7 +1,7 @@
 """Which episodes a quantizer may be judged on: those that its run held out, or all of a dataset that it never saw."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hlrp.config import LightningRun, SourceSection, load_config
@@ -94,9 +94,7 @@ def held_out_sources(
             source = WindowSource(info, _limit(info, episodes), [camera])
             found.append(HeldOut(name, source, len(episodes), unseen, why))
     several = len({h.camera for h in found}) > 1
-    return (
-        [HeldOut(f"{h.name}, {h.camera}", h.source, h.available, h.unseen, h.why) for h in found] if several else found
-    )
+    return [replace(held, name=f"{held.name}, {held.camera}") for held in found] if several else found
 
 
 def _sections(run: LightningRun) -> list[SourceSection]:

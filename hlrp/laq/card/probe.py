@@ -1,8 +1,7 @@
 """Linear probes: how much of the true actions a ridge regression reads off some features, on episodes it never saw."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,10 +39,6 @@ class ProbeResult:
     samples: int
     episodes: int
     strength: list[list[float]]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,7 +72,7 @@ class Measured:
         ]
         probes: dict[str, Any] | None = None
         if self.probes is not None:
-            probes = {name: result.to_json() for name, result in self.probes.items()}
+            probes = {name: asdict(result) for name, result in self.probes.items()}
             probes["gain_over_frames"] = self.gain_over_frames
         return {"scores": self.scores.to_json(), "positions": positions, "probes": probes}
 
@@ -123,7 +123,7 @@ class SourceReport:
             "laq": self.laq.to_json(),
             "random": [measured.to_json() for measured in self.random],
             "probe_absent": self.probe_absent,
-            "transfer": None if self.transfer is None else self.transfer.to_json(),
+            "transfer": None if self.transfer is None else asdict(self.transfer),
         }
 
 
@@ -169,7 +169,7 @@ class Report:
             "parameters": self.laq.parameter_count(),
             "manifest": self.laq.manifest.model_dump(mode="json"),
             "passed": self.passed,
-            "verdict": [check.to_json() for check in self.checks],
+            "verdict": [asdict(check) for check in self.checks],
             "sources": [source.to_json() for source in self.sources],
             "seed": self.seed,
             "versions": package_versions(),
@@ -314,13 +314,12 @@ def _measure(laq: LAQ, batches: _Reader, *, with_probe: bool) -> Measured:
     for batch in batches:
         out = meter.update(laq, batch["frames"], batch["valid"])
         counts += code_counts(out.codes[batch["valid"]], config.codebook_size).cpu()
-    return Measured(meter.compute(), counts, _probe(laq, batches) if with_probe else None)
-
-
-def _probe(laq: LAQ, batches: _Reader) -> Probes:
+    if not with_probe:
+        return Measured(meter.compute(), counts, None)
     inputs = probe_inputs(laq, batches)
     # A code that never occurs says nothing, and thousands of such columns would cost minutes.
-    return probe_all(replace(inputs, codes=inputs.codes[:, inputs.codes.any(0)]))
+    probes = probe_all(replace(inputs, codes=inputs.codes[:, inputs.codes.any(0)]))
+    return Measured(meter.compute(), counts, probes)
 
 
 def _finite(value: Any) -> Any:

@@ -1,8 +1,7 @@
 """Whether a code means the same on another frame: applied there, does the result encode to the same code again?"""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,10 +27,6 @@ class Transfer:
     agreement: list[float]
     own: list[float]
     chance: list[float]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 @torch.no_grad()

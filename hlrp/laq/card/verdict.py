@@ -1,9 +1,8 @@
 """The gate that a quantizer passes before its codes are worth training a policy on."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from hlrp.laq.card.probe import ProbeResult
 from hlrp.laq.metrics import USED_FLOOR, LAQScores
@@ -33,10 +32,6 @@ class Check:
     threshold: float
     passed: bool | None
     text: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 def overall(checks: Sequence[Check]) -> bool | None:

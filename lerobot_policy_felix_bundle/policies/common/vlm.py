@@ -39,9 +39,17 @@ def build_backend(config: HLRPPolicyConfig, restored: Path | None, backend: str)
         folder = foundation.backbone(config)
     else:
         folder = resolve_backbone(config.backbone, backend, allow_download=config.allow_download)
-    built = backend_class(backend).from_backbone(
-        _backend_config(config, backend), folder, weights=restored is None and foundation is None
+    wanted = BackendConfig(
+        backend=backend,
+        spec=spec_of(config) if config.uses_latents else _NO_CODES,
+        cameras=config.cameras,
+        image_size=config.image_size,
+        state_dim=config.state_dim,
+        max_text_tokens=config.max_text_tokens,
+        layers=config.vlm_layers,
     )
+    weights = restored is None and foundation is None
+    built = backend_class(backend).from_backbone(wanted, folder, weights=weights)
     if foundation is not None:
         foundation.load_into(built, with_head=config.uses_latents)
     choose_trainable(
@@ -54,18 +62,6 @@ def build_backend(config: HLRPPolicyConfig, restored: Path | None, backend: str)
     )
     _cast(built, config)
     return built, folder
-
-
-def _backend_config(config: HLRPPolicyConfig, backend: str) -> BackendConfig:
-    return BackendConfig(
-        backend=backend,
-        spec=spec_of(config) if config.uses_latents else _NO_CODES,
-        cameras=config.cameras,
-        image_size=config.image_size,
-        state_dim=config.state_dim,
-        max_text_tokens=config.max_text_tokens,
-        layers=config.vlm_layers,
-    )
 
 
 def _cast(backend: VLABackend, config: HLRPPolicyConfig) -> None:
@@ -142,7 +138,7 @@ class _Foundation:
         from safetensors.torch import load_file
 
         from hlrp.foundation.checkpoint import split_tied
-        from hlrp.laq.checkpoint import WEIGHTS, check_state
+        from hlrp.runs.model_folder import WEIGHTS, check_state
 
         stored = load_file(self.path / WEIGHTS)
         expected, tied = split_tied(backend.state_dict())
