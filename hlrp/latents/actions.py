@@ -18,10 +18,17 @@ from hlrp.data.episodes import Episodes, read_episodes, window_offset
 from hlrp.errors import UserError
 from hlrp.files import new_folder
 from hlrp.latents import action_estimators as estimators
-from hlrp.latents.action_estimators import Estimator
 from hlrp.latents.action_scores import FLOOR, score_dimensions
 from hlrp.latents.action_targets import STATE, ActionForm, Targets, column_slices, from_columns, read_targets, width_of
-from hlrp.latents.decoder_manifest import KIND, MANIFEST, SCHEMA_VERSION, WEIGHTS, DecoderManifest
+from hlrp.latents.decoder_manifest import (
+    KIND,
+    MANIFEST,
+    SCHEMA_VERSION,
+    WEIGHTS,
+    DecoderManifest,
+    Estimator,
+    check_output,
+)
 from hlrp.latents.spec import Difference, describe
 from hlrp.latents.step_features import (
     Inputs,
@@ -102,8 +109,7 @@ class ActionDecoder:
         Raises:
             UserError: The folder is there already.
         """
-        if folder.exists():
-            raise UserError(f"{folder} is there already", where="--output", fix="choose a new folder, or delete it")
+        check_output(folder)
         with new_folder(folder) as temporary:
             temporary.mkdir()
             (temporary / WEIGHTS).write_bytes(_to_bytes(self._weights))
