@@ -36,7 +36,6 @@ from hlrp.latents.step_features import (
     Transitions,
     check_inputs,
     default_offsets,
-    one_hot,
     read_transitions,
 )
 from hlrp.latents.table import LatentTable
@@ -188,11 +187,6 @@ class ActionDecoder:
             known = known & np.isfinite(values).all((1, 2))
         return np.where(known[:, None, None], values, 0).astype(np.float32), known
 
-    def decode_codes(self, codes: "NDArray[np.int64]") -> "tuple[NDArray[np.float32], NDArray[np.bool_]]":
-        """`decode` for codes ``[n, J, S]``, all of them valid, of a decoder that reads codes alone and needs no state."""
-        values = one_hot(codes, self.manifest.spec.codebook_size)
-        return self.decode(Transitions(values, np.ones(values.shape[:2], bool)))
-
 
 def fit_actions(
     latents: LatentTable,
@@ -240,10 +234,9 @@ def fit_actions(
     targets = read_targets(info, table, chosen, action_form, horizon)
     features = StepFeatures.of_table(latents, inputs, windows)
     rows, whole, targets = _labelled_rows(features, latents, table, targets, inputs)
-    folds = estimators.folds_of(targets.episode, table.task)
+    folds = estimators.make_folds(targets.episode, table.task)
     if estimator == "ridge":
-        voting = estimators.voting_rows(targets.episode, folds, table.task)
-        fit = estimators.fit_ridge(rows, targets.columns(), folds, voting, _columns_of(targets, horizon))
+        fit = estimators.fit_ridge(rows, targets.columns(), folds, _columns_of(targets, horizon))
     else:
         fit = estimators.fit_ensemble(rows, targets.columns(), folds, seed=seed, device=device)
     held_out = from_columns(fit.held_out, targets.dimensions, horizon)
@@ -267,7 +260,7 @@ def fit_actions(
         action_form="state_difference" if differences else "direct",
         state_width=width_of(info, STATE) if differences else None,
         dimensions=dimensions,
-        held_out="episodes" if len(np.unique(targets.episode)) > 1 else "blocks",
+        held_out="episodes" if folds.whole.all() else "both" if folds.whole.any() else "blocks",
         floor=floor,
         seed=seed,
         weights_sha256=hashlib.sha256(_to_bytes(weights)).hexdigest(),
