@@ -60,7 +60,7 @@ class DecoderManifest(BaseModel):
     """Width of `observation.state` where differences to it are predicted."""
     dimensions: list[ActionDimension]
     held_out: Literal["episodes", "blocks", "both"]
-    """What was left out for the scores: whole episodes, or short blocks of those that are the only one of their task."""
+    """What was left out for the scores: whole episodes, or short blocks of those alone of their task."""
     floor: float
     seed: int
     weights_sha256: str
