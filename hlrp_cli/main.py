@@ -39,6 +39,7 @@ COMMANDS = (
     "laq_report",
     "precompute_latents",
     "latents",
+    "fit_actions",
     "collect",
     "data",
     "demo",
