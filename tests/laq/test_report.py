@@ -16,8 +16,8 @@ from hlrp.data import read_dataset
 from hlrp.errors import UserError
 from hlrp.laq import LAQ, LAQConfig
 from hlrp.laq.card.held_out import held_out_sources, run_of
+from hlrp.laq.card.label_curve import LabelCurve, LabelPoint
 from hlrp.laq.card.pictures import draw_pictures
-from hlrp.laq.card.probe import ProbeResult
 from hlrp.laq.card.report import make_report
 from hlrp.laq.card.report_html import render
 from hlrp.laq.card.transfer import measure_transfer
@@ -124,28 +124,26 @@ def _scores(**changes: object) -> LAQScores:
     return LAQScores(**values | changes)  # type: ignore[arg-type]
 
 
-def _probes(codes: float, frames: float, both: float) -> dict[str, ProbeResult]:
-    return {
-        name: ProbeResult(r2, [r2], 100, 5, [1.0])
-        for name, r2 in {"codes": codes, "frames": frames, "frames_codes": both}.items()
-    }
+def _labels(vectors: float, random: float, frames: float, count: int = 2) -> LabelCurve:
+    told = {"vectors": vectors, "random": random, "frames": frames, "codes": 0.5, "changes": 0.6}
+    return {name: {count: LabelPoint(r2, r2, r2, 10)} for name, r2 in told.items()}
 
 
-def _outcomes(scores: LAQScores, probes: object, random: object, unseen: bool | None = True) -> dict[str, bool | None]:
-    checks = judge("s", scores, probes, random, unseen=unseen, why="because")  # type: ignore[arg-type]
+def _outcomes(scores: LAQScores, labels: LabelCurve | None, unseen: bool | None = True) -> dict[str, bool | None]:
+    checks = judge("s", scores, labels, unseen=unseen, why="because")
     return {check.name: check.passed for check in checks} | {"all": overall(checks)}
 
 
 def test_the_gate_passes_and_each_condition_can_fail_it() -> None:
-    good, random = _probes(0.6, 0.3, 0.65), [_probes(0.1, 0.3, 0.31), _probes(0.3, 0.3, 0.31)]
-    assert set(_outcomes(_scores(), good, random).values()) == {True}
+    good = _labels(0.6, 0.4, 0.3)
+    assert set(_outcomes(_scores(), good).values()) == {True}
     failing = {
-        "codes_used": (_scores(used_share=[0.2, 1.0]), good, random, True),
-        "psnr_gain": (_scores(psnr_copy=14.5), good, random, True),
-        "permutation_gap": (_scores(psnr_permuted=15.0), good, random, True),
-        "probe_over_random": (_scores(), _probes(0.29, 0.3, 0.65), random, True),
-        "probe_over_frames": (_scores(), _probes(0.6, 0.3, 0.39), random, True),
-        "held_out": (_scores(), good, random, False),
+        "codes_used": (_scores(used_share=[0.2, 1.0]), good, True),
+        "psnr_gain": (_scores(psnr_copy=14.5), good, True),
+        "permutation_gap": (_scores(psnr_permuted=15.0), good, True),
+        "labels_over_random": (_scores(), _labels(0.6, 0.56, 0.3), True),
+        "labels_over_frame": (_scores(), _labels(0.6, 0.4, 0.58), True),
+        "held_out": (_scores(), good, False),
     }
     for name, case in failing.items():
         outcomes = _outcomes(*case)
@@ -154,14 +152,14 @@ def test_the_gate_passes_and_each_condition_can_fail_it() -> None:
 
 
 def test_what_cannot_be_measured_is_not_decided() -> None:
-    outcomes = _outcomes(_scores(), None, [])
-    assert outcomes["probe"] is None and outcomes["all"] is None
-    ceiling = _outcomes(_scores(), _probes(0.9, 0.95, 0.98), [_probes(0.1, 0.95, 0.95)])
-    assert ceiling["probe_over_frames"] is None and ceiling["all"] is None
+    outcomes = _outcomes(_scores(), None)
+    assert outcomes["labels_over_random"] is None and outcomes["all"] is None
+    five_alone = _outcomes(_scores(), _labels(0.9, 0.1, 0.1, count=5))
+    assert five_alone["labels_over_frame"] is None and five_alone["all"] is None
     nothing_moves = _scores(psnr=float("nan"), psnr_copy=float("nan"), psnr_permuted=float("nan"))
-    outcomes = _outcomes(nothing_moves, _probes(0.6, 0.3, 0.65), [_probes(0.1, 0.3, 0.3)])
+    outcomes = _outcomes(nothing_moves, _labels(0.6, 0.4, 0.3))
     assert outcomes["psnr_gain"] is None and outcomes["all"] is None
-    assert _outcomes(_scores(psnr_copy=15.0), None, [])["all"] is False
+    assert _outcomes(_scores(psnr_copy=15.0), None)["all"] is False
 
 
 # ---- transfer and pictures
@@ -284,6 +282,9 @@ def test_a_card_with_and_without_actions(labelled: Path, unlabelled: Path, tmp_p
         assert sum(position["counts"]) == ours["laq"]["scores"]["pairs"]
         assert position["codes_used"] == sum(count > 0 for count in position["counts"])
     assert set(ours["laq"]["probes"]) > {"codes", "frames", "frames_codes"}
+    assert set(ours["labels"]) == {"vectors", "codes", "random", "changes", "frames"}
+    assert all(set(points) == {"1", "2"} for points in ours["labels"].values())
+    assert other["labels"] is None
     assert len(ours["random"]) == 2
     # An untrained decoder copies, whatever its codes.
     assert ours["random"][0]["scores"]["psnr_gain"] == pytest.approx(0, abs=1e-3)

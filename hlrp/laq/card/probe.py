@@ -48,6 +48,7 @@ class ProbeInputs:
         vectors: Differences before quantisation, ``[N, S * D]``.
         quantized: Code vectors, ``[N, S * D]``.
         frames: Thumbnails of the current frames, ``[N, C * THUMBNAIL**2]``.
+        changes: Those of the following frames minus them, the same shape.
         actions: Summed true actions, ``[N, A]``.
         episodes: Episode of each pair, ``[N]``, numbered over all sources.
     """
@@ -56,6 +57,7 @@ class ProbeInputs:
     vectors: Tensor
     quantized: Tensor
     frames: Tensor
+    changes: Tensor
     actions: Tensor
     episodes: Tensor
 
@@ -79,7 +81,11 @@ def probe_inputs(laq: LAQ, batches: Iterable[Mapping[str, Tensor]]) -> ProbeInpu
         valid = valid & batch["action_sum"].cpu().isfinite().all(-1)
         vectors = laq.encode_vectors(batch["frames"])
         codes = laq.codes_of(vectors)
-        frames = batch["frames"][:, :-1].cpu()[valid].float() / (255 if batch["frames"].dtype == torch.uint8 else 1)
+        pixels = batch["frames"].cpu()
+        frames, following = (
+            F.adaptive_avg_pool2d(x[valid].float() / (255 if x.dtype == torch.uint8 else 1), THUMBNAIL).flatten(1)
+            for x in (pixels[:, :-1], pixels[:, 1:])
+        )
         source = batch["source"].cpu() if "source" in batch else torch.zeros(len(valid), dtype=torch.int64)
         episode = batch["episode_index"].cpu() + source * 2**40
         parts.append(
@@ -87,7 +93,8 @@ def probe_inputs(laq: LAQ, batches: Iterable[Mapping[str, Tensor]]) -> ProbeInpu
                 F.one_hot(codes.cpu()[valid], size).flatten(1).float(),
                 vectors.float().cpu()[valid].flatten(1),
                 laq.quantizer.lookup(codes).float().cpu()[valid].flatten(1),
-                F.adaptive_avg_pool2d(frames, THUMBNAIL).flatten(1),
+                frames,
+                following - frames,
                 batch["action_sum"].float().cpu()[valid],
                 episode[:, None].expand_as(valid)[valid],
             )

@@ -9,11 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hlrp.data import FrameWindows, window_offset
+from hlrp.data import FrameWindows, read_episodes, window_offset
 from hlrp.files import write_json, write_text
 from hlrp.laq.card.held_out import HeldOut, held_out_sources, run_of
+from hlrp.laq.card.label_curve import LabelCurve, label_curves, to_json
 from hlrp.laq.card.pictures import SourcePictures, draw_pictures
-from hlrp.laq.card.probe import probe_all, probe_inputs
+from hlrp.laq.card.probe import ProbeInputs, probe_all, probe_inputs
 from hlrp.laq.card.report_html import render
 from hlrp.laq.card.transfer import Transfer, measure_transfer
 from hlrp.laq.card.verdict import Check, Probes, judge, overall
@@ -40,11 +41,13 @@ class Measured:
         scores: Usage and pixels.
         counts: Uses of each code at each position, ``[S, K]``.
         probes: By features; None without true actions.
+        inputs: What the probes were fitted on.
     """
 
     scores: LAQScores
     counts: Tensor
     probes: Probes | None
+    inputs: ProbeInputs | None
 
     @property
     def share(self) -> Tensor:
@@ -88,6 +91,7 @@ class SourceReport:
         laq: The quantizer's numbers.
         random: Random quantizers' on the same windows.
         probe_absent: Why there is no probe; None if there is.
+        labels: What is told of actions with few labelled episodes; None without true actions.
         transfer: How codes carry over to other frames.
         checks: The gate.
         pictures: For the page.
@@ -99,6 +103,7 @@ class SourceReport:
     laq: Measured
     random: list[Measured]
     probe_absent: str | None
+    labels: LabelCurve | None
     transfer: Transfer | None
     checks: list[Check]
     pictures: SourcePictures
@@ -123,6 +128,7 @@ class SourceReport:
             "laq": self.laq.to_json(),
             "random": [measured.to_json() for measured in self.random],
             "probe_absent": self.probe_absent,
+            "labels": None if self.labels is None else to_json(self.labels),
             "transfer": None if self.transfer is None else asdict(self.transfer),
         }
 
@@ -292,8 +298,12 @@ def _report_source(laq: LAQ, random: Sequence[LAQ], reader: _Reader, announce: C
     for number, other in enumerate(random, 1):
         announce(f"measuring {held.name}: random quantizer {number} of {len(random)}")
         others.append(_measure(other, reader, with_probe=absent is None))
-    probes = [m.probes for m in others if m.probes is not None]
-    checks = judge(held.name, measured.scores, measured.probes, probes, unseen=held.unseen, why=held.why)
+    labels = None
+    if measured.inputs is not None:
+        tasks = dict(enumerate(read_episodes(held.source.info).task))
+        rivals = [m.inputs for m in others if m.inputs is not None]
+        labels = label_curves(measured.inputs, rivals, tasks, seed=reader.seed)
+    checks = judge(held.name, measured.scores, labels, unseen=held.unseen, why=held.why)
     return SourceReport(
         held_out=held,
         offset=window_offset(laq.config.offset_seconds, held.source.info.fps),
@@ -301,6 +311,7 @@ def _report_source(laq: LAQ, random: Sequence[LAQ], reader: _Reader, announce: C
         laq=measured,
         random=others,
         probe_absent=absent,
+        labels=labels,
         transfer=measure_transfer(laq, reader, measured.counts, seed=reader.seed),
         checks=checks,
         pictures=draw_pictures(laq, reader),
@@ -315,11 +326,11 @@ def _measure(laq: LAQ, batches: _Reader, *, with_probe: bool) -> Measured:
         out = meter.update(laq, batch["frames"], batch["valid"])
         counts += code_counts(out.codes[batch["valid"]], config.codebook_size).cpu()
     if not with_probe:
-        return Measured(meter.compute(), counts, None)
+        return Measured(meter.compute(), counts, None, None)
     inputs = probe_inputs(laq, batches)
     # A code that never occurs says nothing, and thousands of such columns would cost minutes.
-    probes = probe_all(replace(inputs, codes=inputs.codes[:, inputs.codes.any(0)]))
-    return Measured(meter.compute(), counts, probes)
+    inputs = replace(inputs, codes=inputs.codes[:, inputs.codes.any(0)])
+    return Measured(meter.compute(), counts, probe_all(inputs), inputs)
 
 
 def _finite(value: Any) -> Any:

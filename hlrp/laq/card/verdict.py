@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
+from hlrp.laq.card.label_curve import CHANGES, FRAMES, RANDOM, VECTORS, LabelCurve, advantage
 from hlrp.laq.card.probe import ProbeResult
 from hlrp.laq.metrics import USED_FLOOR, LAQScores
 
-PSNR_GAIN, PROBE_GAIN = 1.0, 0.1
-"""dB over copying, and R2 over the frame alone and over a random quantizer, that the gate asks for."""
+PSNR_GAIN, LABEL_GAIN = 1.0, 0.05
+"""dB over copying, and R2 over the frame alone and over a random quantizer with few labels, that the gate asks for."""
 
 Probes = dict[str, ProbeResult]
 
@@ -41,16 +41,13 @@ def overall(checks: Sequence[Check]) -> bool | None:
     return None if any(check.passed is None for check in checks) else True
 
 
-def judge(
-    source: str, scores: LAQScores, probes: Probes | None, random: Sequence[Probes], *, unseen: bool | None, why: str
-) -> list[Check]:
+def judge(source: str, scores: LAQScores, labels: LabelCurve | None, *, unseen: bool | None, why: str) -> list[Check]:
     """Compare one source's numbers with the gate.
 
     Args:
         source: Its name.
         scores: Of the quantizer.
-        probes: Of the quantizer; None without true actions.
-        random: Of random quantizers on the same windows.
+        labels: What is told of actions with few labelled episodes; None without true actions.
         unseen: Whether no episode was trained on; None: not known.
         why: How the episodes were chosen.
     """
@@ -84,31 +81,26 @@ def judge(
             above=True,
         ),
     ]
-    return checks + _probe_checks(source, probes, random)
+    return checks + _label_checks(source, labels)
 
 
-def _probe_checks(source: str, probes: Probes | None, random: Sequence[Probes]) -> list[Check]:
-    if probes is None or not random:
-        missing = "The true actions could not be probed, so what the codes say of them is not known"
-        return [Check("probe", source, None, PROBE_GAIN, None, missing)]
-    untrained = fmean(p["codes"].r2 for p in random)
-    over_random = probes["codes"].r2 - untrained
-    frames = probes["frames"].r2
-    over_frames = probes["frames_codes"].r2 - frames
-    text = f"Beside the frame, codes add R² {over_frames:+.3f} about the actions (more than {PROBE_GAIN:+g})"
-    passed: bool | None = over_frames > PROBE_GAIN
-    if not passed and frames > 1 - PROBE_GAIN:
-        # Nothing could add 0.1 to 0.95: that speaks of the data, not of the codes.
-        passed, text = None, f"{text}; not decided: the frame alone reaches {frames:.3f}"
-    return [
-        Check(
-            "probe_over_random",
-            source,
-            over_random,
-            PROBE_GAIN,
-            over_random > PROBE_GAIN,
-            f"Codes alone tell R² {probes['codes'].r2:.3f} of the actions, a random quantizer's {untrained:.3f}: "
-            f"{over_random:+.3f} (more than {PROBE_GAIN:+g})",
-        ),
-        Check("probe_over_frames", source, over_frames, PROBE_GAIN, passed, text),
-    ]
+def _label_checks(source: str, labels: LabelCurve | None) -> list[Check]:
+    """What latents tell of actions with few labelled episodes, beside what needs no training."""
+    checks = []
+    for name, rival, words in (
+        ("labels_over_random", RANDOM, "a random quantizer's"),
+        ("labels_over_frame", FRAMES, "the frame alone"),
+    ):
+        found = advantage(labels or {}, rival)
+        if labels is None or found is None:
+            missing = f"How latents tell actions with few labelled episodes, beside {words}, could not be measured"
+            checks.append(Check(name, source, None, LABEL_GAIN, None, missing))
+            continue
+        count, gain = found
+        ours, theirs, moving = (labels[key][count].mean for key in (VECTORS, rival, CHANGES))
+        text = (
+            f"With {count} labelled episode{'s' if count > 1 else ''} a task latents tell R² {ours:.2f} of the others' "
+            f"actions, {words} {theirs:.2f}: {gain:+.2f} (more than {LABEL_GAIN:+g}; pixel differences {moving:.2f})"
+        )
+        checks.append(Check(name, source, gain, LABEL_GAIN, gain > LABEL_GAIN, text))
+    return checks
