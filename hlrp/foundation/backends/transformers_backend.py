@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 WHERE = "model.backbone"
-"""The key that names a backbone."""
 
 
 class TransformersBackend(VLABackend):
