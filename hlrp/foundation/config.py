@@ -1,4 +1,4 @@
-"""What a foundation model predicts and sees: decided once, saved with its weights."""
+"""Configuration of a foundation model: what it predicts and sees, saved with its weights."""
 
 from typing import Annotated, Self
 

@@ -1,4 +1,4 @@
-"""Lightning's view of the foundation model's samples."""
+"""Lightning datamodule of the foundation model: single frames with instruction and label."""
 
 import logging
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""A finished foundation model, for whoever wants its predictions."""
+"""Inference with a trained foundation model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -47,10 +47,11 @@ def write_samples(samples: Sequence[Sample], path: Path) -> None:
     for number, sample in enumerate(samples):
         left, top = (number % _COLUMNS) * cell[0] + 6, (number // _COLUMNS) * cell[1] + 6
         sheet.paste(Image.fromarray(_fit(sample.frame).permute(1, 2, 0).numpy()), (left, top))
+        right = all(t in (-1, p) for p, t in zip(sample.predicted, sample.true, strict=True))
         lines = [
             (_shortened(sample.instruction), _PLAIN),
             ("true       " + _codes(sample.true), _PLAIN),
-            ("predicted  " + _codes(sample.predicted), _colour(sample)),
+            ("predicted  " + _codes(sample.predicted), _RIGHT if right else _WRONG),
             (sample.name, _PLAIN),
         ]
         for line, (text, colour) in enumerate(lines):
@@ -59,11 +60,6 @@ def write_samples(samples: Sequence[Sample], path: Path) -> None:
     sheet.save(stream, format="PNG", optimize=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, stream.getvalue())
-
-
-def _colour(sample: Sample) -> tuple[int, int, int]:
-    right = all(t in (-1, p) for p, t in zip(sample.predicted, sample.true, strict=True))
-    return _RIGHT if right else _WRONG
 
 
 def _codes(codes: list[int]) -> str:

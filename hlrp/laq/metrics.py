@@ -1,4 +1,4 @@
-"""How good a quantizer is: the codes it uses, and the pixels it predicts where something moves.
+"""Metrics of a quantizer: the codes it uses, and PSNR of its predictions where something moves.
 
 The training module's validation and the quality card measure with the same functions.
 """

@@ -1,4 +1,4 @@
-"""The latent action quantizer: frames in, codes of what changes between them out, and a decoder that proves it.
+"""The latent action quantizer: an encoder from frames to codes of what changes, and a decoder to the next frame.
 
 Shapes: B batch, T frames of a window, C channels, H x W pixels, S code positions, D width of a code, K codes.
 """

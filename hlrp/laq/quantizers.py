@@ -1,4 +1,4 @@
-"""Turning differences into codes: NSVQ, FSQ and VQ behind one interface.
+"""Vector quantizers NSVQ, FSQ and VQ behind one interface.
 
 Vectors are ``[B, S, D]``, codes ``[B, S]`` int64 in ``[0, K)``. Learned codebooks are one per position: the positions'
 vectors differ so much that they would only divide a common one among them. ``forward`` never changes a codebook:

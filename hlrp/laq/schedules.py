@@ -1,4 +1,4 @@
-"""When things happen in a quantizer's training: learning rate, replacement of unused codes, reports of usage."""
+"""Optimizer, learning rate schedule, and schedule of the replacement of unused codes."""
 
 import math
 from collections.abc import Collection

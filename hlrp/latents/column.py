@@ -181,9 +181,7 @@ def write_column(table: LatentTable, info: DatasetInfo, output: Path, *, copy: b
                 if relative.parts[0] == "data" and source.suffix == ".parquet":
                     _rewrite_table(source, target, table)
                 elif relative == INFO:
-                    content = json.loads(source.read_text(encoding="utf8"))
-                    content["features"] |= _features(table)
-                    target.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf8")
+                    _rewrite_info(source, target, table)
                 else:
                     counts[place(source, target, link=relative.parts[0] in LINKED and not copy)] += 1
             said = {"identity": table.identity.model_dump(), "bad_episodes": table.manifest.bad_episodes}
@@ -197,6 +195,12 @@ def _features(table: LatentTable) -> dict[str, dict[str, Any]]:
         CODES: {"dtype": "int64", "shape": [pairs, positions], "names": None},
         VALID: {"dtype": "bool", "shape": [pairs], "names": None},
     }
+
+
+def _rewrite_info(source: Path, target: Path, table: LatentTable) -> None:
+    content = json.loads(source.read_text(encoding="utf8"))
+    content["features"] |= _features(table)
+    target.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf8")
 
 
 def _rewrite_table(source: Path, target: Path, table: LatentTable) -> None:

@@ -102,6 +102,7 @@ def verify_table(
             if len(result.problems) < _MOST_PROBLEMS:
                 result.problems += _shard_problems(table, number, episodes)
             result.shards += 1
+    if result.ok:
         _check_sums(table, result)
     if result.ok and model is not None and sample > 0:
         _encode_sample(table, info, LAQ.from_checkpoint(model, device), sample, seed, result)
@@ -150,8 +151,6 @@ def _shard_problems(table: LatentTable, number: int, episodes: Episodes) -> list
 
 
 def _check_sums(table: LatentTable, result: Verification) -> None:
-    if not result.ok:
-        return
     manifest = table.manifest
     valid = sum(int(table.array(i, "valid").sum()) for i in range(len(manifest.shards)))
     if valid != manifest.valid_pairs:

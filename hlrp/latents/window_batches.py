@@ -1,4 +1,4 @@
-"""Windows from frames in order: each frame is kept until the last window that needs it, and batches are full."""
+"""Batches of windows from a stream of frames: each frame is kept until the last window that needs it."""
 
 from collections.abc import Iterator
 

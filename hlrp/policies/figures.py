@@ -1,4 +1,4 @@
-"""What a policy reports beside its loss, left on the device until somebody looks at it."""
+"""A policy's metrics beside its loss, left on the device until they are read."""
 
 from collections.abc import Iterator, Mapping, MutableMapping
 

@@ -1,4 +1,4 @@
-"""What every policy is that Lightning trains here."""
+"""Base class of the policies that Lightning trains."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The only token sequences that a chat backend may answer with: fixed tokens around exactly P codes.
+"""Constrained decoding for a chat backend: its answers are fixed tokens around exactly P code tokens.
 
 Every answer has the same length, so the state of the machine that generates it is the number of tokens so far: at each
 step either one token is possible or any of the K codes.

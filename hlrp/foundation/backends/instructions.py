@@ -1,4 +1,4 @@
-"""Instructions as prompts can take them."""
+"""Instructions made safe for prompts: special tokens taken out, and cut to a length."""
 
 from collections.abc import Iterable
 from typing import Any

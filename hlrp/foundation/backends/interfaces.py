@@ -1,4 +1,4 @@
-"""What every backend of the foundation model takes and gives; nothing else of a backend is known outside it.
+"""The interface of the backends of the foundation model: `VLABackend`, its batches and its outputs.
 
 `P` is the number of code positions that a backend predicts. With `T` frames in a label window and `S` codes per
 transition it is `(T - 1) * S`: transitions follow one another, earliest first. `K` is the number of codes per position.

@@ -1,4 +1,4 @@
-"""What Qwen3-VL takes: frames become patches in batched tensor operations, instructions become tokens."""
+"""Inputs of Qwen3-VL: frames to patches in batched tensor operations, instructions to tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

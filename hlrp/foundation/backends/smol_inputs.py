@@ -1,4 +1,4 @@
-"""What SmolVLM takes: frames become pixels in batched tensor operations, instructions become tokens."""
+"""Inputs of SmolVLM: frames to pixels in batched tensor operations, instructions to tokens."""
 
 from collections.abc import Sequence
 from typing import Any

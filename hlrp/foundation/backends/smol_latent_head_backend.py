@@ -1,4 +1,4 @@
-"""SmolVLM2 reads the frame and the instruction; a head reads the latents from its last hidden states.
+"""A foundation model on SmolVLM2: a head reads the latents from its last hidden states.
 
 Shapes: B batch, N tokens, W width of the language model, P positions, K codes, D width of a continuous latent.
 """

@@ -1,4 +1,4 @@
-"""What the backends share whose backbone is a model of transformers with its processor."""
+"""Base of the backends whose backbone is a vision-language model of transformers with its processor."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 WHERE = "model.backbone"
-"""The key that names a backbone."""
 
 
 class TransformersBackend(VLABackend):

@@ -1,4 +1,4 @@
-"""Whether a code means the same on another frame: applied there, does the result encode to the same code again?"""
+"""Transfer of codes: whether a code, decoded on another frame, is encoded to the same code again."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

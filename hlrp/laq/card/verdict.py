@@ -1,4 +1,4 @@
-"""The gate that a quantizer passes before its codes are worth training a policy on."""
+"""Thresholds that a quantizer must pass before its codes are worth training a policy on, and the checks of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""From a batch of LeRobot's to what a foundation backend sees."""
+"""Conversion of LeRobot's batches to the observations of a foundation backend."""
 
 from collections.abc import Mapping
 from typing import Any

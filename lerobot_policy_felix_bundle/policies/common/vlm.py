@@ -39,17 +39,9 @@ def build_backend(config: HLRPPolicyConfig, restored: Path | None, backend: str)
         folder = foundation.backbone(config)
     else:
         folder = resolve_backbone(config.backbone, backend, allow_download=config.allow_download)
-    wanted = BackendConfig(
-        backend=backend,
-        spec=spec_of(config) if config.uses_latents else _NO_CODES,
-        cameras=config.cameras,
-        image_size=config.image_size,
-        state_dim=config.state_dim,
-        max_text_tokens=config.max_text_tokens,
-        layers=config.vlm_layers,
+    built = backend_class(backend).from_backbone(
+        _backend_config(config, backend), folder, weights=restored is None and foundation is None
     )
-    weights = restored is None and foundation is None
-    built = backend_class(backend).from_backbone(wanted, folder, weights=weights)
     if foundation is not None:
         foundation.load_into(built, with_head=config.uses_latents)
     choose_trainable(
@@ -62,6 +54,18 @@ def build_backend(config: HLRPPolicyConfig, restored: Path | None, backend: str)
     )
     _cast(built, config)
     return built, folder
+
+
+def _backend_config(config: HLRPPolicyConfig, backend: str) -> BackendConfig:
+    return BackendConfig(
+        backend=backend,
+        spec=spec_of(config) if config.uses_latents else _NO_CODES,
+        cameras=config.cameras,
+        image_size=config.image_size,
+        state_dim=config.state_dim,
+        max_text_tokens=config.max_text_tokens,
+        layers=config.vlm_layers,
+    )
 
 
 def _cast(backend: VLABackend, config: HLRPPolicyConfig) -> None:
