@@ -147,7 +147,7 @@ def _show_suggestions(found: "list[Suggestion]", labelled: list[int], json_outpu
         typer.echo(json.dumps({"episodes": chosen, "labelled": labelled, "suggestions": [s._asdict() for s in found]}))
         return
     for s in found:
-        typer.echo(f"episode {s.episode:<6} leaves {s.distance:.2f} of the distance  {s.task}")
+        typer.echo(f"episode {s.episode:<6} distance left {s.distance:.2f}  {s.task}")
     typer.echo(f"once they are labelled: --episodes {','.join(map(str, sorted([*labelled, *chosen])))}")
 
 

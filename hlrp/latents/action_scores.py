@@ -64,7 +64,8 @@ class ActionDimension(BaseModel):
     replay: float | None
     """R2 of repeating, step by step, the labelled episode before (of the same task, if there is one)."""
     by_task: dict[str, float | None]
-    """Held-out R2 within each task, against that task's own mean; none where the task does not vary."""
+    """Held-out R2 of each task's steps, their error against the variance of all labelled steps: within a task a dimension
+    may hardly vary. None for a constant."""
 
     @property
     def target(self) -> TargetDimension:
@@ -102,11 +103,15 @@ def score_dimensions(
     repeated = _replay(targets, tasks)
     again = r2_scores(repeated, true) if repeated is not None else [None] * len(scores)
     task_of = np.asarray([tasks[e] for e in targets.episode.tolist()])
-    by_task = {task: r2_scores(held_out[task_of == task], true[task_of == task]) for task in sorted(set(task_of))}
+    variance = true.reshape(-1, true.shape[-1]).var(0)
     found = []
     for number, dimension in enumerate(targets.dimensions):
         r2 = None if dimension.kind == "constant" else scores[number]
         predicted, wanted = held_out[..., number], true[..., number]
+        by_task: dict[str, float | None] = {}
+        for task in sorted(set(task_of)):
+            error = float(((predicted - wanted)[task_of == task] ** 2).mean())
+            by_task[task] = None if r2 is None else 1 - error / float(variance[number])
         spread = None if r2 is None else _ratio(predicted, wanted, whole)
         regression = dimension.kind == "regression"
         found.append(
@@ -127,7 +132,7 @@ def score_dimensions(
                 confidence=confidence_of(r2, floor),
                 no_motion=still[number],
                 replay=again[number],
-                by_task={task: values[number] for task, values in by_task.items()},
+                by_task=by_task,
             )
         )
     return found

@@ -70,6 +70,8 @@ class ActionDecoder:
         self.manifest, self._weights = manifest, weights
         self._features = StepFeatures(manifest.offsets, weights["feature_mean"], weights["feature_scale"])
         self._targets = [d.target for d in manifest.dimensions]
+        self._opened: tuple[LatentTable, DatasetInfo] | None = None
+        self._states: NDArray[np.float32] | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -149,16 +151,23 @@ class ActionDecoder:
         Raises:
             UserError: As `check`, or there is no such episode.
         """
-        self.check(latents, info)
-        check_episodes(info, [episode])
         table = read_episodes(info)
+        self._open(latents, info, table)
+        check_episodes(info, [episode])
         first, end = int(table.start[episode]), int(table.end[episode])
-        state = None
-        if self.manifest.state_width is not None:
-            state = read_column(info, STATE, [episode])[first:end]
+        state = None if self._states is None else self._states[first:end]
         chunks, known = self.decode(read_transitions(latents, first, end, self.manifest.inputs), state)
         sure = np.asarray([d.confidence for d in self.manifest.dimensions], np.float32)
         return EpisodeActions(chunks[:, 0], sure * known[:, None], known)
+
+    def _open(self, latents: LatentTable, info: DatasetInfo, table: Episodes) -> None:
+        """Check a dataset and read its states, once for all its episodes."""
+        if self._opened is not None and self._opened[0] is latents and self._opened[1] is info:
+            return
+        self.check(latents, info)
+        needed = self.manifest.state_width is not None
+        self._states = read_column(info, STATE, table.present) if needed else None
+        self._opened = (latents, info)
 
     def decode(
         self, windows: Transitions, state: "NDArray[np.float32] | None" = None

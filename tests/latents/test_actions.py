@@ -100,7 +100,7 @@ def test_held_out_r2_is_that_of_a_hand_computation(noisy):
         expected = 1 - total / ((y[:, dimension] - y[:, dimension].mean()) ** 2).sum()
         assert said.r2 == pytest.approx(expected, abs=1e-5)
         assert 0.3 < said.r2 < 0.97
-        assert set(said.by_task) == {"push"}
+        assert said.by_task == {"push": pytest.approx(said.r2)}
 
 
 def test_the_only_episode_of_a_task_is_left_out_in_blocks():
@@ -120,6 +120,9 @@ def test_without_a_second_episode_of_a_task_the_strength_is_the_usual_one(noisy)
     info, table, _ = noisy
     decoder = fit_actions(table, info, [0, 1], offsets=[0], inputs="vectors")
     assert decoder.manifest.held_out == "blocks"
+    for dimension in decoder.manifest.dimensions:
+        # Both tasks have as many steps: their errors are half of all each.
+        assert np.mean([dimension.by_task["reach"], dimension.by_task["push"]]) == pytest.approx(dimension.r2)
     rows = read_episodes(info).frame_indices([0, 1])
     z = table.vectors(np.arange(info.frames)).flatten(1).numpy().astype(np.float64)
     valid = table.codes(np.arange(info.frames))[1].numpy()[:, 0]
