@@ -165,6 +165,8 @@ def test_policies_whose_actions_are_not_made_from_codes_have_none():
 
 def test_the_meter_takes_samples_evenly_from_batches_of_any_number():
     class Policy(torch.nn.Linear):
+        conditioned_on_codes = True
+
         def code_effect(self, batch):
             seen.append(batch)
             return {"code_effect": 1.0}
@@ -173,10 +175,13 @@ def test_the_meter_takes_samples_evenly_from_batches_of_any_number():
     assert meter.measure(policy) == {}
     for start, size in ((0, 10), (10, 10), (20, 3)):
         numbers = torch.arange(start, start + size)
-        meter.add({"action": numbers[:, None].float(), "task": [f"t{n}" for n in numbers.tolist()], "stamp": "once"})
+        meter.add(
+            policy, {"action": numbers[:, None].float(), "task": [f"t{n}" for n in numbers.tolist()], "stamp": "once"}
+        )
     assert meter.measure(policy) == {"code_effect": 1.0}
     assert seen[0]["action"].flatten().tolist() == [0, 4, 8, 12, 16, 20]
     assert seen[0]["task"] == ["t0", "t4", "t8", "t12", "t16", "t20"] and "stamp" not in seen[0]
+    meter.add(torch.nn.Linear(1, 1), {"action": torch.zeros(4, 1)})
     assert meter.measure(policy) == {}, "each measurement begins anew"
 
 
