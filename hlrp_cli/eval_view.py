@@ -49,6 +49,10 @@ def show(result: "EvalResult") -> None:
         _replay_table(out, results["replay"])
     if results["overall"]:
         _success_table(out, results)
+    if results["code_effect"]:
+        from hlrp.runs.code_effect import describe_code_effect
+
+        out.print(f"codes    {describe_code_effect(results['code_effect'])}", markup=False)
     if results["comparison"]:
         _comparison(out, results["comparison"])
     out.print(f"results  {result.folder / 'results.json'}", markup=False)
