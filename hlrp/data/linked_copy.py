@@ -100,7 +100,7 @@ class Column(NamedTuple):
 
     Args:
         values: Arrow's array, or a chunked one.
-        described: What `datasets` calls its type.
+        described: What `datasets` calls its type; not read where a column of that name is replaced.
     """
 
     values: Any
@@ -130,17 +130,14 @@ def column_of(values: "NDArray[Any]") -> Column:
 
 
 def with_columns(rows: Any, columns: Mapping[str, Column]) -> Any:
-    """A `pyarrow.Table` with these columns, in place of those of the same name, and its own description of them."""
+    """A `pyarrow.Table` with these columns, in place of those of the same name, and its own description of new ones."""
+    described = {name: column.described for name, column in columns.items() if name not in rows.column_names}
     for name, column in columns.items():
         if name in rows.column_names:
             rows = rows.set_column(rows.column_names.index(name), name, column.values)
         else:
             rows = rows.append_column(name, column.values)
-
-    def change(features: dict[str, Any]) -> dict[str, Any]:
-        return features | {name: column.described for name, column in columns.items()}
-
-    return rows.replace_schema_metadata(redescribed(rows.schema.metadata, change))
+    return rows.replace_schema_metadata(redescribed(rows.schema.metadata, lambda features: features | described))
 
 
 def redescribed(
