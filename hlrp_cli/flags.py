@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 NEEDS: dict[str, dict[str, str]] = {
     "latents verify": {"sample": "laq", "seed": "laq", "device": "laq"},
     "precompute-latents": {"copy": "write_column"},
+    "pseudo-label": {"device": "laq", "skip_bad": "laq"},
 }
 # Command to pairs of flags of which only one can hold.
 EXCLUDE: dict[str, tuple[tuple[str, str], ...]] = {
     "train": (("policy", "model"), ("latents", "online_laq"), ("dry_run", "json_output"), ("resume", "config")),
     "parity": (("latents", "online_laq"),),
+    "pseudo-label": (("latents", "laq"),),
 }
 
 

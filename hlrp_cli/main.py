@@ -38,6 +38,7 @@ COMMANDS = (
     "laq_report",
     "precompute_latents",
     "latents",
+    "pseudo_label",
     "collect",
     "data",
     "demo",

@@ -48,30 +48,47 @@ def precompute_latents(
     Killed or stopped, the same command continues. Under torchrun or srun every process labels its share.
     """
     from hlrp.devices import choose_device
-    from hlrp.processes import FolderLock
     from hlrp.runs.directory import check_writable
 
     if dataset is None and dataset_root is None:
         raise UserError("nothing says what to label", where="--dataset-root", fix="give the folder of a dataset")
     chosen = choose_device(device, per_process=True)
-    # On a CPU what a larger batch allocates falls out of the cache: 256 windows at a time took 1.4 times as long as 32.
-    windows = batch_size or (32 if chosen == "cpu" else 256)
+    windows = batch_size or usual_batch_size(chosen)
     request = _request(laq, dataset, dataset_root, camera, output, vectors, windows, tolerance_s, skip_bad)
     for folder in (request.output, write_column):
         if folder is not None:
             check_writable(folder)
     from hlrp.latents.column import check_column
-    from hlrp.latents.labelling import label, load_encoder
 
     if write_column is not None:
         check_column(request.info, write_column, request.identity())
-    encoder, _ = load_encoder(laq, chosen, vectors=vectors)
+    result = label_here(request, laq, chosen)
+    column = _write_column(result, request, write_column, copy) if write_column is not None else None
+    _show(result, request, column, json_output)
+
+
+def usual_batch_size(device: str) -> int:
+    """Windows to encode at a time.
+
+    On a CPU what a larger batch allocates falls out of the cache: 256 windows at a time took 1.4 times as long as 32.
+    """
+    return 32 if device == "cpu" else 256
+
+
+def label_here(request: "LabelRequest", laq: Path, device: str) -> "LabelResult":
+    """Do this process's part of a labelling, and show how far it is.
+
+    Raises:
+        UserError: As `label`, or another process is at the same part.
+    """
+    from hlrp.latents.labelling import label, load_encoder
+    from hlrp.processes import FolderLock
+
+    encoder, _ = load_encoder(laq, device, vectors=request.vectors)
     rank, world = request.ranks
     # The processes of one launch share the folder; a second launch would do the same work again.
     with FolderLock(request.output, part=f"-{rank}-of-{world}"), _progress(request) as report:
-        result = label(request, encoder, device=chosen, progress=report)
-    column = _write_column(result, request, write_column, copy) if write_column is not None else None
-    _show(result, request, column, json_output)
+        return label(request, encoder, device=device, progress=report)
 
 
 def _request(
@@ -115,11 +132,16 @@ def _write_column(result: "LabelResult", request: "LabelRequest", folder: Path, 
     return write_column(LatentTable.open(result.output), request.info, folder, copy=copy)
 
 
-def _show(result: "LabelResult", request: "LabelRequest", column: "ColumnResult | None", json_output: bool) -> None:
+def show_skipped(result: "LabelResult") -> None:
+    """Name the episodes that could not be decoded."""
     from hlrp_cli.console import console
 
     for bad in result.bad:
         console().print(f"skipped episode {bad.episode}: {bad.path}: {bad.reason}", markup=False)
+
+
+def _show(result: "LabelResult", request: "LabelRequest", column: "ColumnResult | None", json_output: bool) -> None:
+    show_skipped(result)
     if json_output:
         values: dict[str, Any] = {
             "output": str(result.output),

@@ -32,7 +32,8 @@ from hlrp.data.linked_copy import (
 )
 from hlrp.errors import UserError
 from hlrp.files import fsync_folder, fsync_tree, new_file, write_json
-from hlrp.latents.actions import ActionDecoder, DecoderManifest, EpisodeActions
+from hlrp.latents.actions import ActionDecoder, EpisodeActions
+from hlrp.latents.decoder_manifest import DecoderManifest
 from hlrp.latents.spec import Difference, describe
 from hlrp.latents.table import MANIFEST, LatentTable, sha256_of
 from hlrp.processes import Ranks
@@ -242,7 +243,6 @@ def pseudo_label(
     info, output, decoder = request.info, request.output, request.decoder.manifest
     identity = PseudoLabelIdentity.of(info, decoder, request.latents)
     _check(info, decoder, output, identity, mask_below_floor=request.mask_below_floor)
-    request.latents.check(dataset=info)
     request.decoder.check(request.latents, info)
     work = _PseudoLabelling(request, identity)
     if work.begin():
