@@ -2,8 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +12,7 @@ from hlrp.errors import UserError
 
 if TYPE_CHECKING:
     from hlrp.latents.column import ColumnResult
-    from hlrp.latents.labelling import LabelProgress, LabelRequest, LabelResult
+    from hlrp.latents.labelling import LabelRequest, LabelResult
 
 
 def register(app: typer.Typer) -> None:
@@ -53,42 +51,19 @@ def precompute_latents(
     if dataset is None and dataset_root is None:
         raise UserError("nothing says what to label", where="--dataset-root", fix="give the folder of a dataset")
     chosen = choose_device(device, per_process=True)
+    from hlrp.latents.column import check_column
+    from hlrp_cli.latent_tables import label_here, usual_batch_size
+
     windows = batch_size or usual_batch_size(chosen)
     request = _request(laq, dataset, dataset_root, camera, output, vectors, windows, tolerance_s, skip_bad)
     for folder in (request.output, write_column):
         if folder is not None:
             check_writable(folder)
-    from hlrp.latents.column import check_column
-
     if write_column is not None:
         check_column(request.info, write_column, request.identity())
     result = label_here(request, laq, chosen)
     column = _write_column(result, request, write_column, copy) if write_column is not None else None
     _show(result, request, column, json_output)
-
-
-def usual_batch_size(device: str) -> int:
-    """Windows to encode at a time.
-
-    On a CPU what a larger batch allocates falls out of the cache: 256 windows at a time took 1.4 times as long as 32.
-    """
-    return 32 if device == "cpu" else 256
-
-
-def label_here(request: "LabelRequest", laq: Path, device: str) -> "LabelResult":
-    """Do this process's part of a labelling, and show how far it is.
-
-    Raises:
-        UserError: As `label`, or another process is at the same part.
-    """
-    from hlrp.latents.labelling import label, load_encoder
-    from hlrp.processes import FolderLock
-
-    encoder, _ = load_encoder(laq, device, vectors=request.vectors)
-    rank, world = request.ranks
-    # The processes of one launch share the folder; a second launch would do the same work again.
-    with FolderLock(request.output, part=f"-{rank}-of-{world}"), _progress(request) as report:
-        return label(request, encoder, device=device, progress=report)
 
 
 def _request(
@@ -132,15 +107,9 @@ def _write_column(result: "LabelResult", request: "LabelRequest", folder: Path, 
     return write_column(LatentTable.open(result.output), request.info, folder, copy=copy)
 
 
-def show_skipped(result: "LabelResult") -> None:
-    """Name the episodes that could not be decoded."""
-    from hlrp_cli.console import console
-
-    for bad in result.bad:
-        console().print(f"skipped episode {bad.episode}: {bad.path}: {bad.reason}", markup=False)
-
-
 def _show(result: "LabelResult", request: "LabelRequest", column: "ColumnResult | None", json_output: bool) -> None:
+    from hlrp_cli.latent_tables import show_skipped
+
     show_skipped(result)
     if json_output:
         values: dict[str, Any] = {
@@ -168,15 +137,3 @@ def _show(result: "LabelResult", request: "LabelRequest", column: "ColumnResult 
         )
     if column is not None:
         typer.echo(f"dataset  {column.output}")
-
-
-@contextmanager
-def _progress(request: "LabelRequest") -> "Iterator[Callable[[LabelProgress], None]]":
-    from hlrp.progress import ProgressDisplay
-    from hlrp_cli.console import console
-
-    rank, world = request.ranks
-    what = f"labelling {request.info.repo_id}" + (f", process {rank + 1} of {world}" if world > 1 else "")
-    with ProgressDisplay(console(), "frames") as display:
-        display.begin(what, request.info.frames)
-        yield lambda progress: display.update(progress.done, total=progress.total)

@@ -28,7 +28,7 @@ def pseudo_label(
     output: Annotated[Path, typer.Option(help="Folder of the new dataset; its videos are links.")],
     latents: Annotated[Path | None, typer.Option(help="Latent table of the dataset.")] = None,
     laq: Annotated[
-        Path | None, typer.Option(help="Or the run of the quantizer, to make that table: RUN/latents/DATASET.")
+        Path | None, typer.Option(help="Or the run of the quantizer: the latents are made and kept.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="With --laq: cpu, cuda, cuda:N or mps.")] = None,
     skip_bad: Annotated[
@@ -88,39 +88,21 @@ def _make_table(
         The table, and who writes the dataset; None if other processes have yet to label their share: the last of them
         goes on, alone.
     """
-    from hlrp.data.episodes import check_camera
     from hlrp.devices import choose_device
-    from hlrp.laq.checkpoint import read_manifest
-    from hlrp.latents import CodeSpec, LatentTable
-    from hlrp.latents.labelling import LabelRequest, default_output
+    from hlrp.latents import LatentTable
     from hlrp.latents.spec import describe
     from hlrp.latents.table import MANIFEST
     from hlrp.processes import Ranks
-    from hlrp_cli.precompute_latents import label_here, show_skipped, usual_batch_size
+    from hlrp_cli.latent_tables import cached_labelling, label_here, show_skipped
 
-    vectors, manifest = decoder.inputs == "vectors", read_manifest(laq)
-    spec = CodeSpec.of_quantizer(manifest.config, manifest.weights_sha256, vectors=vectors)
-    if differ := spec.differences(decoder.spec):
+    chosen = choose_device(device, per_process=True)
+    request = cached_labelling(laq, info, decoder.camera, chosen, ranks, skip_bad=skip_bad)
+    if differ := request.identity().codes(vectors=decoder.spec.vector_dim is not None).differences(decoder.spec):
         raise UserError(
             f"the decoder was fitted on latents of another quantizer ({describe(differ, '--laq', 'the decoder')})",
             where="--laq, --decoder",
             fix="give the run of the quantizer that made the decoder's latents",
         )
-    camera = check_camera(info, decoder.camera)
-    folder = default_output(laq, info, camera)
-    chosen = choose_device(device, per_process=True)
-    request = LabelRequest(
-        info=info,
-        camera=camera,
-        # Beside the table of codes alone that precompute-latents writes if it is not asked for more.
-        output=folder.with_name(f"{folder.name}--vectors") if vectors else folder,
-        config=manifest.config,
-        laq_sha256=manifest.weights_sha256,
-        vectors=vectors,
-        batch_size=usual_batch_size(chosen),
-        skip_bad=skip_bad,
-        ranks=ranks,
-    )
     shared = (request.output / MANIFEST).is_file()
     result = label_here(request, laq, chosen)
     show_skipped(result)

@@ -17,6 +17,7 @@ COMMANDS = [
     ["precompute-latents"],
     ["latents"],
     ["latents", "verify"],
+    ["fit-actions"],
     ["pseudo-label"],
     ["data", "check"],
     ["data", "rename"],

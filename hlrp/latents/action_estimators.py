@@ -4,18 +4,18 @@ Shapes: N rows, F features, C columns of targets, A dimensions (each of one colu
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hlrp.laq.ridge import STRENGTHS, ridge_weights
+from hlrp.latents.decoder_manifest import Estimator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Estimator = Literal["ridge", "ensemble"]
 
 MEMBERS = 5
 """Perceptrons of an ensemble."""

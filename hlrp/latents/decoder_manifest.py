@@ -8,7 +8,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hlrp.errors import UserError
-from hlrp.latents.action_estimators import Estimator
 from hlrp.latents.action_scores import ActionDimension
 from hlrp.latents.action_targets import ActionForm
 from hlrp.latents.spec import CodeSpec
@@ -18,6 +17,18 @@ from hlrp.runs.kinds import refuse_other
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 SCHEMA_VERSION = 1
 KIND = "action_decoder"
+
+Estimator = Literal["ridge", "ensemble"]
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder that is there already.
+
+    Raises:
+        UserError: It is.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} is there already", where="--output", fix="choose a new folder, or delete it")
 
 
 class DecoderManifest(BaseModel):
