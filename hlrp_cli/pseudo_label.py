@@ -153,6 +153,11 @@ def _show(result: "PseudoLabelResult", request: "PseudoLabelRequest", json_outpu
         typer.echo(json.dumps(values))
         return
     typer.echo(f"actions  {recorded} frames recorded, {predicted} predicted, {unknown} neither (confidence 0)")
-    if masked:
-        typer.echo(f"masked   {', '.join(masked)}: confidence 0 in predicted episodes; LeRobot's policies learn them")
+    if len(masked) == len(manifest.dimensions):
+        typer.echo("masked   every dimension: hlrp's own policies learn no action from predicted episodes")
+    elif masked:
+        shown = ", ".join(masked[:8]) + (f" and {len(masked) - 8} more" if len(masked) > 8 else "")
+        typer.echo(
+            f"masked   {shown}: confidence 0 in predicted episodes; LeRobot's own policies learn them all the same"
+        )
     typer.echo(f"dataset  {result.output}")

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ACTION = "action"
-Statistics = "dict[str, NDArray[Any]]"
 
 
 def rewrite_action_statistics(source: DatasetInfo, made: DatasetInfo) -> None:
@@ -39,11 +38,18 @@ def rewrite_action_statistics(source: DatasetInfo, made: DatasetInfo) -> None:
     together = _aggregate(list(found.values()))
     lengths = table.lengths
     each = [found.get(e) or together | {"count": np.array([int(lengths[e])])} for e in range(len(table))]
-    target = made.root / STATS
     if (source.root / STATS).is_file():
+        target = _fresh(made.root / STATS)
         rewrite_json(source.root / STATS, target, lambda said: said | {_ACTION: _listed(together)})
     for path in sorted((source.root / EPISODES).glob("*/*.parquet")):
-        rewrite_table(path, made.root / path.relative_to(source.root), lambda rows: _with_statistics(rows, each))
+        target = _fresh(made.root / path.relative_to(source.root))
+        rewrite_table(path, target, lambda rows: _with_statistics(rows, each))
+
+
+def _fresh(path: Path) -> Path:
+    """The path with nothing there: a copy of a file that cannot be written could not be written either."""
+    path.unlink(missing_ok=True)
+    return path
 
 
 def _of(actions: "NDArray[np.float32]") -> "dict[str, NDArray[Any]]":

@@ -122,18 +122,14 @@ class PseudoLabelResult:
     frames: tuple[int, int, int] = (0, 0, 0)
 
 
-def check_pseudo_labels(info: DatasetInfo, decoder: DecoderManifest, output: Path, *, mask_below_floor: bool) -> bool:
+def check_pseudo_labels(info: DatasetInfo, decoder: DecoderManifest, output: Path, *, mask_below_floor: bool) -> None:
     """Check all that can be checked before there are latents.
-
-    Returns:
-        Whether the dataset is there already, made from this one by this decoder.
 
     Raises:
         UserError: The decoder does not fit the dataset or cannot be trusted, or the folder holds something else or lies
             inside the dataset.
     """
     _check(info, decoder, output, PseudoLabelIdentity.of(info, decoder), mask_below_floor=mask_below_floor)
-    return output.exists()
 
 
 def _check(

@@ -50,6 +50,7 @@ def toys(tmp_path_factory):
     split_tables(root, 2)
     (root / VIDEO).parent.mkdir(parents=True)
     (root / VIDEO).write_bytes(b"video")
+    (root / "meta/stats.json").chmod(0o444)
     info = read_dataset(None, root)
     table = label(info, folder / "table", latents)
     return info, table, fit_actions(table, info, LABELLED, offsets=[0]), [z @ mapping for z in latents]
@@ -121,6 +122,7 @@ def test_the_rest_of_the_dataset_is_as_it_was(toys, made):
     tables = {n for n in old if n.startswith(("data/", "meta/episodes/"))}
     assert changed == {*tables, "meta/info.json", "meta/stats.json"} and set(new) - set(old) == {str(PROVENANCE)}
     assert (made / VIDEO).samefile(info.root / VIDEO)
+    assert (made / "meta/stats.json").stat().st_mode & 0o200, "LeRobot rewrites it in place"
     said = json.loads(new[str(PROVENANCE)])
     assert said["identity"]["recorded"] == LABELLED and said["identity"]["masked"] == []
     assert said["decoder"] == decoder.manifest.model_dump(mode="json")
@@ -246,6 +248,7 @@ def without_actions(root: Path) -> None:
     del said["features"]["action"]
     (root / "meta/info.json").write_text(json.dumps(said))
     stats = json.loads((root / "meta/stats.json").read_text())
+    (root / "meta/stats.json").chmod(0o644)
     del stats["action"]
     (root / "meta/stats.json").write_text(json.dumps(stats))
     for path in (root / "data").glob("*/*.parquet"):
