@@ -1,5 +1,6 @@
 """Statistics of the action of a dataset with pseudo-labels: of recorded actions alone, so that they scale the rest."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlrp.data.columns import ACTION_SOURCE, PREDICTED, RECORDED, read_columns
