@@ -36,7 +36,6 @@ from hlrp.latents.step_features import (
     Transitions,
     check_inputs,
     default_offsets,
-    one_hot,
     read_transitions,
 )
 from hlrp.latents.table import LatentTable
@@ -71,7 +70,8 @@ class ActionDecoder:
         self.manifest, self._weights = manifest, weights
         self._features = StepFeatures(manifest.offsets, weights["feature_mean"], weights["feature_scale"])
         self._targets = [d.target for d in manifest.dimensions]
-        self._fits: tuple[LatentTable, DatasetInfo] | None = None
+        self._opened: tuple[LatentTable, DatasetInfo] | None = None
+        self._states: NDArray[np.float32] | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -125,7 +125,7 @@ class ActionDecoder:
         """
         latents.check(dataset=info)
         manifest, identity = self.manifest, latents.identity
-        vectors = manifest.inputs == "vectors"
+        vectors = manifest.inputs != "codes"
         differ = identity.codes(vectors=vectors).differences(manifest.spec)
         if identity.camera != manifest.camera:
             differ.append(Difference("camera", identity.camera, manifest.camera))
@@ -142,7 +142,6 @@ class ActionDecoder:
                 where=f"--decoder, {latents.folder}, {info.root}",
                 fix="fit a decoder on labelled episodes of this robot and camera, with the quantizer of these latents",
             )
-        self._fits = latents, info
 
     def episode(self, latents: LatentTable, info: DatasetInfo, episode: int) -> EpisodeActions:
         """Decode an episode; of the dataset's columns only `observation.state` is read, and only for differences to it.
@@ -152,18 +151,23 @@ class ActionDecoder:
         Raises:
             UserError: As `check`, or there is no such episode.
         """
-        # Once: it reads all of the dataset that its fingerprint is made of.
-        if self._fits is None or self._fits[0] is not latents or self._fits[1] is not info:
-            self.check(latents, info)
-        check_episodes(info, [episode])
         table = read_episodes(info)
+        self._open(latents, info, table)
+        check_episodes(info, [episode])
         first, end = int(table.start[episode]), int(table.end[episode])
-        state = None
-        if self.manifest.state_width is not None:
-            state = read_column(info, STATE, [episode])[first:end]
+        state = None if self._states is None else self._states[first:end]
         chunks, known = self.decode(read_transitions(latents, first, end, self.manifest.inputs), state)
         sure = np.asarray([d.confidence for d in self.manifest.dimensions], np.float32)
         return EpisodeActions(chunks[:, 0], sure * known[:, None], known)
+
+    def _open(self, latents: LatentTable, info: DatasetInfo, table: Episodes) -> None:
+        """Check a dataset and read its states, once for all its episodes."""
+        if self._opened is not None and self._opened[0] is latents and self._opened[1] is info:
+            return
+        self.check(latents, info)
+        needed = self.manifest.state_width is not None
+        self._states = read_column(info, STATE, table.present) if needed else None
+        self._opened = (latents, info)
 
     def decode(
         self, windows: Transitions, state: "NDArray[np.float32] | None" = None
@@ -192,11 +196,6 @@ class ActionDecoder:
             known = known & np.isfinite(values).all((1, 2))
         return np.where(known[:, None, None], values, 0).astype(np.float32), known
 
-    def decode_codes(self, codes: "NDArray[np.int64]") -> "tuple[NDArray[np.float32], NDArray[np.bool_]]":
-        """`decode` for codes ``[n, J, S]``, all of them valid, and actions that need no state."""
-        values = one_hot(codes, self.manifest.spec.codebook_size)
-        return self.decode(Transitions(values, np.ones(values.shape[:2], bool)))
-
 
 def fit_actions(
     latents: LatentTable,
@@ -204,7 +203,7 @@ def fit_actions(
     episodes: Sequence[int],
     *,
     estimator: Estimator = "ridge",
-    inputs: Inputs = "vectors",
+    inputs: Inputs = "both",
     action_form: ActionForm | Literal["auto"] = "auto",
     offsets: Sequence[int] | None = None,
     horizon: int = 1,
@@ -215,14 +214,14 @@ def fit_actions(
     """Fit the map on the labelled episodes of a dataset.
 
     Args:
-        latents: Table of the dataset's latents, with vectors if ``inputs`` are vectors.
+        latents: Table of the dataset's latents, with vectors unless ``inputs`` are codes.
         info: The dataset. Latents of all its episodes may be read, actions and states of ``episodes`` alone.
         episodes: The labelled episodes.
         estimator: A ridge regression, or five small perceptrons.
-        inputs: Continuous latents, or codes.
+        inputs: Continuous latents, codes, or both.
         action_form: Whether actions are predicted or their difference to the state; auto: as the labelled data are.
-        offsets: Frames around a step at which windows begin; none: an offset and half an offset before, and at it. With
-            a ``horizon`` above 1: at the step alone.
+        offsets: Frames around a step at which windows begin; none: `default_offsets`, or with a ``horizon`` above 1 at
+            the step alone.
         horizon: Actions to predict from a step on.
         floor: Held-out R2 below which a dimension is not trusted.
         seed: Of the perceptrons.
@@ -244,7 +243,7 @@ def fit_actions(
     targets = read_targets(info, table, chosen, action_form, horizon)
     features = StepFeatures.of_table(latents, inputs, windows)
     rows, whole, targets = _labelled_rows(features, latents, table, targets, inputs)
-    folds = estimators.folds_of(targets.episode, table.task)
+    folds = estimators.make_folds(targets.episode, table.task)
     if estimator == "ridge":
         fit = estimators.fit_ridge(rows, targets.columns(), folds, _columns_of(targets, horizon))
     else:
@@ -257,7 +256,7 @@ def fit_actions(
         schema_version=SCHEMA_VERSION,
         kind=KIND,
         hlrp_version=__version__,
-        spec=latents.identity.codes(vectors=inputs == "vectors"),
+        spec=latents.identity.codes(vectors=inputs != "codes"),
         dataset=info.repo_id,
         dataset_fingerprint=info.fingerprint(),
         camera=latents.identity.camera,
@@ -270,7 +269,7 @@ def fit_actions(
         action_form="state_difference" if differences else "direct",
         state_width=width_of(info, STATE) if differences else None,
         dimensions=dimensions,
-        held_out="episodes" if len(np.unique(targets.episode)) > 1 else "blocks",
+        held_out="episodes" if folds.whole.all() else "both" if folds.whole.any() else "blocks",
         floor=floor,
         seed=seed,
         weights_sha256=hashlib.sha256(_to_bytes(weights)).hexdigest(),
@@ -313,9 +312,10 @@ def _columns_of(targets: Targets, horizon: int) -> "list[NDArray[np.int64]]":
 
 
 def _expected_shapes(manifest: DecoderManifest) -> dict[str, tuple[int, ...]]:
-    spec, vectors = manifest.spec, manifest.inputs == "vectors"
+    spec = manifest.spec
     transitions = spec.num_frames - 1
-    numbers = spec.code_seq_len * ((spec.vector_dim or 0) if vectors else spec.codebook_size)
+    widths = {"vectors": spec.vector_dim or 0, "codes": spec.codebook_size}
+    numbers = spec.code_seq_len * sum(width for name, width in widths.items() if manifest.inputs in ("both", name))
     columns = manifest.horizon * sum(d.target.width for d in manifest.dimensions)
     width = len(manifest.offsets) * transitions * (numbers + 1)
     scale = dict.fromkeys(("feature_mean", "feature_scale"), (transitions, numbers))
