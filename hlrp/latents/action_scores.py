@@ -64,8 +64,8 @@ class ActionDimension(BaseModel):
     replay: float | None
     """R2 of repeating, step by step, the labelled episode before (of the same task, if there is one)."""
     by_task: dict[str, float | None]
-    """Held-out R2 of each task's steps, their error against the variance of all labelled steps: within a task a dimension
-    may hardly vary. None for a constant."""
+    """Held-out R2 of each task's steps, their error against the variance of all labelled steps: within a task a
+    dimension may hardly vary. None for a constant."""
 
     @property
     def target(self) -> TargetDimension:
