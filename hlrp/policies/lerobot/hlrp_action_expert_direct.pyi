@@ -48,6 +48,7 @@ class HLRPActionExpertDirect(CleanPolicy):
         lora_targets: Sequence[str] = ["q_proj", "v_proj"],
         init_from: Path | str | None = None,
         labelled_episodes: Sequence[int] | None = None,
+        state_of_unlabelled: bool = False,
         latent_source: str = "none",
         latent_table: str | None = None,
         latent_laq: str | None = None,

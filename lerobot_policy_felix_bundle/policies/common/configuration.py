@@ -45,7 +45,9 @@ class HLRPPolicyConfig(PreTrainedConfig):
         lora_alpha: Their scale, divided by the rank.
         lora_targets: Names of the language model's layers that get one.
         init_from: A foundation model that the VLM starts from: a run, a checkpoint or a model folder.
-        labelled_episodes: Episodes whose actions may be trained on; None: all.
+        labelled_episodes: Episodes whose actions and states, statistics of both included, may reach the policy; None:
+            all. Of the others it has the pictures, the instruction and the codes.
+        state_of_unlabelled: Whether the state of the other episodes is shown all the same; else theirs is the mean.
         latent_source: Where latent labels come from: `none`, `precomputed` or `online`; `none` with a table or a
             quantizer given becomes what fits it.
         latent_table: A latent table; None with `precomputed`: the dataset's own column `latent_codes`.
@@ -92,6 +94,7 @@ class HLRPPolicyConfig(PreTrainedConfig):
     init_from: str | None = None
 
     labelled_episodes: list[int] | None = None
+    state_of_unlabelled: bool = False
     latent_source: str = "none"
     latent_table: str | None = None
     latent_laq: str | None = None

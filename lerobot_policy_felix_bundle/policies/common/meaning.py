@@ -5,6 +5,7 @@ from typing import Any
 
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
 from hlrp.data.episodes import window_offset
+from hlrp.data.labelled_statistics import labelled_statistics
 from hlrp.errors import UserError
 from hlrp.latents.spec import CODE_FIELDS, CodeSpec, describe
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
@@ -17,7 +18,8 @@ def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
     Args:
         config: Changed in place.
         dataset_meta: LeRobot's metadata of the dataset that is trained on; None where nothing is trained: then no
-            label is looked at, and no folder of labels need exist.
+            label is looked at, and no folder of labels need exist. With `labelled_episodes` its statistics of actions
+            and states become those of these episodes.
 
     Raises:
         UserError: The labels are not those of the dataset, or mean something else than the policy's weights, or there
@@ -27,6 +29,9 @@ def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
     if dataset_meta is not None:
         info = read_dataset(dataset_meta.repo_id, Path(dataset_meta.root))
         check_episodes(info, config.labelled_episodes)
+        if config.labelled_episodes is not None:
+            # LeRobot makes the processors afterwards, from these; so plain `lerobot-train` has them too.
+            dataset_meta.stats = {**(dataset_meta.stats or {}), **labelled_statistics(info, config.labelled_episodes)}
     if not config.uses_latents:
         return
     if info is not None and config.latent_source != "none":
