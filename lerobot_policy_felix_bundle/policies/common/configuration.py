@@ -267,7 +267,7 @@ class HLRPExpertConfig(HLRPPolicyConfig):
     Args:
         num_steps: Denoising steps of a chunk.
         expert_width_multiplier: Width of the expert, of the VLM's.
-        self_attn_every_n_layers: Layers in between attend across to the VLM alone.
+        self_attn_every_n_layers: Layers in between attend across to the VLM alone; None: 2, or as the policy needs it.
         min_period: Of the time embedding; the shortest.
         max_period: And the longest.
         rtc_config: LeRobot's `RTCConfig`, or its fields, for real-time chunking; None: off.
@@ -275,10 +275,15 @@ class HLRPExpertConfig(HLRPPolicyConfig):
 
     num_steps: int = 10
     expert_width_multiplier: float = 0.75
-    self_attn_every_n_layers: int = 2
+    self_attn_every_n_layers: int | None = None
     min_period: float = 4e-3
     max_period: float = 4.0
     rtc_config: Any = None
+
+    @property
+    def self_attention_interval(self) -> int:
+        """`self_attn_every_n_layers`, None resolved."""
+        return 2 if self.self_attn_every_n_layers is None else self.self_attn_every_n_layers
 
 
 def _require(holds: bool, message: str) -> None:

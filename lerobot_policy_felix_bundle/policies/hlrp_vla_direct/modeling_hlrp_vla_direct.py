@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lerobot.utils.constants import OBS_STATE
 from torch import Tensor, nn
 
 from hlrp.errors import UserError
 from hlrp.foundation.backends.interfaces import FoundationBatch, LossOutput
+from lerobot_policy_felix_bundle.policies.common.effect import Conditioned
 from lerobot_policy_felix_bundle.policies.common.losses import Term
 from lerobot_policy_felix_bundle.policies.common.meaning import spec_of
-from lerobot_policy_felix_bundle.policies.common.observations import foundation_batch
+from lerobot_policy_felix_bundle.policies.common.observations import foundation_batch, newest_state
 from lerobot_policy_felix_bundle.policies.common.policy import HLRPPolicy
 from lerobot_policy_felix_bundle.policies.common.vlm import build_backend
 from lerobot_policy_felix_bundle.policies.hlrp_vla_direct.code_decoder import CodeDecoder, read_vectors
@@ -71,12 +71,6 @@ class HLRPVLADirectPolicy(HLRPPolicy):
         config.code_dim = vectors.shape[-1]
         return vectors
 
-    def _state(self, batch: Mapping[str, Any]) -> Tensor | None:
-        if self.config.state_dim is None:
-            return None
-        state: Tensor = batch[OBS_STATE]
-        return state[:, -1] if state.ndim == 3 else state
-
     def _shares(self, codes: Tensor | None, logits: Tensor | None) -> Tensor:
         """How much of each code the decoder is given, ``[B, P, K]``."""
         if logits is not None and self.config.decode_expectation:
@@ -92,7 +86,9 @@ class HLRPVLADirectPolicy(HLRPPolicy):
         codes, known = self.codes(batch, self.spec.positions)
         observed = foundation_batch(self.config, batch)
         output = self.backend.loss_from_batch(replace(observed, target_codes=codes, target_mask=known))
-        decoded = self.decoder(self._shares(None, self._logits(output, observed)).detach(), self._state(batch))
+        decoded = self.decoder(
+            self._shares(None, self._logits(output, observed)).detach(), newest_state(self.config, batch)
+        )
         losses = nn.functional.l1_loss(decoded, actions.float(), reduction="none")
         right = 0.0 if output.logits is None else ((output.logits.argmax(-1) == codes) & known).sum()
         accuracy = torch.as_tensor(right, device=known.device) / known.sum().clamp(min=1)
@@ -122,5 +118,20 @@ class HLRPVLADirectPolicy(HLRPPolicy):
     def chunk(self, batch: Mapping[str, Any], **_: Any) -> Tensor:
         """Predict codes, decode them."""
         predicted = self.backend.latent_from_batch(foundation_batch(self.config, batch))
-        chunk: Tensor = self.decoder(self._shares(predicted.codes, predicted.logits), self._state(batch))
+        chunk: Tensor = self.decoder(self._shares(predicted.codes, predicted.logits), newest_state(self.config, batch))
         return chunk
+
+    @property
+    def conditioned_on_codes(self) -> bool:
+        """Its actions are made from codes and the state alone."""
+        return True
+
+    def conditioned(self, batch: Mapping[str, Any], actions: Tensor, noise: Tensor, time: Tensor) -> Conditioned:
+        """See `HLRPPolicy.conditioned`; the decoder has no use for noise."""
+        predicted = self.backend.latent_from_batch(foundation_batch(self.config, batch))
+        state = newest_state(self.config, batch)
+        return Conditioned(
+            codes=self._shares(predicted.codes, predicted.logits),
+            losses=lambda codes: (self.decoder(codes, state) - actions).abs(),
+            sample=lambda codes: self.decoder(codes, state),
+        )
