@@ -56,7 +56,8 @@ class HLRPActionExpertDirect(CleanPolicy):
         scheduler_decay_lr: Where the cosine ends, for `optimizer_lr` 1e-4; scaled with it.
         num_steps: Denoising steps of a chunk.
         expert_width_multiplier: Width of the expert, of the VLM's.
-        self_attn_every_n_layers: Layers in between attend across to the VLM alone.
+        self_attn_every_n_layers: Layers in between attend across to the VLM alone; None: 2, or as the policy needs
+            it.
         min_period: Of the time embedding; the shortest.
         max_period: And the longest.
         rtc_config: LeRobot's `RTCConfig`, or its fields, for real-time chunking; None: off.

@@ -71,7 +71,7 @@ class HLRPActionExpertDirect(CleanPolicy):
         scheduler_decay_lr: float = 2.5e-06,
         num_steps: int = 10,
         expert_width_multiplier: float = 0.75,
-        self_attn_every_n_layers: int = 2,
+        self_attn_every_n_layers: int | None = None,
         min_period: float = 0.004,
         max_period: float = 4.0,
         rtc_config: Any = None,

@@ -59,10 +59,16 @@ class HLRPVLADirect(CleanPolicy):
             kept with the policy; `both`: from both.
         decoder_laq: Run of the quantizer that `laq` and `both` take the vectors from; None: `latent_laq`.
         code_dim: Width of these vectors; filled in.
+        latent_mode: What the backend predicts: `codes`, or, continuous, `vectors` or `flow`; None: what the
+            foundation model of `init_from` does, without one codes.
+        vector_dim: Width of continuous latents; filled in.
         decoder_width: Width of the decoder's hidden layers.
         decoder_layers: Their number.
         decode_expectation: Decode the expected embedding under the predicted distribution, where the backend gives
             one, instead of the likeliest codes'.
+        true_latents: Share of the run, at its beginning, in which the decoder is given the labels' latents where
+            there are any; from then on, as at inference, those that the backend predicts.
+        run_steps: Steps of the run; `hlrp train` fills it in.
         action_weight: Weight of the loss of the actions.
     """
 

@@ -165,6 +165,11 @@ class HLRPPolicyConfig(PreTrainedConfig):
         return True
 
     @property
+    def predicts(self) -> str:
+        """What its VLM predicts, a `BackendMode`."""
+        return "codes"
+
+    @property
     def vlm_mode(self) -> str:
         """How the VLM is trained, `auto` resolved: `frozen`, `cotrained` or `lora`."""
         if self.vlm != "auto":

@@ -72,7 +72,8 @@ def _resolve_laq(config: HLRPPolicyConfig, info: DatasetInfo) -> None:
 
     path = Path(str(config.latent_laq)).absolute()
     manifest = read_manifest(path)
-    _agree(config, CodeSpec.of_quantizer(manifest.config, manifest.weights_sha256), f"the quantizer {path}")
+    found = CodeSpec.of_quantizer(manifest.config, manifest.weights_sha256, vectors=config.predicts != "codes")
+    _agree(config, found, f"the quantizer {path}")
     config.latent_laq, config.latent_camera = str(path), choose_camera(info, manifest, config.latent_camera)
     frames = window_offset(manifest.offset_seconds, info.fps)
     if config.latent_offset_frames != frames:
