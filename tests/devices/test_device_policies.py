@@ -59,7 +59,8 @@ def make_batch(count: int = 2) -> dict[str, Any]:
     }
 
 
-VARIANTS = [(DIRECT, {}), (LATENT, {}), (LATENT, {"conditioning": "suffix"}), (VLA, {})]
+TRUE_FIRST = {"true_latents": 0.5, "latent_source": "precomputed"}
+VARIANTS = [(DIRECT, {}), (LATENT, {}), (LATENT, {"conditioning": "suffix"}), (VLA, {}), (VLA, TRUE_FIRST)]
 
 
 @pytest.mark.parametrize(("name", "fields"), VARIANTS, ids=[f"{n} {f}" for n, f in VARIANTS])
