@@ -28,9 +28,11 @@ class HLRPActionExpertDirect(CleanPolicy):
         lora_rank: Rank of the adapters.
         lora_alpha: Their scale, divided by the rank.
         lora_targets: Names of the language model's layers that get one.
-        labelled_episodes: Episodes whose actions may be trained on; None: all.
+        labelled_episodes: Episodes whose actions and states, statistics of both included, may reach the policy; None:
+            all.
         use_action_confidence: Whether actions of a dataset with pseudo-labels count by their confidence.
         confidence_dataset: Folder of that dataset; filled in.
+        state_of_unlabelled: Whether the state of the other episodes is shown all the same; else theirs is the mean.
         latent_source: Where latent labels come from: `none`, `precomputed` or `online`; `none` with a table or a
             quantizer given becomes what fits it.
         latent_table: A latent table; None with `precomputed`: the dataset's own column `latent_codes`.

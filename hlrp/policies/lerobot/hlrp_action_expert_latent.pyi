@@ -50,6 +50,7 @@ class HLRPActionExpertLatent(CleanPolicy):
         labelled_episodes: Sequence[int] | None = None,
         use_action_confidence: bool = True,
         confidence_dataset: str | None = None,
+        state_of_unlabelled: bool = False,
         latent_source: str = "none",
         latent_table: str | None = None,
         latent_laq: str | None = None,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
-from lerobot.utils.constants import ACTION
+from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from hlrp.errors import UserError
@@ -117,7 +117,15 @@ class HLRPPolicy(PreTrainedPolicy):
             The loss, and numbers to log.
         """
         # A preprocessor that came with other weights may have had other labels, or none.
-        return reduce_terms(self.terms(self._labels.label(batch), **given), reduction)
+        return reduce_terms(self.terms(self._without_unlabelled_states(self._labels.label(batch)), **given), reduction)
+
+    def _without_unlabelled_states(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with a normalised state of 0, the mean, wherever the actions are not labelled."""
+        labelled, state = batch.get(ACTION_MASK), batch.get(OBS_STATE)
+        if labelled is None or state is None or self.config.state_of_unlabelled:
+            return batch
+        # Not a product: what is masked may be NaN.
+        return batch | {OBS_STATE: torch.where(labelled.reshape(-1, *[1] * (state.ndim - 1)), state, 0.0)}
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Any], **given: Any) -> Tensor:
