@@ -167,7 +167,7 @@ def _show(manifest: "DecoderManifest", output: Path, json_output: bool) -> None:
         "spread",
         "no motion",
         "replay",
-        "",
+        "note",
         title=f"held-out R2, {left_out[manifest.held_out]} left out at a time",
     )
     tasks = sorted({task for d in manifest.dimensions for task in d.by_task})

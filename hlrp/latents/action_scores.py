@@ -64,7 +64,7 @@ class ActionDimension(BaseModel):
     replay: float | None
     """R2 of repeating, step by step, the labelled episode before (of the same task, if there is one)."""
     by_task: dict[str, float | None]
-    """Held-out R2 of each task's steps, their error against the variance of all labelled steps: within a task a
+    """Held-out R2 of each task's steps, their error against the variance of all labelled steps, since within a task a
     dimension may hardly vary. None for a constant."""
 
     @property
@@ -78,7 +78,7 @@ def r2_scores(predicted: "NDArray[np.float64]", true: "NDArray[np.float64]") -> 
     flat, target = predicted.reshape(-1, predicted.shape[-1]), true.reshape(-1, true.shape[-1])
     error, total = ((flat - target) ** 2).sum(0), ((target - target.mean(0)) ** 2).sum(0)
     varies = total > _CONSTANT**2 * len(target)
-    return [1 - float(e / t) if v else None for e, t, v in zip(error, total, varies, strict=True)]
+    return [_rounded(1 - float(e / t)) if v else None for e, t, v in zip(error, total, varies, strict=True)]
 
 
 def score_dimensions(
@@ -111,7 +111,7 @@ def score_dimensions(
         by_task: dict[str, float | None] = {}
         for task in sorted(set(task_of)):
             error = float(((predicted - wanted)[task_of == task] ** 2).mean())
-            by_task[task] = None if r2 is None else 1 - error / float(variance[number])
+            by_task[task] = None if r2 is None else _rounded(1 - error / float(variance[number]))
         spread = None if r2 is None else _ratio(predicted, wanted, whole)
         regression = dimension.kind == "regression"
         found.append(
@@ -142,7 +142,12 @@ def _ratio(predicted: "NDArray[np.float64]", true: "NDArray[np.float64]", whole:
     """The spread of predictions over the true one, over steps that are ``whole`` if these vary."""
     if whole.any() and true[whole].std() > _CONSTANT:
         predicted, true = predicted[whole], true[whole]
-    return float(predicted.std() / true.std())
+    return _rounded(float(predicted.std() / true.std()))
+
+
+def _rounded(score: float) -> float:
+    """Without the digits in which sums differ from process to process."""
+    return round(score, 9)
 
 
 def confidence_of(r2: float | None, floor: float) -> float:

@@ -70,7 +70,8 @@ def test_the_latents_are_made_once_and_a_table_gives_the_same(
     assert [path.stat().st_mtime_ns for path in sorted(table.iterdir())] == stamps
     said, suggested = (json.loads(d.out) for d in done)
     assert said["r2"] == pytest.approx(ActionDecoder.load(folder).manifest.r2)
-    assert (tmp_path / "again" / "manifest.json").read_bytes() == (folder / "manifest.json").read_bytes()
+    again = ActionDecoder.load(tmp_path / "again").manifest
+    assert again.dimensions == ActionDecoder.load(folder).manifest.dimensions
     assert suggested["labelled"] == [0]
     # Episode 0 is of the task "left": one of the other task comes first.
     assert suggested["episodes"][0] in (1, 3)
