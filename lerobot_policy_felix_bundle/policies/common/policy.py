@@ -57,7 +57,7 @@ class HLRPPolicy(PreTrainedPolicy):
         config.validate_features()
         resolve_meaning(config, dataset_meta)
         self._labels = LatentLabelsStep.of(config)
-        self._queue: deque[Tensor] = deque(maxlen=config.n_action_steps)
+        self._action_queue: deque[Tensor] = deque(maxlen=config.n_action_steps)
         self.build(backbone_folder)
 
     @abstractmethod
@@ -79,7 +79,7 @@ class HLRPPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         """Forget the actions that are left; called when an episode begins."""
-        self._queue.clear()
+        self._action_queue.clear()
 
     def forward(self, batch: dict[str, Any], reduction: str = "mean", **given: Any) -> tuple[Tensor, Figures]:
         """The training loss.
@@ -114,10 +114,10 @@ class HLRPPolicy(PreTrainedPolicy):
     def select_action(self, batch: dict[str, Any], **given: Any) -> Tensor:
         """The next action ``[B, A]``, normalised; every `n_action_steps` calls a chunk is predicted."""
         self.eval()
-        if not self._queue:
+        if not self._action_queue:
             actions = self.predict_action_chunk(batch, **given)
-            self._queue.extend(actions.transpose(0, 1)[: self.config.n_action_steps])
-        return self._queue.popleft()
+            self._action_queue.extend(actions.transpose(0, 1)[: self.config.n_action_steps])
+        return self._action_queue.popleft()
 
     def action_mask(self, batch: Mapping[str, Any]) -> Tensor:
         """Which actions of the chunks are trained on, bool ``[B, chunk_size]``."""
