@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hlrp.data.dataset_info import TOLERANCE_S
+from hlrp.errors import UserError
+from hlrp_cli.flags import episodes_of
 
 if TYPE_CHECKING:
     from hlrp.data.dataset_info import DatasetInfo
@@ -45,7 +47,7 @@ def check(
     from hlrp.data.dataset_info import read_dataset
 
     info = read_dataset(None, root, where="DIR", tolerance_s=tolerance_s)
-    chosen = _episodes(episodes)
+    chosen = episodes_of(episodes)
     problems = _problems(info, chosen, policy)
     fatal = sum(p.fatal for p in problems)
     if json_output:
@@ -79,26 +81,12 @@ def rename(
     """Write a dataset whose features have other names; videos are links to those of the old one."""
     from hlrp.data.dataset_info import read_dataset
     from hlrp.data.renaming import rename_features
-    from hlrp.errors import UserError
 
     pairs = dict(name.partition("=")[::2] for name in names)
     if len(pairs) < len(names) or not all("=" in name for name in names):
         raise UserError(f"cannot read {' '.join(names)}", where="OLD=NEW", fix="write each once, with an =")
     rename_features(read_dataset(None, root, where="DIR"), pairs, output)
     typer.echo(f"dataset  {output}")
-
-
-def _episodes(asked: str | None) -> list[int] | None:
-    from hlrp.config import parse_episodes
-    from hlrp.errors import UserError
-
-    if asked is None:
-        return None
-    try:
-        found: list[int] = parse_episodes(asked)
-    except ValueError as error:
-        raise UserError(str(error), where="--episodes", fix="write 0-9,12") from error
-    return sorted(set(found))
 
 
 def _problems(info: "DatasetInfo", episodes: list[int] | None, policy: str | None) -> "list[Problem]":

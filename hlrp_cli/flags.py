@@ -12,11 +12,16 @@ if TYPE_CHECKING:
 NEEDS: dict[str, dict[str, str]] = {
     "latents verify": {"sample": "laq", "seed": "laq", "device": "laq"},
     "precompute-latents": {"copy": "write_column"},
+    "fit-actions": {"camera": "laq"},
 }
 # Command to pairs of flags of which only one can hold.
 EXCLUDE: dict[str, tuple[tuple[str, str], ...]] = {
     "train": (("policy", "model"), ("latents", "online_laq"), ("dry_run", "json_output"), ("resume", "config")),
     "parity": (("latents", "online_laq"),),
+    "fit-actions": (
+        ("laq", "latents"),
+        *(("suggest", name) for name in ("output", "kind", "action_form", "horizon", "floor", "seed")),
+    ),
 }
 
 
@@ -77,3 +82,20 @@ def _check(command: str, order: "list[click.Parameter]") -> None:
             raise UserError(
                 f"{given[first]} and {given[second]} exclude each other", where=given[second], fix="keep one of them"
             )
+
+
+def episodes_of(asked: str | None) -> list[int] | None:
+    """The numbers that ``--episodes 0-9,12`` means, ascending; None if it is not given.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    from hlrp.config import parse_episodes
+
+    if asked is None:
+        return None
+    try:
+        found: list[int] = parse_episodes(asked)
+    except ValueError as error:
+        raise UserError(str(error), where="--episodes", fix="write 0-9,12") from error
+    return sorted(set(found))

@@ -38,6 +38,7 @@ COMMANDS = (
     "laq_report",
     "precompute_latents",
     "latents",
+    "fit_actions",
     "collect",
     "data",
     "demo",

@@ -2,8 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +12,7 @@ from hlrp.errors import UserError
 
 if TYPE_CHECKING:
     from hlrp.latents.column import ColumnResult
-    from hlrp.latents.labelling import LabelProgress, LabelRequest, LabelResult
+    from hlrp.latents.labelling import LabelRequest, LabelResult
 
 
 def register(app: typer.Typer) -> None:
@@ -62,13 +60,18 @@ def precompute_latents(
             check_writable(folder)
     from hlrp.latents.column import check_column
     from hlrp.latents.labelling import label, load_encoder
+    from hlrp_cli.latent_tables import labelling_progress
 
     if write_column is not None:
         check_column(request.info, write_column, request.identity())
     encoder, _ = load_encoder(laq, chosen, vectors=vectors)
     rank, world = request.ranks
     # The processes of one launch share the folder; a second launch would do the same work again.
-    with FolderLock(request.output, part=f"-{rank}-of-{world}"), _progress(request) as report:
+    share = f", process {rank + 1} of {world}" if world > 1 else ""
+    with (
+        FolderLock(request.output, part=f"-{rank}-of-{world}"),
+        labelling_progress(request.info, share) as report,
+    ):
         result = label(request, encoder, device=chosen, progress=report)
     column = _write_column(result, request, write_column, copy) if write_column is not None else None
     _show(result, request, column, json_output)
@@ -146,15 +149,3 @@ def _show(result: "LabelResult", request: "LabelRequest", column: "ColumnResult 
         )
     if column is not None:
         typer.echo(f"dataset  {column.output}")
-
-
-@contextmanager
-def _progress(request: "LabelRequest") -> "Iterator[Callable[[LabelProgress], None]]":
-    from hlrp.progress import ProgressDisplay
-    from hlrp_cli.console import console
-
-    rank, world = request.ranks
-    what = f"labelling {request.info.repo_id}" + (f", process {rank + 1} of {world}" if world > 1 else "")
-    with ProgressDisplay(console(), "frames") as display:
-        display.begin(what, request.info.frames)
-        yield lambda progress: display.update(progress.done, total=progress.total)

@@ -17,6 +17,7 @@ COMMANDS = [
     ["precompute-latents"],
     ["latents"],
     ["latents", "verify"],
+    ["fit-actions"],
     ["data", "check"],
     ["data", "rename"],
     ["collect"],

@@ -13,10 +13,15 @@ _USES: dict[str, str] = {
     "a foundation model": "start a policy from it: hlrp train --policy hlrp_action_expert_latent --init-from {path} "
     "--dataset-root DIR",
     "a latent table": "train on its labels: hlrp train --model foundation --latents {path} --dataset-root DIR",
+    "an action decoder": "label videos with it: hlrp pseudo-label --decoder {path} --dataset-root DIR --output DIR",
     "a dataset": "train on it: hlrp train --policy act --dataset-root {path}",
     "a policy": "evaluate it: hlrp eval {path}; train on from it: hlrp train --init-from {path} --dataset-root DIR",
 }
-_OF_KIND = {"laq": "a latent action quantizer", "foundation": "a foundation model"}
+_OF_KIND = {
+    "laq": "a latent action quantizer",
+    "foundation": "a foundation model",
+    "action_decoder": "an action decoder",
+}
 
 
 def recognise(path: Path) -> str | None:

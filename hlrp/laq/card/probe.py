@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
 from hlrp.laq.model import LAQ
-
-STRENGTHS = tuple(10.0**e for e in range(-4, 5))
-"""Ridge strengths that are tried, per sample and in units of a standardised feature's variance."""
+from hlrp.laq.ridge import STRENGTHS, ridge_weights
 
 SCALES = (0.0, 0.1, 1.0)
 """Factors that are tried on either of two groups of features, the other at 1: in effect, each group's own strength."""
@@ -196,7 +194,4 @@ def _standardised(fit: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 def _ridge(fit: Tensor, test: Tensor, y: Tensor) -> list[Tensor]:
     """Predictions ``[N, A]`` for ``test`` at each of `STRENGTHS`; both sides standardised by the fitting samples."""
     target_mean = y.mean(0)
-    values, axes = torch.linalg.eigh(fit.T @ fit / len(fit))
-    rotated = axes.T @ (fit.T @ (y - target_mean) / len(fit))
-    turned = test @ axes
-    return [turned @ (rotated / (values.clamp_min(0) + s)[:, None]) + target_mean for s in STRENGTHS]
+    return [test @ weights + target_mean for weights in ridge_weights(fit, y - target_mean)]

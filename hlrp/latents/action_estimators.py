@@ -1,0 +1,215 @@
+"""Regressions from features to targets that few episodes suffice for, with predictions for the episodes held out.
+
+Shapes: N rows, F features, C columns of targets, A dimensions (each of one column or of several).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hlrp.laq.ridge import STRENGTHS, ridge_weights
+from hlrp.latents.decoder_manifest import Estimator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+MEMBERS = 5
+"""Perceptrons of an ensemble."""
+
+_HIDDEN = 128
+_EPOCHS = 400
+_PATIENCE = 40
+_LEARNING_RATE = 1e-3
+_WEIGHT_DECAY = 1e-2
+_MOST_FOLDS = 20
+_BLOCKS = 5
+_CONSTANT = 1e-6
+
+
+class Fit(NamedTuple):
+    """A fitted regression.
+
+    Args:
+        weights: Its arrays by name.
+        held_out: Predictions ``[N, C]`` for each row by regressions that did not see the row's fold.
+    """
+
+    weights: "dict[str, NDArray[np.float32]]"
+    held_out: "NDArray[np.float64]"
+
+
+def folds_of(episodes: "NDArray[np.int64]", tasks: Sequence[str], most: int = _MOST_FOLDS) -> "NDArray[np.int64]":
+    """The fold ``[N]`` of each row: its episode's; of one episode alone, its blocks.
+
+    Args:
+        episodes: Episode of each row, ``[N]``.
+        tasks: Task of each episode of the dataset: those of one task are dealt to different folds.
+        most: Folds at most.
+    """
+    ids = np.unique(episodes).tolist()
+    if len(ids) == 1:
+        return np.arange(len(episodes)) * _BLOCKS // len(episodes)
+    fold = {episode: number % most for number, episode in enumerate(sorted(ids, key=lambda e: (tasks[e], e)))}
+    return np.asarray([fold[e] for e in episodes.tolist()])
+
+
+def fit_ridge(
+    features: "NDArray[np.float32]",
+    targets: "NDArray[np.float64]",
+    folds: "NDArray[np.int64]",
+    dimensions: "Sequence[NDArray[np.int64]]",
+) -> Fit:
+    """Ridge regression whose strength is chosen for each dimension by leaving folds out.
+
+    The strength that predicts a held-out fold is chosen by the errors of the other folds, so that a score is not of
+    what it was chosen by.
+
+    Args:
+        features: ``[N, F]``.
+        targets: ``[N, C]``.
+        folds: ``[N]``, two different ones or more.
+        dimensions: Columns of each dimension.
+    """
+    x, y, fold = torch.from_numpy(features).double(), torch.from_numpy(targets), torch.from_numpy(folds)
+    candidates = np.empty((len(STRENGTHS), *targets.shape))
+    errors = []
+    ids = np.unique(folds)
+    for held in ids.tolist():
+        test = fold == held
+        weights, bias = _ridge(x[~test], y[~test])
+        predicted = (x[test] @ weights + bias).numpy()
+        candidates[:, folds == held] = predicted
+        squared = ((predicted - targets[folds == held]) ** 2).sum(1)
+        errors.append(np.stack([squared[:, columns].sum(1) for columns in dimensions], axis=1))
+    total = np.sum(errors, axis=0)
+    held_out = np.empty(targets.shape)
+    for held, error in zip(ids.tolist(), errors, strict=True):
+        rows = np.flatnonzero(folds == held)[:, None]
+        for columns, best in zip(dimensions, (total - error).argmin(0).tolist(), strict=True):
+            held_out[rows, columns] = candidates[best, rows, columns]
+    weights, bias = _ridge(x, y)
+    chosen = np.empty(targets.shape[1], np.int64)
+    for columns, best in zip(dimensions, total.argmin(0).tolist(), strict=True):
+        chosen[columns] = best
+    every = np.arange(targets.shape[1])
+    arrays = {"weight": weights.numpy()[chosen, :, every].T, "bias": bias.numpy()[chosen, 0, every]}
+    return Fit({name: np.ascontiguousarray(value, np.float32) for name, value in arrays.items()}, held_out)
+
+
+def _ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights ``[strengths, F, C]`` and intercepts ``[strengths, 1, C]``."""
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    weights = ridge_weights(x - x_mean, y - y_mean)
+    return weights, (y_mean - x_mean @ weights)[:, None]
+
+
+def fit_ensemble(
+    features: "NDArray[np.float32]",
+    targets: "NDArray[np.float64]",
+    folds: "NDArray[np.int64]",
+    *,
+    seed: int,
+    device: str = "cpu",
+) -> Fit:
+    """Small perceptrons, each fitted without one fold, which it predicts, and stopped early by another one.
+
+    So a held-out prediction is one perceptron's that saw the fold neither in fitting nor in stopping; what is kept is
+    the mean of all.
+
+    Args:
+        features: ``[N, F]``.
+        targets: ``[N, C]``.
+        folds: ``[N]``, two different ones or more.
+        seed: Of the first weights.
+        device: Where to fit.
+    """
+    ids = np.unique(folds)
+    parts = [ids[i::MEMBERS] for i in range(min(MEMBERS, len(ids)))]
+    mean, scale = targets.mean(0), targets.std(0)
+    scale = np.where(scale > _CONSTANT, scale, 1.0)
+    x = torch.from_numpy(features).to(device)
+    y = torch.from_numpy((targets - mean) / scale).float().to(device)
+    arrays = {"target_mean": mean.astype(np.float32), "target_scale": scale.astype(np.float32)}
+    held_out, counted = np.zeros(targets.shape), np.zeros((len(targets), 1))
+    for member in range(MEMBERS):
+        test = np.isin(folds, parts[member % len(parts)])
+        stop = _stopping_rows(folds, ~test, parts[(member + 1) % len(parts)])
+        model = _train(x, y, ~test & ~stop, stop, seed * MEMBERS + member)
+        with torch.no_grad():
+            held_out[test] += model(x[test]).double().cpu().numpy() * scale + mean
+        counted[test] += 1
+        for name, value in model.state_dict().items():
+            arrays[f"member{member}.{name}"] = value.cpu().numpy()
+    return Fit(arrays, held_out / counted)
+
+
+def _stopping_rows(
+    folds: "NDArray[np.int64]", left: "NDArray[np.bool_]", part: "NDArray[np.int64]"
+) -> "NDArray[np.bool_]":
+    """Rows to stop by: another part, or the last fifth of the rows left where that would leave none to fit on."""
+    stop = left & np.isin(folds, part)
+    if stop.any() and (left & ~stop).any():
+        return stop
+    rows = np.flatnonzero(left)
+    stop = np.zeros(len(folds), bool)
+    stop[rows[-max(1, len(rows) // _BLOCKS) :]] = True
+    return stop
+
+
+def _perceptron(width: int, columns: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(width, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, columns)
+    )
+
+
+def _train(x: Tensor, y: Tensor, fit: "NDArray[np.bool_]", stop: "NDArray[np.bool_]", seed: int) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _perceptron(x.shape[1], y.shape[1])
+    model = model.to(x.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    best, best_error, since = {k: v.clone() for k, v in model.state_dict().items()}, float("inf"), 0
+    for _ in range(_EPOCHS):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x[fit]), y[fit]).backward()
+        optimizer.step()
+        with torch.no_grad():
+            error = float(nn.functional.mse_loss(model(x[stop]), y[stop]))
+        since += 1
+        if error < best_error:
+            best, best_error, since = {k: v.clone() for k, v in model.state_dict().items()}, error, 0
+        if since >= _PATIENCE:
+            break
+    model.load_state_dict(best)
+    return model
+
+
+def predict(
+    estimator: Estimator, weights: "dict[str, NDArray[np.float32]]", features: "NDArray[np.float32]"
+) -> "NDArray[np.float64]":
+    """What a fitted regression says: ``[n, F]`` to ``[n, C]``."""
+    if estimator == "ridge":
+        return features.astype(np.float64) @ weights["weight"].astype(np.float64) + weights["bias"]
+    model = _perceptron(features.shape[1], len(weights["target_mean"]))
+    total = np.zeros((len(features), len(weights["target_mean"])))
+    for member in range(MEMBERS):
+        model.load_state_dict(
+            {name: torch.from_numpy(weights[f"member{member}.{name}"]) for name in model.state_dict()}
+        )
+        with torch.no_grad():
+            total += model(torch.from_numpy(features)).double().numpy()
+    return total / MEMBERS * weights["target_scale"] + weights["target_mean"]
+
+
+def expected_shapes(estimator: Estimator, width: int, columns: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a fitted regression's arrays."""
+    if estimator == "ridge":
+        return {"weight": (width, columns), "bias": (columns,)}
+    shapes: dict[str, tuple[int, ...]] = {"target_mean": (columns,), "target_scale": (columns,)}
+    for name, value in _perceptron(width, columns).state_dict().items():
+        shapes |= {f"member{member}.{name}": tuple(value.shape) for member in range(MEMBERS)}
+    return shapes

@@ -1,0 +1,112 @@
+"""What an action decoder says of itself: `manifest.json` beside its weights."""
+
+import json
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hlrp.errors import UserError
+from hlrp.latents.action_scores import ActionDimension
+from hlrp.latents.action_targets import ActionForm
+from hlrp.latents.spec import CodeSpec
+from hlrp.latents.step_features import Inputs
+from hlrp.runs.kinds import refuse_other
+
+MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
+SCHEMA_VERSION = 1
+KIND = "action_decoder"
+
+Estimator = Literal["ridge", "ensemble"]
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder that is there already.
+
+    Raises:
+        UserError: It is.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} is there already", where="--output", fix="choose a new folder, or delete it")
+
+
+class DecoderManifest(BaseModel):
+    """What an action decoder is, beside its weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    schema_version: int
+    kind: str
+    hlrp_version: str
+    spec: CodeSpec
+    """What the latents mean that it reads."""
+    dataset: str
+    """Name of the dataset that it was fitted on."""
+    dataset_fingerprint: str
+    camera: str
+    fps: float
+    episodes: list[int]
+    """The labelled episodes, ascending: no action of another one was read."""
+    estimator: Estimator
+    inputs: Inputs
+    offsets: list[int]
+    """Frames, relative to a step, at which the windows begin that are read for it."""
+    horizon: int = Field(ge=1)
+    """Actions H that are predicted from a step on."""
+    action_form: ActionForm
+    """Whether any dimension is predicted as its difference to the state."""
+    state_width: int | None
+    """Width of `observation.state` where differences to it are predicted."""
+    dimensions: list[ActionDimension]
+    held_out: Literal["episodes", "blocks"]
+    """What was left out for the scores: whole episodes, or blocks of the only one."""
+    floor: float
+    seed: int
+    weights_sha256: str
+
+    @property
+    def action_names(self) -> list[str]:
+        """Names of the action's dimensions."""
+        return [d.name for d in self.dimensions]
+
+    @property
+    def r2(self) -> float | None:
+        """Mean held-out R2 over the dimensions that vary; none if none does."""
+        scores = [d.r2 for d in self.dimensions if d.r2 is not None]
+        return float(np.mean(scores)) if scores else None
+
+    @property
+    def below_floor(self) -> list[ActionDimension]:
+        """Dimensions that are not to be trusted."""
+        return [d for d in self.dimensions if d.r2 is not None and d.r2 < self.floor]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the manifest of a decoder's folder.
+
+        Raises:
+            UserError: There is none, it cannot be read, or it is of another kind or schema.
+        """
+        refuse_other(folder, "an action decoder", str(folder))
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise UserError(
+                f"{folder} is no action decoder: it has no {MANIFEST}",
+                where="--decoder",
+                fix="give the folder that hlrp fit-actions wrote",
+            )
+        try:
+            raw = json.loads(path.read_text(encoding="utf8"))
+            if raw["kind"] != KIND or raw["schema_version"] != SCHEMA_VERSION:
+                raise ValueError(
+                    f"kind {raw['kind']!r}, schema {raw['schema_version']!r}; this version reads {KIND!r}, "
+                    f"schema {SCHEMA_VERSION}"
+                )
+            return cls.model_validate(raw)
+        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+            raise UserError(
+                f"the manifest of the action decoder cannot be read: {error}",
+                where=str(path),
+                fix="fit it again with hlrp fit-actions",
+            ) from error
