@@ -51,7 +51,8 @@ class ActionDimension(BaseModel):
     r2: float | None
     """Held-out R2; none for a constant."""
     spread: float | None
-    """Standard deviation of the held-out predictions over that of the labelled actions, before `factor`."""
+    """Standard deviation of held-out predictions over that of the labelled actions, before `factor`, over steps all of
+    whose windows could be read."""
     factor: float
     """What predictions are stretched by about `mean`."""
     accuracy: float | None
@@ -80,13 +81,18 @@ def r2_scores(predicted: "NDArray[np.float64]", true: "NDArray[np.float64]") -> 
 
 
 def score_dimensions(
-    held_out: "NDArray[np.float64]", targets: Targets, tasks: Sequence[str], floor: float
+    held_out: "NDArray[np.float64]",
+    targets: Targets,
+    whole: "NDArray[np.bool_]",
+    tasks: Sequence[str],
+    floor: float,
 ) -> list[ActionDimension]:
     """Score held-out predictions dimension by dimension.
 
     Args:
         held_out: ``[N, H, A]``.
         targets: The true values.
+        whole: Steps all of whose windows could be read, ``[N]``: the others are told less of, and spread less.
         tasks: Task of each episode of the dataset.
         floor: R2 below which a dimension is not trusted.
     """
@@ -101,7 +107,7 @@ def score_dimensions(
     for number, dimension in enumerate(targets.dimensions):
         r2 = None if dimension.kind == "constant" else scores[number]
         predicted, wanted = held_out[..., number], true[..., number]
-        spread = None if r2 is None else float(predicted.std() / wanted.std())
+        spread = None if r2 is None else _ratio(predicted, wanted, whole)
         regression = dimension.kind == "regression"
         found.append(
             ActionDimension(
@@ -125,6 +131,13 @@ def score_dimensions(
             )
         )
     return found
+
+
+def _ratio(predicted: "NDArray[np.float64]", true: "NDArray[np.float64]", whole: "NDArray[np.bool_]") -> float:
+    """The spread of predictions over the true one, over steps that are ``whole`` if these vary."""
+    if whole.any() and true[whole].std() > _CONSTANT:
+        predicted, true = predicted[whole], true[whole]
+    return float(predicted.std() / true.std())
 
 
 def confidence_of(r2: float | None, floor: float) -> float:

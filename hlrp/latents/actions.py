@@ -174,7 +174,8 @@ class ActionDecoder:
         Returns:
             Actions float32 ``[n, H, A]``, 0 where not known, and known bool ``[n]``.
         """
-        rows, known = self._features.rows(windows)
+        rows, share = self._features.rows(windows)
+        known = share > 0
         columns = estimators.predict(self.manifest.estimator, self._weights, rows)
         values = from_columns(columns, self._targets, self.manifest.horizon)
         for number, dimension in enumerate(self.manifest.dimensions):
@@ -238,14 +239,14 @@ def fit_actions(
     windows = list(offsets) if offsets is not None else default_offsets(reach) if horizon == 1 else [0]
     targets = read_targets(info, table, chosen, action_form, horizon)
     features = StepFeatures.of_table(latents, inputs, windows)
-    rows, targets = _labelled_rows(features, latents, table, targets, inputs)
+    rows, whole, targets = _labelled_rows(features, latents, table, targets, inputs)
     folds = estimators.folds_of(targets.episode, table.task)
     if estimator == "ridge":
         fit = estimators.fit_ridge(rows, targets.columns(), folds, _columns_of(targets, horizon))
     else:
         fit = estimators.fit_ensemble(rows, targets.columns(), folds, seed=seed, device=device)
     held_out = from_columns(fit.held_out, targets.dimensions, horizon)
-    dimensions = score_dimensions(held_out, targets, table.task, floor)
+    dimensions = score_dimensions(held_out, targets, whole, table.task, floor)
     weights = fit.weights | {"feature_mean": features.mean, "feature_scale": features.scale}
     differences = any(d.state is not None for d in dimensions)
     manifest = DecoderManifest(
@@ -275,21 +276,20 @@ def fit_actions(
 
 def _labelled_rows(
     features: StepFeatures, latents: LatentTable, table: Episodes, targets: Targets, inputs: Inputs
-) -> "tuple[NDArray[np.float32], Targets]":
-    """Features of the labelled steps, and the steps that have any.
+) -> "tuple[NDArray[np.float32], NDArray[np.bool_], Targets]":
+    """Features of the labelled steps, whether all windows of a step could be read, and the steps that have any.
 
     Raises:
         UserError: None has.
     """
-    parts, keep = [], np.zeros(len(targets.episode), bool)
+    parts, shares = [], np.zeros(len(targets.episode))
     for episode in np.unique(targets.episode).tolist():
-        rows, known = features.rows(
-            read_transitions(latents, int(table.start[episode]), int(table.end[episode]), inputs)
-        )
+        windows = read_transitions(latents, int(table.start[episode]), int(table.end[episode]), inputs)
+        rows, share = features.rows(windows)
         mine = np.flatnonzero(targets.episode == episode)
-        steps = targets.step[mine]
-        keep[mine] = known[steps]
-        parts.append(rows[steps[known[steps]]])
+        shares[mine] = share[targets.step[mine]]
+        parts.append(rows[targets.step[mine]])
+    keep = shares > 0
     kept = Targets(targets.episode[keep], targets.step[keep], targets.values[keep], targets.dimensions)
     if keep.sum() < 2:
         raise UserError(
@@ -297,7 +297,7 @@ def _labelled_rows(
             where=f"--episodes, {latents.folder}",
             fix="choose longer episodes, or label with a quantizer of a shorter offset",
         )
-    return np.concatenate(parts), kept
+    return np.concatenate(parts)[keep], shares[keep] == 1, kept
 
 
 def _columns_of(targets: Targets, horizon: int) -> "list[NDArray[np.int64]]":

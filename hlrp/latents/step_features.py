@@ -102,14 +102,14 @@ class StepFeatures:
         """Features F of a step."""
         return len(self.offsets) * (self.mean.size + len(self.mean))
 
-    def rows(self, episode: Transitions) -> "tuple[NDArray[np.float32], NDArray[np.bool_]]":
+    def rows(self, episode: Transitions) -> "tuple[NDArray[np.float32], NDArray[np.float64]]":
         """Features of all steps of an episode.
 
         Args:
             episode: The windows that begin at each of its frames, in order.
 
         Returns:
-            float32 ``[n, F]``, and bool ``[n]``: at least one transition could be read.
+            float32 ``[n, F]``, and the share ``[n]`` of the transitions that could be read: 0 where nothing is known.
         """
         count = len(episode.valid)
         scaled = np.where(episode.valid[..., None], (episode.values - self.mean) / self.scale, 0)
@@ -122,7 +122,7 @@ class StepFeatures:
             missing.append(~(episode.valid[row] & inside[:, None]))
         absent = np.concatenate(missing, axis=1)
         rows = np.concatenate([*parts, absent], axis=1).astype(np.float32)
-        return rows, ~absent.all(1)
+        return rows, 1 - absent.mean(1)
 
 
 def _parts(latents: LatentTable, inputs: Inputs) -> Iterator[Transitions]:

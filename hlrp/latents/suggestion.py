@@ -124,8 +124,8 @@ def _episode_grams(
 
     def rows(episode: int) -> "NDArray[np.float64]":
         windows = read_transitions(latents, int(table.start[episode]), int(table.end[episode]), inputs)
-        values, known = features.rows(windows)
-        return values[known].astype(np.float64)
+        values, share = features.rows(windows)
+        return values[share > 0].astype(np.float64)
 
     covariance = np.zeros((features.width, features.width))
     steps = np.zeros(len(table), np.int64)
