@@ -11,33 +11,47 @@ from pathlib import Path
 from typing import Any
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make a rename inside ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace ``path`` with ``content`` in one step."""
+def fsync_folder(folder: Path) -> None:
+    """Make a rename inside ``folder`` survive a power cut."""
+    _fsync(folder)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Write a file that appears as ``path``, in place of one that is there, when it is complete and on disk.
+
+    Gives the path to write, of an empty file beside it, hidden and ending in `.tmp`: a kill may leave that.
+    """
     import tempfile
 
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(descriptor)
+    temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        _fsync(temporary)
         umask = os.umask(0)
         os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace ``path`` with ``content`` in one step."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -67,11 +81,7 @@ def fsync_tree(folder: Path) -> None:
     """Flush every file and folder below ``folder`` to disk, before a rename makes them visible."""
     for parent, _, files in os.walk(folder):
         for name in files:
-            descriptor = os.open(Path(parent) / name, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _fsync(Path(parent) / name)
         fsync_folder(Path(parent))
 
 

@@ -13,6 +13,7 @@ NEEDS: dict[str, dict[str, str]] = {
     "latents verify": {"sample": "laq", "seed": "laq", "device": "laq"},
     "precompute-latents": {"copy": "write_column"},
     "fit-actions": {"camera": "laq"},
+    "pseudo-label": {"device": "laq", "skip_bad": "laq"},
 }
 # Command to pairs of flags of which only one can hold.
 EXCLUDE: dict[str, tuple[tuple[str, str], ...]] = {
@@ -22,6 +23,7 @@ EXCLUDE: dict[str, tuple[tuple[str, str], ...]] = {
         ("laq", "latents"),
         *(("suggest", name) for name in ("output", "kind", "action_form", "horizon", "floor", "seed")),
     ),
+    "pseudo-label": (("latents", "laq"),),
 }
 
 

@@ -39,6 +39,7 @@ COMMANDS = (
     "precompute_latents",
     "latents",
     "fit_actions",
+    "pseudo_label",
     "collect",
     "data",
     "demo",

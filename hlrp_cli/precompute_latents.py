@@ -46,33 +46,22 @@ def precompute_latents(
     Killed or stopped, the same command continues. Under torchrun or srun every process labels its share.
     """
     from hlrp.devices import choose_device
-    from hlrp.processes import FolderLock
     from hlrp.runs.directory import check_writable
 
     if dataset is None and dataset_root is None:
         raise UserError("nothing says what to label", where="--dataset-root", fix="give the folder of a dataset")
     chosen = choose_device(device, per_process=True)
-    # On a CPU what a larger batch allocates falls out of the cache: 256 windows at a time took 1.4 times as long as 32.
-    windows = batch_size or (32 if chosen == "cpu" else 256)
+    from hlrp.latents.column import check_column
+    from hlrp_cli.latent_tables import label_here, usual_batch_size
+
+    windows = batch_size or usual_batch_size(chosen)
     request = _request(laq, dataset, dataset_root, camera, output, vectors, windows, tolerance_s, skip_bad)
     for folder in (request.output, write_column):
         if folder is not None:
             check_writable(folder)
-    from hlrp.latents.column import check_column
-    from hlrp.latents.labelling import label, load_encoder
-    from hlrp_cli.latent_tables import labelling_progress
-
     if write_column is not None:
         check_column(request.info, write_column, request.identity())
-    encoder, _ = load_encoder(laq, chosen, vectors=vectors)
-    rank, world = request.ranks
-    # The processes of one launch share the folder; a second launch would do the same work again.
-    share = f", process {rank + 1} of {world}" if world > 1 else ""
-    with (
-        FolderLock(request.output, part=f"-{rank}-of-{world}"),
-        labelling_progress(request.info, share) as report,
-    ):
-        result = label(request, encoder, device=chosen, progress=report)
+    result = label_here(request, laq, chosen)
     column = _write_column(result, request, write_column, copy) if write_column is not None else None
     _show(result, request, column, json_output)
 
@@ -119,10 +108,9 @@ def _write_column(result: "LabelResult", request: "LabelRequest", folder: Path, 
 
 
 def _show(result: "LabelResult", request: "LabelRequest", column: "ColumnResult | None", json_output: bool) -> None:
-    from hlrp_cli.console import console
+    from hlrp_cli.latent_tables import show_skipped
 
-    for bad in result.bad:
-        console().print(f"skipped episode {bad.episode}: {bad.path}: {bad.reason}", markup=False)
+    show_skipped(result)
     if json_output:
         values: dict[str, Any] = {
             "output": str(result.output),

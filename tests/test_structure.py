@@ -18,6 +18,7 @@ COMMANDS = [
     ["latents"],
     ["latents", "verify"],
     ["fit-actions"],
+    ["pseudo-label"],
     ["data", "check"],
     ["data", "rename"],
     ["collect"],

@@ -7,6 +7,7 @@ from hlrp.data.columns import TASKS, read_tasks
 from hlrp.data.dataset_info import DatasetInfo, check_episodes
 from hlrp.data.episodes import Episodes, read_episodes
 from hlrp.data.problems import Problem
+from hlrp.data.pseudo_label_checks import pseudo_label_problems
 from hlrp.data.statistics_checks import statistics_problems
 from hlrp.data.table_checks import TableReport, table_problems
 from hlrp.errors import UserError
@@ -61,6 +62,7 @@ def dataset_problems(
     there = [e for e in chosen if not table.tables or table.tables[e].is_file()]
     yield from table_problems(table, there, used, report, tasks=numbers, by_lerobot=by_lerobot)
     yield from statistics_problems(info, used, report.extremes, needed=needs_statistics)
+    yield from pseudo_label_problems(info, report.extremes)
     if not missing:
         yield from _video_problems(info, seen, episodes)
 

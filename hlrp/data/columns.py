@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 
 TASKS = Path("meta/tasks.parquet")
 
+ACTION_SOURCE, ACTION_CONFIDENCE = "hlrp_action_source", "hlrp_action_confidence"
+"""Columns of a dataset with pseudo-labels: int64 of shape (1,), see `RECORDED`, and float32 [A] in [0, 1].
+
+Not `action_*` or `observation.*`: LeRobot would make them outputs or inputs of a policy.
+"""
+
+RECORDED, PREDICTED, UNKNOWN = 0, 1, 2
+"""Where a frame's action is from: the recording, a map from latents, or neither."""
+
 
 def read_columns(
     info: DatasetInfo, names: Sequence[str], episodes: Sequence[int] | None = None

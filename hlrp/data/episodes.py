@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_EPISODES = Path("meta/episodes")
+EPISODES = Path("meta/episodes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ Stamp = tuple[str, int, int, int, int]
 def _stamps(root: Path) -> tuple[Stamp, ...]:
     """The files of the episode table, as LeRobot finds them, each with what changes when it is written."""
     stamps = []
-    for path in sorted((root / _EPISODES).glob("*/*.parquet")):
+    for path in sorted((root / EPISODES).glob("*/*.parquet")):
         if not path.name.startswith("."):
             stat = path.stat()
             stamps.append((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
@@ -101,7 +101,7 @@ def read_episodes(info: DatasetInfo) -> Episodes:
     """
     import numpy as np
 
-    where = info.root / _EPISODES
+    where = info.root / EPISODES
     try:
         columns = _read(_stamps(info.root))
         order = np.argsort(np.asarray(columns["episode_index"]))

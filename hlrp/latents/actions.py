@@ -71,6 +71,7 @@ class ActionDecoder:
         self.manifest, self._weights = manifest, weights
         self._features = StepFeatures(manifest.offsets, weights["feature_mean"], weights["feature_scale"])
         self._targets = [d.target for d in manifest.dimensions]
+        self._fits: tuple[LatentTable, DatasetInfo] | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -141,6 +142,7 @@ class ActionDecoder:
                 where=f"--decoder, {latents.folder}, {info.root}",
                 fix="fit a decoder on labelled episodes of this robot and camera, with the quantizer of these latents",
             )
+        self._fits = latents, info
 
     def episode(self, latents: LatentTable, info: DatasetInfo, episode: int) -> EpisodeActions:
         """Decode an episode; of the dataset's columns only `observation.state` is read, and only for differences to it.
@@ -150,7 +152,9 @@ class ActionDecoder:
         Raises:
             UserError: As `check`, or there is no such episode.
         """
-        self.check(latents, info)
+        # Once: it reads all of the dataset that its fingerprint is made of.
+        if self._fits is None or self._fits[0] is not latents or self._fits[1] is not info:
+            self.check(latents, info)
         check_episodes(info, [episode])
         table = read_episodes(info)
         first, end = int(table.start[episode]), int(table.end[episode])

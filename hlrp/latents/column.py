@@ -10,7 +10,16 @@ import numpy as np
 from hlrp.data.columns import read_column
 from hlrp.data.dataset_info import INFO, DatasetInfo
 from hlrp.data.identity import visible_files
-from hlrp.data.linked_copy import LINKED, alone, place
+from hlrp.data.linked_copy import (
+    LINKED,
+    alone,
+    column_of,
+    place,
+    refuse_inside,
+    rewrite_json,
+    rewrite_table,
+    with_columns,
+)
 from hlrp.errors import UserError
 from hlrp.files import new_folder, write_json
 from hlrp.latents.shards import LatentIdentity
@@ -18,7 +27,7 @@ from hlrp.latents.spec import describe
 from hlrp.latents.table import LatentTable
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
     from torch import Tensor
 
 CODES, VALID = "latent_codes", "latent_valid"
@@ -61,12 +70,7 @@ def check_column(info: DatasetInfo, output: Path, identity: LatentIdentity) -> b
             where="--write-column",
             fix="choose a new folder, or delete the old one",
         )
-    if output.resolve().is_relative_to(info.root.resolve()):
-        raise UserError(
-            f"{output} lies inside the dataset that is labelled",
-            where="--write-column",
-            fix="choose a folder beside it",
-        )
+    refuse_inside(info.root, output, "--write-column")
     there = [name for name in (CODES, VALID) if name in info.features]
     if there:
         raise UserError(
@@ -178,9 +182,9 @@ def write_column(table: LatentTable, info: DatasetInfo, output: Path, *, copy: b
                 target = temporary / relative
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if relative.parts[0] == "data" and source.suffix == ".parquet":
-                    _rewrite_table(source, target, table)
+                    rewrite_table(source, target, lambda rows: _labelled(rows, table))
                 elif relative == INFO:
-                    _rewrite_info(source, target, table)
+                    rewrite_json(source, target, lambda said: said | {"features": said["features"] | _features(table)})
                 else:
                     counts[place(source, target, link=relative.parts[0] in LINKED and not copy)] += 1
             said = {"identity": table.identity.model_dump(), "bad_episodes": table.manifest.bad_episodes}
@@ -196,60 +200,6 @@ def _features(table: LatentTable) -> dict[str, dict[str, Any]]:
     }
 
 
-def _rewrite_info(source: Path, target: Path, table: LatentTable) -> None:
-    content = json.loads(source.read_text(encoding="utf8"))
-    content["features"] |= _features(table)
-    target.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf8")
-
-
-def _rewrite_table(source: Path, target: Path, table: LatentTable) -> None:
-    """Copy a table with the two columns added, one row group at a time: LeRobot reads an episode per row group."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(source) as file:
-        compression = file.metadata.row_group(0).column(0).compression if file.num_row_groups else "SNAPPY"
-        writer: Any = None
-        try:
-            for group in range(file.num_row_groups):
-                rows = file.read_row_group(group)
-                codes, valid = table.codes(rows.column("index").to_numpy())
-                rows = rows.append_column(CODES, _nested(codes.numpy())).append_column(VALID, _bools(valid.numpy()))
-                rows = rows.replace_schema_metadata(_described(rows.schema.metadata, table))
-                writer = writer or pq.ParquetWriter(target, rows.schema, compression=compression)
-                writer.write_table(rows)
-        finally:
-            if writer is not None:
-                writer.close()
-
-
-def _nested(codes: "NDArray[np.int64]") -> Any:
-    """``[n, T-1, S]`` as lists of lists, which is how `datasets` stores two dimensions."""
-    import pyarrow as pa
-
-    count, pairs, positions = codes.shape
-    inner = np.arange(0, codes.size + 1, positions, dtype=np.int32)
-    outer = np.arange(0, count * pairs + 1, pairs, dtype=np.int32)
-    return pa.ListArray.from_arrays(outer, pa.ListArray.from_arrays(inner, codes.reshape(-1)))
-
-
-def _bools(valid: "NDArray[np.bool_]") -> Any:
-    import pyarrow as pa
-
-    flat = pa.array(valid.reshape(-1))
-    # LeRobot keeps features of shape (1,) as plain values.
-    return flat if valid.shape[1] == 1 else pa.FixedSizeListArray.from_arrays(flat, valid.shape[1])
-
-
-def _described(metadata: dict[bytes, bytes] | None, table: LatentTable) -> dict[bytes, bytes]:
-    """The tables' own description of their columns, which `datasets` trusts when it is given no other."""
-    metadata = dict(metadata or {})
-    if b"huggingface" in metadata:
-        described = json.loads(metadata[b"huggingface"])
-        shape = _features(table)[CODES]["shape"]
-        flag = {"dtype": "bool", "_type": "Value"}
-        described["info"]["features"] |= {
-            CODES: {"shape": shape, "dtype": "int64", "_type": "Array2D"},
-            VALID: flag if shape[0] == 1 else {"feature": flag, "length": shape[0], "_type": "List"},
-        }
-        metadata[b"huggingface"] = json.dumps(described).encode()
-    return metadata
+def _labelled(rows: Any, table: LatentTable) -> Any:
+    codes, valid = table.codes(rows.column("index").to_numpy())
+    return with_columns(rows, {CODES: column_of(codes.numpy()), VALID: column_of(valid.numpy())})

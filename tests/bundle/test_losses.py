@@ -32,6 +32,23 @@ def test_of_each_sample_the_loss_is_the_weighted_sum_of_its_own_means():
     assert logged["action_loss"] == pytest.approx(1) and logged["latent_loss"] == pytest.approx(4.5)
 
 
+def test_losses_count_by_confidence():
+    """Beside a mask: what counts nothing may be NaN, and a sum of less than 1 is divided by as it is."""
+    confidence = torch.tensor([[[1.0, 0.25], [1.0, 1.0]], [[0.5, 0.0], [0.25, 0.0]]])
+    losses = torch.tensor([[[1.0, 4.0], [5.0, torch.nan]], [[8.0, torch.nan], [2.0, torch.inf]]])
+    mask = torch.tensor([[True, False], [True, True]])
+    term = Term(losses, mask, weight=2.0, confidence=confidence)
+    loss, logged = reduce_terms({"action": term}, "mean")
+    assert float(loss) == pytest.approx(2 * (1 + 0.25 * 4 + 0.5 * 8 + 0.25 * 2) / (1 + 0.25 + 0.5 + 0.25))
+    assert logged["action_labelled"] == 1
+    each, _ = reduce_terms({"action": term}, "none")
+    assert each.tolist() == pytest.approx([2 * 2 / 1.25, 2 * 4.5 / 0.75])
+    little = Term(losses, mask, confidence=confidence * 0.01)
+    assert float(little.mean()) == pytest.approx(float(term.mean()))
+    nothing = Term(losses, mask, confidence=torch.zeros_like(confidence))
+    assert float(nothing.mean()) == 0 and float(nothing.covered()) == 0 and nothing.per_sample().tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("name", ["hlrp_action_expert_latent", "hlrp_vla_direct"])
 def test_a_policys_weights_reach_its_loss(name):
     policy = make_policy(name, latent_weight=0.25, **({"action_weight": 3.0} if name == "hlrp_vla_direct" else {}))
@@ -45,6 +62,9 @@ def test_two_processes_that_have_unlike_much_to_learn_from_learn_as_one(tmp_path
     batch["action_is_pad"][0, 1:] = True
     batch["hlrp.action_mask"] = torch.tensor([True, False, True, True])
     batch["hlrp.code_mask"][0] = False
+    # Of the first process's actions less than one counts.
+    batch["hlrp.action_weight"] = torch.full((4, CHUNK, ACTIONS), 0.125)
+    batch["hlrp.action_weight"][2:] = torch.rand(2, CHUNK, ACTIONS)
     policy.train()
     policy(batch)[0].backward()
     expected = {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}

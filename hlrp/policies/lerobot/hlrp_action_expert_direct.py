@@ -29,6 +29,8 @@ class HLRPActionExpertDirect(CleanPolicy):
         lora_alpha: Their scale, divided by the rank.
         lora_targets: Names of the language model's layers that get one.
         labelled_episodes: Episodes whose actions may be trained on; None: all.
+        use_action_confidence: Whether actions of a dataset with pseudo-labels count by their confidence.
+        confidence_dataset: Folder of that dataset; filled in.
         latent_source: Where latent labels come from: `none`, `precomputed` or `online`; `none` with a table or a
             quantizer given becomes what fits it.
         latent_table: A latent table; None with `precomputed`: the dataset's own column `latent_codes`.

@@ -48,6 +48,8 @@ class HLRPActionExpertLatent(CleanPolicy):
         lora_targets: Sequence[str] = ["q_proj", "v_proj"],
         init_from: Path | str | None = None,
         labelled_episodes: Sequence[int] | None = None,
+        use_action_confidence: bool = True,
+        confidence_dataset: str | None = None,
         latent_source: str = "none",
         latent_table: str | None = None,
         latent_laq: str | None = None,

@@ -46,6 +46,8 @@ class HLRPPolicyConfig(PreTrainedConfig):
         lora_targets: Names of the language model's layers that get one.
         init_from: A foundation model that the VLM starts from: a run, a checkpoint or a model folder.
         labelled_episodes: Episodes whose actions may be trained on; None: all.
+        use_action_confidence: Whether actions of a dataset with pseudo-labels count by their confidence.
+        confidence_dataset: Folder of that dataset; filled in.
         latent_source: Where latent labels come from: `none`, `precomputed` or `online`; `none` with a table or a
             quantizer given becomes what fits it.
         latent_table: A latent table; None with `precomputed`: the dataset's own column `latent_codes`.
@@ -92,6 +94,8 @@ class HLRPPolicyConfig(PreTrainedConfig):
     init_from: str | None = None
 
     labelled_episodes: list[int] | None = None
+    use_action_confidence: bool = True
+    confidence_dataset: str | None = None
     latent_source: str = "none"
     latent_table: str | None = None
     latent_laq: str | None = None

@@ -2,12 +2,14 @@
 
 LeRobot's default conversion drops every column of a dataset but a few; `index` and `episode_index` survive. So the step
 looks the codes up by `index`, from a latent table or the dataset's own column, or has a frozen quantizer make them from
-the frames of the label's window. Where there is no `index`, as at inference, it does nothing and needs no file.
+the frames of the label's window. How much actions of a dataset with pseudo-labels count is looked up alike. Where there
+is no `index`, as at inference, it does nothing and needs no file.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from lerobot.utils.constants import OBS_PREFIX
 
 from hlrp.errors import UserError
 from hlrp.latents.spec import describe
+from lerobot_policy_felix_bundle.policies.common.action_weights import ActionWeights
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 CODES, CODE_MASK, ACTION_MASK, STAMP = "hlrp.codes", "hlrp.code_mask", "hlrp.action_mask", "hlrp.labels"
 """What the step adds to a batch: int64 ``[B, P]``, bool ``[B, P]``, bool ``[B]``, and which labels these are."""
+
+ACTION_WEIGHT, WEIGHTS_OF = "hlrp.action_weight", "hlrp.weights_of"
+"""And, of a dataset with pseudo-labels: float32 ``[B, H, A]`` in [0, 1], and whose weights these are."""
 
 _PAD = "_is_pad"
 
@@ -46,6 +52,8 @@ class LatentLabelsStep(ProcessorStep):
         meaning: What the codes must mean: `codebook_size`, `code_seq_len`, `num_frames`, `offset_seconds`,
             `laq_sha256`.
         labelled_episodes: Episodes whose actions may be trained on; None: all.
+        confidence: Folder of the dataset whose columns weight the actions; None: all count alike.
+        chunk_size: Actions H of a chunk, from the current frame on, that are weighted.
     """
 
     source: str = "none"
@@ -55,12 +63,16 @@ class LatentLabelsStep(ProcessorStep):
     camera: str | None = None
     meaning: dict[str, Any] = field(default_factory=dict)
     labelled_episodes: list[int] | None = None
+    confidence: str | None = None
+    chunk_size: int | None = None
 
     def __post_init__(self) -> None:
         self._rows: Any = None
         self._online: OnlineLabels | None = None
         self._episodes: Tensor | None = None
-        self.stamp = hashlib.sha256(json.dumps(self.get_config(), sort_keys=True).encode()).hexdigest()[:16]
+        self._weights: ActionWeights | None = None
+        labels = {k: v for k, v in self.get_config().items() if k not in ("confidence", "chunk_size")}
+        self.stamp = hashlib.sha256(json.dumps(labels, sort_keys=True).encode()).hexdigest()[:16]
 
     @classmethod
     def of(cls, config: HLRPPolicyConfig) -> "LatentLabelsStep":
@@ -73,6 +85,8 @@ class LatentLabelsStep(ProcessorStep):
             camera=config.latent_camera,
             meaning=config.code_fields() if config.uses_latents else {},
             labelled_episodes=config.labelled_episodes,
+            confidence=config.confidence_dataset,
+            chunk_size=None if config.confidence_dataset is None else config.chunk_size,
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -95,7 +109,10 @@ class LatentLabelsStep(ProcessorStep):
         if "index" not in known:
             return transition
         observation = transition.get(TransitionKey.OBSERVATION) or {}
-        batch = self.label({**observation, **known})
+        batch = self._coded({**observation, **known})
+        # A checkpoint's dataset may be gone, or another one be trained on: the policy looks its own up where it must.
+        with suppress(UserError):
+            batch = self._weighed(batch)
         result = dict(transition)
         result[TransitionKey.OBSERVATION] = {k: batch[k] for k in observation}
         # LeRobot keeps flags of padded images twice: as observations, and here.
@@ -112,12 +129,15 @@ class LatentLabelsStep(ProcessorStep):
                 axis of T frames behind the batch's, and `*_is_pad` flags.
 
         Returns:
-            The batch with the observation at time t, and the entries `CODES`, `CODE_MASK`, `ACTION_MASK` and `STAMP`
-            that there are.
+            The batch with the observation at time t, and the entries `CODES`, `CODE_MASK`, `ACTION_MASK`,
+            `ACTION_WEIGHT` and `STAMP` that there are.
 
         Raises:
             UserError: The labels are missing or do not mean what the policy expects.
         """
+        return self._weighed(self._coded(batch))
+
+    def _coded(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         if batch.get(STAMP) == self.stamp or (STAMP not in batch and "index" not in batch):
             return dict(batch)
         result = {k: v for k, v in batch.items() if k not in (CODES, CODE_MASK, ACTION_MASK)} | {STAMP: self.stamp}
@@ -129,6 +149,19 @@ class LatentLabelsStep(ProcessorStep):
         if self.labelled_episodes is not None:
             result[ACTION_MASK] = self._in_labelled_episodes(batch["episode_index"])
         return result
+
+    def _weighed(self, batch: dict[str, Any]) -> dict[str, Any]:
+        mark = None if self.confidence is None else f"{self.confidence}, {self.chunk_size} actions"
+        if batch.get(WEIGHTS_OF) == mark:
+            return batch
+        result = {k: v for k, v in batch.items() if k not in (ACTION_WEIGHT, WEIGHTS_OF)}
+        if self.confidence is None or "index" not in batch:
+            return result
+        self._weights = self._weights or ActionWeights(Path(self.confidence))
+        return result | {
+            ACTION_WEIGHT: self._weights.chunks(batch["index"], int(self.chunk_size or 1)),
+            WEIGHTS_OF: mark,
+        }
 
     def _look_up(self, index: "Tensor") -> "tuple[Tensor, Tensor]":
         if self._rows is None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from hlrp.data.columns import ACTION_CONFIDENCE
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
 from hlrp.data.episodes import window_offset
 from hlrp.errors import UserError
@@ -27,6 +28,8 @@ def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
     if dataset_meta is not None:
         info = read_dataset(dataset_meta.repo_id, Path(dataset_meta.root))
         check_episodes(info, config.labelled_episodes)
+        weighted = config.use_action_confidence and ACTION_CONFIDENCE in info.features
+        config.confidence_dataset = str(info.root.absolute()) if weighted else None
     if not config.uses_latents:
         return
     if info is not None and config.latent_source != "none":

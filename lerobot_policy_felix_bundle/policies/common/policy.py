@@ -15,7 +15,13 @@ from hlrp.errors import UserError
 from hlrp.foundation.backends.interfaces import VLABackend
 from hlrp.policies.figures import Figures
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
-from lerobot_policy_felix_bundle.policies.common.labels import ACTION_MASK, CODE_MASK, CODES, LatentLabelsStep
+from lerobot_policy_felix_bundle.policies.common.labels import (
+    ACTION_MASK,
+    ACTION_WEIGHT,
+    CODE_MASK,
+    CODES,
+    LatentLabelsStep,
+)
 from lerobot_policy_felix_bundle.policies.common.losses import Term, reduce_terms
 from lerobot_policy_felix_bundle.policies.common.meaning import resolve_meaning
 
@@ -118,6 +124,10 @@ class HLRPPolicy(PreTrainedPolicy):
             actions = self.predict_action_chunk(batch, **given)
             self._action_queue.extend(actions.transpose(0, 1)[: self.config.n_action_steps])
         return self._action_queue.popleft()
+
+    def action_term(self, losses: Tensor, mask: Tensor, batch: Mapping[str, Any], weight: float = 1.0) -> Term:
+        """The term of the actions' losses ``[B, chunk_size, A]``, counted by confidence where the dataset has any."""
+        return Term(losses, mask, weight, confidence=batch.get(ACTION_WEIGHT))
 
     def action_mask(self, batch: Mapping[str, Any]) -> Tensor:
         """Which actions of the chunks are trained on, bool ``[B, chunk_size]``."""

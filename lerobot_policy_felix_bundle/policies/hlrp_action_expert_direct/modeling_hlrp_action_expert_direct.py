@@ -28,7 +28,8 @@ class HLRPActionExpertDirectPolicy(ExpertPolicy):
     def terms(self, batch: Mapping[str, Any], **given: Any) -> dict[str, Term]:
         """The flow's squared error."""
         actions, mask = self.supervised_actions(batch)
-        return {"action": Term(self.expert.flow_losses(self.prefix(batch), actions, **given), mask)}
+        losses = self.expert.flow_losses(self.prefix(batch), actions, **given)
+        return {"action": self.action_term(losses, mask, batch)}
 
     def chunk(self, batch: Mapping[str, Any], **given: Any) -> Tensor:
         """Denoise a chunk over the observation's keys and values."""

@@ -113,7 +113,7 @@ class HLRPActionExpertLatentPolicy(ExpertPolicy):
         right = (own == codes) & known
         accuracy = right.sum() / known.sum().clamp(min=1)
         return {
-            "action": Term(losses, mask),
+            "action": self.action_term(losses, mask, batch),
             "latent": Term(surprise.view_as(codes), known, self.config.latent_weight, {"accuracy": accuracy}),
         }
 

@@ -97,7 +97,7 @@ class HLRPVLADirectPolicy(HLRPPolicy):
         right = 0.0 if output.logits is None else ((output.logits.argmax(-1) == codes) & known).sum()
         accuracy = torch.as_tensor(right, device=known.device) / known.sum().clamp(min=1)
         return {
-            "action": Term(losses, mask, self.config.action_weight),
+            "action": self.action_term(losses, mask, batch, self.config.action_weight),
             "latent": Term(output.per_sample, output.supervised, self.config.latent_weight, {"accuracy": accuracy}),
         }
 

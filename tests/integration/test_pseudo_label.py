@@ -1,0 +1,126 @@
+"""`hlrp pseudo-label` as a user runs it: from videos with few actions to a dataset that any policy trains on."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import Finished, assert_user_error, hlrp, hlrp_in_turn
+from lerobot_runs import TINY_ACT, metrics_of, train_args
+from make_dataset import make_dataset
+from make_labels import make_quantizer
+
+from hlrp.data import read_dataset
+from hlrp.data.checks import dataset_problems
+from hlrp.data.columns import ACTION_CONFIDENCE, ACTION_SOURCE, read_columns
+from hlrp.data.pseudo_label_checks import pseudo_label_problems
+from hlrp.data.table_checks import Extremes
+from hlrp.processes import FolderLock
+
+EPISODES, LENGTH, LABELLED = 4, 16, (0, 2)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Dataset, quantizer, and a decoder of two labelled episodes, which tells the random actions badly."""
+    folder = tmp_path_factory.mktemp("pseudo")
+    dataset = make_dataset(folder / "squares", episodes=EPISODES, length=LENGTH, size=96)
+    found = {"cache": folder / "cache", "dataset": dataset, "laq": make_quantizer(folder / "laq")}
+    found |= {"decoder": folder / "decoder", "output": folder / "labelled"}
+    flags = ["--laq", found["laq"], "--episodes", "0,2", "--output", found["decoder"], "--device", "cpu"]
+    done = run(found, "fit-actions", "--dataset-root", dataset, *flags)
+    assert done.code == 0, done.err
+    return found
+
+
+def run(made: dict[str, Path], *args: str | Path) -> Finished:
+    return hlrp(*args, env={"HLRP_CACHE": str(made["cache"]), "OMP_NUM_THREADS": "1"})
+
+
+@pytest.fixture(scope="module")
+def labelled(made: dict[str, Path]) -> Finished:
+    flags = ["--laq", made["laq"], "--output", made["output"], "--mask-below-floor", "--device", "cpu", "--json"]
+    return run(made, "pseudo-label", "--decoder", made["decoder"], "--dataset-root", made["dataset"], *flags)
+
+
+def test_every_episode_gets_actions(made: dict[str, Path], labelled: Finished) -> None:
+    assert labelled.code == 0, labelled.err
+    said = labelled.json()
+    recorded = len(LABELLED) * LENGTH
+    assert (said["complete"], said["output"], said["recorded_frames"]) == (True, str(made["output"]), recorded)
+    assert said["predicted_frames"] + said["unknown_frames"] == (EPISODES - len(LABELLED)) * LENGTH
+    assert "pseudo-labelling squares: 64/64 frames" in labelled.err
+    old, new = (read_dataset(None, made[name]) for name in ("dataset", "output"))
+    before, after = read_columns(old, ["action"])["action"], read_columns(new, ["action", ACTION_SOURCE])
+    kept = after[ACTION_SOURCE] == 0
+    assert kept.reshape(EPISODES, LENGTH).all(1).nonzero()[0].tolist() == list(LABELLED)
+    assert (after["action"][kept] == before[kept]).all() and not (after["action"][~kept] == before[~kept]).all()
+    assert len(list(made["cache"].glob("latents/*"))) == 1, "the latents that the decoder was fitted on are used again"
+    manifest = json.loads((made["decoder"] / "manifest.json").read_text())
+    low = [d["name"] for d in manifest["dimensions"] if d["r2"] < manifest["floor"]]
+    assert low and said["masked"] == low
+
+
+def test_mistakes_are_one_message(made: dict[str, Path], labelled: Finished, tmp_path: Path) -> None:
+    whole = ["--decoder", made["decoder"], "--dataset-root", made["dataset"], "--output", tmp_path / "out"]
+    other = make_quantizer(tmp_path / "other", seed=1)
+    (table,) = made["cache"].glob("latents/*")
+    cases = [
+        (whole, ["nothing says where the latents are", "--latents"]),
+        ([*whole, "--laq", made["laq"]], ["below the decoder's floor", "--mask-below-floor", "--suggest"]),
+        ([*whole, "--laq", made["laq"], "--latents", table], ["exclude each other"]),
+        ([*whole, "--latents", table, "--skip-bad"], ["--skip-bad has no effect without --laq"]),
+        ([*whole, "--laq", other, "--mask-below-floor"], ["another quantizer", "--laq has", "the decoder"]),
+        ([*whole[:4], "--output", tmp_path, "--latents", table, "--mask-below-floor"], ["is not this dataset"]),
+        (["--decoder", made["laq"], *whole[2:], "--latents", table], ["not an action decoder"]),
+    ]
+    os.environ["HLRP_CACHE"] = str(made["cache"])
+    try:
+        with FolderLock(made["output"].parent, part=f"-{made['output'].name}-0-of-1"):
+            asked = [*whole[:4], "--output", made["output"], "--latents", table, "--mask-below-floor"]
+            cases.append((asked, ["another process is writing", str(made["output"])]))
+            done = hlrp_in_turn([["pseudo-label", *arguments] for arguments, _ in cases])
+    finally:
+        del os.environ["HLRP_CACHE"]
+    for (_, mentions), found in zip(cases, done, strict=True):
+        assert_user_error(found, *mentions)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_dataset_is_good_and_damaged_columns_are_found(made: dict[str, Path], labelled: Finished) -> None:
+    info = read_dataset(None, made["output"])
+    assert not [p for p in dataset_problems(info) if p.fatal]
+    alone = {k: v for k, v in info.features.items() if k != ACTION_CONFIDENCE}
+    said = [p.message for p in dataset_problems(replace(info, features=alone), by_lerobot=False) if p.fatal]
+    assert said == [
+        f"the dataset has {ACTION_SOURCE!r}, but no {ACTION_CONFIDENCE!r}: one says nothing without the other"
+    ]
+    one = np.ones(1)
+    found = {ACTION_SOURCE: Extremes(0 * one, 3 * one), ACTION_CONFIDENCE: Extremes(0 * one, 1.5 * one)}
+    assert [p.message for p in pseudo_label_problems(info, found)] == [
+        f"{ACTION_SOURCE!r} holds numbers from 0 to 3, they lie from 0 to 2",
+        f"{ACTION_CONFIDENCE!r} holds numbers from 0 to 1.5, they lie from 0 to 1",
+    ]
+
+
+@pytest.mark.parametrize("trainer", ["lerobot", "lightning"])
+def test_any_policy_of_lerobot_trains_on_it(
+    trainer: str, made: dict[str, Path], labelled: Finished, tmp_path: Path
+) -> None:
+    args = train_args(made["output"], tmp_path / "act", "act", 2, "--trainer", trainer, *TINY_ACT, "trainer.log_freq=1")
+    done = run(made, *args)
+    assert done.code == 0, done.err
+    losses = [row["loss"] for row in metrics_of(tmp_path / "act").values()]
+    assert len(losses) == 2 and all(0 < loss < 200 for loss in losses)
+    config = json.loads((tmp_path / "act/checkpoints/last/pretrained_model/config.json").read_text())
+    assert set(config["output_features"]) == {"action"} and ACTION_CONFIDENCE not in config["input_features"]
+
+
+@pytest.mark.slow
+def test_both_trainers_count_actions_by_their_confidence(made: dict[str, Path], labelled: Finished) -> None:
+    flags = ["--dataset-root", made["output"], "--steps", "4", "--batch-size", "4", "--json", "--cache", "ram"]
+    sizes = ["model.chunk_size=6", "model.n_action_steps=4"]
+    done = run(made, "parity", "--policy", "hlrp_action_expert_direct", *flags, *sizes)
+    assert done.code == 0, done.err
