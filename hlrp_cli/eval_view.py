@@ -66,6 +66,10 @@ def show(result: "EvalResult") -> None:
         _replay_table(out, found["replay"])
     if found["overall"]:
         _success_table(out, found)
+    if found["code_effect"]:
+        from hlrp.runs.code_effect import describe_code_effect
+
+        out.print(f"codes    {describe_code_effect(found['code_effect'])}", markup=False)
     if found["comparison"]:
         _comparison(out, found["comparison"])
     out.print(f"results  {result.folder / 'results.json'}", markup=False)

@@ -69,8 +69,10 @@ def show(
 ) -> None:
     """Show what a run was, what it reached, and what its folder holds."""
     from hlrp.runs import RunDirectory
+    from hlrp.runs.code_effect import describe_code_effect, last_code_effect
 
     directory = RunDirectory.open(run)
+    effect = last_code_effect(directory.metrics())
     manifest = directory.manifest
     checkpoints = directory.checkpoints()
     evaluations = sorted(directory.path.glob("eval/*/results.json"))
@@ -82,6 +84,7 @@ def show(
             "path": str(directory.path),
             **manifest.to_json(),
             "checkpoints": state,
+            "code_effect": effect,
             "evaluations": [str(e) for e in evaluations],
         }
         typer.echo(json_text(found))
@@ -97,6 +100,7 @@ def show(
         "started": manifest.started or None,
         "ended": manifest.ended or "-",
         "metrics": ", ".join(f"{k} {_number(v)}" for k, v in manifest.final_metrics.items()) or "-",
+        **({} if effect is None else {"codes": describe_code_effect(effect)}),
         "versions": ", ".join(f"{k} {v}" for k, v in manifest.versions.items()),
     }
     for name, value in rows.items():

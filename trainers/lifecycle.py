@@ -12,6 +12,7 @@ from hlrp.config import LeRobotRun, LightningRun, to_yaml
 from hlrp.errors import Interrupted, UserError, WorkError
 from hlrp.files import json_text
 from hlrp.runs import Checkpoint, DatasetRecord, ResumeRecord, RunDirectory
+from hlrp.runs.code_effect import code_effect_warning, last_code_effect
 from hlrp.runs.directory import LOG, METRICS, git_commit
 from trainers.base import RunResult
 
@@ -34,6 +35,7 @@ class RunLifecycle:
         self.directory: RunDirectory | None = None
         self.warnings: list[str] = []
         self.last_row: dict[str, Any] = {}
+        self._code_effect: dict[str, Any] | None = None
         self._fresh = False
         self._finite = True
         self._process = os.getpid()
@@ -112,6 +114,7 @@ class RunLifecycle:
 
     def write_row(self, row: dict[str, Any]) -> None:
         """Add a row to `metrics.jsonl`, with the time of day."""
+        self._code_effect = last_code_effect([row]) or self._code_effect
         if self.directory is not None:
             with (self.directory.path / METRICS).open("a", encoding="utf8") as file:
                 file.write(json_text({**row, "time": round(time.time(), 3)}) + "\n")
@@ -131,6 +134,8 @@ class RunLifecycle:
 
     def finish(self) -> RunResult:
         """Close a run that came to its end."""
+        if self._code_effect is not None and (problem := code_effect_warning(self._code_effect)):
+            self.warn(problem)
         latest = self.end("finished")
         assert self.directory is not None
         return RunResult(self.directory.path, latest.path if latest else None, self.last_row, self.warnings)

@@ -157,6 +157,18 @@ def _reading(run: LeRobotRun | LightningRun, info: DatasetInfo) -> Mapping[str, 
         if model.policy_fields.get("use_relative_actions"):
             used.remove("action")  # its statistics are of differences, not of what the tables hold
         by_lerobot = isinstance(run, LeRobotRun) or run.data.cache == "off"
-        return {"used": used, "by_lerobot": by_lerobot, "fetchable": by_lerobot and run.allow_download}
+        fetchable = by_lerobot and run.allow_download
+        labelled = _labelled(model, info, used)
+        return {"used": used, "by_lerobot": by_lerobot, "fetchable": fetchable, "labelled": labelled}
     used = [STATE] if isinstance(model, FoundationModel) and model.use_state else []
     return {"used": used, "by_lerobot": False, "needs_statistics": False}
+
+
+def _labelled(model: PolicyModel, info: DatasetInfo, used: Sequence[str]) -> dict[str, Sequence[int]]:
+    """The episodes in which a policy reads a column, where these are not all; LeRobot's policies know no such thing."""
+    fields = model.policy_fields
+    episodes = fields.get("labelled_episodes")
+    if not model.policy_type.startswith("hlrp_") or not isinstance(episodes, list):
+        return {}
+    shown = range(info.episodes) if fields.get("state_of_unlabelled") else episodes
+    return {name: shown if name == STATE else episodes for name in used if name not in info.cameras}

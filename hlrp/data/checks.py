@@ -1,6 +1,6 @@
 """All that can be wrong with a dataset, found before anything is trained on it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hlrp.data.columns import TASKS, read_tasks
@@ -22,6 +22,7 @@ def dataset_problems(
     by_lerobot: bool = True,
     needs_statistics: bool = True,
     fetchable: bool = False,
+    labelled: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[Problem]:
     """All that is wrong with a dataset, by reading its tables once and opening its videos: nothing is decoded whole.
 
@@ -34,6 +35,7 @@ def dataset_problems(
         by_lerobot: Whether LeRobot's own reader may read it, which needs the videos of all cameras and refuses more.
         fetchable: Whether files that are not here will be fetched: of a dataset that lacks some nothing more is said.
         needs_statistics: Whether numbers are normalised with `meta/stats.json`.
+        labelled: Columns that are used in some episodes only, and normalised with other statistics: those episodes.
 
     Yields:
         Problems, the files' and the tables' first. Those that are not fatal are warnings.
@@ -60,8 +62,9 @@ def dataset_problems(
         used = [n for n in info.features if n == "action" or n.startswith("observation.")]
     report = TableReport()
     there = [e for e in chosen if not table.tables or table.tables[e].is_file()]
-    yield from table_problems(table, there, used, report, tasks=numbers, by_lerobot=by_lerobot)
-    yield from statistics_problems(info, used, report.extremes, needed=needs_statistics)
+    some = labelled or {}
+    yield from table_problems(table, there, used, report, tasks=numbers, by_lerobot=by_lerobot, only=some)
+    yield from statistics_problems(info, {*used} - some.keys(), report.extremes, needed=needs_statistics)
     yield from pseudo_label_problems(info, report.extremes)
     if not missing:
         yield from _video_problems(info, seen, episodes)

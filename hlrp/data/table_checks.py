@@ -1,6 +1,6 @@
 """What a dataset's tables really hold, against what its metadata says: rows, types, numbers, times and tasks."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ def table_problems(
     *,
     tasks: Collection[int] | None,
     by_lerobot: bool,
+    only: Mapping[str, Sequence[int]],
 ) -> Iterator[Problem]:
     """Read the tables of some episodes once, a batch of rows at a time.
 
@@ -58,8 +59,9 @@ def table_problems(
         report: Filled with the extremes of the numeric columns.
         tasks: Numbers that the table of tasks has; None: it could not be read.
         by_lerobot: Whether LeRobot's own reader will read the tables; it refuses columns that are not declared.
+        only: Columns whose numbers count in some episodes alone, and these.
     """
-    check = _Tables(table, episodes, set(columns), report, tasks, by_lerobot)
+    check = _Tables(table, episodes, set(columns), report, tasks, by_lerobot, only)
     for path in table.info.tables if not table.tables else sorted({table.tables[e] for e in episodes}):
         yield from check.file(path)
     yield from check.end()
@@ -74,6 +76,7 @@ class _Tables:
         report: TableReport,
         tasks: Collection[int] | None,
         by_lerobot: bool,
+        only: Mapping[str, Sequence[int]],
     ) -> None:
         import numpy as np
 
@@ -82,6 +85,7 @@ class _Tables:
         self.used = used
         self.report = report
         self.tasks, self.by_lerobot = tasks, by_lerobot
+        self.only = only
         self.wanted = np.zeros(len(table), bool)
         self.wanted[list(episodes)] = True
         self.seen = np.zeros(table.info.frames, bool)
@@ -153,7 +157,8 @@ class _Tables:
         mine = self.wanted[self.table.episode_of(index)]
         yield from self._places(path, {n: v[mine] for n, v in rows.items()})
         for name in numeric:
-            yield from self._numbers(path, name, batch.column(name), index, mine)
+            counts = mine & np.isin(self.table.episode_of(index), self.only[name]) if name in self.only else mine
+            yield from self._numbers(path, name, batch.column(name), index, counts)
         self.last = int(index[-1]) if len(index) else self.last
         self.seen[index[mine]] = np.True_
 

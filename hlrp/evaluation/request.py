@@ -104,6 +104,7 @@ class EvalResult:
         replay: Successes of replayed recordings per task, or None.
         warnings: What a reader of the numbers has to know.
         comparison: Paired difference to another evaluation, or None.
+        code_effect: How far the policy acts on its codes, as its run measured it last, at `step`; None: not measured.
     """
 
     folder: Path
@@ -112,6 +113,7 @@ class EvalResult:
     replay: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     comparison: dict[str, Any] | None = None
+    code_effect: dict[str, Any] | None = None
 
     @property
     def episodes(self) -> list[Episode]:
@@ -133,6 +135,7 @@ class EvalResult:
             "episodes": [e.to_json() for e in self.episodes],
             "replay": self.replay,
             "comparison": self.comparison,
+            "code_effect": self.code_effect,
         }
 
 

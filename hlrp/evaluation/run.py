@@ -9,12 +9,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from hlrp.evaluation.plan import EvalPlan, make_plan
+from hlrp.evaluation.plan import EvalPlan, find_run, make_plan
 from hlrp.evaluation.request import RESULTS, Episode, EvalRequest, EvalResult, Listener, Silent, TaskResult
 from hlrp.files import write_json
 from hlrp.processes import FolderLock
 from hlrp.runs import checkpoint_step, claim_folder
-from hlrp.runs.directory import now, package_versions
+from hlrp.runs.code_effect import code_effect_warning, last_code_effect
+from hlrp.runs.directory import METRICS, now, package_versions
 from hlrp.sim.catalog import envs_catalog
 
 __all__ = ["Episode", "EvalPlan", "EvalRequest", "EvalResult", "Listener", "TaskResult", "evaluate", "make_plan"]
@@ -101,6 +102,7 @@ def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Lis
         config = policy_config(plan.pretrained, choose_device(request.device, saved=_saved_device(plan.pretrained)))
         result.provenance["policy"] |= {"type": config.type, "device": str(config.device)}
         loaded = _load(request, plan, config, env_cfgs[0], result)
+        _take_code_effect(plan.pretrained, result)
     for text in result.warnings:
         listener.note(f"warning: {text}")
     if request.replay is not None:
@@ -196,6 +198,17 @@ def _warn_of_recorded_seeds(request: EvalRequest, plan: EvalPlan, result: EvalRe
                 f"{task}: {len(seen)} of {len(seeds)} evaluation seeds were recorded for training ({shown}); "
                 f"--seed {free} or more measures unseen scenes",
             )
+
+
+def _take_code_effect(pretrained: Path, result: EvalResult) -> None:
+    """What the run measured of the policy up to this checkpoint, and where that is written."""
+    run = find_run(pretrained)
+    found = None if run is None else last_code_effect(run.metrics(), checkpoint_step(pretrained.parent))
+    if run is None or found is None:
+        return
+    result.code_effect = {**found, "source": str(run.path / METRICS)}
+    if problem := code_effect_warning(found):
+        result.warnings.append(problem)
 
 
 def _saved_device(pretrained: Path) -> str | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hlrp.errors import UserError
 from hlrp.policies.build import Built, build_policy, optimizer_config, policy_config, scheduler_config
 from hlrp.policies.figures import Figures
+from hlrp.policies.held_out import CodeEffectMeter, acts_on_codes
 from hlrp.policies.policy import Policy
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class LeRobotPolicyAdapter(Policy):
         self._clip_norm = 0.0
         self._seen_step = self._batches = 0
         self._sums: dict[str, Any] = {}
+        self._meter = CodeEffectMeter()
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: str = "cpu", **arguments: Any) -> Self:
@@ -295,6 +297,13 @@ class LeRobotPolicyAdapter(Policy):
         """The loss of a held-out batch, as LeRobot computes it."""
         loss, _ = self._shown()(batch)
         self.log("val_loss", loss, batch_size=1, on_epoch=True, sync_dist=True)
+        if acts_on_codes(self.policy):
+            self._meter.add(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """How far the policy acts on its codes, if it has any."""
+        figures = self._meter.measure(self._shown())
+        self.log_dict(figures, batch_size=1, sync_dist=True)
 
     def _shown(self) -> nn.Module:
         """What is validated and saved: the average where there is one."""
@@ -315,7 +324,11 @@ class LeRobotPolicyAdapter(Policy):
                 fix="train it with LeRobot's own scripts",
             )
         self._clip_norm = optimizing.grad_clip_norm
-        schedule = None if scheduling is None else scheduling.build(optimizer, self._total_steps())
+        steps = self._total_steps()
+        for policy in (self.policy, self._shown()):
+            if callable(begin := getattr(policy, "begin_run", None)):
+                begin(steps)
+        schedule = None if scheduling is None else scheduling.build(optimizer, steps)
         if schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -4,6 +4,7 @@ LeRobot's own functions make everything; what is added are the checks that it le
 """
 
 import contextlib
+import copy
 import io
 import json
 import logging
@@ -200,6 +201,7 @@ def build_policy(
     from lerobot.policies.factory import make_policy, make_pre_post_processors
 
     where, rename = f"dataset {meta.root}", rename_map or {}
+    meta = copy.copy(meta)  # a policy with `labelled_episodes` gives it statistics of its own
     check_dataset(config, meta, cameras=cameras, rename_map=rename_map, resumed=resumed)
     folder = config.pretrained_path
     try:

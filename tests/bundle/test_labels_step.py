@@ -138,6 +138,49 @@ def test_labelled_episodes_decide_whose_actions_count(name, squares, table2):
     assert logged["action_labelled"] == pytest.approx(0.8)
     with pytest.raises(UserError, match=r"\[9\]"):
         build(config_of(name, labelled_episodes=[9], **labels), squares)
+    with pytest.raises(UserError, match="nothing to normalise"):
+        build(config_of(name, labelled_episodes=[], **labels), squares)
+
+
+@pytest.mark.parametrize("name", [LATENT, "hlrp_vla_direct"])
+def test_states_of_other_episodes_are_the_mean_unless_asked_for(name, squares, table2):
+    def step(change, **fields):
+        config = config_of(name, labelled_episodes=[0, 3], latent_table=str(table2), **fields)
+        policy, before, _, dataset = build(config, squares)
+        batch = before(batch_of(dataset, INDEX))
+        batch["observation.state"] = change(batch["observation.state"].clone())
+        return gradients(policy, batch)
+
+    def lost(state):
+        state[3] = torch.nan  # the one whose episode is not labelled
+        return state
+
+    def mean(state):
+        state[3] = 0
+        return state
+
+    hidden = step(lost)
+    assert all(g.isfinite().all() for g in hidden.values())
+    assert same(hidden, step(mean)) and same(hidden, step(lambda state: state))
+    assert not same(hidden, step(lambda state: state * 2)), "the labelled ones' are seen"
+    seen = step(lambda state: state, state_of_unlabelled=True)
+    assert not same(hidden, seen) and not same(seen, step(mean, state_of_unlabelled=True))
+
+
+def test_a_policy_normalises_with_statistics_of_the_labelled_episodes(squares):
+    config = config_of("hlrp_action_expert_direct", labelled_episodes=[3, 1])
+    _, before, after, dataset = build(config, squares)
+    rows = [*range(20, 40), *range(60, 80)]
+    for key in ("action", "observation.state"):
+        values = torch.stack([torch.as_tensor(v) for v in dataset.hf_dataset[key]])[rows]
+        found = {k: torch.as_tensor(v) for k, v in dataset.meta.stats[key].items()}
+        close = {"rtol": 1e-4, "atol": 1e-5, "check_dtype": False}  # LeRobot sums squares in float32
+        torch.testing.assert_close(found["mean"], values.mean(0), **close)
+        torch.testing.assert_close(found["std"], values.std(0, correction=0), **close)
+        assert torch.equal(found["max"].float(), values.amax(0)) and found["count"].tolist() == [40]
+    assert before(batch_of(dataset, rows))["observation.state"].mean(0).abs().max() < 1e-5
+    mean = torch.as_tensor(dataset.meta.stats["action"]["mean"]).float()
+    torch.testing.assert_close(after(torch.zeros(1, 1, 3)).flatten(), mean)
 
 
 def test_labels_that_do_not_fit_are_refused_before_the_first_step(squares, toy_root, table2, table3, laq2, laq3):

@@ -103,39 +103,65 @@ def test_the_flow_runs_from_noise_at_time_1_to_the_actions_at_time_0(monkeypatch
     assert torch.equal(seen[0][0], noise) and torch.allclose(chunk, noise - 0.5, atol=1e-5)
 
 
-def test_codes_condition_the_actions_and_dropped_ones_do_not():
-    policy, batch = make_policy(LATENT, condition_dropout=0.0, own_codes=0.0), make_batch()
+def shares(codes):
+    return torch.nn.functional.one_hot(codes, 8).float()
+
+
+@pytest.mark.parametrize("conditioning", ["tokens", "bottleneck"])
+def test_codes_condition_the_actions_and_dropped_ones_do_not(conditioning):
+    policy = make_policy(LATENT, conditioning=conditioning, condition_dropout=0.0, own_codes=0.0)
+    batch, own = make_batch(), shares(torch.full((4, 4), 3))
     torch.manual_seed(0)
-    shown, known = policy._shown(batch["hlrp.codes"], batch["hlrp.code_mask"], torch.zeros(4, 4, dtype=torch.int64))
-    assert torch.equal(shown, batch["hlrp.codes"]) and known.all()
+    shown, known = policy._shown(batch["hlrp.codes"], batch["hlrp.code_mask"], own)
+    assert torch.equal(shown, shares(batch["hlrp.codes"])) and known.all()
     prefix, noisy, time = policy.prefix(batch), torch.randn(4, CHUNK, ACTIONS), torch.full((4,), 0.5)
-    one = policy.expert.velocity(prefix, noisy, time, policy.latents(shown, known))
-    other = policy.expert.velocity(prefix, noisy, time, policy.latents((shown + 1) % 8, known))
-    assert not torch.allclose(one, other)
+    seen, other = policy._for_expert(prefix), shown.roll(1, -1)
+    one = policy.expert.velocity(seen, noisy, time, policy._condition(batch, shown, known))
+    two = policy.expert.velocity(seen, noisy, time, policy._condition(batch, other, known))
+    assert not torch.allclose(one, two)
     unknown = torch.zeros_like(known)
-    assert torch.equal(policy.latents(shown, unknown), policy.latents((shown + 1) % 8, unknown))
-    # The schedule: at its end every sample sees the VLM's own codes.
-    policy = make_policy(LATENT, condition_dropout=0.0, own_codes=1.0, own_codes_steps=2)
-    own = torch.full((4, 4), 3)
-    assert torch.equal(policy._shown(batch["hlrp.codes"], known, own)[0], batch["hlrp.codes"])
-    policy.update()
-    policy.update()
-    assert torch.equal(policy._shown(batch["hlrp.codes"], known, own)[0], own)
+    assert torch.equal(policy._condition(batch, shown, unknown), policy._condition(batch, other, unknown))
     # Without a label there is nothing else to show.
-    fresh = make_policy(LATENT, own_codes=0.0)
-    assert torch.equal(fresh._shown(batch["hlrp.codes"], unknown, own)[0], own)
-    assert make_policy(LATENT, condition_dropout=1.0)._shown(own, known, own)[1].any().item() is False
+    assert torch.equal(policy._shown(batch["hlrp.codes"], unknown, own)[0], own)
+    assert make_policy(LATENT, condition_dropout=1.0)._shown(batch["hlrp.codes"], known, own)[1].any().item() is False
 
 
-def test_the_expert_is_shown_the_models_own_codes_where_there_is_no_label(monkeypatch):
-    policy, batch = make_policy(LATENT, condition_dropout=0.0, own_codes=0.0), make_batch()
+def test_own_codes_come_in_by_the_runs_length_or_as_of_old_by_a_number_of_updates():
+    policy = make_policy(LATENT, own_codes=0.8, own_codes_warmup=0.25)
+    policy.begin_run(16)
+    shares_of_own = []
+    for _ in range(6):
+        shares_of_own.append(float(policy.own_share()))
+        policy.update()
+    assert shares_of_own == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 0.8])
+    old = make_policy(LATENT, own_codes=0.5, own_codes_steps=2, run_steps=1000)
+    old.update()
+    assert float(old.own_share()) == pytest.approx(0.25)
+    assert float(make_policy(LATENT, own_codes=1.0, own_codes_warmup=0.0).own_share()) == 1
+    # Nobody has told it: the length of the preset's schedule.
+    alone = make_policy(LATENT, own_codes=1.0, own_codes_warmup=0.5, scheduler_decay_steps=20)
+    alone.update()
+    assert float(alone.own_share()) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="exclude each other"):
+        make_policy(LATENT, own_codes_steps=2, own_codes_warmup=0.1)
+    batch, own = make_batch(), shares(torch.full((4, 4), 3))
+    policy = make_policy(LATENT, own_codes=1.0, own_codes_warmup=0.0)
+    assert torch.equal(policy._shown(batch["hlrp.codes"], batch["hlrp.code_mask"], own)[0], own)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_expert_is_shown_the_models_own_codes_where_there_is_no_label(monkeypatch, soft):
+    policy, batch = make_policy(LATENT, condition_dropout=0.0, own_codes=0.0, soft_codes=soft), make_batch()
     batch["hlrp.code_mask"][1] = False
-    own, seen = policy.predict_codes(batch), []
+    own, seen, condition = policy.predict_codes(batch), [], policy._condition
     assert not torch.equal(own, batch["hlrp.codes"])
-    monkeypatch.setattr(policy.latents, "forward", lambda codes, _: seen.append(codes) or policy.latents.table(codes))
+    monkeypatch.setattr(policy, "_condition", lambda batch, *shown: seen.append(shown[0]) or condition(batch, *shown))
     _, logged = policy(batch)
     there = batch["hlrp.code_mask"]
-    assert torch.equal(seen[0], torch.where(there, batch["hlrp.codes"], own))
+    assert torch.equal(seen[0].argmax(-1), torch.where(there, batch["hlrp.codes"], own))
+    assert torch.equal(seen[0][0], shares(batch["hlrp.codes"])[0])
+    distribution = policy._code_logits(policy.prefix(batch)).softmax(-1)
+    torch.testing.assert_close(seen[0][1], distribution[1] if soft else shares(own)[1])
     assert logged["latent_accuracy"] == pytest.approx(float((own == batch["hlrp.codes"])[there].float().mean()))
 
 
@@ -168,7 +194,13 @@ def test_loss_per_sample_and_of_nothing(name):
 
 @pytest.mark.parametrize(
     ("name", "fields"),
-    [*((name, {}) for name in NAMES), (LATENT, {"conditioning": "suffix"}), ("hlrp_vla_direct", QWEN)],
+    [
+        *((name, {}) for name in NAMES),
+        (LATENT, {"conditioning": "tokens"}),
+        (LATENT, {"conditioning": "suffix"}),
+        (LATENT, {"bottleneck_prefix": "kept"}),
+        ("hlrp_vla_direct", QWEN),
+    ],
 )
 def test_what_is_not_supervised_changes_no_gradient(name, fields):
     policy, batch = make_policy(name, **fields), make_batch()

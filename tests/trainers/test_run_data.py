@@ -224,3 +224,23 @@ def test_an_older_run_with_relative_paths_finds_its_data_or_says_where_to_go(
         UserError, match=r"latents.table = codes is relative to the folder in which the run was started"
     ):
         resumed_paths(directory, lost)
+
+
+def test_numbers_that_a_policy_will_not_see_need_not_be_numbers(root: Path) -> None:
+    """The action that is NaN lies in the second episode."""
+    _spoil_action(root)
+    _edit_json(root / "meta" / "stats.json", lambda stats: stats["action"].update(mean=[float("nan")] * 3))
+    info = read_dataset(None, root)
+
+    def check(trainer: str, *more: str) -> list[str]:
+        keys = [f"trainer_type={trainer}", "model.policy_type=hlrp_action_expert_direct", f"data.root={root}"]
+        run = load_config(None, [*keys, "trainer.steps=1", *more]).config
+        assert isinstance(run, LeRobotRun | LightningRun)
+        return check_data(run, [info])
+
+    for trainer in BOTH:
+        for more in (["model.labelled_episodes=[0,1]"], ["model.labelled_episodes=[1]"], []):
+            with pytest.raises(UserError, match="'action' is nan"):
+                check(trainer, *more)
+        warnings = check(trainer, "model.labelled_episodes=[0]")
+        assert len(warnings) == 1 and "statistics of 'action' are not finite" in warnings[0]

@@ -34,6 +34,7 @@ def install_training_hooks(
     - videos are read as everywhere in this project,
     - a dataset's tasks stand in the order of their numbers, and cameras without statistics get an empty entry,
     - metrics leave as numbers, at full precision, instead of as text,
+    - a policy is told how long the run is; one that acts on codes is asked how far, with the held-out loss,
     - a checkpoint appears under its final name only when all of it is on disk,
     - a stop request saves a checkpoint at the end of the running step, then ends the loop,
     - a loss that is no number for many steps, and weights that are none when they are to be saved, end it too,
@@ -54,7 +55,7 @@ def install_training_hooks(
 
     mend_all_metadata(LeRobotDatasetMetadata)
     _accept_existing_folder(TrainPipelineConfig, emit, preflight)
-    _report_metrics(lerobot_train, emit, loss)
+    _report_metrics(lerobot_train, emit, loss, _follow_codes(lerobot_train))
     _save_atomically(lerobot_train, emit, stop)
     _restore_random_state(lerobot_train)
     _restore_epoch(lerobot_train)
@@ -90,10 +91,35 @@ def mend_all_metadata(metadata_class: Any) -> None:
     metadata_class._load_metadata = load_metadata
 
 
+def _follow_codes(script: Any) -> Callable[[], dict[str, float]]:
+    """Tell the policy the run's length, and watch the held-out batches; gives what measures the effect of codes."""
+    from hlrp.policies.held_out import CodeEffectMeter, acts_on_codes
+
+    make, meter, watched = script.make_optimizer_and_scheduler, CodeEffectMeter(), []
+
+    def make_optimizer_and_scheduler(cfg: Any, policy: Any) -> Any:
+        if callable(begin := getattr(policy, "begin_run", None)):
+            begin(cfg.steps)
+        if acts_on_codes(policy):
+            watched.append(policy)
+            forward = policy.forward
+
+            def watched_forward(batch: Any, *args: Any, **kwargs: Any) -> Any:
+                if not policy.training:
+                    meter.add(batch)
+                return forward(batch, *args, **kwargs)
+
+            policy.forward = watched_forward
+        return make(cfg, policy)
+
+    script.make_optimizer_and_scheduler = make_optimizer_and_scheduler
+    return lambda: meter.measure(watched[0]) if watched else {}
+
+
 _EVAL_LOSS = re.compile(r"^step (\d+): eval_loss=([-+.\deEnaif]+)$")
 
 
-def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss) -> None:
+def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss, effect: Callable[[], dict[str, float]]) -> None:
     """Turn LeRobot's log records into events: its tracker passes through `logging` as an object, not as text."""
     tracker_class = script.MetricsTracker
     make_record = logging.getLogRecordFactory()
@@ -103,7 +129,7 @@ def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss) -> None:
         if isinstance(record.msg, tracker_class):
             emit("metrics", **record.msg.to_dict())
         elif isinstance(record.msg, str) and (match := _EVAL_LOSS.match(record.msg)):
-            emit("eval_loss", steps=int(match[1]), eval_loss=float(match[2]))
+            emit("eval_loss", steps=int(match[1]), eval_loss=float(match[2]), **effect())
         elif record.msg == "Suite %s aggregated: %s" and isinstance(record.args, tuple) and record.args[0] == "overall":
             totals: Any = record.args[1]
             emit("rollouts", **{k: v for k, v in totals.items() if isinstance(v, int | float)})

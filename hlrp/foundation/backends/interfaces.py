@@ -156,7 +156,7 @@ class LatentOutput:
     Args:
         codes: int64 ``[B, P]``, each in ``[0, K)``; None in the continuous modes.
         logits: ``[B, P, K]``, unnormalised; None in the continuous modes and where tokens were sampled one by one.
-        vectors: Continuous latents in the units of the labels, ``[B, P, D]``; None in mode `codes`.
+        vectors: In the units of the labels, ``[B, P, D]``; None in mode `codes`.
     """
 
     codes: Tensor | None = None
@@ -174,6 +174,7 @@ class LossOutput:
         supervised: bool ``[B]``, whether the sample has any supervised position.
         logits: ``[B, P, K]`` per position, given the labels before it, detached; None in the continuous modes.
         metrics: Further numbers to log, detached.
+        vectors: As predicted, ``[B, P, D]``, detached; None where the loss does not need them.
     """
 
     loss: Tensor
@@ -181,6 +182,7 @@ class LossOutput:
     supervised: Tensor
     logits: Tensor | None = None
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    vectors: Tensor | None = None
 
 
 class VLABackend(nn.Module, ABC):
@@ -244,7 +246,7 @@ class VLABackend(nn.Module, ABC):
 
         Args:
             folder: An empty folder.
-            seed: PyTorch's global generator is seeded with it already.
+            seed: PyTorch's global generator is seeded with it.
         """
 
     @abstractmethod
@@ -280,15 +282,16 @@ class VLABackend(nn.Module, ABC):
         """The modules of a part, `vision`, `language` or `head`; together they hold every parameter once."""
 
     def set_target_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Set what continuous targets are standardised with; backends that have none refuse.
+        """Set what continuous targets are standardised with; a wrong mode, shape or number is a ValueError.
 
         Args:
             mean: ``[D]``, in the units of the labels.
             std: ``[D]``; a latent that never changes may have 0.
-
-        Raises:
-            ValueError: The mode is `codes`, a shape is wrong, or a number is not finite.
         """
+        raise ValueError(f"mode {self.mode.value!r} has no continuous targets")
+
+    def standardised(self, vectors: Tensor) -> Tensor:
+        """Continuous latents ``[..., D]`` by the statistics that were set; a ValueError in mode `codes`."""
         raise ValueError(f"mode {self.mode.value!r} has no continuous targets")
 
 

@@ -253,9 +253,9 @@ class SmolLatentHeadBackend(PrefixBackend):
         read = self.head(*self.features(batch)).float()
         if self.flow is not None:
             losses = self.flow.losses(target, read)
-        else:
-            losses = F.mse_loss(read, target, reduction="none").mean(-1)
-        return LossOutput(*masked_losses(losses, mask))
+            return LossOutput(*masked_losses(losses, mask))
+        losses = F.mse_loss(read, target, reduction="none").mean(-1)
+        return LossOutput(*masked_losses(losses, mask), vectors=self._in_units(read.detach()))
 
     def latent_from_batch(
         self, batch: FoundationBatch, *, temperature: float = 0.0, generator: torch.Generator | None = None
@@ -278,7 +278,16 @@ class SmolLatentHeadBackend(PrefixBackend):
             return LatentOutput(codes=_choose(read, temperature, generator), logits=read)
         if self.flow is not None:
             read = self.flow.sample(read, temperature=temperature, generator=generator)
-        return LatentOutput(vectors=read * self.target_std + self.target_mean)
+        return LatentOutput(vectors=self._in_units(read))
+
+    def _in_units(self, standardised: Tensor) -> Tensor:
+        return standardised * self.target_std + self.target_mean
+
+    def standardised(self, vectors: Tensor) -> Tensor:
+        """See `VLABackend.standardised`."""
+        if self.mode is BackendMode.CODES:
+            return super().standardised(vectors)
+        return (vectors.float() - self.target_mean) / self.target_std
 
     def set_target_statistics(self, mean: Tensor, std: Tensor) -> None:
         """See `VLABackend.set_target_statistics`."""
@@ -308,9 +317,8 @@ class SmolLatentHeadBackend(PrefixBackend):
         mask = batch.target_mask
         if mask is None:
             mask = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
-        standardised = (vectors.float() - self.target_mean) / self.target_std
         # What is masked may be NaN, and NaN times zero is NaN in the gradient.
-        return torch.where(mask[..., None], standardised, 0.0), mask
+        return torch.where(mask[..., None], self.standardised(vectors), 0.0), mask
 
 
 def _causal(mask: Tensor) -> Tensor:

@@ -28,7 +28,9 @@ class HLRPActionExpertDirect(CleanPolicy):
         lora_rank: Rank of the adapters.
         lora_alpha: Their scale, divided by the rank.
         lora_targets: Names of the language model's layers that get one.
-        labelled_episodes: Episodes whose actions may be trained on; None: all.
+        labelled_episodes: Episodes whose actions and states, statistics of both included, may reach the policy; None:
+            all.
+        state_of_unlabelled: Whether the state of the other episodes is shown all the same; else theirs is the mean.
         use_action_confidence: Whether actions of a dataset with pseudo-labels count by their confidence.
         confidence_dataset: Folder of that dataset; filled in.
         latent_source: Where latent labels come from: `none`, `precomputed` or `online`; `none` with a table or a
@@ -56,7 +58,8 @@ class HLRPActionExpertDirect(CleanPolicy):
         scheduler_decay_lr: Where the cosine ends, for `optimizer_lr` 1e-4; scaled with it.
         num_steps: Denoising steps of a chunk.
         expert_width_multiplier: Width of the expert, of the VLM's.
-        self_attn_every_n_layers: Layers in between attend across to the VLM alone.
+        self_attn_every_n_layers: Layers in between attend across to the VLM alone; None: 2, or as the policy needs
+            it.
         min_period: Of the time embedding; the shortest.
         max_period: And the longest.
         rtc_config: LeRobot's `RTCConfig`, or its fields, for real-time chunking; None: off.

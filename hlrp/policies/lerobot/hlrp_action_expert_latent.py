@@ -28,7 +28,9 @@ class HLRPActionExpertLatent(CleanPolicy):
         lora_rank: Rank of the adapters.
         lora_alpha: Their scale, divided by the rank.
         lora_targets: Names of the language model's layers that get one.
-        labelled_episodes: Episodes whose actions may be trained on; None: all.
+        labelled_episodes: Episodes whose actions and states, statistics of both included, may reach the policy; None:
+            all.
+        state_of_unlabelled: Whether the state of the other episodes is shown all the same; else theirs is the mean.
         use_action_confidence: Whether actions of a dataset with pseudo-labels count by their confidence.
         confidence_dataset: Folder of that dataset; filled in.
         latent_source: Where latent labels come from: `none`, `precomputed` or `online`; `none` with a table or a
@@ -56,16 +58,27 @@ class HLRPActionExpertLatent(CleanPolicy):
         scheduler_decay_lr: Where the cosine ends, for `optimizer_lr` 1e-4; scaled with it.
         num_steps: Denoising steps of a chunk.
         expert_width_multiplier: Width of the expert, of the VLM's.
-        self_attn_every_n_layers: Layers in between attend across to the VLM alone.
+        self_attn_every_n_layers: Layers in between attend across to the VLM alone; None: 2, or as the policy needs
+            it.
         min_period: Of the time embedding; the shortest.
         max_period: And the longest.
         rtc_config: LeRobot's `RTCConfig`, or its fields, for real-time chunking; None: off.
-        conditioning: `tokens`: the codes are extra tokens that the actions attend to; `suffix`: the expert predicts
-            them from queries of its own beside the actions, and inference needs none.
+        conditioning: `bottleneck`: the actions see the codes and the state in every layer, and of the observation no
+            more than `bottleneck_prefix`; `tokens`: the codes are extra tokens beside the whole observation, which
+            the actions learn to do without; `suffix`: the expert predicts them from queries of its own beside the
+            actions, and inference needs none.
+        bottleneck_prefix: With `bottleneck`, what the actions see of the observation beside codes and state: `none`,
+            or `kept`, all of it but where it is dropped.
+        prefix_dropout: With `kept`, share of samples that are trained without it.
         condition_dropout: Share of samples that are trained without codes.
-        own_codes: Share of the others, at the end of `own_codes_steps`, that get the VLM's own prediction in place of
-            the label; it grows from 0 linearly.
-        own_codes_steps: Updates until then.
+        soft_codes: Give the expert the expected embedding under the VLM's prediction in place of the likeliest
+            codes'; None: with `bottleneck`.
+        own_codes: Share of the samples that get the VLM's own prediction in place of the label, in the end; it grows
+            from 0 linearly.
+        own_codes_warmup: Until when it grows, as a share of the run's steps.
+        run_steps: Steps of the run; `hlrp train` fills it in.
+        own_codes_steps: Deprecated: the updates until then, in place of `own_codes_warmup`.
+        expert_grad_to_vlm: Whether the loss of the actions trains the VLM; None: not with `bottleneck`.
     """
 
     lerobot_type = "hlrp_action_expert_latent"

@@ -28,7 +28,9 @@ class HLRPVLADirect(CleanPolicy):
         lora_rank: Rank of the adapters.
         lora_alpha: Their scale, divided by the rank.
         lora_targets: Names of the language model's layers that get one.
-        labelled_episodes: Episodes whose actions may be trained on; None: all.
+        labelled_episodes: Episodes whose actions and states, statistics of both included, may reach the policy; None:
+            all.
+        state_of_unlabelled: Whether the state of the other episodes is shown all the same; else theirs is the mean.
         use_action_confidence: Whether actions of a dataset with pseudo-labels count by their confidence.
         confidence_dataset: Folder of that dataset; filled in.
         latent_source: Where latent labels come from: `none`, `precomputed` or `online`; `none` with a table or a
@@ -59,10 +61,16 @@ class HLRPVLADirect(CleanPolicy):
             kept with the policy; `both`: from both.
         decoder_laq: Run of the quantizer that `laq` and `both` take the vectors from; None: `latent_laq`.
         code_dim: Width of these vectors; filled in.
+        latent_mode: What the backend predicts: `codes`, or, continuous, `vectors` or `flow`; None: what the
+            foundation model of `init_from` does, without one codes.
+        vector_dim: Width of continuous latents; filled in.
         decoder_width: Width of the decoder's hidden layers.
         decoder_layers: Their number.
         decode_expectation: Decode the expected embedding under the predicted distribution, where the backend gives
             one, instead of the likeliest codes'.
+        true_latents: Share of the run, at its beginning, in which the decoder is given the labels' latents where
+            there are any; from then on, as at inference, those that the backend predicts.
+        run_steps: Steps of the run; `hlrp train` fills it in.
         action_weight: Weight of the loss of the actions.
     """
 

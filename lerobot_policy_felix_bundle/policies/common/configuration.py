@@ -45,7 +45,9 @@ class HLRPPolicyConfig(PreTrainedConfig):
         lora_alpha: Their scale, divided by the rank.
         lora_targets: Names of the language model's layers that get one.
         init_from: A foundation model that the VLM starts from: a run, a checkpoint or a model folder.
-        labelled_episodes: Episodes whose actions may be trained on; None: all.
+        labelled_episodes: Episodes whose actions and states, statistics of both included, may reach the policy; None:
+            all. Of the others it has the pictures, the instruction and the codes.
+        state_of_unlabelled: Whether the state of the other episodes is shown all the same; else theirs is the mean.
         use_action_confidence: Whether actions of a dataset with pseudo-labels count by their confidence.
         confidence_dataset: Folder of that dataset; filled in.
         latent_source: Where latent labels come from: `none`, `precomputed` or `online`; `none` with a table or a
@@ -96,6 +98,7 @@ class HLRPPolicyConfig(PreTrainedConfig):
     labelled_episodes: list[int] | None = None
     use_action_confidence: bool = True
     confidence_dataset: str | None = None
+    state_of_unlabelled: bool = False
     latent_source: str = "none"
     latent_table: str | None = None
     latent_laq: str | None = None
@@ -164,6 +167,11 @@ class HLRPPolicyConfig(PreTrainedConfig):
     def uses_latents(self) -> bool:
         """Whether the policy has anything to do with codes."""
         return True
+
+    @property
+    def predicts(self) -> str:
+        """What its VLM predicts, a `BackendMode`."""
+        return "codes"
 
     @property
     def vlm_mode(self) -> str:
@@ -268,7 +276,7 @@ class HLRPExpertConfig(HLRPPolicyConfig):
     Args:
         num_steps: Denoising steps of a chunk.
         expert_width_multiplier: Width of the expert, of the VLM's.
-        self_attn_every_n_layers: Layers in between attend across to the VLM alone.
+        self_attn_every_n_layers: Layers in between attend across to the VLM alone; None: 2, or as the policy needs it.
         min_period: Of the time embedding; the shortest.
         max_period: And the longest.
         rtc_config: LeRobot's `RTCConfig`, or its fields, for real-time chunking; None: off.
@@ -276,10 +284,15 @@ class HLRPExpertConfig(HLRPPolicyConfig):
 
     num_steps: int = 10
     expert_width_multiplier: float = 0.75
-    self_attn_every_n_layers: int = 2
+    self_attn_every_n_layers: int | None = None
     min_period: float = 4e-3
     max_period: float = 4.0
     rtc_config: Any = None
+
+    @property
+    def self_attention_interval(self) -> int:
+        """`self_attn_every_n_layers`, None resolved."""
+        return 2 if self.self_attn_every_n_layers is None else self.self_attn_every_n_layers
 
 
 def _require(holds: bool, message: str) -> None:

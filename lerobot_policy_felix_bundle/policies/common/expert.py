@@ -5,7 +5,7 @@ positions, W width of the expert.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,27 @@ class Prefix:
     mask: Tensor
     cache: "DynamicCache"
     _layouts: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    def without_gradient(self) -> "Prefix":
+        """The same, from which no loss reaches the VLM."""
+        return self._changed(torch.Tensor.detach, self.mask)
+
+    def without(self, dropped: Tensor) -> "Prefix":
+        """The same, of which some samples, bool ``[B]``, have nothing; whatever it was, NaN too, is out of reach."""
+        gone = dropped[:, None, None, None]
+        return self._changed(lambda x: torch.where(gone, torch.zeros_like(x), x), self.mask & ~dropped[:, None])
+
+    def emptied(self) -> "Prefix":
+        """A prefix of no tokens."""
+        return self._changed(lambda x: x[:, :, :0], self.mask[:, :0])
+
+    def _changed(self, change: Callable[[Tensor], Tensor], mask: Tensor) -> "Prefix":
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for number, layer in enumerate(self.cache.layers):
+            cache.update(change(layer.keys), change(layer.values), number)
+        return Prefix(self.hidden, mask, cache)
 
     def layout(self, blocks: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Who sees whom among M tokens behind the prefix, and where they stand; made once for all denoising steps.
@@ -258,7 +279,7 @@ def _smolvla_config(config: HLRPExpertConfig, folder: Path) -> SmolVLAConfig:
         train_expert_only=frozen,
         freeze_vision_encoder=not config.trains_vision,
         num_vlm_layers=config.vlm_layers or 0,
-        self_attn_every_n_layers=config.self_attn_every_n_layers,
+        self_attn_every_n_layers=config.self_attention_interval,
         expert_width_multiplier=config.expert_width_multiplier,
         min_period=config.min_period,
         max_period=config.max_period,

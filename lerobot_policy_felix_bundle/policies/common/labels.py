@@ -27,10 +27,12 @@ from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hlrp.latents.sources import OnlineLabels
+    from hlrp.latents.sources import Labels, OnlineLabels
 
 CODES, CODE_MASK, ACTION_MASK, STAMP = "hlrp.codes", "hlrp.code_mask", "hlrp.action_mask", "hlrp.labels"
 """What the step adds to a batch: int64 ``[B, P]``, bool ``[B, P]``, bool ``[B]``, and which labels these are."""
+VECTORS = "hlrp.vectors"
+"""And, for policies that predict continuous latents, these: float32 ``[B, P, D]``."""
 
 ACTION_WEIGHT, WEIGHTS_OF = "hlrp.action_weight", "hlrp.weights_of"
 """And, of a dataset with pseudo-labels: float32 ``[B, H, A]`` in [0, 1], and whose weights these are."""
@@ -50,7 +52,7 @@ class LatentLabelsStep(ProcessorStep):
         laq: Run of the quantizer that labels `online`.
         camera: The camera whose frames it labels.
         meaning: What the codes must mean: `codebook_size`, `code_seq_len`, `num_frames`, `offset_seconds`,
-            `laq_sha256`.
+            `laq_sha256`; with `vector_dim` there are continuous latents beside them.
         labelled_episodes: Episodes whose actions may be trained on; None: all.
         confidence: Folder of the dataset whose columns weight the actions; None: all count alike.
         chunk_size: Actions H of a chunk, from the current frame on, that are weighted.
@@ -140,11 +142,19 @@ class LatentLabelsStep(ProcessorStep):
     def _coded(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         if batch.get(STAMP) == self.stamp or (STAMP not in batch and "index" not in batch):
             return dict(batch)
-        result = {k: v for k, v in batch.items() if k not in (CODES, CODE_MASK, ACTION_MASK)} | {STAMP: self.stamp}
+        result = {k: v for k, v in batch.items() if k not in (CODES, CODE_MASK, ACTION_MASK, VECTORS)} | {
+            STAMP: self.stamp
+        }
         if self.source == "precomputed":
             result[CODES], result[CODE_MASK] = self._look_up(batch["index"])
+            if self.meaning.get("vector_dim"):
+                vectors = self._rows.vectors(batch["index"].reshape(-1).cpu())
+                result[VECTORS] = vectors.flatten(1, 2).to(batch["index"].device)
         elif self.source == "online":
-            result[CODES], result[CODE_MASK] = self._make(batch)
+            made = self._make(batch)
+            result[CODES], result[CODE_MASK] = made.codes, made.mask
+            if made.vectors is not None:
+                result[VECTORS] = made.vectors
             result |= {k: _first_frame(k, v) for k, v in batch.items() if k.startswith(OBS_PREFIX)}
         if self.labelled_episodes is not None:
             result[ACTION_MASK] = self._in_labelled_episodes(batch["episode_index"])
@@ -171,7 +181,7 @@ class LatentLabelsStep(ProcessorStep):
         mask = valid.repeat_interleave(codes.shape[2], 1)
         return codes.flatten(1).to(index.device), mask.to(index.device)
 
-    def _make(self, batch: Mapping[str, Any]) -> "tuple[Tensor, Tensor]":
+    def _make(self, batch: Mapping[str, Any]) -> "Labels":
         import torch
 
         from hlrp.latents.sources import FRAMES, VALID
@@ -192,8 +202,7 @@ class LatentLabelsStep(ProcessorStep):
             padded = torch.zeros(frames.shape[:2], dtype=torch.bool, device=frames.device)
         assert self._online.window is not None, "a quantizer reads frames"
         window = {FRAMES: _resized(frames, self._online.window.size), VALID: ~padded[:, 1:].bool()}
-        made = self._online.labels(window)
-        return made.codes, made.mask
+        return self._online.labels(window)
 
     def _in_labelled_episodes(self, episode: "Tensor") -> "Tensor":
         import torch
@@ -231,7 +240,8 @@ def open_online(laq: str, camera: str, meaning: Mapping[str, Any]) -> "OnlineLab
     from hlrp.latents.sources import OnlineLabels
 
     folder = find_model(Path(laq))
-    made = OnlineLabels(LAQ.from_checkpoint(folder), read_manifest(folder).weights_sha256, (camera,))
+    sha256, vectors = read_manifest(folder).weights_sha256, bool(meaning.get("vector_dim"))
+    made = OnlineLabels(LAQ.from_checkpoint(folder), sha256, (camera,), vectors=vectors)
     if differ := made.spec.differences(meaning):
         raise UserError(
             f"the quantizer does not fit the policy: {describe(differ, 'the quantizer', 'the policy')}",

@@ -6,6 +6,7 @@ from typing import Any
 from hlrp.data.columns import ACTION_CONFIDENCE
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
 from hlrp.data.episodes import window_offset
+from hlrp.data.labelled_statistics import labelled_statistics
 from hlrp.errors import UserError
 from hlrp.latents.spec import CODE_FIELDS, CodeSpec, describe
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
@@ -18,7 +19,8 @@ def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
     Args:
         config: Changed in place.
         dataset_meta: LeRobot's metadata of the dataset that is trained on; None where nothing is trained: then no
-            label is looked at, and no folder of labels need exist.
+            label is looked at, and no folder of labels need exist. With `labelled_episodes` its statistics of actions
+            and states become those of these episodes.
 
     Raises:
         UserError: The labels are not those of the dataset, or mean something else than the policy's weights, or there
@@ -30,6 +32,9 @@ def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
         check_episodes(info, config.labelled_episodes)
         weighted = config.use_action_confidence and ACTION_CONFIDENCE in info.features
         config.confidence_dataset = str(info.root.absolute()) if weighted else None
+        if config.labelled_episodes is not None:
+            # LeRobot makes the processors afterwards, from these; so plain `lerobot-train` has them too.
+            dataset_meta.stats = {**(dataset_meta.stats or {}), **labelled_statistics(info, config.labelled_episodes)}
     if not config.uses_latents:
         return
     if info is not None and config.latent_source != "none":
@@ -70,7 +75,8 @@ def _resolve_laq(config: HLRPPolicyConfig, info: DatasetInfo) -> None:
 
     path = Path(str(config.latent_laq)).absolute()
     manifest = read_manifest(path)
-    _agree(config, CodeSpec.of_quantizer(manifest.config, manifest.weights_sha256), f"the quantizer {path}")
+    found = CodeSpec.of_quantizer(manifest.config, manifest.weights_sha256, vectors=config.predicts != "codes")
+    _agree(config, found, f"the quantizer {path}")
     config.latent_laq, config.latent_camera = str(path), choose_camera(info, manifest, config.latent_camera)
     frames = window_offset(manifest.offset_seconds, info.fps)
     if config.latent_offset_frames != frames:

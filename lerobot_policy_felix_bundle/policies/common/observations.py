@@ -43,7 +43,7 @@ def foundation_batch(config: HLRPPolicyConfig, batch: Mapping[str, Any]) -> Foun
         images=images,
         instruction=_instructions(config, batch, count),
         image_masks=masks or None,
-        state=_state(config, batch),
+        state=newest_state(config, batch),
     )
 
 
@@ -78,7 +78,12 @@ def _instructions(config: HLRPPolicyConfig, batch: Mapping[str, Any], count: int
     return [str(text) for text in task] if task else [""] * count
 
 
-def _state(config: HLRPPolicyConfig, batch: Mapping[str, Any]) -> Tensor | None:
+def newest_state(config: HLRPPolicyConfig, batch: Mapping[str, Any]) -> Tensor | None:
+    """The state of a batch, ``[B, D]``, of a history the newest; None: the policy reads none.
+
+    Raises:
+        ValueError: It reads one, and the batch has none.
+    """
     if config.state_dim is None:
         return None
     state = batch.get(OBS_STATE)

@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Self
 
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
-from lerobot.utils.constants import ACTION
+from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from hlrp.errors import UserError
 from hlrp.foundation.backends.interfaces import VLABackend
 from hlrp.policies.figures import Figures
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
+from lerobot_policy_felix_bundle.policies.common.effect import Conditioned, measure_effect
 from lerobot_policy_felix_bundle.policies.common.labels import (
     ACTION_MASK,
     ACTION_WEIGHT,
@@ -78,6 +79,22 @@ class HLRPPolicy(PreTrainedPolicy):
     def chunk(self, batch: Mapping[str, Any], **given: Any) -> Tensor:
         """A chunk of normalised actions ``[B, chunk_size, A]``."""
 
+    @property
+    def conditioned_on_codes(self) -> bool:
+        """Whether the actions are made from codes, so that other codes could make others."""
+        return False
+
+    def conditioned(self, batch: Mapping[str, Any], actions: Tensor, noise: Tensor, time: Tensor) -> Conditioned:
+        """A batch as the policy sees it at inference, to be asked with its own codes and with others.
+
+        Args:
+            batch: Preprocessed.
+            actions: Its chunks ``[B, chunk_size, A]``.
+            noise: For losses and chunks alike, ``[B, chunk_size, A]``.
+            time: Of the losses, ``[B]``.
+        """
+        raise NotImplementedError
+
     def get_optim_params(self) -> list[dict[str, Any]]:
         """Everything that is trained, in one group that PyTorch updates with its fused kernel."""
         # An option of the group: of the whole optimizer, Lightning would refuse to clip gradients in mixed precision.
@@ -100,7 +117,15 @@ class HLRPPolicy(PreTrainedPolicy):
             The loss, and numbers to log.
         """
         # A preprocessor that came with other weights may have had other labels, or none.
-        return reduce_terms(self.terms(self._labels.label(batch), **given), reduction)
+        return reduce_terms(self.terms(self._without_unlabelled_states(self._labels.label(batch)), **given), reduction)
+
+    def _without_unlabelled_states(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with a normalised state of 0, the mean, wherever the actions are not labelled."""
+        labelled, state = batch.get(ACTION_MASK), batch.get(OBS_STATE)
+        if labelled is None or state is None or self.config.state_of_unlabelled:
+            return batch
+        # Not a product: what is masked may be NaN.
+        return batch | {OBS_STATE: torch.where(labelled.reshape(-1, *[1] * (state.ndim - 1)), state, 0.0)}
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Any], **given: Any) -> Tensor:
@@ -128,6 +153,37 @@ class HLRPPolicy(PreTrainedPolicy):
     def action_term(self, losses: Tensor, mask: Tensor, batch: Mapping[str, Any], weight: float = 1.0) -> Term:
         """The term of the actions' losses ``[B, chunk_size, A]``, counted by confidence where the dataset has any."""
         return Term(losses, mask, weight, confidence=batch.get(ACTION_WEIGHT))
+
+    @torch.no_grad()
+    def code_effect(self, batch: Mapping[str, Any], *, seed: int = 0) -> Figures | None:
+        """How far the actions depend on the codes: what changes with those of other samples in the batch.
+
+        The policy's mode and the global random numbers stay as they are.
+
+        Args:
+            batch: Preprocessed and held out, at least 2 samples; labels in it are not read.
+            seed: Of the noise, and of who is given whose codes.
+
+        Returns:
+            The figures of `measure_effect`; None for a policy whose actions are not made from codes.
+        """
+        if not self.conditioned_on_codes:
+            return None
+        actions = chunk_of(batch, self.config.chunk_size)
+        padded = batch.get("action_is_pad")
+        there = actions.isfinite().all(-1) if padded is None else actions.isfinite().all(-1) & ~padded
+        actions = torch.where(there[..., None], actions, 0.0)
+        random = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(actions), generator=random).to(actions.device)
+        noise = torch.randn(actions.shape, generator=random).to(actions.device)
+        time = (torch.arange(len(actions), device=actions.device) + 0.5) / len(actions)
+        training = self.training
+        self.eval()
+        try:
+            view = self.conditioned(batch, actions, noise, time[order])
+            return measure_effect(view, actions, there, self.config.n_action_steps, order)
+        finally:
+            self.train(training)
 
     def action_mask(self, batch: Mapping[str, Any]) -> Tensor:
         """Which actions of the chunks are trained on, bool ``[B, chunk_size]``."""

@@ -59,6 +59,7 @@ def build_backend(config: HLRPPolicyConfig, restored: Path | None, backend: str)
 def _backend_config(config: HLRPPolicyConfig, backend: str) -> BackendConfig:
     return BackendConfig(
         backend=backend,
+        mode=BackendMode(config.predicts),
         spec=spec_of(config) if config.uses_latents else _NO_CODES,
         cameras=config.cameras,
         image_size=config.image_size,
@@ -108,11 +109,11 @@ class _Foundation:
         from hlrp.foundation.checkpoint import BACKBONE
 
         theirs = self.manifest.config
-        if config.uses_latents and theirs.mode is not BackendMode.CODES:
+        if config.uses_latents and theirs.mode.value != config.predicts:
             raise UserError(
-                f"the foundation model predicts {theirs.mode.value}, policy {config.type!r} needs codes",
+                f"the foundation model predicts {theirs.mode.value}, policy {config.type!r} needs {config.predicts}",
                 where="policy.init_from",
-                fix="use a foundation model trained with mode=codes, or hlrp_action_expert_direct",
+                fix=f"use a foundation model trained with mode={config.predicts}, or hlrp_vla_direct, which takes any",
             )
         if config.vlm_layers not in (None, theirs.layers):
             raise UserError(

@@ -1,7 +1,7 @@
-"""From predicted codes to a chunk of actions.
+"""From predicted latents, codes or continuous ones, to a chunk of actions.
 
-Shapes: B batch, P code positions, K codes, E width of an embedding, D width of the quantizer's code vectors, H actions
-of a chunk, A width of an action.
+Shapes: B batch, P code positions, K codes, E width of an embedding, D width of the quantizer's code vectors and of
+continuous latents, H actions of a chunk, A width of an action.
 """
 
 from itertools import pairwise
@@ -53,9 +53,7 @@ class CodeDecoder(nn.Module):
             self.register_buffer("vectors", torch.zeros(positions, codes, code_dim))
         self._fixed = kind in ("laq", "both")
         each = (_EMBEDDING if self.learned is not None else 0) + (code_dim or 0) * self._fixed
-        sizes = [positions * each + (state_dim or 0), *[width] * layers]
-        hidden = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.SiLU())]
-        self.net = nn.Sequential(*hidden, nn.Linear(width, chunk[0] * chunk[1]))
+        self.net = _perceptron(positions * each + (state_dim or 0), [width] * layers, chunk[0] * chunk[1])
 
     def set_vectors(self, vectors: Tensor) -> None:
         """The quantizer's code vectors of one transition, ``[S, K, D]``; scaled to unit variance."""
@@ -71,10 +69,53 @@ class CodeDecoder(nn.Module):
         """
         tables: list[Tensor] = [self.learned] if self.learned is not None else []
         tables += [self.vectors] if self._fixed else []
-        embedded = torch.einsum("bsk,ske->bse", shares, torch.cat(tables, -1).to(shares.dtype)).flatten(1)
-        inputs = embedded if state is None else torch.cat([embedded, state.to(embedded.dtype)], 1)
-        actions: Tensor = self.net(inputs).float()
-        return actions.unflatten(1, self.chunk)
+        embedded = torch.einsum("bsk,ske->bse", shares, torch.cat(tables, -1).to(shares.dtype))
+        return _decode(self.net, embedded, state, self.chunk)
+
+
+class VectorDecoder(nn.Module):
+    """A multi-layer perceptron on continuous latents, and the state if there is one.
+
+    Args:
+        positions: P.
+        vector_dim: D.
+        state_dim: Width of the state; None: there is none.
+        chunk: Actions H and their width A.
+        width: Width of hidden layers.
+        layers: Their number.
+    """
+
+    def __init__(
+        self,
+        positions: int,
+        vector_dim: int,
+        *,
+        state_dim: int | None,
+        chunk: tuple[int, int],
+        width: int,
+        layers: int,
+    ) -> None:
+        super().__init__()
+        self.chunk = chunk
+        self.net = _perceptron(positions * vector_dim + (state_dim or 0), [width] * layers, chunk[0] * chunk[1])
+
+    def forward(self, vectors: Tensor, state: Tensor | None) -> Tensor:
+        """Actions ``[B, H, A]``, normalised, from standardised latents ``[B, P, D]`` and the state ``[B, D_state]``."""
+        return _decode(self.net, vectors, state, self.chunk)
+
+
+def _perceptron(inputs: int, hidden: list[int], outputs: int) -> nn.Sequential:
+    layers = [part for a, b in pairwise([inputs, *hidden]) for part in (nn.Linear(a, b), nn.SiLU())]
+    return nn.Sequential(*layers, nn.Linear(hidden[-1], outputs))
+
+
+def _decode(net: nn.Sequential, embedded: Tensor, state: Tensor | None, chunk: tuple[int, int]) -> Tensor:
+    """Actions ``[B, H, A]`` from what stands at the positions, ``[B, P, any]``."""
+    inputs = embedded.flatten(1)
+    if state is not None:
+        inputs = torch.cat([inputs, state.to(inputs.dtype)], 1)
+    actions: Tensor = net(inputs).float()
+    return actions.unflatten(1, chunk)
 
 
 def read_vectors(path: Path, sha256: str) -> Tensor:
