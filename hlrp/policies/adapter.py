@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hlrp.errors import UserError
 from hlrp.policies.build import Built, build_policy, optimizer_config, policy_config, scheduler_config
-from hlrp.policies.figures import Figures
-from hlrp.policies.held_out import CodeEffectMeter, acts_on_codes
+from hlrp.policies.figures import unread
+from hlrp.policies.held_out import CodeEffectMeter, tell_length
 from hlrp.policies.policy import Policy
 
 if TYPE_CHECKING:
@@ -245,11 +245,11 @@ class LeRobotPolicyAdapter(Policy):
         outputs: dict[str, Any] | None
         if self._weighter is None or not self.training:
             loss, outputs = self.policy(batch)
-            return loss, _unread(outputs)
+            return loss, unread(outputs)
         weights, statistics = self._weighter.compute_batch_weights(batch)
         losses, outputs = self.policy(batch, reduction="none")
         loss = (losses * weights).sum() / (weights.sum() + _WEIGHT_EPSILON)
-        return loss, {**(_unread(outputs) or {}), **{f"sample_weight_{k}": v for k, v in statistics.items()}}
+        return loss, {**(unread(outputs) or {}), **{f"sample_weight_{k}": v for k, v in statistics.items()}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
@@ -297,13 +297,11 @@ class LeRobotPolicyAdapter(Policy):
         """The loss of a held-out batch, as LeRobot computes it."""
         loss, _ = self._shown()(batch)
         self.log("val_loss", loss, batch_size=1, on_epoch=True, sync_dist=True)
-        if acts_on_codes(self.policy):
-            self._meter.add(batch)
+        self._meter.add(self.policy, batch)
 
     def on_validation_epoch_end(self) -> None:
         """How far the policy acts on its codes, if it has any."""
-        figures = self._meter.measure(self._shown())
-        self.log_dict(figures, batch_size=1, sync_dist=True)
+        self.log_dict(self._meter.measure(self._shown()), batch_size=1, sync_dist=True)
 
     def _shown(self) -> nn.Module:
         """What is validated and saved: the average where there is one."""
@@ -324,18 +322,12 @@ class LeRobotPolicyAdapter(Policy):
                 fix="train it with LeRobot's own scripts",
             )
         self._clip_norm = optimizing.grad_clip_norm
-        steps = self._total_steps()
-        for policy in (self.policy, self._shown()):
-            if callable(begin := getattr(policy, "begin_run", None)):
-                begin(steps)
+        steps = int(self.trainer.estimated_stepping_batches) if self.trainer.max_steps <= 0 else self.trainer.max_steps
+        tell_length(steps, self.policy, self._shown())
         schedule = None if scheduling is None else scheduling.build(optimizer, steps)
         if schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _total_steps(self) -> int:
-        steps = self.trainer.max_steps
-        return steps if steps > 0 else int(self.trainer.estimated_stepping_batches)
 
     # ---- acting, saving
 
@@ -356,8 +348,3 @@ class LeRobotPolicyAdapter(Policy):
         self._shown().save_pretrained(folder)  # type: ignore[operator]
         built.preprocessor.save_pretrained(folder)
         built.postprocessor.save_pretrained(folder)
-
-
-def _unread(outputs: Any) -> dict[str, Any] | None:
-    """What a policy reports, left on the device where it allows that."""
-    return outputs.unread() if isinstance(outputs, Figures) else outputs

@@ -1,6 +1,7 @@
 """What a policy reports beside its loss, left on the device until somebody looks at it."""
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,11 @@ class Figures(MutableMapping[str, float]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+def unread(outputs: Any) -> dict[str, Any] | None:
+    """What a policy reports, left on the device where it allows that."""
+    return outputs.unread() if isinstance(outputs, Figures) else outputs
 
 
 def _double(value: Tensor) -> Tensor:

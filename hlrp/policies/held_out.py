@@ -1,4 +1,4 @@
-"""Held-out samples on which both engines ask a policy how far it acts on its codes."""
+"""What both engines do for policies that act on codes: tell them a run's length, ask how far they act on the codes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,8 +24,10 @@ class CodeEffectMeter:
         self._samples: list[dict[str, Any]] = []
         self._seen, self._stride = 0, 1
 
-    def add(self, batch: Mapping[str, Any]) -> None:
-        """Take what is due of a preprocessed batch with `action` ``[B, H, A]``."""
+    def add(self, policy: Any, batch: Mapping[str, Any]) -> None:
+        """Take what is due of a preprocessed batch with `action` ``[B, H, A]``, if there is anything to measure."""
+        if not getattr(policy, "conditioned_on_codes", False):
+            return
         count = len(batch["action"])
         first = -self._seen % self._stride
         self._samples += [_sample(batch, number, count) for number in range(first, count, self._stride)]
@@ -45,9 +47,11 @@ class CodeEffectMeter:
         return dict(policy.code_effect(_batch(samples, weight.device)) or {})
 
 
-def acts_on_codes(policy: Any) -> bool:
-    """Whether there is anything to measure."""
-    return bool(getattr(policy, "conditioned_on_codes", False))
+def tell_length(steps: int, *policies: Any) -> None:
+    """Tell policies that have a schedule of their own how many steps their run has."""
+    for policy in policies:
+        if callable(begin := getattr(policy, "begin_run", None)):
+            begin(steps)
 
 
 def _sample(batch: Mapping[str, Any], number: int, count: int) -> dict[str, Any]:

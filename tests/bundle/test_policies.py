@@ -52,9 +52,11 @@ def test_loss_gradients_and_chunks(name):
     assert chunk.shape == (2, CHUNK, ACTIONS) and chunk.isfinite().all() and chunk.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", EXPERTS)
-def test_one_pass_of_the_vlm_serves_a_chunk(name):
-    policy, passes = make_policy(name), []
+@pytest.mark.parametrize(
+    ("name", "fields"), [*((name, {}) for name in EXPERTS), (LATENT, {"bottleneck_prefix": "kept"})]
+)
+def test_one_pass_of_the_vlm_serves_a_chunk(name, fields):
+    policy, passes = make_policy(name, **fields), []
     policy.backend.vlm.text_model.register_forward_hook(lambda *_: passes.append(1))
     batch = make_batch(2)
     policy.reset()
@@ -135,6 +137,8 @@ def test_without_state_and_language(name):
         ("hlrp_action_expert_direct", {"vlm_layers": 2}),
         (LATENT, {}),
         (LATENT, {"conditioning": "suffix"}),
+        (LATENT, {"conditioning": "tokens"}),
+        (LATENT, {"bottleneck_prefix": "kept"}),
         (LATENT, {"vlm": "lora", "lora_rank": 2}),
         ("hlrp_vla_direct", {"vlm": "frozen"}),
         ("hlrp_vla_direct", QWEN),
@@ -247,8 +251,12 @@ def test_weights_must_fit(tmp_path):
             type(policy).from_pretrained(tmp_path)
 
 
-def test_real_time_chunking():
-    policy = make_policy("hlrp_action_expert_direct", rtc_config={"enabled": True, "execution_horizon": 4})
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("hlrp_action_expert_direct", {}), (LATENT, {}), (LATENT, {"bottleneck_prefix": "kept"})],
+)
+def test_real_time_chunking(name, fields):
+    policy = make_policy(name, rtc_config={"enabled": True, "execution_horizon": 4}, **fields)
     batch, noise = make_batch(2), torch.randn(2, CHUNK, ACTIONS)
     assert policy.supports_rtc()
     free = policy.predict_action_chunk(batch, noise=noise)

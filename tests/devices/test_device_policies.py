@@ -59,7 +59,14 @@ def make_batch(count: int = 2) -> dict[str, Any]:
     }
 
 
-VARIANTS = [(DIRECT, {}), (LATENT, {}), (LATENT, {"conditioning": "suffix"}), (VLA, {})]
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    (DIRECT, {}),
+    (LATENT, {}),
+    (LATENT, {"bottleneck_prefix": "kept"}),
+    (LATENT, {"conditioning": "tokens"}),
+    (LATENT, {"conditioning": "suffix"}),
+    (VLA, {}),
+]
 
 
 @pytest.mark.parametrize(("name", "fields"), VARIANTS, ids=[f"{n} {f}" for n, f in VARIANTS])
@@ -81,6 +88,8 @@ def test_steps_and_chunks(name: str, fields: dict[str, Any]) -> None:
         assert policy.predict_action_chunk(seen).device == CUDA
         policy.reset()
         assert all(policy.select_action(seen).device == CUDA for _ in range(2))
+        cuda.strict = False  # measuring may wait
+        assert (policy.code_effect(batch) is not None) is policy.conditioned_on_codes
 
 
 def test_real_time_chunking() -> None:

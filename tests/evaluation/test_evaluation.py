@@ -311,11 +311,18 @@ def test_defaults_come_from_the_run_and_its_data(pusht, recording, tmp_path):
         make_plan(EvalRequest(pusht))
 
 
-def test_recorded_seeds_are_said(recording, tmp_path):
+def test_recorded_seeds_and_the_effect_of_codes_are_said(recording, tmp_path):
     policy = save_tiny_act(tmp_path / "mw", "metaworld_light")
     run = make_run(tmp_path / "run", policy, f"data: {{root: {recording}}}\n")
+    effect = {"code_effect": 0.0, "code_shift": 0.01, "action_r2": 0.9, "action_r2_permuted": 0.89}
+    rows = [{"step": 10, **effect, "action_r2": 1.0}, {"step": 20, **effect}, {"step": 30, **effect, "action_r2": 1.0}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     request = EvalRequest(run / "checkpoints" / "000020", episodes=2, seed=21, videos=0)
     result = evaluate(dataclasses.replace(request, env_fields={"episode_length": 2, "image_size": 96}))
+    # What the run measured of its policy, not after this checkpoint.
+    expected = {"step": 20, **effect, "source": str(run / "metrics.jsonl")}
+    assert json.loads((result.folder / "results.json").read_text())["code_effect"] == expected
+    assert any("hardly depend on the codes" in text and "(step 20)" in text for text in result.warnings)
     assert f"{TASK}: 1 of 2 evaluation seeds were recorded for training (21); --seed 22 or more" in result.warnings[-1]
     assert result.provenance["policy"]["step"] == 20
 

@@ -1,6 +1,7 @@
 """The three policies in LeRobot's own commands: trained, resumed, refused, rolled out."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from make_dataset import make_dataset
 from make_labels import make_quantizer, make_table
 
 from hlrp.runs import RunDirectory
+from hlrp.runs.code_effect import FIGURES
 
 CAMERA = "observation.image"
 LATENT = "hlrp_action_expert_latent"
@@ -39,7 +41,8 @@ def test_killed_and_resumed_with_its_labels(labelled: tuple[Path, Path, Path], t
     """SIGKILL after a checkpoint: the resumed run has the losses, labels and weights of one that was left alone."""
     dataset, _, table = labelled
     whole, out = tmp_path / "whole", tmp_path / "killed"
-    asked = ["--latents", str(table), "--steps", "12", "trainer.save_freq=4"]
+    held_out = ["trainer.eval_split=0.3", "trainer.eval_steps=12"]
+    asked = ["--latents", str(table), "--steps", "12", "trainer.save_freq=4", *held_out]
     done = hlrp(*_train(dataset, whole, LATENT, *asked), env=ONE_THREAD)
     assert done.code == 0, done.err
     process = start(_train(dataset, out, LATENT, *asked), env=ONE_THREAD)
@@ -53,8 +56,16 @@ def test_killed_and_resumed_with_its_labels(labelled: tuple[Path, Path, Path], t
         shutil.rmtree(later.path)
     done = hlrp("train", "--resume", out, env=ONE_THREAD)
     assert done.code == 0, done.err
-    rows, expected = (list(RunDirectory.open(run).metrics()) for run in (out, whole))
+    *rows, held = RunDirectory.open(out).metrics()
+    *expected, held_of_whole = RunDirectory.open(whole).metrics()
     assert [row["step"] for row in rows] == list(range(1, 13))
+    # With the held-out loss, how far the actions depend on the codes; a policy that has hardly learned says so.
+    for figure in FIGURES:
+        assert held[figure] == held_of_whole[figure] and math.isfinite(held[figure])
+    assert held["action_r2"] != held["action_r2_permuted"] and held["eval_loss"] > 0
+    assert any("hardly depend on the codes" in warning for warning in RunDirectory.open(out).manifest.warnings)
+    shown = hlrp("runs", "show", whole)
+    assert f"codes       R2 of the actions on held-out data {held['action_r2']:.2f}, " in shown.out
     assert all(row["latent_labelled"] > 0 and row["latent_loss"] > 0 for row in rows)
     for key in ("loss", "grad_norm", "latent_loss", "latent_accuracy", "action_loss"):
         assert [row[key] for row in rows] == [row[key] for row in expected], key
@@ -63,6 +74,7 @@ def test_killed_and_resumed_with_its_labels(labelled: tuple[Path, Path, Path], t
     weights = [run / "checkpoints/000012/pretrained_model/model.safetensors" for run in (out, whole)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     config = json.loads((latest.pretrained / "config.json").read_text())
+    assert config["run_steps"] == 12 and config["own_codes_steps"] is None
     assert config["latent_table"] == str(table) and config["codebook_size"] == 8
     steps = json.loads((latest.pretrained / "policy_preprocessor.json").read_text())["steps"]
     (labels,) = (step["config"] for step in steps if step.get("registry_name") == "hlrp_latent_labels")

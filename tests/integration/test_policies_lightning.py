@@ -1,5 +1,7 @@
 """The three policies with `--trainer lightning`, and `hlrp parity` of one that has labels."""
 
+import json
+import math
 import shutil
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from make_labels import make_quantizer, make_table
 from safetensors.torch import load_file
 
 from hlrp.runs import RunDirectory
+from hlrp.runs.code_effect import FIGURES
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 LATENT = "hlrp_action_expert_latent"
@@ -33,13 +36,22 @@ def _train(dataset: Path, out: Path, policy: str, *more: str) -> list[str]:
 def test_resumed_with_its_labels(labelled: tuple[Path, Path], tmp_path: Path) -> None:
     dataset, table = labelled
     whole, run = tmp_path / "whole", tmp_path / "run"
-    done = hlrp(*_train(dataset, whole, LATENT, "--latents", str(table), "--steps", "6"), env=ONE_THREAD)
+    held_out = ["trainer.eval_split=0.3", "trainer.eval_steps=6", "model.own_codes_warmup=1"]
+    done = hlrp(*_train(dataset, whole, LATENT, "--latents", str(table), "--steps", "6", *held_out), env=ONE_THREAD)
     assert done.code == 0, done.err
     shutil.copytree(whole, run)
     shutil.rmtree(run / "checkpoints" / "000006")
     done = hlrp("train", "--resume", run, env=ONE_THREAD)
     assert done.code == 0, done.err
-    first, second = (list(RunDirectory.open(r).metrics()) for r in (whole, run))
+    runs = [list(RunDirectory.open(r).metrics()) for r in (whole, run)]
+    first, second = ([row for row in rows if "val_loss" not in row] for rows in runs)
+    (held,), (held_again,) = ([row for row in rows if "val_loss" in row] for rows in runs)
+    for figure in FIGURES:
+        assert held[figure] == held_again[figure] and math.isfinite(held[figure])
+    assert held["action_r2"] != held["action_r2_permuted"] and held["step"] == 6
+    assert any("hardly depend on the codes" in warning for warning in RunDirectory.open(run).manifest.warnings)
+    config = json.loads((run / "checkpoints/000006/pretrained_model/config.json").read_text())
+    assert config["run_steps"] == 6
     kept = ("step", "loss", "grad_norm", "latent_loss", "latent_labelled", "latent_accuracy", "action_loss")
     assert [[row[k] for k in kept] for row in first] == [[row[k] for k in kept] for row in second]
     assert len(second) == 6 and all(row["latent_labelled"] > 0 and row["latent_loss"] > 0 for row in second)

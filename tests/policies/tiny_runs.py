@@ -71,7 +71,8 @@ SMALL_CHUNKS = {"chunk_size": 6, "n_action_steps": 4}
 def settings(policy: str) -> dict[str, Any]:
     """Settings of a small policy; one with a vision-language model gets the tiny one."""
     if policy.startswith("hlrp_"):
-        return dict(SMALL_CHUNKS)
+        # LeRobot's own loop does not tell a policy how long it is.
+        return SMALL_CHUNKS | ({"run_steps": STEPS} if policy == "hlrp_action_expert_latent" else {})
     if policy != "smolvla":
         return TINY[policy]
     from hlrp.foundation.backbones import resolve_backbone

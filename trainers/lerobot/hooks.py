@@ -93,27 +93,26 @@ def mend_all_metadata(metadata_class: Any) -> None:
 
 def _follow_codes(script: Any) -> Callable[[], dict[str, float]]:
     """Tell the policy the run's length, and watch the held-out batches; gives what measures the effect of codes."""
-    from hlrp.policies.held_out import CodeEffectMeter, acts_on_codes
+    from hlrp.policies.held_out import CodeEffectMeter, tell_length
 
-    make, meter, watched = script.make_optimizer_and_scheduler, CodeEffectMeter(), []
+    make, meter, policies = script.make_optimizer_and_scheduler, CodeEffectMeter(), []
 
     def make_optimizer_and_scheduler(cfg: Any, policy: Any) -> Any:
-        if callable(begin := getattr(policy, "begin_run", None)):
-            begin(cfg.steps)
-        if acts_on_codes(policy):
-            watched.append(policy)
-            forward = policy.forward
+        tell_length(cfg.steps, policy)
+        policies.append(policy)
+        forward = policy.forward
 
-            def watched_forward(batch: Any, *args: Any, **kwargs: Any) -> Any:
-                if not policy.training:
-                    meter.add(batch)
-                return forward(batch, *args, **kwargs)
+        def watched_forward(batch: Any, *args: Any, **kwargs: Any) -> Any:
+            if not policy.training:
+                meter.add(policy, batch)
+            return forward(batch, *args, **kwargs)
 
+        if cfg.eval_steps > 0:
             policy.forward = watched_forward
         return make(cfg, policy)
 
     script.make_optimizer_and_scheduler = make_optimizer_and_scheduler
-    return lambda: meter.measure(watched[0]) if watched else {}
+    return lambda: meter.measure(policies[0])
 
 
 _EVAL_LOSS = re.compile(r"^step (\d+): eval_loss=([-+.\deEnaif]+)$")
