@@ -1,19 +1,19 @@
 """Do latents of video help a policy when few episodes have actions?
 
-The question and the primary endpoints were written down before the study was run; all at k = 2 labelled episodes a task,
-as a difference in success, paired by draw of labelled episodes and by evaluation episode:
+The question and the primary endpoints were written down before the study was run; all at k = 2 labelled episodes a
+task, as a difference in success, paired by draw of labelled episodes and by evaluation episode:
 
 1. `hlrp_vla_direct` whose vision-language model is a frozen foundation model, trained on the k episodes alone, minus a
    direct expert trained on the same episodes: arms `vla`, `actions`.
-2. A policy trained on pseudo-labels that a map from the quantizer's latents gives all videos, the map fitted on the k
-   episodes, minus the same with a quantizer of random weights: arms `pseudo_laq`, `pseudo_random`.
-3. The latent expert, whose actions see the image only through its latents, minus the same with latents that are dealt out
-   anew among all frames: arms `latent`, `latent_shuffled`.
+2. A policy trained on pseudo-labels that a map from the quantizer's latents gives all videos, the map fitted on the
+   k episodes, minus the same with a quantizer of random weights: arms `pseudo_laq`, `pseudo_random`.
+3. The latent expert, whose actions see the image only through its latents, minus the same with latents that are dealt
+   out anew among all frames: arms `latent`, `latent_shuffled`.
 
 Success of an endpoint: its 95 % interval lies above 0, and the sign test over draws says p < 0.05.
 
-Nothing of an unlabelled episode but its video reaches a policy: no action, no state, no statistics of either. Policies do
-not see the state. Every arm is trained to its plateau, not for equal updates.
+Nothing of an unlabelled episode but its video reaches a policy: no action, no state, no statistics of either. Policies
+do not see the state. Every arm is trained to its plateau, not for equal updates.
 
 Two tiers: `ridge` policies from a picture's principal components to chunks of actions, 20 s of a core for a cell, and
 `neural`, this project's own policies. Cells (tier, arm, k, seed) that the CSV has are skipped, on any machine:
@@ -40,7 +40,6 @@ from few_labels.design import (
     Cell,
     Places,
     cells,
-    draw,
     fingerprint,
 )
 from few_labels.records import Row, append, done_cells, read_rows
@@ -72,13 +71,13 @@ def parse() -> argparse.Namespace:
 
 def run_ridge(cell: Cell, places: Places) -> list[Row]:
     """Fit and roll out a cell of the cheap tier."""
-    from few_labels.labels import suggested
+    from few_labels.labels import labelled_episodes
     from few_labels.ridge_policy import make_policy, roll_out
     from few_labels.videos import read_videos
 
     started = time.monotonic()
     videos = read_videos(places.data, OFFSET_FRAMES, places.root / "components.npz")
-    labelled = suggested(videos, places, cell.k) if cell.seed == SUGGESTED else draw(videos.info, cell.k, cell.seed)
+    labelled = labelled_episodes(videos.info, places, cell)
     policy, labels = make_policy(cell, videos, places, labelled)
     outcomes = roll_out(policy, videos.basis)
     trust, r2 = (f"{labels.trust:.3f}", f"{labels.unlabelled_r2:.3f}") if labels else ("", "")

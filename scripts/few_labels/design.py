@@ -90,7 +90,7 @@ class NeuralSettings:
     """
 
     few_steps: int = 500
-    many_steps: int = 1000
+    many_steps: int = 1500
     batch_size: int = 16
 
 
@@ -172,3 +172,13 @@ class Places:
     def foundation(self) -> Path:
         """Run of the foundation model."""
         return self.root / "foundation"
+
+    @property
+    def shuffled_latents(self) -> Path:
+        """The quantizer's table, its codes and vectors dealt out anew among all frames."""
+        return self.root / "shuffled_latents"
+
+    @property
+    def shuffled_foundation(self) -> Path:
+        """A foundation model that was trained on those."""
+        return self.root / "shuffled_foundation"

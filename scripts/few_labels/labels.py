@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from few_labels.design import RANDOM_QUANTIZERS, Places
+from few_labels.design import RANDOM_QUANTIZERS, SUGGESTED, Cell, Places, draw
 from few_labels.videos import Floats, Videos
+from hlrp.data import DatasetInfo, read_episodes
 from hlrp.latents.actions import ActionDecoder, fit_actions
+from hlrp.latents.suggestion import suggest_episodes
 from hlrp.latents.table import LatentTable
 
 
@@ -105,9 +107,9 @@ def mean_r2(predicted: Floats, true: Floats) -> float:
     return float((1 - ((predicted - true) ** 2).mean(0)[kept] / variance[kept]).mean())
 
 
-def suggested(videos: Videos, places: Places, k: int) -> list[int]:
-    """The episodes that `hlrp fit-actions --suggest` names, k for each task."""
-    from hlrp.latents.suggestion import suggest_episodes
-
-    found = suggest_episodes(LatentTable.open(places.latents), videos.info, k * len(videos.tasks))
-    return sorted(s.episode for s in found)
+def labelled_episodes(info: DatasetInfo, places: Places, cell: Cell) -> list[int]:
+    """A cell's labelled episodes: drawn, or those that `hlrp fit-actions --suggest` names, k for each task."""
+    if cell.seed != SUGGESTED:
+        return draw(info, cell.k, cell.seed)
+    tasks = len({*read_episodes(info).task})
+    return sorted(s.episode for s in suggest_episodes(LatentTable.open(places.latents), info, cell.k * tasks))

@@ -1,4 +1,4 @@
-"""The study's rows in a CSV: one for each evaluated episode; a cell's appear all at once, and a cell that has them is done."""
+"""The study's rows in a CSV, one for each evaluated episode; a cell's appear all at once, and then it is done."""
 
 import csv
 import io

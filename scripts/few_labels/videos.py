@@ -126,14 +126,12 @@ def read_videos(root: Path, offset: int, cache: Path) -> Videos:
 
 def _write_components(store: FrameStore, start: Ints, end: Ints, offset: int, cache: Path) -> None:
     count = int(end[-1])
-    small = np.concatenate(
-        [thumbnails(store.read(np.arange(i, min(i + _BLOCK, count)))) for i in range(0, count, _BLOCK)]
-    )
+    blocks = np.array_split(np.arange(count), -(-count // _BLOCK))
+    small = np.concatenate([thumbnails(store.read(rows)) for rows in blocks])
     later = np.minimum(np.arange(count) + offset, np.repeat(end, end - start) - 1)
     sample = np.linspace(0, count - 1, min(_SAMPLE, count)).astype(np.int64)
     frames = _basis(small[sample])
     moved = _basis(small[later[sample]] - small[sample])
-    blocks = np.array_split(np.arange(count), -(-count // _BLOCK))
     differences = np.concatenate([moved.project(small[later[rows]] - small[rows]) for rows in blocks])
     cache.parent.mkdir(parents=True, exist_ok=True)
     partial = cache.with_suffix(".partial.npz")
