@@ -29,7 +29,9 @@ def fit_actions(
     kind: Annotated[
         Literal["ridge", "ensemble"], typer.Option(help="Ridge regression, or five small perceptrons.")
     ] = "ridge",
-    inputs: Annotated[Literal["vectors", "codes"], typer.Option(help="Continuous latents, or codes.")] = "vectors",
+    inputs: Annotated[
+        Literal["both", "vectors", "codes"], typer.Option(help="Read continuous latents, codes, or both.")
+    ] = "both",
     camera: Annotated[
         str | None, typer.Option(help="With --laq: camera; the one it was trained on if left out.")
     ] = None,
@@ -71,7 +73,9 @@ def fit_actions(
         from hlrp.latents.suggestion import suggest_episodes
 
         table = _table(laq, latents, info, camera, chosen)
-        found = suggest_episodes(table, info, suggest, labelled=labelled, inputs=inputs)
+        found = suggest_episodes(
+            table, info, suggest, labelled=labelled, inputs="codes" if inputs == "codes" else "vectors"
+        )
         _show_suggestions(found, labelled, json_output)
         return
     from hlrp.latents.action_scores import FLOOR

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MEMBERS = 5
 """Perceptrons of an ensemble."""
 
+USUAL_STRENGTH = 0.1
+"""Ridge strength where no labelled episode can say which one predicts another of its task."""
+
 _HIDDEN = 128
 _EPOCHS = 400
 _PATIENCE = 40
@@ -57,21 +60,36 @@ def folds_of(episodes: "NDArray[np.int64]", tasks: Sequence[str], most: int = _M
     return np.asarray([fold[e] for e in episodes.tolist()])
 
 
+def voting_rows(episodes: "NDArray[np.int64]", folds: "NDArray[np.int64]", tasks: Sequence[str]) -> "NDArray[np.bool_]":
+    """The rows ``[N]`` whose task has labelled episodes in other folds too.
+
+    Left out, the only episode of a task is predicted from other tasks: that asks for far too strong a ridge.
+    """
+    fold_of = dict(zip(episodes.tolist(), folds.tolist(), strict=True))
+    of_task: dict[str, set[int]] = {}
+    for episode, fold in fold_of.items():
+        of_task.setdefault(tasks[episode], set()).add(fold)
+    votes = {episode: len(of_task[tasks[episode]]) > 1 and len(fold_of) > 1 for episode in fold_of}
+    return np.asarray([votes[e] for e in episodes.tolist()])
+
+
 def fit_ridge(
     features: "NDArray[np.float32]",
     targets: "NDArray[np.float64]",
     folds: "NDArray[np.int64]",
+    voting: "NDArray[np.bool_]",
     dimensions: "Sequence[NDArray[np.int64]]",
 ) -> Fit:
     """Ridge regression whose strength is chosen for each dimension by leaving folds out.
 
     The strength that predicts a held-out fold is chosen by the errors of the other folds, so that a score is not of
-    what it was chosen by.
+    what it was chosen by. Where no row may vote it is `USUAL_STRENGTH`.
 
     Args:
         features: ``[N, F]``.
         targets: ``[N, C]``.
         folds: ``[N]``, two different ones or more.
+        voting: Rows ``[N]`` whose errors choose the strength.
         dimensions: Columns of each dimension.
     """
     x, y, fold = torch.from_numpy(features).double(), torch.from_numpy(targets), torch.from_numpy(folds)
@@ -83,21 +101,27 @@ def fit_ridge(
         weights, bias = _ridge(x[~test], y[~test])
         predicted = (x[test] @ weights + bias).numpy()
         candidates[:, folds == held] = predicted
-        squared = ((predicted - targets[folds == held]) ** 2).sum(1)
+        squared = ((predicted - targets[folds == held]) ** 2 * voting[folds == held, None]).sum(1)
         errors.append(np.stack([squared[:, columns].sum(1) for columns in dimensions], axis=1))
     total = np.sum(errors, axis=0)
     held_out = np.empty(targets.shape)
     for held, error in zip(ids.tolist(), errors, strict=True):
         rows = np.flatnonzero(folds == held)[:, None]
-        for columns, best in zip(dimensions, (total - error).argmin(0).tolist(), strict=True):
+        for columns, best in zip(dimensions, _best(total - error), strict=True):
             held_out[rows, columns] = candidates[best, rows, columns]
     weights, bias = _ridge(x, y)
     chosen = np.empty(targets.shape[1], np.int64)
-    for columns, best in zip(dimensions, total.argmin(0).tolist(), strict=True):
+    for columns, best in zip(dimensions, _best(total), strict=True):
         chosen[columns] = best
     every = np.arange(targets.shape[1])
     arrays = {"weight": weights.numpy()[chosen, :, every].T, "bias": bias.numpy()[chosen, 0, every]}
     return Fit({name: np.ascontiguousarray(value, np.float32) for name, value in arrays.items()}, held_out)
+
+
+def _best(errors: "NDArray[np.float64]") -> list[int]:
+    """The candidate of the least error ``[strengths, A]`` of each dimension; the usual one where nothing voted."""
+    usual = STRENGTHS.index(USUAL_STRENGTH)
+    return [int(error.argmin()) if error.max() > _CONSTANT else usual for error in errors.T]
 
 
 def _ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -125,7 +125,7 @@ class ActionDecoder:
         """
         latents.check(dataset=info)
         manifest, identity = self.manifest, latents.identity
-        vectors = manifest.inputs == "vectors"
+        vectors = manifest.inputs != "codes"
         differ = identity.codes(vectors=vectors).differences(manifest.spec)
         if identity.camera != manifest.camera:
             differ.append(Difference("camera", identity.camera, manifest.camera))
@@ -193,7 +193,7 @@ class ActionDecoder:
         return np.where(known[:, None, None], values, 0).astype(np.float32), known
 
     def decode_codes(self, codes: "NDArray[np.int64]") -> "tuple[NDArray[np.float32], NDArray[np.bool_]]":
-        """`decode` for codes ``[n, J, S]``, all of them valid, and actions that need no state."""
+        """`decode` for codes ``[n, J, S]``, all of them valid, of a decoder that reads codes alone and needs no state."""
         values = one_hot(codes, self.manifest.spec.codebook_size)
         return self.decode(Transitions(values, np.ones(values.shape[:2], bool)))
 
@@ -204,7 +204,7 @@ def fit_actions(
     episodes: Sequence[int],
     *,
     estimator: Estimator = "ridge",
-    inputs: Inputs = "vectors",
+    inputs: Inputs = "both",
     action_form: ActionForm | Literal["auto"] = "auto",
     offsets: Sequence[int] | None = None,
     horizon: int = 1,
@@ -215,14 +215,14 @@ def fit_actions(
     """Fit the map on the labelled episodes of a dataset.
 
     Args:
-        latents: Table of the dataset's latents, with vectors if ``inputs`` are vectors.
+        latents: Table of the dataset's latents, with vectors unless ``inputs`` are codes.
         info: The dataset. Latents of all its episodes may be read, actions and states of ``episodes`` alone.
         episodes: The labelled episodes.
         estimator: A ridge regression, or five small perceptrons.
-        inputs: Continuous latents, or codes.
+        inputs: Continuous latents, codes, or both.
         action_form: Whether actions are predicted or their difference to the state; auto: as the labelled data are.
-        offsets: Frames around a step at which windows begin; none: an offset and half an offset before, and at it. With
-            a ``horizon`` above 1: at the step alone.
+        offsets: Frames around a step at which windows begin; none: `default_offsets`, or with a ``horizon`` above 1 at
+            the step alone.
         horizon: Actions to predict from a step on.
         floor: Held-out R2 below which a dimension is not trusted.
         seed: Of the perceptrons.
@@ -246,7 +246,8 @@ def fit_actions(
     rows, whole, targets = _labelled_rows(features, latents, table, targets, inputs)
     folds = estimators.folds_of(targets.episode, table.task)
     if estimator == "ridge":
-        fit = estimators.fit_ridge(rows, targets.columns(), folds, _columns_of(targets, horizon))
+        voting = estimators.voting_rows(targets.episode, folds, table.task)
+        fit = estimators.fit_ridge(rows, targets.columns(), folds, voting, _columns_of(targets, horizon))
     else:
         fit = estimators.fit_ensemble(rows, targets.columns(), folds, seed=seed, device=device)
     held_out = from_columns(fit.held_out, targets.dimensions, horizon)
@@ -257,7 +258,7 @@ def fit_actions(
         schema_version=SCHEMA_VERSION,
         kind=KIND,
         hlrp_version=__version__,
-        spec=latents.identity.codes(vectors=inputs == "vectors"),
+        spec=latents.identity.codes(vectors=inputs != "codes"),
         dataset=info.repo_id,
         dataset_fingerprint=info.fingerprint(),
         camera=latents.identity.camera,
@@ -313,9 +314,10 @@ def _columns_of(targets: Targets, horizon: int) -> "list[NDArray[np.int64]]":
 
 
 def _expected_shapes(manifest: DecoderManifest) -> dict[str, tuple[int, ...]]:
-    spec, vectors = manifest.spec, manifest.inputs == "vectors"
+    spec = manifest.spec
     transitions = spec.num_frames - 1
-    numbers = spec.code_seq_len * ((spec.vector_dim or 0) if vectors else spec.codebook_size)
+    widths = {"vectors": spec.vector_dim or 0, "codes": spec.codebook_size}
+    numbers = spec.code_seq_len * sum(width for name, width in widths.items() if manifest.inputs in ("both", name))
     columns = manifest.horizon * sum(d.target.width for d in manifest.dimensions)
     width = len(manifest.offsets) * transitions * (numbers + 1)
     scale = dict.fromkeys(("feature_mean", "feature_scale"), (transitions, numbers))

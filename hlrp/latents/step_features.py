@@ -15,7 +15,8 @@ from hlrp.latents.table import LatentTable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Inputs = Literal["vectors", "codes"]
+Inputs = Literal["both", "vectors", "codes"]
+"""What is read: continuous latents, codes, or both."""
 
 _CONSTANT = 1e-6
 
@@ -24,7 +25,7 @@ class Transitions(NamedTuple):
     """Latents of windows, one row each.
 
     Args:
-        values: float32 ``[n, J, E]``: vectors, or one-hot codes.
+        values: float32 ``[n, J, E]``: vectors, one-hot codes, or both in this order.
         valid: bool ``[n, J]``.
     """
 
@@ -38,7 +39,7 @@ def check_inputs(latents: LatentTable, inputs: Inputs) -> None:
     Raises:
         UserError: It has no vectors.
     """
-    if inputs == "vectors" and latents.identity.vector_dim is None:
+    if inputs != "codes" and latents.identity.vector_dim is None:
         raise UserError(
             "the latent table has no continuous latents",
             where=str(latents.folder),
@@ -50,9 +51,10 @@ def read_transitions(latents: LatentTable, first: int, end: int, inputs: Inputs)
     """The latents of the windows that begin at the frames from ``first`` up to ``end``, by global index."""
     rows = np.arange(first, end)
     codes, valid = latents.codes(rows)
-    if inputs == "vectors":
-        return Transitions(latents.vectors(rows).flatten(2).numpy(), valid.numpy())
-    return Transitions(one_hot(codes.numpy(), latents.identity.codebook_size), valid.numpy())
+    parts = [latents.vectors(rows).flatten(2).numpy()] if inputs != "codes" else []
+    if inputs != "vectors":
+        parts.append(one_hot(codes.numpy(), latents.identity.codebook_size))
+    return Transitions(np.concatenate(parts, axis=2), valid.numpy())
 
 
 def one_hot(codes: "NDArray[np.int64]", codebook_size: int) -> "NDArray[np.float32]":
@@ -62,8 +64,8 @@ def one_hot(codes: "NDArray[np.int64]", codebook_size: int) -> "NDArray[np.float
 
 
 def default_offsets(offset_frames: int) -> list[int]:
-    """A window's offset before the step, half of it, and the step itself."""
-    return sorted({-offset_frames, -(offset_frames // 2), 0})
+    """Two windows before the step, the one at it, and the one after it: they join end to end."""
+    return [-2 * offset_frames, -offset_frames, 0, offset_frames]
 
 
 class StepFeatures:
