@@ -1,7 +1,9 @@
 """The study's rows in a CSV, one for each evaluated episode; a cell's appear all at once, and then it is done."""
 
 import csv
+import hashlib
 import io
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -72,7 +74,8 @@ def done_cells(rows: Iterable[Row]) -> set[Cell]:
 def append(path: Path, new: list[Row]) -> None:
     """Add a cell's rows; other processes may do the same. A kill leaves all of them or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
+    with FileLock(Path(tempfile.gettempdir()) / f"few-labels-{name}.lock"):
         rows = [row for row in read_rows(path) if row.cell != new[0].cell] + new
         rows.sort(key=lambda r: (r.tier, r.arm, r.k, r.seed, r.task, r.evaluation_seed))
         text = io.StringIO()
