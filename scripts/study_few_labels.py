@@ -103,9 +103,13 @@ def main() -> None:
     from few_labels.inputs import make_inputs
 
     places = Places(args.output)
-    make_inputs(places, args.tier)
     index, count = map(int, args.part.split("/"))
-    for cell in cells(args.tier, args.arms, args.k, args.seeds)[index::count]:
+    planned = cells(args.tier, args.arms, args.k, args.seeds)[index::count]
+    if not {*planned} - done_cells(read_rows(args.csv)):
+        print("all of these cells are done", flush=True)
+        return
+    make_inputs(places, args.tier)
+    for cell in planned:
         if cell in done_cells(read_rows(args.csv)):
             continue
         if args.tier == "ridge":
