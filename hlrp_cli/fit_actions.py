@@ -73,9 +73,7 @@ def fit_actions(
         from hlrp.latents.suggestion import suggest_episodes
 
         table = _table(laq, latents, info, camera, chosen)
-        found = suggest_episodes(
-            table, info, suggest, labelled=labelled, inputs="codes" if inputs == "codes" else "vectors"
-        )
+        found = suggest_episodes(table, info, suggest, labelled=labelled, inputs=inputs)
         _show_suggestions(found, labelled, json_output)
         return
     from hlrp.latents.action_scores import FLOOR
@@ -154,7 +152,7 @@ def _show_suggestions(found: "list[Suggestion]", labelled: list[int], json_outpu
         typer.echo(json.dumps({"episodes": chosen, "labelled": labelled, "suggestions": [s._asdict() for s in found]}))
         return
     for s in found:
-        typer.echo(f"episode {s.episode:<6} leaves {s.variance:6.1%} of the variance  {s.task}")
+        typer.echo(f"episode {s.episode:<6} leaves {s.distance:.2f} of the distance  {s.task}")
     typer.echo(f"once they are labelled: --episodes {','.join(map(str, sorted([*labelled, *chosen])))}")
 
 
@@ -167,9 +165,15 @@ def _show(manifest: "DecoderManifest", output: Path, json_output: bool) -> None:
     from hlrp_cli.console import console
 
     out = console(result=True)
-    left_out = "an episode" if manifest.held_out == "episodes" else "a fifth of the only labelled episode"
+    left_out = {"episodes": "an episode", "blocks": "a tenth of each episode", "both": "an episode or a tenth of one"}
     table = Table(
-        "action", "R2", "spread", "no motion", "replay", "", title=f"held-out R2, {left_out} left out at a time"
+        "action",
+        "R2",
+        "spread",
+        "no motion",
+        "replay",
+        "",
+        title=f"held-out R2, {left_out[manifest.held_out]} left out at a time",
     )
     tasks = sorted({task for d in manifest.dimensions for task in d.by_task})
     for d in manifest.dimensions:
@@ -183,8 +187,8 @@ def _show(manifest: "DecoderManifest", output: Path, json_output: bool) -> None:
             scores = [d.by_task[task] for d in manifest.dimensions if d.by_task.get(task) is not None]
             table.add_row(task, _number(sum(s for s in scores if s is not None) / len(scores) if scores else None))
     out.print(table)
-    if manifest.held_out == "blocks":
-        out.print("one labelled episode says little of others: label a second one to know how far the map carries")
+    if manifest.held_out != "episodes":
+        out.print("one labelled episode of a task says little of its others: label a second, and the scores say more")
     if manifest.below_floor:
         names = ", ".join(d.name for d in manifest.below_floor)
         out.print(f"not to be trusted, below a held-out R2 of {manifest.floor:g}: {names}", markup=False)

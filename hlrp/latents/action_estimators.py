@@ -3,6 +3,7 @@
 Shapes: N rows, F features, C columns of targets, A dimensions (each of one column or of several).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,7 +30,8 @@ _PATIENCE = 40
 _LEARNING_RATE = 1e-3
 _WEIGHT_DECAY = 1e-2
 _MOST_FOLDS = 20
-_BLOCKS = 5
+_BLOCKS = 20
+_BLOCK_FOLDS = 10
 _CONSTANT = 1e-6
 
 
@@ -45,68 +47,72 @@ class Fit(NamedTuple):
     held_out: "NDArray[np.float64]"
 
 
-def folds_of(episodes: "NDArray[np.int64]", tasks: Sequence[str], most: int = _MOST_FOLDS) -> "NDArray[np.int64]":
-    """The fold ``[N]`` of each row: its episode's; of one episode alone, its blocks.
+class Folds(NamedTuple):
+    """How rows are left out to score a regression.
 
     Args:
-        episodes: Episode of each row, ``[N]``.
-        tasks: Task of each episode of the dataset: those of one task are dealt to different folds.
-        most: Folds at most.
+        of_row: int64 ``[N]``: rows of one number are left out together.
+        whole: bool ``[N]``: the whole episode is left out, and others of its task are not.
+    """
+
+    of_row: "NDArray[np.int64]"
+    whole: "NDArray[np.bool_]"
+
+
+def make_folds(episodes: "NDArray[np.int64]", tasks: Sequence[str]) -> Folds:
+    """Leave out an episode at a time, and of an episode that is the only one of its task short blocks.
+
+    Predicted from other tasks alone, the only episode of a task would score far too low: docs/actions.md.
+
+    Args:
+        episodes: Episode of each row, ``[N]``; those of one episode follow each other in time.
+        tasks: Task of each episode of the dataset.
     """
     ids = np.unique(episodes).tolist()
-    if len(ids) == 1:
-        return np.arange(len(episodes)) * _BLOCKS // len(episodes)
-    fold = {episode: number % most for number, episode in enumerate(sorted(ids, key=lambda e: (tasks[e], e)))}
-    return np.asarray([fold[e] for e in episodes.tolist()])
-
-
-def voting_rows(episodes: "NDArray[np.int64]", folds: "NDArray[np.int64]", tasks: Sequence[str]) -> "NDArray[np.bool_]":
-    """The rows ``[N]`` whose task has labelled episodes in other folds too.
-
-    Left out, the only episode of a task is predicted from other tasks: that asks for far too strong a ridge.
-    """
-    fold_of = dict(zip(episodes.tolist(), folds.tolist(), strict=True))
-    of_task: dict[str, set[int]] = {}
-    for episode, fold in fold_of.items():
-        of_task.setdefault(tasks[episode], set()).add(fold)
-    votes = {episode: len(of_task[tasks[episode]]) > 1 and len(fold_of) > 1 for episode in fold_of}
-    return np.asarray([votes[e] for e in episodes.tolist()])
+    of_task = Counter(tasks[e] for e in ids)
+    whole = [e for e in sorted(ids, key=lambda e: (tasks[e], e)) if of_task[tasks[e]] > 1]
+    count = min(len(whole), _MOST_FOLDS) or _BLOCK_FOLDS
+    folds = np.empty(len(episodes), np.int64)
+    for episode in ids:
+        rows = np.flatnonzero(episodes == episode)
+        blocks = np.arange(len(rows)) * _BLOCKS // len(rows)
+        folds[rows] = whole.index(episode) % count if episode in whole else blocks % count
+    return Folds(folds, np.isin(episodes, whole))
 
 
 def fit_ridge(
     features: "NDArray[np.float32]",
     targets: "NDArray[np.float64]",
-    folds: "NDArray[np.int64]",
-    voting: "NDArray[np.bool_]",
+    folds: Folds,
     dimensions: "Sequence[NDArray[np.int64]]",
 ) -> Fit:
     """Ridge regression whose strength is chosen for each dimension by leaving folds out.
 
     The strength that predicts a held-out fold is chosen by the errors of the other folds, so that a score is not of
-    what it was chosen by. Where no row may vote it is `USUAL_STRENGTH`.
+    what it was chosen by. Only whole episodes tell: without any it is `USUAL_STRENGTH`.
 
     Args:
         features: ``[N, F]``.
         targets: ``[N, C]``.
-        folds: ``[N]``, two different ones or more.
-        voting: Rows ``[N]`` whose errors choose the strength.
+        folds: Two different ones or more.
         dimensions: Columns of each dimension.
     """
-    x, y, fold = torch.from_numpy(features).double(), torch.from_numpy(targets), torch.from_numpy(folds)
+    x, y, fold = torch.from_numpy(features).double(), torch.from_numpy(targets), torch.from_numpy(folds.of_row)
     candidates = np.empty((len(STRENGTHS), *targets.shape))
     errors = []
-    ids = np.unique(folds)
+    ids = np.unique(folds.of_row)
     for held in ids.tolist():
         test = fold == held
         weights, bias = _ridge(x[~test], y[~test])
         predicted = (x[test] @ weights + bias).numpy()
-        candidates[:, folds == held] = predicted
-        squared = ((predicted - targets[folds == held]) ** 2 * voting[folds == held, None]).sum(1)
+        rows = np.flatnonzero(folds.of_row == held)
+        candidates[:, rows] = predicted
+        squared = ((predicted - targets[rows]) ** 2 * folds.whole[rows, None]).sum(1)
         errors.append(np.stack([squared[:, columns].sum(1) for columns in dimensions], axis=1))
     total = np.sum(errors, axis=0)
     held_out = np.empty(targets.shape)
     for held, error in zip(ids.tolist(), errors, strict=True):
-        rows = np.flatnonzero(folds == held)[:, None]
+        rows = np.flatnonzero(folds.of_row == held)[:, None]
         for columns, best in zip(dimensions, _best(total - error), strict=True):
             held_out[rows, columns] = candidates[best, rows, columns]
     weights, bias = _ridge(x, y)
@@ -134,7 +140,7 @@ def _ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def fit_ensemble(
     features: "NDArray[np.float32]",
     targets: "NDArray[np.float64]",
-    folds: "NDArray[np.int64]",
+    folds: Folds,
     *,
     seed: int,
     device: str = "cpu",
@@ -147,11 +153,11 @@ def fit_ensemble(
     Args:
         features: ``[N, F]``.
         targets: ``[N, C]``.
-        folds: ``[N]``, two different ones or more.
+        folds: Two different ones or more.
         seed: Of the first weights.
         device: Where to fit.
     """
-    ids = np.unique(folds)
+    ids = np.unique(folds.of_row)
     parts = [ids[i::MEMBERS] for i in range(min(MEMBERS, len(ids)))]
     mean, scale = targets.mean(0), targets.std(0)
     scale = np.where(scale > _CONSTANT, scale, 1.0)
@@ -160,8 +166,8 @@ def fit_ensemble(
     arrays = {"target_mean": mean.astype(np.float32), "target_scale": scale.astype(np.float32)}
     held_out, counted = np.zeros(targets.shape), np.zeros((len(targets), 1))
     for member in range(MEMBERS):
-        test = np.isin(folds, parts[member % len(parts)])
-        stop = _stopping_rows(folds, ~test, parts[(member + 1) % len(parts)])
+        test = np.isin(folds.of_row, parts[member % len(parts)])
+        stop = _stopping_rows(folds.of_row, ~test, parts[(member + 1) % len(parts)])
         model = _train(x, y, ~test & ~stop, stop, seed * MEMBERS + member)
         with torch.no_grad():
             held_out[test] += model(x[test]).double().cpu().numpy() * scale + mean
@@ -180,7 +186,7 @@ def _stopping_rows(
         return stop
     rows = np.flatnonzero(left)
     stop = np.zeros(len(folds), bool)
-    stop[rows[-max(1, len(rows) // _BLOCKS) :]] = True
+    stop[rows[-max(1, len(rows) // 5) :]] = True
     return stop
 
 

@@ -206,12 +206,13 @@ def _state_dimensions(
                 fix="use --action-form direct",
             )
         return partner
-    found: list[int | None] = []
-    for number, state in enumerate(partner):
-        spread = actions[:, number].var()
-        near = state is not None and ((actions[:, number] - states[:, state]) ** 2).mean() < FAR_CLOSER * spread
-        found.append(state if near else None)
-    return found
+    near = [
+        state is not None and ((actions[:, d] - states[:, state]) ** 2).mean() < FAR_CLOSER * actions[:, d].var()
+        for d, state in enumerate(partner)
+    ]
+    # A joint that hardly moves in the labelled episodes is a position as its neighbours are.
+    positions = sum(near) > (width - partner.count(None)) / 2
+    return [state if close or positions else None for state, close in zip(partner, near, strict=True)]
 
 
 def _partners(info: DatasetInfo) -> list[int | None]:

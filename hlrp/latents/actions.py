@@ -36,7 +36,6 @@ from hlrp.latents.step_features import (
     Transitions,
     check_inputs,
     default_offsets,
-    one_hot,
     read_transitions,
 )
 from hlrp.latents.table import LatentTable
@@ -71,7 +70,8 @@ class ActionDecoder:
         self.manifest, self._weights = manifest, weights
         self._features = StepFeatures(manifest.offsets, weights["feature_mean"], weights["feature_scale"])
         self._targets = [d.target for d in manifest.dimensions]
-        self._fits: tuple[LatentTable, DatasetInfo] | None = None
+        self._opened: tuple[LatentTable, DatasetInfo] | None = None
+        self._states: NDArray[np.float32] | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -142,7 +142,6 @@ class ActionDecoder:
                 where=f"--decoder, {latents.folder}, {info.root}",
                 fix="fit a decoder on labelled episodes of this robot and camera, with the quantizer of these latents",
             )
-        self._fits = latents, info
 
     def episode(self, latents: LatentTable, info: DatasetInfo, episode: int) -> EpisodeActions:
         """Decode an episode; of the dataset's columns only `observation.state` is read, and only for differences to it.
@@ -152,18 +151,23 @@ class ActionDecoder:
         Raises:
             UserError: As `check`, or there is no such episode.
         """
-        # Once: it reads all of the dataset that its fingerprint is made of.
-        if self._fits is None or self._fits[0] is not latents or self._fits[1] is not info:
-            self.check(latents, info)
-        check_episodes(info, [episode])
         table = read_episodes(info)
+        self._open(latents, info, table)
+        check_episodes(info, [episode])
         first, end = int(table.start[episode]), int(table.end[episode])
-        state = None
-        if self.manifest.state_width is not None:
-            state = read_column(info, STATE, [episode])[first:end]
+        state = None if self._states is None else self._states[first:end]
         chunks, known = self.decode(read_transitions(latents, first, end, self.manifest.inputs), state)
         sure = np.asarray([d.confidence for d in self.manifest.dimensions], np.float32)
         return EpisodeActions(chunks[:, 0], sure * known[:, None], known)
+
+    def _open(self, latents: LatentTable, info: DatasetInfo, table: Episodes) -> None:
+        """Check a dataset and read its states, once for all its episodes."""
+        if self._opened is not None and self._opened[0] is latents and self._opened[1] is info:
+            return
+        self.check(latents, info)
+        needed = self.manifest.state_width is not None
+        self._states = read_column(info, STATE, table.present) if needed else None
+        self._opened = (latents, info)
 
     def decode(
         self, windows: Transitions, state: "NDArray[np.float32] | None" = None
@@ -191,11 +195,6 @@ class ActionDecoder:
         if state is not None:
             known = known & np.isfinite(values).all((1, 2))
         return np.where(known[:, None, None], values, 0).astype(np.float32), known
-
-    def decode_codes(self, codes: "NDArray[np.int64]") -> "tuple[NDArray[np.float32], NDArray[np.bool_]]":
-        """`decode` for codes ``[n, J, S]``, all of them valid, of a decoder that reads codes alone and needs no state."""
-        values = one_hot(codes, self.manifest.spec.codebook_size)
-        return self.decode(Transitions(values, np.ones(values.shape[:2], bool)))
 
 
 def fit_actions(
@@ -244,10 +243,9 @@ def fit_actions(
     targets = read_targets(info, table, chosen, action_form, horizon)
     features = StepFeatures.of_table(latents, inputs, windows)
     rows, whole, targets = _labelled_rows(features, latents, table, targets, inputs)
-    folds = estimators.folds_of(targets.episode, table.task)
+    folds = estimators.make_folds(targets.episode, table.task)
     if estimator == "ridge":
-        voting = estimators.voting_rows(targets.episode, folds, table.task)
-        fit = estimators.fit_ridge(rows, targets.columns(), folds, voting, _columns_of(targets, horizon))
+        fit = estimators.fit_ridge(rows, targets.columns(), folds, _columns_of(targets, horizon))
     else:
         fit = estimators.fit_ensemble(rows, targets.columns(), folds, seed=seed, device=device)
     held_out = from_columns(fit.held_out, targets.dimensions, horizon)
@@ -271,7 +269,7 @@ def fit_actions(
         action_form="state_difference" if differences else "direct",
         state_width=width_of(info, STATE) if differences else None,
         dimensions=dimensions,
-        held_out="episodes" if len(np.unique(targets.episode)) > 1 else "blocks",
+        held_out="episodes" if folds.whole.all() else "both" if folds.whole.any() else "blocks",
         floor=floor,
         seed=seed,
         weights_sha256=hashlib.sha256(_to_bytes(weights)).hexdigest(),

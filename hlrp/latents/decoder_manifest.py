@@ -59,8 +59,8 @@ class DecoderManifest(BaseModel):
     state_width: int | None
     """Width of `observation.state` where differences to it are predicted."""
     dimensions: list[ActionDimension]
-    held_out: Literal["episodes", "blocks"]
-    """What was left out for the scores: whole episodes, or blocks of the only one."""
+    held_out: Literal["episodes", "blocks", "both"]
+    """What was left out for the scores: whole episodes, or short blocks of those alone of their task."""
     floor: float
     seed: int
     weights_sha256: str

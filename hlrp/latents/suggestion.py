@@ -1,6 +1,6 @@
-"""Which episodes to label: those after which a linear map from latents to actions would be surest, on average over all.
+"""Which episodes to label: a few that stand for all, told by their latents alone.
 
-No action is needed for it: how sure a ridge regression is of a step depends on the features of labelled steps alone.
+docs/actions.md compares this rule with others and with chance.
 """
 
 from collections import Counter
@@ -18,11 +18,8 @@ from hlrp.latents.table import LatentTable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-COMPONENTS = 32
-"""Principal components of the features that are looked at."""
-
-STRENGTH = 0.1
-"""Ridge strength, in steps of a mean episode and variances of a standardised feature."""
+MOST_COVERED = 2000
+"""Episodes of a task, evenly chosen, that are to be stood for."""
 
 
 class Suggestion(NamedTuple):
@@ -31,12 +28,13 @@ class Suggestion(NamedTuple):
     Args:
         episode: Its number.
         task: Its task.
-        variance: What would be left of the mean predictive variance once it is labelled too; 1 with no label at all.
+        distance: Mean distance of the task's episodes to the nearest labelled one once it is labelled too, over that
+            to the task's mean.
     """
 
     episode: int
     task: str
-    variance: float
+    distance: float
 
 
 def suggest_episodes(
@@ -45,20 +43,19 @@ def suggest_episodes(
     count: int,
     *,
     labelled: Sequence[int] = (),
-    inputs: Inputs = "vectors",
+    inputs: Inputs = "both",
 ) -> list[Suggestion]:
     """Choose the episodes whose labels would help most, one after another.
 
-    Each choice lowers the mean of x' (X'X + s I)^-1 x over all steps x of all videos the most, X the steps that would
-    be labelled: transductive experimental design (Yu, Bi and Tresp, ICML 2006), which is Bayesian V-optimal design
-    for a ridge regression. Tasks with the fewest labelled episodes come first.
+    Each choice brings the episodes of its task closest to a labelled one: greedy facility location (Nemhauser, Wolsey
+    and Fisher, 1978) on the mean features of an episode. Tasks with the fewest labelled episodes come first.
 
     Args:
         latents: Table of the dataset's latents.
         info: The dataset.
         count: Episodes to choose.
         labelled: Episodes that are labelled already.
-        inputs: Continuous latents, or codes.
+        inputs: What is read of the latents.
 
     Raises:
         UserError: An episode that does not exist, or fewer are left to choose from; or as `check_inputs`.
@@ -66,77 +63,82 @@ def suggest_episodes(
     check_episodes(info, list(labelled))
     latents.check(dataset=info)
     check_inputs(latents, inputs)
-    tasks = read_episodes(info).task
-    grams, steps = _episode_grams(latents, info, inputs)
-    left = [e for e in range(info.episodes) if steps[e] and e not in set(labelled)]
-    if count > len(left):
+    means = _episode_means(latents, info, inputs)
+    left = len(set(means) - set(labelled))
+    if count > left:
         raise UserError(
-            f"{count} episodes cannot be suggested: {len(left)} have latents and no labels yet",
+            f"{count} episodes cannot be suggested: {left} have latents and no labels yet",
             where="--suggest",
-            fix=f"ask for at most {len(left)}",
+            fix=f"ask for at most {left}",
         )
-    return greedy_design(grams, steps, tasks, count, labelled, left)
+    return cover(means, read_episodes(info).task, count, labelled)
 
 
-def greedy_design(
-    grams: "NDArray[np.float64]",
-    steps: "NDArray[np.int64]",
-    tasks: Sequence[str],
-    count: int,
-    labelled: Sequence[int],
-    left: Sequence[int],
+def cover(
+    means: "dict[int, NDArray[np.float32]]", tasks: Sequence[str], count: int, labelled: Sequence[int]
 ) -> list[Suggestion]:
-    """The choice of `suggest_episodes` among the episodes ``left``.
+    """The choice of `suggest_episodes`.
 
     Args:
-        grams: Sums of x x' over each episode's steps, float64 ``[E, P, P]``.
-        steps: Steps of each episode, ``[E]``.
-        tasks: Task of each episode.
+        means: Mean features ``[F]`` of each episode that can be chosen or is labelled.
+        tasks: Task of each episode of the dataset.
         count: Episodes to choose.
-        labelled: Episodes that are labelled already.
-        left: Episodes to choose from.
+        labelled: Episodes that are labelled already; those that have no features count for the balance alone.
     """
-    overall = grams.sum(0) / steps.sum()
-    prior = STRENGTH * steps.sum() / np.count_nonzero(steps) * np.eye(len(overall))
-    nothing = np.trace(np.linalg.solve(prior, overall))
-    known = prior + grams[list(labelled)].sum(0)
     done = Counter(tasks[e] for e in labelled)
-    candidates, chosen = list(left), []
+    regions = {}
+    for task in sorted({tasks[e] for e in means}):
+        mine = [e for e in sorted(means) if tasks[e] == task]
+        regions[task] = _Region(mine, np.stack([means[e] for e in mine]), [e for e in labelled if e in mine])
+    chosen = []
     for _ in range(count):
-        fewest = min(done[tasks[e]] for e in candidates)
-        eligible = [e for e in candidates if done[tasks[e]] == fewest]
-        variances = np.trace(np.linalg.solve(known + grams[eligible], overall), axis1=1, axis2=2)
-        best = eligible[int(variances.argmin())]
-        chosen.append(Suggestion(best, tasks[best], float(variances.min() / nothing)))
-        known = known + grams[best]
-        done[tasks[best]] += 1
-        candidates.remove(best)
+        open_tasks = [task for task, region in regions.items() if region.candidates]
+        fewest = min(done[task] for task in open_tasks)
+        # Of tasks that are even, the one whose episodes lie farthest from what is labelled.
+        task = max((t for t in open_tasks if done[t] == fewest), key=lambda t: regions[t].left)
+        episode = regions[task].take()
+        done[task] += 1
+        chosen.append(Suggestion(episode, task, regions[task].left))
     return chosen
 
 
-def _episode_grams(
-    latents: LatentTable, info: DatasetInfo, inputs: Inputs
-) -> "tuple[NDArray[np.float64], NDArray[np.int64]]":
-    """Sums of x x' over the known steps of each episode on principal components, and how many steps these are."""
+class _Region:
+    """The episodes of one task, and how far each is from the nearest labelled one."""
+
+    def __init__(self, episodes: list[int], means: "NDArray[np.float32]", labelled: Sequence[int]) -> None:
+        self.candidates = [e for e in episodes if e not in labelled]
+        self._row = {episode: row for row, episode in enumerate(episodes)}
+        step = -(-len(means) // MOST_COVERED)
+        covered = means[::step]
+        squares = (means**2).sum(1)[:, None] + (covered**2).sum(1) - 2 * means @ covered.T
+        self._distances = np.sqrt(squares.clip(0))
+        self._unit = float(np.linalg.norm(covered - covered.mean(0), axis=1).mean()) or 1.0
+        rows = [self._row[e] for e in labelled]
+        self._nearest = self._distances[rows].min(0) if rows else np.full(len(covered), self._distances.max())
+
+    @property
+    def left(self) -> float:
+        """Mean distance to the nearest labelled episode, over that to the mean."""
+        return float(self._nearest.mean()) / self._unit
+
+    def take(self) -> int:
+        """Label the candidate that leaves the least distance."""
+        rows = [self._row[e] for e in self.candidates]
+        sums = np.asarray([np.minimum(self._nearest, self._distances[row]).sum() for row in rows])
+        episode = self.candidates.pop(int(sums.argmin()))
+        self._nearest = np.minimum(self._nearest, self._distances[self._row[episode]])
+        return episode
+
+
+def _episode_means(latents: LatentTable, info: DatasetInfo, inputs: Inputs) -> "dict[int, NDArray[np.float32]]":
+    """Mean features of the known steps of each episode that has any."""
     table = read_episodes(info)
     offsets = default_offsets(window_offset(latents.identity.offset_seconds, info.fps))
     features = StepFeatures.of_table(latents, inputs, offsets)
-
-    def rows(episode: int) -> "NDArray[np.float64]":
-        windows = read_transitions(latents, int(table.start[episode]), int(table.end[episode]), inputs)
-        values, share = features.rows(windows)
-        return values[share > 0].astype(np.float64)
-
-    covariance = np.zeros((features.width, features.width))
-    steps = np.zeros(len(table), np.int64)
+    means = {}
     for episode in range(len(table)):
-        values = rows(episode)
-        covariance += values.T @ values
-        steps[episode] = len(values)
-    # Ascending: the last axes are those along which the latents differ most.
-    axes = np.linalg.eigh(covariance)[1][:, -COMPONENTS:]
-    grams = np.zeros((len(table), axes.shape[1], axes.shape[1]))
-    for episode in np.flatnonzero(steps).tolist():
-        turned = rows(episode) @ axes
-        grams[episode] = turned.T @ turned
-    return grams, steps
+        windows = read_transitions(latents, int(table.start[episode]), int(table.end[episode]), inputs)
+        rows, share = features.rows(windows)
+        if share.any():
+            means[episode] = rows[share > 0].mean(0)
+    return means

@@ -30,9 +30,9 @@ class OtherVectors(LatentTable):
         self._values = values
 
     def codes(self, indices: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes of the other table, at one position."""
+        """Zeros: no code says anything; and which windows are valid."""
         codes, valid = self._like.codes(indices)
-        return codes[..., :1], valid
+        return torch.zeros_like(codes[..., :1]), valid
 
     def vectors(self, indices: Any) -> torch.Tensor:
         """float32 ``[B, 1, 1, E]``; 0 where not valid, as in any table."""

@@ -39,7 +39,8 @@ class _ByTask:
             mine = tasks == task
             folds = folds_of(videos.episode[rows[mine]], videos.task, _FOLDS)
             each = [np.asarray([column]) for column in range(targets.shape[1])]
-            fit = fit_ridge(videos.frames[rows[mine]], targets[mine].astype(np.float64), folds, each)
+            every = np.ones(len(folds), bool)
+            fit = fit_ridge(videos.frames[rows[mine]], targets[mine].astype(np.float64), folds, every, each)
             self._weights[task] = fit.weights
 
     def __call__(self, seen: Floats, task: str) -> NDArray[np.float64]:
@@ -76,7 +77,7 @@ class LatentPolicy:
         """Fit both."""
         vectors, valid = all_vectors(table)
         rows = np.flatnonzero(valid)
-        decoder = fit_actions(table, videos.info, labelled, horizon=CHUNK)
+        decoder = fit_actions(table, videos.info, labelled, horizon=CHUNK, inputs="vectors")
         return cls(_ByTask(videos, vectors[rows], rows), decoder)
 
     def chunk(self, seen: Floats, task: str) -> Floats:
