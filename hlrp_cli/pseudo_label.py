@@ -55,7 +55,8 @@ def pseudo_label(
         )
     from hlrp.data import read_dataset
     from hlrp.latents.actions import ActionDecoder
-    from hlrp.latents.pseudo_labels import PseudoLabelRequest, check_pseudo_labels
+    from hlrp.latents.pseudo_label_identity import check_pseudo_labels
+    from hlrp.latents.pseudo_labels import PseudoLabelRequest
     from hlrp.processes import Ranks
     from hlrp.runs.directory import check_writable
 

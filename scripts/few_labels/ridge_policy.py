@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from few_labels.design import EVALUATION_SEEDS, EVALUATION_STEPS, IMAGE_SIZE, TASKS, Cell, Places
 from few_labels.labels import Labels, all_vectors, latents_of, pseudo_labels
 from few_labels.videos import Basis, Floats, Ints, Videos, thumbnails
-from hlrp.latents.action_estimators import fit_ridge, folds_of, predict
+from hlrp.latents.action_estimators import fit_ridge, make_folds, predict
 from hlrp.latents.actions import ActionDecoder, fit_actions
 from hlrp.latents.step_features import Transitions
 from hlrp.latents.table import LatentTable
 from hlrp.sim.metaworld_gym import LightMetaworldEnv
 
 CHUNK = 8
-_FOLDS = 8
 
 
 class Policy(Protocol):
@@ -37,10 +36,9 @@ class _ByTask:
         tasks = np.asarray(videos.task)[videos.episode[rows]]
         for task in videos.tasks:
             mine = tasks == task
-            folds = folds_of(videos.episode[rows[mine]], videos.task, _FOLDS)
+            folds = make_folds(videos.episode[rows[mine]], videos.task)
             each = [np.asarray([column]) for column in range(targets.shape[1])]
-            every = np.ones(len(folds), bool)
-            fit = fit_ridge(videos.frames[rows[mine]], targets[mine].astype(np.float64), folds, every, each)
+            fit = fit_ridge(videos.frames[rows[mine]], targets[mine].astype(np.float64), folds, each)
             self._weights[task] = fit.weights
 
     def __call__(self, seen: Floats, task: str) -> NDArray[np.float64]:

@@ -120,7 +120,7 @@ def test_any_policy_of_lerobot_trains_on_it(
 
 @pytest.mark.slow
 def test_both_trainers_count_actions_by_their_confidence(made: dict[str, Path], labelled: Finished) -> None:
-    flags = ["--dataset-root", made["output"], "--steps", "4", "--batch-size", "4", "--json", "--cache", "ram"]
+    flags = ["--dataset-root", made["output"], "--steps", "4", "--batch-size", "4", "--json"]
     sizes = ["model.chunk_size=6", "model.n_action_steps=4"]
     done = run(made, "parity", "--policy", "hlrp_action_expert_direct", *flags, *sizes)
     assert done.code == 0, done.err

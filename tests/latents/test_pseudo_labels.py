@@ -16,7 +16,8 @@ from hlrp.data import read_dataset, read_episodes
 from hlrp.data.columns import ACTION_CONFIDENCE, ACTION_SOURCE, read_columns
 from hlrp.errors import UserError
 from hlrp.latents.actions import ActionDecoder, fit_actions
-from hlrp.latents.pseudo_labels import PROVENANCE, PseudoLabelRequest, pseudo_label, unfinished
+from hlrp.latents.pseudo_label_identity import PROVENANCE, unfinished
+from hlrp.latents.pseudo_labels import PseudoLabelRequest, pseudo_label
 from hlrp.processes import Ranks
 
 LENGTHS, LABELLED = [40, 30, 40, 20, 40, 36], [0, 2, 4]
