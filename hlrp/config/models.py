@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from hlrp.config.aliases import resolve_policy_aliases
-from hlrp.config.base import FilePath, Settings
+from hlrp.config.base import FilePath, Settings, parse_episodes
 from hlrp.config.trainer_sections import ClassPath
 from hlrp.config.tree import normalise
 
@@ -32,7 +32,12 @@ class PolicyModel(Settings):
     @model_validator(mode="before")
     @classmethod
     def _accept_spellings(cls, value: Any) -> Any:
-        return normalise({"model": value})["model"] if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        spelt: dict[str, Any] = normalise({"model": value})["model"]
+        if "labelled_episodes" in spelt:  # as text too, like `data.episodes`, which it often repeats
+            spelt["labelled_episodes"] = parse_episodes(spelt["labelled_episodes"])
+        return spelt
 
     @model_validator(mode="after")
     def _check_fields(self) -> Self:

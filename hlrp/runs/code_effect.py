@@ -27,7 +27,8 @@ def last_code_effect(rows: Iterable[Mapping[str, Any]], step: int | None = None)
 def code_effect_warning(found: Mapping[str, Any]) -> str | None:
     """A sentence for figures of which codes hardly count."""
     own, permuted = found.get("action_r2"), found.get("action_r2_permuted")
-    if own is None or permuted is None or own - permuted >= NEAR_ZERO:
+    # NaN, of held-out actions that are none, is no finding either.
+    if own is None or permuted is None or not own - permuted < NEAR_ZERO:
         return None
     return (
         f"the actions hardly depend on the codes: R2 on held-out data is {own:.2f} with the policy's own and "

@@ -119,7 +119,6 @@ def test_labels_of_continuous_latents(squares, laq2, table2, tmp_path):
 def test_the_decoder_is_given_labels_first_and_predictions_then(fields, tmp_path):
     labels = {"latent_source": "precomputed"}
     policy = make_policy(NAME, true_latents=0.5, **labels, **fields).train()
-    policy._labels.source = "none"  # the batch is labelled already
     batch = make_batch()
     batch["hlrp.code_mask"][0] = False
     never = make_policy(NAME, **fields)

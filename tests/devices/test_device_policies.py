@@ -66,6 +66,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     (LATENT, {"conditioning": "tokens"}),
     (LATENT, {"conditioning": "suffix"}),
     (VLA, {}),
+    (VLA, {"true_latents": 0.5, "latent_source": "precomputed"}),
 ]
 
 

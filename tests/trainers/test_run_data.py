@@ -45,12 +45,16 @@ def root(toy_root: Path, tmp_path: Path) -> Path:
 
 
 def _spoil_action(root: Path) -> None:
+    _spoil(root, "action", 2)
+
+
+def _spoil(root: Path, name: str, dimension: int) -> None:
     (path,) = sorted((root / "data").glob("*/*.parquet"))
     table = pq.ParquetFile(path).read()
-    rows = table.column("action").to_pylist()
-    rows[28][2] = float("nan")
-    field = table.schema.field("action")
-    at = table.schema.get_field_index("action")
+    rows = table.column(name).to_pylist()
+    rows[28][dimension] = float("nan")
+    field = table.schema.field(name)
+    at = table.schema.get_field_index(name)
     pq.write_table(table.set_column(at, field, pa.array(rows, field.type)), path)
 
 
@@ -244,3 +248,16 @@ def test_numbers_that_a_policy_will_not_see_need_not_be_numbers(root: Path) -> N
                 check(trainer, *more)
         warnings = check(trainer, "model.labelled_episodes=[0]")
         assert len(warnings) == 1 and "statistics of 'action' are not finite" in warnings[0]
+
+
+def test_a_state_that_is_shown_all_the_same_is_checked_everywhere(root: Path) -> None:
+    """Of the second episode the action is NaN and not seen; the state is, and has to be a number."""
+    _spoil_action(root)
+    keys = ["trainer_type=lightning", "model.policy_type=hlrp_action_expert_direct", f"data.root={root}"]
+    shown = [*keys, "trainer.steps=1", "model.labelled_episodes=0", "model.state_of_unlabelled=true"]
+    run = load_config(None, shown).config
+    assert isinstance(run, LightningRun)
+    assert check_data(run, [read_dataset(None, root)]) == []
+    _spoil(root, "observation.state", 0)
+    with pytest.raises(UserError, match=r"'observation\.state' is nan"):
+        check_data(run, [read_dataset(None, root)])

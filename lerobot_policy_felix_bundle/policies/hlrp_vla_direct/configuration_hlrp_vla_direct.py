@@ -66,6 +66,8 @@ class HLRPVLADirectConfig(HLRPPolicyConfig):
             )
         if not 0 <= self.true_latents <= 1:
             raise ValueError(f"true_latents is {self.true_latents}, which is not between 0 and 1")
+        if self.run_steps is not None and self.run_steps < 1:
+            raise ValueError(f"run_steps is {self.run_steps}, it must be positive")
         if self.true_latents and self.latent_source == "none":
             raise ValueError("true_latents needs labels: give latent_table or latent_laq, or leave it out")
 
