@@ -22,6 +22,7 @@ class CodeEffectMeter:
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
         self._samples: list[dict[str, Any]] = []
+        self._common: dict[str, Any] = {}
         self._seen, self._stride = 0, 1
 
     def add(self, policy: Any, batch: Mapping[str, Any]) -> None:
@@ -29,8 +30,13 @@ class CodeEffectMeter:
         if not getattr(policy, "conditioned_on_codes", False):
             return
         count = len(batch["action"])
+        columns = {k: v for k, v in batch.items() if _length(v) == count}
+        self._common = {k: v for k, v in batch.items() if k not in columns}
         first = -self._seen % self._stride
-        self._samples += [_sample(batch, number, count) for number in range(first, count, self._stride)]
+        for number in range(first, count, self._stride):
+            self._samples.append(
+                {k: v[number].cpu() if isinstance(v, Tensor) else v[number] for k, v in columns.items()}
+            )
         self._seen += count
         while len(self._samples) > self._most:
             self._samples, self._stride = self._samples[::2], 2 * self._stride
@@ -41,10 +47,11 @@ class CodeEffectMeter:
         Nothing without samples, nor of weights that are spread over processes: all would have to take part.
         """
         samples, self._samples, self._seen, self._stride = self._samples, [], 0, 1
-        weight = next(policy.parameters())
-        if len(samples) < 2 or type(weight.data).__name__ == "DTensor":
+        names = {type(module).__name__ for module in policy.modules()}
+        if len(samples) < 2 or any(name.startswith(("FSDP", "FullySharded")) for name in names):
             return {}
-        return dict(policy.code_effect(_batch(samples, weight.device)) or {})
+        device = next(policy.parameters()).device
+        return dict(policy.code_effect({**self._common, **_batch(samples, device)}) or {})
 
 
 def tell_length(steps: int, *policies: Any) -> None:
@@ -54,13 +61,9 @@ def tell_length(steps: int, *policies: Any) -> None:
             begin(steps)
 
 
-def _sample(batch: Mapping[str, Any], number: int, count: int) -> dict[str, Any]:
-    """One sample; what a batch has once for all of them is left as it is."""
-    return {
-        key: value[number].detach().cpu() if isinstance(value, Tensor) else value[number]
-        for key, value in batch.items()
-        if isinstance(value, Tensor | list) and len(value) == count
-    }
+def _length(value: Any) -> int | None:
+    """Entries of what may be a column of a batch."""
+    return len(value) if isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 0) else None
 
 
 def _batch(samples: list[dict[str, Any]], device: torch.device) -> dict[str, Any]:

@@ -6,8 +6,11 @@ from typing import Any
 FIGURES = ("code_effect", "code_shift", "action_r2", "action_r2_permuted")
 
 NEAR_ZERO = 0.05
-"""Loss of R2 by other samples' codes below which codes hardly count: it is known to a few hundredths only, and policies
-that act on their codes lose ten times as much."""
+"""Loss of R2 by other samples' codes below which codes hardly count.
+
+On the demo's tasks experts that see the whole observation beside their codes lost 0.00 and 0.02, one that sees codes
+and state alone lost 0.87; from about a hundred samples the difference is known to a few hundredths.
+"""
 
 
 def last_code_effect(rows: Iterable[Mapping[str, Any]], step: int | None = None) -> dict[str, Any] | None:

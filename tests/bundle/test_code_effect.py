@@ -180,7 +180,10 @@ def test_the_meter_takes_samples_evenly_from_batches_of_any_number():
         )
     assert meter.measure(policy) == {"code_effect": 1.0}
     assert seen[0]["action"].flatten().tolist() == [0, 4, 8, 12, 16, 20]
-    assert seen[0]["task"] == ["t0", "t4", "t8", "t12", "t16", "t20"] and "stamp" not in seen[0]
+    assert seen[0]["task"] == ["t0", "t4", "t8", "t12", "t16", "t20"] and seen[0]["stamp"] == "once"
+    # Weights that are spread over processes, which would all have to take part; and no policy that acts on codes.
+    meter.add(policy, {"action": torch.zeros(4, 1), "scalar": torch.tensor(1)})
+    assert meter.measure(type("FSDPPolicy", (Policy,), {})(1, 1)) == {}
     meter.add(torch.nn.Linear(1, 1), {"action": torch.zeros(4, 1)})
     assert meter.measure(policy) == {}, "each measurement begins anew"
 

@@ -161,7 +161,7 @@ class HLRPPolicy(PreTrainedPolicy):
         The policy's mode and the global random numbers stay as they are.
 
         Args:
-            batch: Preprocessed and held out, at least 2 samples; labels in it are not read.
+            batch: Preprocessed and held out, at least 2 samples; labels do not count.
             seed: Of the noise, and of who is given whose codes.
 
         Returns:
@@ -169,6 +169,7 @@ class HLRPPolicy(PreTrainedPolicy):
         """
         if not self.conditioned_on_codes:
             return None
+        batch = self._labels.label(batch)  # makes of the frames of a label's window the observation
         actions = chunk_of(batch, self.config.chunk_size)
         padded = batch.get("action_is_pad")
         there = actions.isfinite().all(-1) if padded is None else actions.isfinite().all(-1) & ~padded
