@@ -27,8 +27,9 @@ import sys
 import time
 from pathlib import Path
 
-# Cells are small: threads of the linear algebra only disturb each other.
+# Cells are small, and several processes share a machine: threads of linear algebra and of Mesa's renderer are in the way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("LP_NUM_THREADS", "0")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from few_labels.design import (

@@ -101,9 +101,11 @@ def pseudo_labels(table: LatentTable, videos: Videos, labelled: list[int]) -> La
 
 
 def mean_r2(predicted: Floats, true: Floats) -> float:
-    """Mean over the dimensions that vary of 1 minus the error's share of the variance."""
+    """Mean over the dimensions that vary of 1 minus the error's share of the variance; 0 if none does."""
     variance = true.var(0)
     kept = variance > 1e-6
+    if not kept.any():
+        return 0.0
     return float((1 - ((predicted - true) ** 2).mean(0)[kept] / variance[kept]).mean())
 
 

@@ -19,6 +19,7 @@ COMPONENTS = 120
 _SHRINK = 2
 _SAMPLE = 1500
 _BLOCK = 1024
+_CONSTANT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ def _basis(pictures: Floats) -> Basis:
     centred = pictures - mean
     # Of fewer pictures than pixels the smaller matrix has the same components.
     values, vectors = np.linalg.eigh(centred @ centred.T / len(centred))
-    kept = slice(-1, -min(COMPONENTS, len(values) - 1) - 1, -1)
+    varying = int((values > _CONSTANT * values[-1]).sum())
+    kept = slice(-1, -min(COMPONENTS, varying) - 1, -1)
     spread = np.sqrt(values[kept])
     axes = centred.T @ vectors[:, kept] / (spread * np.sqrt(len(centred)))
     return Basis(mean, np.ascontiguousarray(axes / spread, np.float32))

@@ -13,7 +13,7 @@ from make_labels import make_quantizer, make_table
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "latents"))
 import study_few_labels
-from action_toys import planted, spoil_column
+from action_toys import label, planted, spoil_column
 from few_labels import records, report
 from few_labels.design import EVALUATION_SEEDS, SUGGESTED, TASKS, Cell, Places, cells, draw, fingerprint
 from few_labels.inputs import shuffle_table
@@ -106,18 +106,21 @@ def test_other_vectors_are_those_of_the_same_windows(places: Places, videos: Vid
 
 
 def test_pseudo_labels_are_recorded_where_labelled_and_decoded_elsewhere(tmp_path: Path) -> None:
-    info, table, mapping = planted(tmp_path, tasks=("reach", "push"))
+    info, table, _ = planted(tmp_path, tasks=("reach", "push"))
     videos = videos_of(info, table)
     labels = pseudo_labels(table, videos, [0, 1])
     true = videos.actions(list(range(6)))
     np.testing.assert_array_equal(labels.actions[:80], true[:80])
     inside = np.arange(84, 116)
-    np.testing.assert_allclose(labels.actions[inside], true[inside], atol=0.1)
+    assert ((labels.actions[inside] - true[inside]) ** 2).mean() < 0.02 * true[inside].var()
     assert labels.trust > 0.8 and labels.unlabelled_r2 > 0.8
     # On latents that say nothing neither score is good.
     noise = np.random.default_rng(1).normal(size=videos.frames.shape).astype(np.float32)
     spoiled = pseudo_labels(OtherVectors(table, noise), videos, [0, 1])
     assert spoiled.trust < 0.2 and spoiled.unlabelled_r2 < 0.2
+
+
+ARMS_WITH_K = ("actions", "pseudo_laq", "pseudo_pixels", "latent")
 
 
 def test_no_action_of_an_unlabelled_episode_reaches_a_policy(tmp_path: Path) -> None:
@@ -127,17 +130,15 @@ def test_no_action_of_an_unlabelled_episode_reaches_a_policy(tmp_path: Path) -> 
         if name == "hidden":
             spoil_column(info, "action", [0, 1])
             info = read_dataset(None, info.root)
-        videos = videos_of(info, table)
         place = Places(tmp_path / name)
-        table.folder.rename(place.latents)
+        vectors = table.vectors(np.arange(info.frames)).flatten(1).numpy()
+        table = label(info, place.latents, np.split(vectors, info.episodes))
+        videos = videos_of(info, table)
         made = [make_policy(Cell("ridge", arm, 1, 0), videos, place, [0, 1])[0] for arm in ARMS_WITH_K]
         given.append([policy.chunk(videos.frames[100:101], "reach") for policy in made])
     for whole, hidden in zip(*given, strict=True):
         assert np.isfinite(hidden).all() and hidden.shape == (CHUNK, 3)
         np.testing.assert_array_equal(whole, hidden)
-
-
-ARMS_WITH_K = ("actions", "pseudo_laq", "pseudo_pixels", "latent")
 
 
 def test_a_direct_policy_gives_the_chunk_from_the_frame_on(tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def test_the_report_pairs_draws_and_says_what_is_there(tmp_path: Path) -> None:
     rows += outcome_rows(Cell("ridge", "latent_shuffled", 2, 0), 1)[:-1]
     report.write_report(rows, tmp_path)
     lines = (tmp_path / "few_labels_table.md").read_text().splitlines()
-    assert "| actions only | 50% (50% to 50%), 6 |" in [line.replace("30% to 70%", "50% to 50%") for line in lines]
+    assert any(line.startswith("| actions only | 50% (") and line.endswith("), 6 |") for line in lines)
     assert "| pseudo-labels from LAQ | 100% (100% to 100%), 6 |" in lines
     gain = next(line for line in lines if line.startswith("| pseudo-labels from LAQ minus actions only"))
     assert "+50%" in gain and "6 of 6 draws, p = 0.031" in gain
