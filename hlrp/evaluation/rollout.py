@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.compat import evaluation_without_bars
+from hlrp.evaluation.frames import FramesOnDemand
 from hlrp.evaluation.policy import LoadedPolicy, without_prints
 from hlrp.evaluation.request import Episode, Listener, TaskResult
 
@@ -108,7 +109,7 @@ def run_task(
     """Evaluate ``episodes`` episodes, the i-th reset with ``seed + i``, and return their outcomes.
 
     Torch's, NumPy's and Python's random numbers start from ``seed``, so a task's result does not depend on which tasks
-    ran before. Observations are not kept.
+    ran before. Observations are not kept, and frames that the policy will not read are not drawn, where that is known.
     """
     import torch
     from lerobot.scripts.lerobot_eval import rollout
@@ -119,6 +120,7 @@ def run_task(
     result = TaskResult(task, [])
     listener.started(task, episodes)
     device = torch.device(loaded.config.device)
+    env = FramesOnDemand(vec, loaded.policy)
     amp = torch.autocast(device_type=device.type) if loaded.config.use_amp else contextlib.nullcontext()
 
     def after_step(env: Any) -> None:
@@ -132,7 +134,7 @@ def run_task(
             count = min(vec.num_envs, episodes - first)
             film.begin(count)
             data = rollout(
-                vec,
+                env,
                 loaded.policy,
                 *env_processors,
                 loaded.preprocessor,

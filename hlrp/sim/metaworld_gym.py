@@ -55,9 +55,12 @@ class _Frames:
         self._size = size
         self._camera_name = camera_name
         self._renderer: mujoco.Renderer | None = None
+        self.black = False
 
     def render(self, _render_mode: str) -> np.ndarray:
-        """Frame [S, S, 3] uint8 of the current state."""
+        """Frame [S, S, 3] uint8 of the current state; zeros, at no cost, while `black` is set."""
+        if self.black:
+            return np.zeros((self._size, self._size, 3), np.uint8)
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self._model, self._size, self._size, max_geom=1000)
             _close_envs_at_exit()
@@ -80,6 +83,8 @@ class LightMetaworldEnv(MetaworldEnv):
     Differences from the parent: the frame is rendered at ``image_size``; `step` does not reset on success, so the last
     observation and frame of an episode are its own; `truncated` is set after ``episode_length`` steps.
     """
+
+    metadata = {**MetaworldEnv.metadata, "frames_on_demand": True}  # noqa: RUF012
 
     _env: Any
 
@@ -108,6 +113,8 @@ class LightMetaworldEnv(MetaworldEnv):
         self._max_episode_steps = episode_length
         self._shadows, self._multisampling = shadows, multisampling
         self._elapsed = 0
+        self._over = False
+        self._drawing = True
         self._frame: np.ndarray | None = None
         self.raw_observation: np.ndarray | None = None
         """Meta-World's own observation [39] float64 of the current state, which scripted experts act on."""
@@ -147,18 +154,28 @@ class LightMetaworldEnv(MetaworldEnv):
             # Meta-World moves goal markers after its last forward pass, so the first frame would show the marker of an
             # earlier draw. Positions only: the dynamics stay bit for bit those of LeRobot's environment.
             mujoco.mj_kinematics(self._env.model, self._env.data)
-        observation = super()._format_raw_obs(raw_obs)
         self.raw_observation = np.array(raw_obs)
-        self._frame = observation["pixels"]
+        frames: _Frames = self._env.mujoco_renderer
+        frames.black = not (self._drawing or self._elapsed == 0 or self._over)
+        observation = super()._format_raw_obs(raw_obs)
+        self._frame = None if frames.black else observation["pixels"]
+        frames.black = False
         return observation
+
+    def draw_frames(self, wanted: bool) -> None:
+        """Draw the frames of the next steps, or leave them black; an episode's first and last are always drawn."""
+        self._drawing = wanted
 
     def render(self) -> np.ndarray:
         """Frame [S, S, 3] uint8 of the current state; the one of the last observation, not drawn twice."""
-        return super().render() if self._frame is None else self._frame.copy()
+        if self._frame is None:
+            self._frame = super().render().copy()
+        return self._frame.copy()
 
     def reset(self, seed: int | None = None, **kwargs: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Start an episode. With a seed, the first state depends on that seed alone."""
         self._elapsed = 0
+        self._over = False
         return super().reset(seed=seed, **kwargs)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
@@ -175,8 +192,9 @@ class LightMetaworldEnv(MetaworldEnv):
         is_success = bool(info.get("success", 0))
         terminated = bool(done) or is_success
         truncated = bool(truncated) or self._elapsed >= self._max_episode_steps
+        self._over = terminated or truncated
         info.update(task=self.task, done=bool(done), is_success=is_success)
-        if terminated or truncated:
+        if self._over:
             info["final_info"] = {"task": self.task, "done": bool(done), "is_success": is_success}
         return self._format_raw_obs(raw_obs), float(reward), terminated, truncated, info
 

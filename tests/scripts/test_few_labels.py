@@ -1,131 +1,235 @@
-"""The study of few action labels: what it draws, deals out and counts, and that it goes on where it was cut off."""
+"""The study of few action labels: what it draws, learns from, counts, and that it goes on where it was cut off."""
 
-import argparse
-import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from make_dataset import make_dataset
-from make_labels import make_quantizer
+from make_labels import make_quantizer, make_table
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import few_labels_report
+sys.path.insert(0, str(Path(__file__).parents[1] / "latents"))
 import study_few_labels
+from action_toys import label, planted, spoil_column
+from few_labels import records, report
+from few_labels.design import EVALUATION_SEEDS, SUGGESTED, TASKS, Cell, Places, cells, draw, fingerprint
+from few_labels.inputs import shuffle_table
+from few_labels.labels import OtherVectors, latents_of, pseudo_labels
+from few_labels.ridge_policy import CHUNK, DirectPolicy, make_policy
+from few_labels.videos import Basis, Videos, read_videos
 
-from hlrp.data import read_dataset, read_episodes
+from hlrp.data import DatasetInfo, read_dataset, read_episodes
 from hlrp.latents.table import LatentTable
-from hlrp.runs import RunDirectory
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """8 episodes of two tasks in turn."""
-    tasks = ("push the square", "pull it")
-    return make_dataset(tmp_path_factory.mktemp("few") / "squares", episodes=8, length=16, size=96, tasks=tasks)
+def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+    """8 episodes of two tasks in turn, and their labels."""
+    root = tmp_path_factory.mktemp("few")
+    made = Places(root)
+    make_dataset(made.data, episodes=8, length=16, size=48, tasks=("push the square", "pull it"))
+    make_table(made.data, make_quantizer(made.laq), made.latents, vectors=True)
+    return made
 
 
 @pytest.fixture(scope="module")
-def args(root: Path, tmp_path_factory: pytest.TempPathFactory) -> argparse.Namespace:
-    folder = tmp_path_factory.mktemp("study")
-    laq = make_quantizer(folder / "laq")
-    named = {"dataset_root": root, "laq": laq, "output": folder / "out", "backbone": "tiny", "device": "cpu"}
-    (folder / "out").mkdir()
-    return argparse.Namespace(**named, k=[1, 2], seeds=[0], steps=4, batch_size=4, episodes=0)
+def videos(places: Places) -> Videos:
+    return read_videos(places.data, 2, places.root / "components.npz")
 
 
-def test_labelled_episodes_are_nested_and_of_every_task(root: Path) -> None:
-    task = read_episodes(read_dataset(None, root)).task
+def videos_of(info: DatasetInfo, table: LatentTable) -> Videos:
+    """Videos whose frames show what the latents say."""
+    episodes = read_episodes(info)
+    seen = table.vectors(np.arange(info.frames)).flatten(1).numpy()
+    basis = Basis(np.zeros(seen.shape[1], np.float32), np.eye(seen.shape[1], dtype=np.float32))
+    number = episodes.episode_of(np.arange(info.frames))
+    return Videos(info, number, episodes.start, episodes.end, episodes.task, basis, seen, seen, 2)
+
+
+def test_labelled_episodes_are_nested_and_of_every_task(places: Places) -> None:
+    info = read_dataset(None, places.data)
+    task = read_episodes(info).task
     for seed in range(5):
-        drawn = [set(study_few_labels.labelled_episodes(root, k, seed)) for k in (1, 2, 4)]
+        drawn = [set(draw(info, k, seed)) for k in (1, 2, 4)]
         assert drawn[0] < drawn[1] < drawn[2] == set(range(8))
         assert [sorted(task[e] for e in group) for group in drawn[:2]] == [
             sorted(["push the square", "pull it"] * k) for k in (1, 2)
         ]
-    assert len({tuple(study_few_labels.labelled_episodes(root, 1, seed)) for seed in range(8)}) > 1
+    assert len({tuple(draw(info, 1, seed)) for seed in range(8)}) > 1
 
 
-def test_shuffled_codes_are_the_same_codes_at_other_frames(args: argparse.Namespace) -> None:
-    made = study_few_labels.shared_table("random", args, 0)
-    study_few_labels.shuffle_table(made, args.output / "dealt", seed=1)
-    plain, shuffled = LatentTable.open(made), LatentTable.open(args.output / "dealt")
+def test_components_tell_frames_and_reach_a_policy_as_they_are_read(videos: Videos, places: Places) -> None:
+    """What is projected while a policy acts is what it was fitted on."""
+    from few_labels.videos import thumbnails
+
+    from hlrp.data import FrameStore
+
+    store = FrameStore(read_episodes(videos.info), videos.info.cameras[0])
+    store.prepare()
+    rows = np.array([0, 17, 90])
+    np.testing.assert_allclose(videos.basis.project(thumbnails(store.read(rows))), videos.frames[rows], atol=1e-3)
+    assert videos.frames[:, 0].std() == pytest.approx(1, abs=0.05)
+    # The frame after the last of an episode is its last.
+    assert videos.later(np.array([14, 15, 16]), 3).tolist() == [15, 15, 19]
+    assert videos.later(np.array([17]), -3).tolist() == [16]
+
+
+def test_shuffled_latents_are_the_same_at_other_frames(places: Places, videos: Videos) -> None:
+    shuffle_table(places.latents, places.shuffled_latents, seed=1)
+    plain, shuffled = LatentTable.open(places.latents), LatentTable.open(places.shuffled_latents)
     index = torch.arange(128)
     (codes, valid), (moved, still_valid) = plain.codes(index), shuffled.codes(index)
     assert torch.equal(valid, still_valid) and not valid.all()
     rows = valid.all(1)
     assert not torch.equal(codes[rows], moved[rows])
     assert sorted(map(str, codes[rows].tolist())) == sorted(map(str, moved[rows].tolist()))
-    trained = LatentTable.open(study_few_labels.shared_table("laq", args, 0))
-    assert trained.identity.laq_sha256 != plain.identity.laq_sha256
-    assert len(codes[rows].unique()) > 1
+    # Codes and vectors of a frame stay together.
+    by_vector = {str(v.tolist()): c.tolist() for v, c in zip(plain.vectors(index), codes, strict=True)}
+    assert all(by_vector[str(v.tolist())] == c.tolist() for v, c in zip(shuffled.vectors(index), moved, strict=True))
+    dealt = latents_of("shuffled", videos, places, seed=0).vectors(index[rows]).flatten(1)
+    assert sorted(map(str, dealt.tolist())) == sorted(map(str, plain.vectors(index[rows]).flatten(1).tolist()))
+    assert not torch.equal(dealt, plain.vectors(index[rows]).flatten(1))
 
 
-def test_a_cell_learns_from_both_halves_and_goes_on_where_it_was_cut_off(args: argparse.Namespace) -> None:
-    cell = few_labels_report.Cell("laq", 1, 0)
-    run = RunDirectory.open(study_few_labels.train(cell, args))
-    rows = [row for row in run.metrics() if "action_labelled" in row]
-    assert 0.2 < np.mean([row["action_labelled"] for row in rows]) < 0.8, "half of the frames have actions"
-    config = json.loads((run.path / "checkpoints/000004/pretrained_model/config.json").read_text())
-    assert config["labelled_episodes"] == study_few_labels.labelled_episodes(args.dataset_root, 1, 0)
-    weights = run.path / "checkpoints/000004/pretrained_model/model.safetensors"
-    whole, before = weights.read_bytes(), weights.stat().st_mtime_ns
-    study_few_labels.train(cell, args)
-    assert weights.stat().st_mtime_ns == before, "a finished cell was trained again"
-
-    # As after a kill at step 2: a checkpoint of that step, and a run that is not finished.
-    args.output = args.output.with_name("again")
-    args.output.mkdir()
-    args.steps = 2
-    cut = RunDirectory.open(study_few_labels.train(cell, args))
-    args.steps = 4
-    for name in ("config.yaml", "run.json"):
-        text = (cut.path / name).read_text().replace("steps: 2", "steps: 4").replace('"finished"', '"running"')
-        (cut.path / name).write_text(text)
-    study_few_labels.train(cell, args)
-    assert RunDirectory.open(cut.path).manifest.resumed[0].step == 2
-    assert len(whole) == (cut.path / "checkpoints/000004/pretrained_model/model.safetensors").stat().st_size
+def test_other_vectors_are_those_of_the_same_windows(places: Places, videos: Videos) -> None:
+    table = LatentTable.open(places.latents)
+    pairs = latents_of("frames", videos, places, seed=0)
+    assert isinstance(pairs, OtherVectors)
+    rows = np.array([3, 15, 40])
+    valid = table.codes(rows)[1][:, 0]
+    assert valid.tolist() == [True, False, True]
+    expected = np.concatenate([videos.frames[rows], videos.frames[[5, 15, 42]]], axis=1)
+    np.testing.assert_array_equal(pairs.vectors(rows)[:, 0, 0].numpy(), expected * valid.numpy()[:, None])
 
 
-def test_intervals_and_table(tmp_path: Path) -> None:
-    """Known outcomes: no spread gives a point, more seeds a narrower interval, pairs are taken seed by seed."""
+def test_pseudo_labels_are_recorded_where_labelled_and_decoded_elsewhere(tmp_path: Path) -> None:
+    info, table, _ = planted(tmp_path, tasks=("reach", "push"))
+    videos = videos_of(info, table)
+    labels = pseudo_labels(table, videos, [0, 1])
+    true = videos.actions(list(range(6)))
+    np.testing.assert_array_equal(labels.actions[:80], true[:80])
+    inside = np.arange(84, 116)
+    assert ((labels.actions[inside] - true[inside]) ** 2).mean() < 0.02 * true[inside].var()
+    assert labels.trust > 0.8 and labels.unlabelled_r2 > 0.8
+    # On latents that say nothing neither score is good.
+    noise = np.random.default_rng(1).normal(size=videos.frames.shape).astype(np.float32)
+    spoiled = pseudo_labels(OtherVectors(table, noise), videos, [0, 1])
+    assert spoiled.trust < 0.2 and spoiled.unlabelled_r2 < 0.2
+
+
+ARMS_WITH_K = ("actions", "pseudo_laq", "pseudo_pixels", "latent")
+
+
+def test_no_action_of_an_unlabelled_episode_reaches_a_policy(tmp_path: Path) -> None:
+    given = []
+    for name in ("whole", "hidden"):
+        info, table, _ = planted(tmp_path / name, tasks=("reach", "push"))
+        if name == "hidden":
+            spoil_column(info, "action", [0, 1])
+            info = read_dataset(None, info.root)
+        place = Places(tmp_path / name)
+        vectors = table.vectors(np.arange(info.frames)).flatten(1).numpy()
+        table = label(info, place.latents, np.split(vectors, info.episodes))
+        videos = videos_of(info, table)
+        made = [make_policy(Cell("ridge", arm, 1, 0), videos, place, [0, 1])[0] for arm in ARMS_WITH_K]
+        given.append([policy.chunk(videos.frames[100:101], "reach") for policy in made])
+    for whole, hidden in zip(*given, strict=True):
+        assert np.isfinite(hidden).all() and hidden.shape == (CHUNK, 3)
+        np.testing.assert_array_equal(whole, hidden)
+
+
+def test_a_direct_policy_gives_the_chunk_from_the_frame_on(tmp_path: Path) -> None:
+    """The frame tells its own action alone: the first of the chunk is right, the others are the mean."""
+    info, table, mapping = planted(tmp_path, episodes=12)
+    videos = videos_of(info, table)
+    policy = DirectPolicy.fit(videos, videos.actions(list(range(12))), list(range(12)))
+    rows = np.arange(400, 430)
+    chunks = np.stack([policy.chunk(videos.frames[i : i + 1], "reach") for i in rows])
+    np.testing.assert_allclose(chunks[:, 0], videos.frames[rows] @ mapping, atol=0.2)
+    assert np.abs(chunks[:, 1:]).mean() < 0.25 * np.abs(chunks[:, 0]).mean()
+
+
+def outcome_rows(cell: Cell, success: object, trust: float = 0.5) -> list[records.Row]:
+    """A cell's rows; ``success`` is one number or [T, E]."""
+    values = np.broadcast_to(np.asarray(success), (len(TASKS), len(EVALUATION_SEEDS)))
+    outcomes = {(t, s): bool(values[i, j]) for i, t in enumerate(TASKS) for j, s in enumerate(EVALUATION_SEEDS)}
+    return study_few_labels.rows_of(cell, outcomes, f"{trust:.3f}", "0.4", 12.3)
+
+
+def test_a_cell_is_done_when_its_rows_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    path = tmp_path / "rows.csv"
+    first, second = Cell("ridge", "actions", 2, 0), Cell("ridge", "pseudo_laq", 2, 0)
+    records.append(path, outcome_rows(first, 1))
+    records.append(path, outcome_rows(second, 0))
+    records.append(path, outcome_rows(second, 1))
+    rows = records.read_rows(path)
+    assert len(rows) == 2 * len(TASKS) * len(EVALUATION_SEEDS), "a cell that is done again replaces its rows"
+    assert all(row.success == 1 for row in rows) and records.done_cells(rows) == {first, second}
+    # Rows of a study with other settings are kept, and count for nothing.
+    old = [replace(row, study="other", seed=3) for row in outcome_rows(first, 1)]
+    records.append(path, old)
+    assert records.done_cells(records.read_rows(path)) == {first, second}
+    assert fingerprint("ridge") != fingerprint("neural")
+    command = ["study", "--output", str(tmp_path / "out"), "--csv", str(path), "--arms", "actions", "pseudo_laq"]
+    monkeypatch.setattr(sys, "argv", [*command, "--seeds", "0"])
+    study_few_labels.main()
+    assert "all of these cells are done" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists(), "nothing is recorded for a study that is done"
+
+
+def test_cells_come_seed_by_seed_and_once() -> None:
+    planned = cells("ridge", ["actions", "all"], [1, 2], [4, 5])
+    assert planned[0] == Cell("ridge", "actions", 1, 4)
+    assert planned.count(Cell("ridge", "all", 0, 0)) == 1 and len(planned) == 5
+    assert len(cells("neural", ["actions", "all"], [2], [4, 5])) == 4
+
+
+def test_intervals_and_tests_of_known_outcomes() -> None:
     rng = np.random.default_rng(0)
     sure, coin = np.ones((2, 2, 10)), (rng.random((2, 2, 10)) < 0.5).astype(float)
-    assert few_labels_report.bootstrap(sure) == (1.0, 1.0)
-    low, high = few_labels_report.bootstrap(coin)
-    assert low < coin.mean() < high and 0.2 < high - low < 0.6
-    many = (rng.random((20, 2, 50)) < 0.5).astype(float)
-    narrow = few_labels_report.bootstrap(many)
-    assert narrow[1] - narrow[0] < 0.1 < high - low
-    assert few_labels_report.bootstrap(coin - coin) == (0.0, 0.0)
-    found = {("laq", 2): sure, ("action", 2): coin, ("oracle", 0): sure, ("floor", 0): 0 * coin}
-    lines = few_labels_report.table(found, [2, 5]).splitlines()
-    assert "| trained quantizer | 100.0% (100% to 100%) |  |" in lines
-    assert any(line.startswith(f"| trained quantizer minus actions only | {1 - coin.mean():+.1%}") for line in lines)
-    few_labels_report.plot(found, [2, 5], tmp_path / "plot.svg")
-    assert (tmp_path / "plot.svg").read_text().count("<path") > 10
+    assert report.bootstrap(sure) == (1.0, 1.0)
+    low, high = report.bootstrap(coin)
+    assert low < coin.mean() < high and 0.2 < high - low < 0.7
+    narrow = report.bootstrap((rng.random((20, 2, 50)) < 0.5).astype(float))
+    assert narrow[1] - narrow[0] < 0.2 < high - low
+    # Draws that differ widen the interval, however many episodes each has.
+    differing = np.repeat([0.0, 1.0], 200).reshape(2, 2, 100)
+    assert report.bootstrap(differing) == (0.0, 1.0)
+    assert report.sign_test(np.array([0.1] * 9 + [-0.1, 0.0])) == (9, 1, pytest.approx(22 / 1024))
+    assert report.sign_test(np.zeros(3)) == (0, 0, 1.0)
+    rho, p = report.rank_correlation(np.array([1.0, 2, 3, 4, 5, 6]), np.array([2.0, 3, 5, 7, 11, 13]))
+    assert rho == pytest.approx(1) and p == pytest.approx(2 / 720, abs=0.002)
+    assert report.rank_correlation(np.array([1.0, 2, 2, 3]), np.array([1.0, 3, 2, 4]))[0] == pytest.approx(
+        0.9487, abs=1e-4
+    )
 
 
-def test_outcomes_are_in_the_order_of_tasks_and_seeds(tmp_path: Path) -> None:
-    episodes = [{"task": t, "seed": s, "success": t == "b" and s == 2} for s in (2, 1) for t in ("b", "a")]
-    (tmp_path / "eval").mkdir()
-    (tmp_path / "eval/results.json").write_text(json.dumps({"episodes": episodes}))
-    found = few_labels_report.read_outcomes(tmp_path)
-    assert found is not None and found.tolist() == [[0, 0], [0, 1]]
-    assert few_labels_report.read_outcomes(tmp_path / "eval") is None
-    tmp_path.joinpath("eval").rename(tmp_path / "moved")
-    (tmp_path / "laq_k2_s7").mkdir()
-    (tmp_path / "moved").rename(tmp_path / "laq_k2_s7" / "eval")
-    planned = few_labels_report.cells([2], [7], ["laq", "action"])
-    few_labels_report.write_csv(tmp_path, planned, tmp_path / "rows.csv")
-    lines = (tmp_path / "rows.csv").read_text().splitlines()
-    assert len(lines) == 5 and lines[-1] == "laq,2,7,b,2,1", "the cell that is not evaluated leaves no rows"
-    assert few_labels_report.gather(tmp_path, planned).keys() == {("laq", 2)}
-
-
-def test_cells_of_another_study_are_not_mixed_in(args: argparse.Namespace) -> None:
-    study_few_labels.same_study(args)
-    study_few_labels.same_study(args)
-    with pytest.raises(SystemExit, match="steps 4, now 5"):
-        study_few_labels.same_study(argparse.Namespace(**{**vars(args), "steps": 5}))
+def test_the_report_pairs_draws_and_says_what_is_there(tmp_path: Path) -> None:
+    rows: list[records.Row] = []
+    half = np.arange(len(EVALUATION_SEEDS)) % 2
+    for seed in range(6):
+        rows += outcome_rows(Cell("ridge", "actions", 2, seed), half)
+        rows += outcome_rows(Cell("ridge", "pseudo_laq", 2, seed), 1, trust=0.4 + 0.1 * seed)
+    rows += outcome_rows(Cell("ridge", "pseudo_random", 2, 5), 0)
+    rows += outcome_rows(Cell("ridge", "actions", 2, SUGGESTED), 1)
+    rows += outcome_rows(Cell("ridge", "all", 0, 0), 1)
+    rows += [replace(row, study="other") for row in outcome_rows(Cell("ridge", "latent", 2, 0), 1)]
+    rows += outcome_rows(Cell("ridge", "latent_shuffled", 2, 0), 1)[:-1]
+    report.write_report(rows, tmp_path)
+    lines = (tmp_path / "few_labels_table.md").read_text().splitlines()
+    assert any(line.startswith("| actions only | 50% (") and line.endswith("), 6 |") for line in lines)
+    assert "| pseudo-labels from LAQ | 100% (100% to 100%), 6 |" in lines
+    gain = next(line for line in lines if line.startswith("| pseudo-labels from LAQ minus actions only"))
+    assert "+50%" in gain and "6 of 6 draws, p = 0.031" in gain
+    assert any(line.startswith("| **pseudo-labels from LAQ minus") and "+100%" in line for line in lines)
+    assert not any("latents predicted" in line or "shuffled" in line for line in lines), (
+        "other studies, unfinished cells"
+    )
+    assert any(
+        "suggested episodes 100%; of 6 draws the mean is 50%, 6 are worse and 0 better" in line for line in lines
+    )
+    assert (tmp_path / "few_labels_ridge.svg").read_text().count("<path") > 10
+    assert not (tmp_path / "few_labels_neural.svg").exists()

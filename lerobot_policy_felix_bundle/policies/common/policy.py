@@ -64,7 +64,7 @@ class HLRPPolicy(PreTrainedPolicy):
         config.validate_features()
         resolve_meaning(config, dataset_meta)
         self._labels = LatentLabelsStep.of(config)
-        self._queue: deque[Tensor] = deque(maxlen=config.n_action_steps)
+        self._action_queue: deque[Tensor] = deque(maxlen=config.n_action_steps)
         self.build(backbone_folder)
 
     @abstractmethod
@@ -102,7 +102,7 @@ class HLRPPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         """Forget the actions that are left; called when an episode begins."""
-        self._queue.clear()
+        self._action_queue.clear()
 
     def forward(self, batch: dict[str, Any], reduction: str = "mean", **given: Any) -> tuple[Tensor, Figures]:
         """The training loss.
@@ -145,10 +145,14 @@ class HLRPPolicy(PreTrainedPolicy):
     def select_action(self, batch: dict[str, Any], **given: Any) -> Tensor:
         """The next action ``[B, A]``, normalised; every `n_action_steps` calls a chunk is predicted."""
         self.eval()
-        if not self._queue:
+        if not self._action_queue:
             actions = self.predict_action_chunk(batch, **given)
-            self._queue.extend(actions.transpose(0, 1)[: self.config.n_action_steps])
-        return self._queue.popleft()
+            self._action_queue.extend(actions.transpose(0, 1)[: self.config.n_action_steps])
+        return self._action_queue.popleft()
+
+    def action_term(self, losses: Tensor, mask: Tensor, batch: Mapping[str, Any], weight: float = 1.0) -> Term:
+        """The term of the actions' losses ``[B, chunk_size, A]``, counted by confidence where the dataset has any."""
+        return Term(losses, mask, weight, confidence=batch.get(ACTION_WEIGHT))
 
     @torch.no_grad()
     def code_effect(self, batch: Mapping[str, Any], *, seed: int = 0) -> Figures | None:
@@ -181,10 +185,6 @@ class HLRPPolicy(PreTrainedPolicy):
             return measure_effect(view, actions, there, self.config.n_action_steps, order)
         finally:
             self.train(training)
-
-    def action_term(self, losses: Tensor, mask: Tensor, batch: Mapping[str, Any], weight: float = 1.0) -> Term:
-        """The term of the actions' losses ``[B, chunk_size, A]``, counted by confidence where the dataset has any."""
-        return Term(losses, mask, weight, confidence=batch.get(ACTION_WEIGHT))
 
     def action_mask(self, batch: Mapping[str, Any]) -> Tensor:
         """Which actions of the chunks are trained on, bool ``[B, chunk_size]``."""
