@@ -1,3 +1,3 @@
 """hlrp: from robot video to a policy that acts, on LeRobot and Lightning."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
