@@ -1,5 +1,6 @@
 """Writing files so that a kill at any moment leaves the old content or the new one, never half of it."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -22,6 +23,12 @@ def _fsync(path: Path) -> None:
 def fsync_folder(folder: Path) -> None:
     """Make a rename inside ``folder`` survive a power cut."""
     _fsync(folder)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

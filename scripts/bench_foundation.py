@@ -9,20 +9,18 @@ ratios the median. Data wait is the share of a step that goes by before its batc
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from benchmark import finish, over, parser, seconds, take_turns
+from lightning.fabric.utilities import move_data_to_device
 
 from hlrp.config import LightningRun
 from hlrp.foundation import FoundationDataModule, FoundationModule
@@ -30,23 +28,21 @@ from hlrp.latents.sources import LabelSource, NoLabels
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset_root", type=Path)
-    parser.add_argument("--table", type=Path, required=True, help="latent table of the dataset")
-    parser.add_argument("--laq", type=Path, required=True, help="quantizer that made the table")
-    parser.add_argument("--backend", default="smol_latent_head")
-    parser.add_argument("--backbone", default="tiny")
-    parser.add_argument("--image-size", type=int)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=20, help="steps of a block")
-    parser.add_argument("--rounds", type=int, default=7, help="blocks of each kind of label")
-    parser.add_argument("--cache", choices=["off", "ram", "disk"], default="ram")
-    parser.add_argument("--cache-root", type=Path, help="where the frame store lives with --cache disk")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=["32", "bf16-mixed"], default="32")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--output", type=Path, help="write the result as JSON here")
-    return parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--table", type=Path, required=True, help="latent table of the dataset")
+    options.add_argument("--laq", type=Path, required=True, help="quantizer that made the table")
+    options.add_argument("--backend", default="smol_latent_head")
+    options.add_argument("--backbone", default="tiny")
+    options.add_argument("--image-size", type=int)
+    options.add_argument("--batch-size", type=int, default=32)
+    options.add_argument("--steps", type=int, default=20, help="steps of a block")
+    options.add_argument("--rounds", type=int, default=7, help="blocks of each kind of label")
+    options.add_argument("--cache", choices=["off", "ram", "disk"], default="ram")
+    options.add_argument("--cache-root", type=Path, help="where the frame store lives with --cache disk")
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--precision", choices=["32", "bf16-mixed"], default="32")
+    options.add_argument("--compile", action="store_true")
+    return options.parse_args()
 
 
 def run_of(args: argparse.Namespace, latents: dict[str, str]) -> LightningRun:
@@ -77,17 +73,12 @@ class Bench:
         self._module, self._device = module.to(args.device), torch.device(args.device)
         self._optimizer: torch.optim.Optimizer = module.configure_optimizers()["optimizer"]
         self._half = args.precision == "bf16-mixed"
-        self._loss: Any = (
-            torch.compile(module.backend.loss_from_batch) if args.compile else module.backend.loss_from_batch
-        )
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self._device.type, torch.bfloat16) if self._half else nullcontext()
+        self._loss: Any = torch.compile(module.backend.loss_from_batch, disable=not args.compile)
 
     def step(self, labels: LabelSource, batch: dict[str, Any]) -> None:
         found = labels.labels(batch)
         inputs = replace(self._module.observation(batch), target_codes=found.codes, target_mask=found.mask)
-        with self._precision():
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
             loss = self._loss(inputs).loss
         loss.backward()
         self._optimizer.step()
@@ -98,45 +89,19 @@ class Bench:
         waited, began = 0.0, time.perf_counter()
         for _ in range(steps):
             asked = time.perf_counter()
-            batch = {k: self._move(v) for k, v in next(batches).items()}
+            batch = move_data_to_device(next(batches), self._device)
             waited += time.perf_counter() - asked
             self.step(labels, batch)
         if self._device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - began, waited
 
-    def _move(self, value: Any) -> Any:
-        return value.to(self._device, non_blocking=True) if isinstance(value, Tensor) else value
-
 
 def lookup_seconds(data: FoundationDataModule, batch_size: int) -> float:
     """Seconds that the labels of one batch take to be looked up, measured alone."""
     samples = data.train_samples
     index = samples.ids(list(range(0, len(samples), max(1, len(samples) // batch_size)))[:batch_size])[:, 1]
-    times = []
-    for _ in range(200):
-        began = time.perf_counter()
-        data.labels.read(0, index)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
-def measure(
-    args: argparse.Namespace, bench: Bench, kinds: dict[str, FoundationDataModule]
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of each block, and the share of them spent waiting for data, per kind of labels."""
-    batches = {name: endless(data) for name, data in kinds.items()}
-    for name, data in kinds.items():
-        data.labels.to(torch.device(args.device))
-        bench.block(data.labels, batches[name], 3)
-    seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    waits: dict[str, list[float]] = {name: [] for name in kinds}
-    for number in range(args.rounds):
-        for name in list(kinds)[number % 3 :] + list(kinds)[: number % 3]:
-            spent, waited = bench.block(kinds[name].labels, batches[name], args.steps)
-            seconds[name].append(spent)
-            waits[name].append(waited / spent)
-    return seconds, waits
+    return statistics.median(seconds(data.labels.read, 0, index) for _ in range(200))
 
 
 def main() -> None:
@@ -151,34 +116,22 @@ def main() -> None:
         )
         kinds = {"none": none, "precomputed": looked_up, "online": online}
         bench = Bench(args, FoundationModule(looked_up.run, looked_up))
-        seconds, waits = measure(args, bench, kinds)
+        for data in kinds.values():
+            data.labels.to(torch.device(args.device))
+        blocks = {name: partial(bench.block, data.labels, endless(data), args.steps) for name, data in kinds.items()}
+        take_turns(blocks, 1)  # first steps allocate and compile
+        found = take_turns(blocks, args.rounds)
         lookup = lookup_seconds(looked_up, args.batch_size)
-
+    spent = {name: [total for total, _ in times] for name, times in found.items()}
     samples = args.steps * args.batch_size
-    best_step = min(seconds["none"]) / args.steps
-    result: dict[str, Any] = {
-        "backend": args.backend,
-        "backbone": args.backbone,
-        "batch_size": args.batch_size,
-        "precision": args.precision,
-        "compile": args.compile,
-        "cache": args.cache,
-        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1),
-        "samples_per_s": {name: round(samples / statistics.median(s), 1) for name, s in seconds.items()},
-        "time_over_none": {
-            name: round(statistics.median(a / b for a, b in zip(s, seconds["none"], strict=True)), 4)
-            for name, s in seconds.items()
-        },
-        "data_wait": {name: round(statistics.median(w), 4) for name, w in waits.items()},
+    result = {
+        "samples_per_s": {name: round(samples / statistics.median(times), 1) for name, times in spent.items()},
+        "time_over_none": {name: over(spent, name, "none") for name in spent},
+        "data_wait": {n: round(statistics.median(wait / total for total, wait in t), 4) for n, t in found.items()},
         "lookup_ms_per_batch": round(1000 * lookup, 3),
-        "lookup_share_of_step": round(lookup / best_step, 4),
+        "lookup_share_of_step": round(lookup / (min(spent["none"]) / args.steps), 4),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.output:
-        args.output.write_text(text + "\n", encoding="utf8")
+    finish(result, args)
 
 
 if __name__ == "__main__":

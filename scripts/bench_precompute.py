@@ -8,37 +8,23 @@ untrained quantizer. Memory is the peak of (b) in a process of its own, on the d
 and to ``--memory-frames`` frames; 0 leaves that out.
 """
 
-import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
+from collections import deque
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark import finish, in_own_process, parser, resident_mib, seconds
 
 from hlrp.data import read_dataset, sequential_frames, window_offset
 from hlrp.data.episodes import check_camera
 from hlrp.data.identity import visible_files
 from hlrp.laq import LAQ, LAQConfig
 from hlrp.latents.labelling import LabelRequest, LAQEncoder, label
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset_root", type=Path)
-    parser.add_argument("--camera")
-    parser.add_argument("--offset-seconds", type=float, default=0.1, help="time between the two frames of a window")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long (a) is measured")
-    parser.add_argument("--repeats", type=int, default=2, help="passes of (b) and (c); the best counts")
-    parser.add_argument("--memory-frames", type=int, default=100_000)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, help="write the result as JSON here")
-    parser.add_argument("--only-memory-of", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
 
 
 class PassThrough:
@@ -56,7 +42,7 @@ def request_of(root: Path, camera: str | None, config: LAQConfig, folder: Path) 
     return LabelRequest(info, check_camera(info, camera), folder, config, "0" * 64, batch_size=32)
 
 
-def native(request: LabelRequest, encoder: Any, seconds: float) -> float:
+def native(request: LabelRequest, encoder: Any, limit_s: float) -> float:
     """Frames per second through LeRobotDataset.__getitem__ in order, resized like ours, without workers."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
     from torchvision.transforms.v2.functional import resize
@@ -66,7 +52,7 @@ def native(request: LabelRequest, encoder: Any, seconds: float) -> float:
     times = {camera: [j * step for j in range(config.num_frames)]}
     dataset = LeRobotDataset(f"local/{info.root.name}", root=info.root, delta_timestamps=times, return_uint8=True)
     done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds and done < len(dataset):
+    while time.perf_counter() - began < limit_s and done < len(dataset):
         batch = [resize(dataset[i][camera], list(config.image_size)) for i in range(done, min(done + 32, len(dataset)))]
         encoder(torch.stack(batch))
         done += len(batch)
@@ -74,23 +60,16 @@ def native(request: LabelRequest, encoder: Any, seconds: float) -> float:
 
 
 def ours(request: LabelRequest, encoder: Any, device: str, repeats: int) -> float:
-    best = 0.0
-    for _ in range(repeats):
-        with tempfile.TemporaryDirectory() as folder:
-            here = LabelRequest(**{**request.__dict__, "output": Path(folder) / "table"})
-            began = time.perf_counter()
-            label(here, encoder, device=device)
-            best = max(best, request.info.frames / (time.perf_counter() - began))
-    return best
+    tables = [Path(tempfile.mkdtemp(dir=request.output.parent)) / "table" for _ in range(repeats)]
+    calls = [partial(label, replace(request, output=table), encoder, device=device) for table in tables]
+    return request.info.frames / min(map(seconds, calls))
 
 
 def bare(request: LabelRequest, repeats: int) -> float:
-    best = 0.0
-    for _ in range(repeats):
-        began = time.perf_counter()
-        frames = sum(len(chunk.frames) for chunk in sequential_frames(request.info, request.camera))
-        best = max(best, frames / (time.perf_counter() - began))
-    return best
+    def decode() -> None:
+        deque(sequential_frames(request.info, request.camera), maxlen=0)
+
+    return request.info.frames / min(seconds(decode) for _ in range(repeats))
 
 
 def repeated(root: Path, frames: int, target: Path) -> Path:
@@ -128,32 +107,33 @@ def repeated(root: Path, frames: int, target: Path) -> Path:
     return target
 
 
-def peak_mib(root: Path, camera: str) -> float:
-    """Peak memory of labelling in a process of its own."""
-    command = [sys.executable, __file__, str(root), "--camera", camera, "--only-memory-of"]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+def peak_mib(root: Path, camera: str | None, config: LAQConfig) -> float:
+    """Peak memory of this process after labelling."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        label(request_of(root, camera, config, Path(folder) / "table"), PassThrough(config))
+    return resident_mib("VmHWM")
 
 
 def main() -> None:
-    args = arguments()
+    options = parser(__doc__)
+    options.add_argument("--camera")
+    options.add_argument("--offset-seconds", type=float, default=0.1, help="time between the two frames of a window")
+    options.add_argument("--seconds", type=float, default=10.0, help="how long (a) is measured")
+    options.add_argument("--repeats", type=int, default=2, help="passes of (b) and (c); the best counts")
+    options.add_argument("--memory-frames", type=int, default=100_000)
+    options.add_argument("--device", default="cpu")
+    args = options.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = LAQConfig(offset_seconds=args.offset_seconds)
+    through, real = PassThrough(config), LAQEncoder(LAQ(config).eval().to(args.device))
     with tempfile.TemporaryDirectory() as folder:
         request = request_of(args.dataset_root, args.camera, config, Path(folder) / "table")
-        if args.only_memory_of:
-            label(request, PassThrough(config))
-            # Not ru_maxrss: that of a child begins at its parent's.
-            peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-            print(int(peak.split()[1]) / 1024)
-            return
-        through = PassThrough(config)
-        real = LAQEncoder(LAQ(config).eval().to(args.device))
         result: dict[str, Any] = {
             "dataset": request.info.repo_id,
             "frames": request.info.frames,
             "image_size": list(config.image_size),
-            "offset_seconds": config.offset_seconds,
             "c_decode": bare(request, args.repeats),
             "b_pass_through": ours(request, through, args.device, args.repeats),
             "b_small_laq": ours(request, real, args.device, 1),
@@ -165,14 +145,10 @@ def main() -> None:
         if args.memory_frames:
             few = repeated(args.dataset_root, 3000, Path(folder) / "few")
             many = repeated(args.dataset_root, args.memory_frames, Path(folder) / "many")
-            result["memory_frames"] = [read_dataset(None, few).frames, read_dataset(None, many).frames]
-            result["memory_mib"] = [peak_mib(few, str(request.camera)), peak_mib(many, str(request.camera))]
-            result["memory_growth_mib"] = result["memory_mib"][1] - result["memory_mib"][0]
-    result |= {"cores": os.cpu_count(), "load": os.getloadavg()[0], "device": args.device}
-    result = {k: round(v, 2) if isinstance(v, float) else v for k, v in result.items()}
-    print(json.dumps(result, indent=2))
-    if args.output:
-        args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf8")
+            result["memory_frames"] = [read_dataset(None, root).frames for root in (few, many)]
+            peaks = [in_own_process("spawn", peak_mib, root, request.camera, config) for root in (few, many)]
+            result["memory_mib"], result["memory_growth_mib"] = peaks, peaks[1] - peaks[0]
+    finish({k: round(v, 2) if isinstance(v, float) else v for k, v in result.items()}, args)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,6 @@ Both read the same random windows of T frames at the same size, on one core, wit
 made in a temporary folder, and the time that takes is reported too.
 """
 
-import argparse
-import json
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -17,23 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmark import finish, parser
 
 from hlrp.data import FrameWindows, WindowSource, read_dataset, window_offset
 from hlrp.data.decode import resize_frames
 from hlrp.data.episodes import check_camera
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset_root", type=Path)
-    parser.add_argument("--camera")
-    parser.add_argument("--num-frames", type=int, default=2)
-    parser.add_argument("--offset-seconds", type=float, default=0.1)
-    parser.add_argument("--size", type=int, help="side of the square that frames are resized to; default: as recorded")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long each side is measured")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--output", type=Path, help="write the result as JSON here")
-    return parser.parse_args()
 
 
 def native_dataset(root: Path, camera: str, times: list[float]) -> Any:
@@ -53,18 +37,25 @@ def native_frames(dataset: Any, camera: str, index: int, size: tuple[int, int]) 
 
 
 def main() -> None:
-    args = arguments()
+    options = parser(__doc__)
+    options.add_argument("--camera")
+    options.add_argument("--num-frames", type=int, default=2)
+    options.add_argument("--offset-seconds", type=float, default=0.1)
+    options.add_argument("--size", type=int, help="side of the square that frames are resized to; default: as recorded")
+    options.add_argument("--seconds", type=float, default=10.0, help="how long each side is measured")
+    options.add_argument("--batch-size", type=int, default=64)
+    args = options.parse_args()
     torch.set_num_threads(1)
     info = read_dataset(None, args.dataset_root)
     camera = check_camera(info, args.camera)
     source = WindowSource(info, cameras=[camera])
-    options = {"num_frames": args.num_frames, "offset_seconds": args.offset_seconds, "size": args.size}
+    shape = {"num_frames": args.num_frames, "offset_seconds": args.offset_seconds, "size": args.size}
     offset = window_offset(args.offset_seconds, info.fps)
     native = native_dataset(args.dataset_root, camera, [j * offset / info.fps for j in range(args.num_frames)])
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        stored = FrameWindows([source], cache="disk", cache_root=Path(folder), **options)
+        stored = FrameWindows([source], cache="disk", cache_root=Path(folder), **shape)
         made_s = time.perf_counter() - began
 
         count, equal, native_s = 0, True, 0.0
@@ -86,20 +77,14 @@ def main() -> None:
         "dataset": info.repo_id,
         "camera": camera,
         "size": list(stored.size),
-        "num_frames": args.num_frames,
         "native_windows_per_s": round(count / native_s, 1),
         "store_windows_per_s": round(windows / stored_s, 1),
         "ratio": round(windows / stored_s / (count / native_s), 1),
         "pixels_equal": bool(equal),
         "windows_compared": count,
         "store_made_s": round(made_s, 2),
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "machine": platform.processor() or platform.machine(),
     }
-    print(json.dumps(result, indent=2))
-    if args.output:
-        args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf8")
+    finish(result, args)
     raise SystemExit(0 if equal else 1)
 
 

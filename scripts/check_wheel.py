@@ -107,22 +107,10 @@ def install(check: Check) -> None:
 def labels_of(check: Check, dataset: Path, number: int) -> Path:
     """A quantizer of some steps, and its labels."""
     laq, table = check.work / f"laq{number}", check.work / f"table{number}"
-    options = ("--steps", 4, "--batch-size", 4, "--device", "cpu", "--output-dir", laq)
-    what = f"a quantizer of {dataset.name}"
-    check.ours(what, "hlrp", "train", "--model", "laq", "--dataset-root", dataset, *options, "model.preset=tiny")
-    check.ours(
-        "labels of it",
-        "hlrp",
-        "precompute-latents",
-        "--laq",
-        laq,
-        "--dataset-root",
-        dataset,
-        "--output",
-        table,
-        "--device",
-        "cpu",
-    )
+    data = ("--dataset-root", dataset, "--device", "cpu")
+    options = ("--model", "laq", "--steps", 4, "--batch-size", 4, "--output-dir", laq, "model.preset=tiny")
+    check.ours(f"a quantizer of {dataset.name}", "hlrp", "train", *data, *options)
+    check.ours("labels of it", "hlrp", "precompute-latents", *data, "--laq", laq, "--output", table)
     return table
 
 

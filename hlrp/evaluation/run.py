@@ -1,6 +1,5 @@
 """Evaluating a policy in a simulator on LeRobot's rollout: `evaluate(EvalRequest(...)) -> EvalResult`."""
 
-import hashlib
 import json
 import platform
 import time
@@ -11,7 +10,7 @@ from typing import Any
 
 from hlrp.evaluation.plan import EvalPlan, find_run, make_plan
 from hlrp.evaluation.request import RESULTS, Episode, EvalRequest, EvalResult, Listener, TaskResult
-from hlrp.files import write_json
+from hlrp.files import sha256_of, write_json
 from hlrp.processes import FolderLock
 from hlrp.runs import checkpoint_step, claim_folder
 from hlrp.runs.code_effect import code_effect_warning, last_code_effect
@@ -211,12 +210,8 @@ def _saved_device(pretrained: Path) -> str | None:
 
 
 def _identity(pretrained: Path) -> dict[str, Any]:
-    digest = None
     weights = next((p for n in ("model", "adapter_model") if (p := pretrained / f"{n}.safetensors").is_file()), None)
-    if weights is not None:
-        with weights.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"weights_sha256": digest}
+    return {"weights_sha256": None if weights is None else sha256_of(weights)}
 
 
 def _provenance(request: EvalRequest, plan: EvalPlan) -> dict[str, Any]:

@@ -72,17 +72,16 @@ class CodeMeter:
         Args:
             majority: The most frequent code of each position in training, int64 ``[P]``.
         """
-        correct, whole, true, predicted = (
-            summed(x).cpu() for x in (self._correct, self._whole, self._true, self._predicted)
-        )
+        counts = (self._correct, self._whole, self._true, self._predicted)
+        correct, whole, true, predicted = (summed(count).cpu().double() for count in counts)
         total = true.sum(1)
         hits = true.gather(1, majority.cpu()[:, None])[:, 0]
         return CodeScores(
-            accuracy=_shares(correct, total),
-            majority=_shares(hits, total),
-            sequence_accuracy=_shares(whole[:1], whole[1:])[0],
+            accuracy=(correct / total).tolist(),
+            majority=(hits / total).tolist(),
+            sequence_accuracy=(whole[0] / whole[1]).item(),
             used=(predicted > 0).sum(1).tolist(),
-            perplexity=perplexity(predicted.double()).tolist(),
+            perplexity=perplexity(predicted).tolist(),
         )
 
 
@@ -106,11 +105,5 @@ class VectorMeter:
         return 1 - error / spread if spread > 0 else math.nan
 
 
-def _shares(part: Tensor, whole: Tensor) -> list[float]:
-    pairs = zip(part.tolist(), whole.tolist(), strict=True)
-    return [a / b if b else math.nan for a, b in pairs]
-
-
 def _mean(values: list[float]) -> float:
-    known = [v for v in values if math.isfinite(v)]
-    return sum(known) / len(known) if known else math.nan
+    return torch.tensor(values, dtype=torch.float64).nanmean().item()

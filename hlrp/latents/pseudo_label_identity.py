@@ -11,9 +11,10 @@ from hlrp.data.columns import ACTION_CONFIDENCE, ACTION_SOURCE
 from hlrp.data.dataset_info import INFO, DatasetInfo
 from hlrp.data.linked_copy import refuse_inside
 from hlrp.errors import UserError
+from hlrp.files import sha256_of
 from hlrp.latents.decoder_manifest import DecoderManifest
 from hlrp.latents.spec import Difference, describe
-from hlrp.latents.table import MANIFEST, LatentTable, sha256_of
+from hlrp.latents.table import MANIFEST, LatentTable
 
 PROVENANCE = Path("meta/hlrp_pseudo_labels.json")
 _ACTION = "action"

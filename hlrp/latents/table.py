@@ -3,7 +3,6 @@
 A folder without `manifest.json` is a table that is not finished.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 
 from hlrp.data import DatasetInfo
 from hlrp.errors import UserError
-from hlrp.files import write_json
+from hlrp.files import sha256_of, write_json
 from hlrp.latents.shards import LatentIdentity, ShardRange, map_arrays, read_header
 from hlrp.latents.spec import describe
 from hlrp.runs.kinds import refuse_other
@@ -46,12 +45,6 @@ class TableManifest(Record):
     bad_episodes: list[int]
     """Episodes that could not be decoded."""
     shards: list[ShardEntry]
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_same_work(folder: Path, identity: LatentIdentity) -> None:

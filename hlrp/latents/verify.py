@@ -17,11 +17,12 @@ from hlrp.data import (
 from hlrp.data.dataset_info import TOLERANCE_S
 from hlrp.data.episodes import Episodes
 from hlrp.errors import UserError
+from hlrp.files import sha256_of
 from hlrp.laq.checkpoint import find_model, read_manifest
 from hlrp.laq.model import LAQ
 from hlrp.latents.shards import plan_shards, read_header
 from hlrp.latents.spec import describe
-from hlrp.latents.table import LatentTable, sha256_of
+from hlrp.latents.table import LatentTable
 
 MAX_DIFFERENT = 0.01
 """Share of codes of the sample that may differ: another device or batch size rounds sums differently, and a code that

@@ -2,14 +2,13 @@
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlrp.errors import UserError
-from hlrp.files import fsync_folder, write_json
+from hlrp.files import new_file, write_json
 from hlrp.processes import FolderLock
 
 if TYPE_CHECKING:
@@ -66,10 +65,10 @@ class Staging:
         folder = self.root / task
         folder.mkdir(exist_ok=True)
         final = folder / f"{number:06d}{'.failed' if demonstration is None else '.npz'}"
-        temporary = folder / f".{final.name}.{os.getpid()}"
-        try:
-            with temporary.open("wb") as file:
-                if demonstration is not None:
+        # A full disk must not be kept full by the half that did not fit: `new_file` removes it.
+        with new_file(final) as temporary:
+            if demonstration is not None:
+                with temporary.open("wb") as file:  # to a name numpy would add its suffix
                     np.savez(
                         file,
                         image=demonstration.image,
@@ -77,14 +76,6 @@ class Staging:
                         action=demonstration.action,
                         reset_seed=np.int64(demonstration.reset_seed),
                     )
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(final)
-        except BaseException:
-            # A full disk must not be kept full by the half that did not fit.
-            temporary.unlink(missing_ok=True)
-            raise
-        fsync_folder(folder)
 
     def load(self, task: str, number: int) -> "Demonstration":
         """Read a successful attempt."""

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from few_labels.design import EPISODES, IMAGE_SIZE, NOISE, RANDOM_QUANTIZERS, TASKS, Places, Tier
 from hlrp.data import FrameWindows, WindowSource, read_dataset
+from hlrp.files import sha256_of
 from hlrp.laq import LAQ
 from hlrp.laq.checkpoint import find_model, read_manifest, save
 from hlrp.laq.metrics import random_laq
-from hlrp.latents.table import sha256_of
 from hlrp.runs.manifest import MANIFEST, RunManifest
 
 _PLACEMENT_WINDOWS = 512

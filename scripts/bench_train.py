@@ -1,9 +1,10 @@
-"""`hlrp train --trainer lerobot` against stock `lerobot-train` with the same arguments, in turn, in one run.
+"""`hlrp train` against stock `lerobot-train` with what `hlrp train --dry-run` gives it, in turn, in one run.
 
-    python scripts/bench_lerobot_trainer.py --dataset-root DIR [--steps 300] [--repeats 2] [key=value ...]
+    python scripts/bench_train.py --dataset-root DIR [--trainer lightning --cache disk] [--steps 300] [key=value ...]
 
 Prints, per repeat and in the median: steady steps/s (after the first fifth of the steps), seconds until
-LeRobot's own process is started, and seconds until the first logged step. Both get what `hlrp train --dry-run` shows.
+LeRobot's own process is started, and seconds until the first logged step, the first of all with Lightning.
+Fewer than 1,000 steps: LeRobot then logs `1K`.
 """
 
 import argparse
@@ -16,17 +17,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
+from benchmark import markdown, take_turns
 
 BIN = Path(sys.executable).parent
 STEP = re.compile(r"step:(\d+) smpl:")
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """One run: seconds to LeRobot's process and to the first logged step, and steady steps/s."""
 
     process_s: float
@@ -89,6 +90,8 @@ def stock_arguments(options: list[str], run: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset-root", required=True)
+    parser.add_argument("--trainer", choices=["lerobot", "lightning"], default="lerobot")
+    parser.add_argument("--cache", default="disk", help="data.cache with --trainer lightning")
     parser.add_argument("--policy", default="act")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=8)
@@ -96,40 +99,36 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("overrides", nargs="*", help="key=value, as for hlrp train")
     args = parser.parse_args()
+    lightning = args.trainer == "lightning"
     options = ["--policy", args.policy, "--dataset-root", args.dataset_root, "--steps", str(args.steps)]
-    options += ["--batch-size", str(args.batch_size), "--device", args.device, "trainer.log_freq=5", *args.overrides]
-    options += (
-        [] if any("backbone_weights" in o for o in args.overrides) else ["model.pretrained_backbone_weights=null"]
-    )
-    pairs = []
+    options += ["--batch-size", str(args.batch_size), "--device", args.device, f"trainer.save_freq={args.steps}"]
+    options += [f"trainer.log_freq={1 if lightning else 5}", *args.overrides]
+    if args.policy in ("act", "diffusion", "vqbet") and not any("backbone_weights" in o for o in args.overrides):
+        options.append("model.pretrained_backbone_weights=null")
+    own = ["--trainer", args.trainer, *options, *([f"data.cache={args.cache}"] if lightning else [])]
+    stock = ["--trainer", "lerobot", *options]
     with tempfile.TemporaryDirectory() as folder:
-        for repeat in range(args.repeats):
-            arguments = stock_arguments(options, Path(folder) / f"native{repeat}")
-            # Each goes first in turn: the machine's speed drifts, and the second finds warm file caches.
-            if repeat % 2 == 0:
-                theirs, mine = native(arguments), ours(options, Path(folder) / f"ours{repeat}")
-            else:
-                mine, theirs = ours(options, Path(folder) / f"ours{repeat}"), native(arguments)
-            pairs.append((mine, theirs))
-    print(f"{'':10}{'steps/s':>10}{'native':>10}{'ratio':>8}{'to process':>12}{'first step':>12}{'native':>10}")
-    for number, (mine, theirs) in enumerate(pairs):
-        show(f"repeat {number}", mine, theirs)
-    show("median", median([m for m, _ in pairs]), median([t for _, t in pairs]))
+
+        def run() -> Path:
+            return Path(tempfile.mkdtemp(dir=folder)) / "run"
+
+        kinds = {"ours": lambda: ours(own, run()), "native": lambda: native(stock_arguments(stock, run()))}
+        found = take_turns(kinds, args.repeats)
+    rows = {f"repeat {n}": row(*pair) for n, pair in enumerate(zip(found["ours"], found["native"], strict=True))}
+    middle = (Timing(*map(statistics.median, zip(*timings, strict=True))) for timings in found.values())
+    print(markdown(rows | {"median": row(*middle)}))
 
 
-def median(timings: list[Timing]) -> Timing:
-    """The median of every column."""
-    columns = zip(*((t.process_s, t.first_step_s, t.steps_per_s) for t in timings), strict=True)
-    return Timing(*(statistics.median(c) for c in columns))
-
-
-def show(name: str, mine: Timing, theirs: Timing) -> None:
-    """Print one row."""
-    ratio = mine.steps_per_s / theirs.steps_per_s
-    print(
-        f"{name:10}{mine.steps_per_s:>10.2f}{theirs.steps_per_s:>10.2f}{ratio:>8.3f}{mine.process_s:>11.2f}s"
-        f"{mine.first_step_s:>11.1f}s{theirs.first_step_s:>9.1f}s"
-    )
+def row(mine: Timing, theirs: Timing) -> dict[str, str]:
+    """One row of the table."""
+    return {
+        "steps/s": f"{mine.steps_per_s:.2f}",
+        "native": f"{theirs.steps_per_s:.2f}",
+        "ratio": f"{mine.steps_per_s / theirs.steps_per_s:.3f}",
+        "s to process": f"{mine.process_s:.2f}",
+        "s to first step": f"{mine.first_step_s:.1f}",
+        "native s to first step": f"{theirs.first_step_s:.1f}",
+    }
 
 
 if __name__ == "__main__":
