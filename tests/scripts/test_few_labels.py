@@ -247,7 +247,8 @@ def test_the_report_pairs_draws_and_says_what_is_there(tmp_path: Path) -> None:
         rows += outcome_rows(Cell("ridge", "pseudo_laq", 2, seed), 1, trust=0.4 + 0.1 * seed)
     rows += outcome_rows(Cell("ridge", "pseudo_random", 2, 5), 0)
     rows += outcome_rows(Cell("ridge", "actions", 2, SUGGESTED), 1)
-    rows += outcome_rows(Cell("ridge", "all", 0, 0), 1)
+    # Of one task alone, the third as the study names them.
+    rows += outcome_rows(Cell("ridge", "all", 0, 0), np.array([[0], [0], [1], [0]]))
     rows += [replace(row, study="other") for row in outcome_rows(Cell("ridge", "latent", 2, 0), 1)]
     rows += outcome_rows(Cell("ridge", "latent_shuffled", 2, 0), 1)[:-1]
     report.write_report(rows, tmp_path)
