@@ -27,8 +27,7 @@ import sys
 import time
 from pathlib import Path
 
-# Cells are small, and several processes share a machine: threads of linear algebra and of Mesa's renderer are in the
-# way.
+# Cells are small and several processes share a machine: threads of linear algebra and of Mesa's renderer only disturb.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("LP_NUM_THREADS", "0")
 sys.path.insert(0, str(Path(__file__).parent))

@@ -35,30 +35,34 @@ def run_neural(cell: Cell, places: Places, finish: Finish) -> list[Row]:
     started = time.monotonic()
     folder = places.root / cell.name
     shutil.rmtree(folder, ignore_errors=True)
+    trust, r2 = train(cell, places, folder, NeuralSettings())
+    outcomes = _evaluate(folder)
+    _say_losses(cell, folder)
+    shutil.rmtree(folder)
+    return finish(cell, outcomes, trust, r2, time.monotonic() - started)
+
+
+def train(cell: Cell, places: Places, folder: Path, settings: NeuralSettings) -> tuple[str, str]:
+    """Train a cell's policy into ``folder / "run"``; gives trust and true R2 of its pseudo-labels, if it has any."""
     info = read_dataset(None, places.data)
     labelled = labelled_episodes(info, places, cell)
     trust = r2 = ""
     root, episodes = places.data, None if cell.arm == "all" else labelled
     if cell.arm.startswith("pseudo_"):
-        table = LatentTable.open(
-            places.latents if cell.arm == "pseudo_laq" else places.random_latents(cell.seed % RANDOM_QUANTIZERS)
-        )
+        number = cell.seed % RANDOM_QUANTIZERS
+        table = LatentTable.open(places.latents if cell.arm == "pseudo_laq" else places.random_latents(number))
         root, episodes = folder / "data", None
         decoder = fit_actions(table, info, labelled)
         pseudo_label(PseudoLabelRequest(info, decoder, table, root, mask_below_floor=True))
         trust = f"{decoder.manifest.r2 or 0.0:.3f}"
         r2 = f"{_unlabelled_r2(decoder, table, places, labelled):.3f}"
-    settings = NeuralSettings()
     data = LeRobotDataModule(
         root=root, episodes=episodes, batch_size=settings.batch_size, cache="disk", num_workers=0, seed=cell.seed
     )
     steps = settings.few_steps if episodes is not None else settings.many_steps
     trainer = LightningTrainer(steps=steps, seed=cell.seed, device="cpu", save_freq=steps, keep_last=1)
     trainer.fit(make_policy(cell, places, episodes), data, output_dir=folder / "run")
-    outcomes = _evaluate(folder)
-    _say_losses(cell, folder)
-    shutil.rmtree(folder)
-    return finish(cell, outcomes, trust, r2, time.monotonic() - started)
+    return trust, r2
 
 
 def make_policy(cell: Cell, places: Places, labelled: list[int] | None) -> LeRobotPolicyAdapter:

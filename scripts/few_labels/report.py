@@ -31,7 +31,7 @@ class Results:
 
     Args:
         tier: The tier.
-        cells: Successes ``[T, E]`` of each cell.
+        cells: Successes ``[T, E]`` of each cell; tasks by name.
         trust: Of each cell that has a map from latents to actions, its R2 on labelled episodes that were left out.
     """
 

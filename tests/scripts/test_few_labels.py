@@ -1,5 +1,6 @@
 """The study of few action labels: what it draws, learns from, counts, and that it goes on where it was cut off."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,19 +10,32 @@ import pytest
 import torch
 from make_dataset import make_dataset
 from make_labels import make_quantizer, make_table
+from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "latents"))
 import study_few_labels
 from action_toys import label, planted, spoil_column
 from few_labels import records, report
-from few_labels.design import EVALUATION_SEEDS, SUGGESTED, TASKS, Cell, Places, cells, draw, fingerprint
+from few_labels.design import (
+    EVALUATION_SEEDS,
+    SUGGESTED,
+    TASKS,
+    Cell,
+    NeuralSettings,
+    Places,
+    cells,
+    draw,
+    fingerprint,
+)
 from few_labels.inputs import shuffle_table
 from few_labels.labels import OtherVectors, latents_of, pseudo_labels
+from few_labels.neural import train
 from few_labels.ridge_policy import CHUNK, DirectPolicy, make_policy
 from few_labels.videos import Basis, Videos, read_videos
 
 from hlrp.data import DatasetInfo, read_dataset, read_episodes
+from hlrp.data.columns import read_column
 from hlrp.latents.table import LatentTable
 
 
@@ -152,6 +166,24 @@ def test_a_direct_policy_gives_the_chunk_from_the_frame_on(tmp_path: Path) -> No
     assert np.abs(chunks[:, 1:]).mean() < 0.25 * np.abs(chunks[:, 0]).mean()
 
 
+@pytest.mark.parametrize("arm", ["actions", "pseudo_laq"])
+def test_a_policy_of_the_project_learns_from_what_its_arm_says(arm: str, places: Places, tmp_path: Path) -> None:
+    settings = NeuralSettings(few_steps=2, many_steps=3, batch_size=4)
+    scores = train(Cell("neural", arm, 1, 0), places, tmp_path, settings)
+    steps = 2 if arm == "actions" else 3
+    saved = tmp_path / f"run/checkpoints/{steps:06d}/pretrained_model"
+    config = json.loads((saved / "config.json").read_text())
+    info = read_dataset(None, places.data)
+    labelled = draw(info, 1, 0)
+    assert "observation.state" not in config["input_features"] or not config["use_state"]
+    assert config["labelled_episodes"] == (labelled if arm == "actions" else None)
+    assert scores == ("", "") if arm == "actions" else all(float(score) <= 1 for score in scores)
+    # Actions are normalised by the labelled ones alone.
+    mean = load_file(next(saved.glob("*normalizer_processor.safetensors")))["action.mean"]
+    rows = read_episodes(info).frame_indices(labelled)
+    np.testing.assert_allclose(mean, read_column(info, "action")[rows].mean(0), atol=1e-5)
+
+
 def outcome_rows(cell: Cell, success: object, trust: float = 0.5) -> list[records.Row]:
     """A cell's rows; ``success`` is one number or [T, E]."""
     values = np.broadcast_to(np.asarray(success), (len(TASKS), len(EVALUATION_SEEDS)))
@@ -215,7 +247,8 @@ def test_the_report_pairs_draws_and_says_what_is_there(tmp_path: Path) -> None:
         rows += outcome_rows(Cell("ridge", "pseudo_laq", 2, seed), 1, trust=0.4 + 0.1 * seed)
     rows += outcome_rows(Cell("ridge", "pseudo_random", 2, 5), 0)
     rows += outcome_rows(Cell("ridge", "actions", 2, SUGGESTED), 1)
-    rows += outcome_rows(Cell("ridge", "all", 0, 0), 1)
+    # Of one task alone, the third as the study names them.
+    rows += outcome_rows(Cell("ridge", "all", 0, 0), np.array([[0], [0], [1], [0]]))
     rows += [replace(row, study="other") for row in outcome_rows(Cell("ridge", "latent", 2, 0), 1)]
     rows += outcome_rows(Cell("ridge", "latent_shuffled", 2, 0), 1)[:-1]
     report.write_report(rows, tmp_path)
