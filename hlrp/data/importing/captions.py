@@ -102,8 +102,8 @@ def _caption(row: Any, known: dict[str, str], where: str) -> tuple[str, Caption]
         if not isinstance(value, str) or not value.strip():
             raise UserError(f"{name!r} is missing or empty", where=where, fix=f"write the {name} of every row")
     assert isinstance(file, str) and isinstance(text, str)
-    name = known.get(file.strip())
-    if name is None:
+    name = known.get(file.strip(), "/")
+    if name == "/":
         raise UserError(
             f"there is no video {file!r}", where=where, fix=suggest(file, [k for k, v in known.items() if v])
         )

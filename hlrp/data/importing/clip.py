@@ -99,7 +99,8 @@ def look_at(wish: Look) -> tuple[str, Clip | Fault]:
 
 def clip_from_json(said: dict[str, Any]) -> Clip:
     """What `asdict` and JSON made of a clip, as a clip."""
-    return Clip(**{key: tuple(value) if isinstance(value, list) else value for key, value in said.items()})
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
+    return Clip(**values)
 
 
 def clip_to_json(clip: Clip) -> str:
@@ -115,7 +116,7 @@ def read_ends(path: Path, timeline: Timeline) -> "NDArray[np.uint8]":
     """
     import numpy as np
 
-    times = timeline.pts[[0, -1]] * float(timeline.tick)
+    times = timeline.pts[[0, -1]].astype(np.float64) * float(timeline.tick)
     try:
         reader = VideoReader(path, 0, threads=1)
         try:

@@ -4,17 +4,18 @@ import errno
 import json
 import os
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hlrp.data.images import BadVideoError
-from hlrp.data.importing.clip import Fault, read_ends, read_picture, read_table
-from hlrp.data.importing.sources import Source, numbered, picture_files
+from hlrp.data.importing.clip import Fault, read_ends, read_table
+from hlrp.data.importing.frames import fit, nearest, source_frames
+from hlrp.data.importing.image_stats import image_stats
+from hlrp.data.importing.sources import Source
 from hlrp.data.importing.timeline import BadClipError, Timeline, read_timeline, video_stream
-from hlrp.data.video import DECODING_FAULTS, VideoReader, find_turn, to_rgb
+from hlrp.data.video import DECODING_FAULTS, VideoReader
 from hlrp.files import new_file, write_json
 
 if TYPE_CHECKING:
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-_SAMPLES = 8
-_SMALL, _LARGE = 150, 300
-_SEEK_MARGIN_S = 1.0
-_QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
 
 
 class Encoder(NamedTuple):
@@ -111,7 +108,7 @@ def write_episode(job: Job) -> Written | Fault:
             assert table is not None
             with new_file(job.file(".npy")) as temporary, temporary.open("wb") as file:
                 np.save(file, read_table(table)[picks])
-        stats = _image_stats(job.file(".mp4"))
+        stats = image_stats(job.file(".mp4"))
     except BadClipError as error:
         return Fault(job.source.name, str(job.source.path), error.reason, error.fix)
     except (ValueError, LookupError, EOFError, av.FFmpegError) as error:
@@ -122,17 +119,6 @@ def write_episode(job: Job) -> Written | Fault:
     written = Written(job.number, len(picks), int(picks[0]), encoded, stats)
     write_json(job.file(".json"), written.__dict__)
     return written
-
-
-def nearest(seconds: "NDArray[np.float64]", wanted: "NDArray[np.float64]") -> "NDArray[np.int64]":
-    """Which of the frames at ``seconds`` `[n]`, ascending, lies nearest to each of ``wanted`` `[k]`."""
-    import numpy as np
-
-    after = np.clip(np.searchsorted(seconds, wanted), 0, len(seconds) - 1)
-    before = np.maximum(after - 1, 0)
-    # Times are rounded to ticks: of two that are as near as that the earlier one is meant.
-    earlier = wanted - seconds[before] <= seconds[after] - wanted + 1e-6
-    return np.where(earlier, before, after).astype(np.int64)
 
 
 def _pick(job: Job) -> "tuple[NDArray[np.int64], Timeline | None]":
@@ -228,7 +214,7 @@ def _is_right(job: Job, timeline: Timeline, first: int, count: int, target: Path
         return False
     if (first, count) == (0, len(timeline)):
         return (zlib.crc32(ends[0].tobytes()), zlib.crc32(ends[1].tobytes())) == job.ends
-    times = timeline.pts[[first, first + count - 1]] * float(timeline.tick)
+    times = timeline.pts[[first, first + count - 1]].astype(np.float64) * float(timeline.tick)
     try:
         reader = VideoReader(job.source.path, 0, threads=1)
         try:
@@ -250,8 +236,8 @@ def _encode(job: Job, timeline: Timeline | None, picks: "NDArray[np.int64]", tar
             stream = output.add_stream(job.encoder.codec, job.fps, options=dict(job.encoder.options))
             stream.width, stream.height, stream.pix_fmt = width, height, job.encoder.pix_fmt
             place = 0
-            for index, image in _source_frames(job, timeline, picks):
-                frame = _fit(image, job.size).reformat(width=width, height=height, format=job.encoder.pix_fmt)
+            for index, image in source_frames(job.source, timeline, picks):
+                frame = fit(image, job.size).reformat(width=width, height=height, format=job.encoder.pix_fmt)
                 while place < len(picks) and picks[place] == index:
                     frame.pts = place
                     output.mux(stream.encode(frame))
@@ -263,112 +249,3 @@ def _encode(job: Job, timeline: Timeline | None, picks: "NDArray[np.int64]", tar
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     if place != len(picks):
         raise BadClipError(f"frame {int(picks[place])} of it cannot be decoded")
-
-
-def _source_frames(
-    job: Job, timeline: Timeline | None, picks: "NDArray[np.int64]"
-) -> "Iterator[tuple[int, NDArray[np.uint8]]]":
-    """The frames that are picked, each once, with its number in the source."""
-    import numpy as np
-
-    if timeline is None:
-        files = numbered(picture_files(job.source.path))
-        yield from ((index, read_picture(files[index][1])) for index in picks.tolist())
-        return
-    wanted = np.unique(picks).tolist()
-    place = 0
-    for index, frame in _decoded(job.source.path, timeline, wanted[0]):
-        if index > wanted[place]:
-            raise BadClipError(f"frame {wanted[place]} of it cannot be decoded")
-        if index == wanted[place]:
-            turn = find_turn(frame)
-            image = to_rgb(frame)
-            yield index, turn.apply(image) if turn is not None else image
-            place += 1
-            if place == len(wanted):
-                return
-    raise BadClipError(f"it ends before frame {wanted[place]}, though it says {len(timeline)}")
-
-
-def _decoded(path: Path, timeline: Timeline, first: int) -> Iterator[tuple[int, Any]]:
-    """Decoded frames with their numbers, from ``first`` or earlier on."""
-    import av
-    import numpy as np
-
-    with av.open(str(path.absolute())) as container:
-        stream = video_stream(container)
-        begin = int(timeline.pts[first])
-        if first and not timeline.by_order and not timeline.encode.startswith("trimmed"):
-            margin = round(_SEEK_MARGIN_S / float(timeline.tick))
-            container.seek(max(begin - margin, int(timeline.pts[0])), backward=True, any_frame=False, stream=stream)
-        count = 0
-        for frame in container.decode(stream):
-            if frame.is_corrupt:
-                continue
-            if timeline.by_order:
-                yield count, frame
-                count += 1
-            elif frame.pts is not None:
-                place = int(np.searchsorted(timeline.pts, frame.pts))
-                if place < len(timeline) and timeline.pts[place] == frame.pts:
-                    yield place, frame
-
-
-def _fit(image: "NDArray[np.uint8]", size: tuple[int, int]) -> Any:
-    """A picture, `[H, W, 3]`, of that size: without its last row or column where that is all, else stretched."""
-    import av
-    import numpy as np
-
-    height, width = image.shape[:2]
-    if (height - height % 2, width - width % 2) == size:
-        return av.VideoFrame.from_ndarray(np.ascontiguousarray(image[: size[0], : size[1]]), format="rgb24")
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-    return frame.reformat(width=size[1], height=size[0], interpolation="AREA")
-
-
-def _image_stats(path: Path) -> dict[str, list[float]]:
-    """Statistics of some frames at which decoding can begin, spread over the file: cheap, however long it is.
-
-    Large frames are thinned out as LeRobot does. Exact, from how often each of 256 values occurs.
-    """
-    import numpy as np
-
-    occurs = np.zeros((3, 256), np.int64)
-    count = 0
-    for image in _samples(path):
-        longer = max(image.shape[:2])
-        thin = longer // _SMALL if longer >= _LARGE else 1
-        count += 1
-        for channel in range(3):
-            occurs[channel] += np.bincount(image[::thin, ::thin, channel].reshape(-1), minlength=256)
-    values = np.arange(256) / 255
-    total = occurs.sum(axis=1, keepdims=True)
-    mean = occurs @ values / total[:, 0]
-    spread = np.sqrt(np.maximum(0, occurs @ values**2 / total[:, 0] - mean**2))
-    there = [values[row > 0] for row in occurs]
-    stats = {
-        "min": [float(v[0]) for v in there],
-        "max": [float(v[-1]) for v in there],
-        "mean": mean.tolist(),
-        "std": spread.tolist(),
-        "count": [float(count)],
-    }
-    below = occurs.cumsum(axis=1) / total
-    for q in _QUANTILES:
-        stats[f"q{round(q * 100):02d}"] = [float(values[np.searchsorted(row, q)]) for row in below]
-    return stats
-
-
-def _samples(path: Path) -> "Iterator[NDArray[np.uint8]]":
-    import av
-    import numpy as np
-
-    with av.open(str(path)) as container:
-        stream = video_stream(container)
-        seen = set()
-        for place in np.linspace(0, int(stream.duration or 0), _SAMPLES, endpoint=False).round().astype(int).tolist():
-            container.seek(place, backward=True, any_frame=False, stream=stream)
-            frame = next((f for f in container.decode(stream) if not f.is_corrupt), None)
-            if frame is not None and frame.pts not in seen:
-                seen.add(frame.pts)
-                yield to_rgb(frame)

@@ -159,11 +159,7 @@ class _Run:
         copied = reasons.pop("", 0)
         assembly.dataset.rename(request.output)
         fsync_folder(request.output.absolute().parent)
-        for path in self._work.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name in (_LOOKS, _SETTINGS):
-                path.unlink()
+        shutil.rmtree(self._work)
         left_out = [(f.name, f.reason) for f in (*faults, *bad.values())]
         fps = float(plan.fps)
         return ImportResult(request.output, total, frames, fps, plan.size, copied, dict(reasons), left_out)

@@ -180,13 +180,12 @@ def _read_packets(container: Any, begins: int | None, size: tuple[int, int], enc
         return Timeline(times, tick, order, np.asarray(key), True, (rate,), size, encode or "no times of showing")
     known = np.asarray(pts, np.int64)
     # Frames that lead the first picture need one that is not there.
-    shown = known >= begins
-    known = known[shown]
-    order = np.argsort(np.argsort(known, kind="stable"), kind="stable")
+    shown = known >= (begins or 0)
+    times = np.sort(known[shown])
     return Timeline(
-        np.sort(known),
+        times,
         Fraction(stream.time_base),
-        order,
+        np.searchsorted(times, known[shown]),
         np.asarray(key)[shown],
         False,
         tagged,

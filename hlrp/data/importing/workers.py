@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -33,11 +33,11 @@ def results[Job, Result](
         yield found
 
 
-def _here[Job, Result](work: Callable[[Job], Result], jobs: Iterable[Job]) -> "Iterator[Result]":
+def _here[Job, Result](work: Callable[[Job], Result], jobs: Iterable[Job]) -> Generator[Result]:
     yield from map(work, jobs)
 
 
-def _apart[Job, Result](work: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> "Iterator[Result]":
+def _apart[Job, Result](work: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Generator[Result]:
     # Spawned, not forked: FFmpeg's and PyTorch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
