@@ -169,7 +169,7 @@ def _refuse_head(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except OSError as error:
-        raise BadClipError(f"it cannot be read: {error.strerror}", "correct its rights, or leave it out") from error
+        raise BadClipError(f"it cannot be read: {error.strerror}", "correct its rights") from error
     if not head:
         raise BadClipError("the file is empty")
     if head.startswith(_POINTER):
@@ -193,7 +193,7 @@ def _look_at_pictures(source: Source, columns: tuple[str, ...]) -> Clip:
     try:
         files = numbered(picture_files(source.path))
     except ValueError as error:
-        raise BadClipError(str(error), "rename the pictures, or leave them out with --skip-bad") from error
+        raise BadClipError(str(error), "rename the pictures") from error
     sizes: dict[tuple[int, int], Path] = {}
     for _, path in files:
         try:
@@ -206,7 +206,7 @@ def _look_at_pictures(source: Source, columns: tuple[str, ...]) -> Clip:
     if len(sizes) > 1:
         (one, first), (other, second) = list(sizes.items())[:2]
         what = f"{first.name} is {one[0]}x{one[1]}, {second.name} is {other[0]}x{other[1]} (height x width)"
-        raise BadClipError(f"its pictures have different sizes: {what}", "make them alike, or leave them out")
+        raise BadClipError(f"its pictures have different sizes: {what}", "make them alike")
     ends = [zlib.crc32(read_picture(path).tobytes()) for path in (files[0][1], files[-1][1])]
     return Clip(source.name, len(files), "", True, 0.0, next(iter(sizes)), (ends[0], ends[1]), columns)
 

@@ -30,7 +30,7 @@ class BadClipError(Exception):
         fix: What to do about it.
     """
 
-    def __init__(self, reason: str, fix: str = "copy it here again, or leave it out with --skip-bad") -> None:
+    def __init__(self, reason: str, fix: str = "copy it here again") -> None:
         super().__init__(reason)
         self.reason, self.fix = reason, fix
 
@@ -205,7 +205,7 @@ def _refuse_short(container: Any, stream: Any, pts: list[int | None], *, trimmed
         said = container.duration / 1e6
     last = max((p for p in pts if p is not None), default=None)
     if said and last is not None:
-        ends = float((last - (stream.start_time or 0)) * stream.time_base)
+        ends = float(last * stream.time_base)  # Matroska counts from 0, whenever its first frame is shown
         if ends < said - max(0.5, 3 * said / len(pts)):
             raise BadClipError(f"it is cut off: it says {said:.2f} s and ends at {ends:.2f} s")
 
