@@ -176,16 +176,17 @@ def _read_packets(container: Any, begins: int | None, size: tuple[int, int], enc
     tagged = tuple(Fraction(r) for r in (stream.average_rate, stream.base_rate, stream.guessed_rate) if r)
     if by_order:
         rate = tagged[0] if tagged else Fraction(25)
-        times, tick, order = np.arange(len(pts)), 1 / rate, np.arange(len(pts))
-        return Timeline(times, tick, order, np.asarray(key), True, (rate,), size, encode or "no times of showing")
+        count = np.arange(len(pts))
+        return Timeline(count, 1 / rate, count, np.asarray(key), True, (rate,), size, encode or "no times of showing")
     known = np.asarray(pts, np.int64)
     # Frames that lead the first picture need one that is not there.
     shown = known >= (begins or 0)
-    times = np.sort(known[shown])
+    known = known[shown]
+    order = np.argsort(np.argsort(known))
     return Timeline(
-        times,
+        np.sort(known),
         Fraction(stream.time_base),
-        np.searchsorted(times, known[shown]),
+        order,
         np.asarray(key)[shown],
         False,
         tagged,
