@@ -42,6 +42,7 @@ COMMANDS = (
     "fit_actions",
     "pseudo_label",
     "collect",
+    "import_video",
     "data",
     "demo",
     "config",

@@ -22,6 +22,7 @@ COMMANDS = [
     ["data", "check"],
     ["data", "rename"],
     ["collect"],
+    ["import-video"],
     ["demo"],
     ["config"],
     ["config", "show"],
