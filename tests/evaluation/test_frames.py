@@ -12,7 +12,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 
 from hlrp.evaluation.frames import ON_DEMAND, reads_next_observation
 from hlrp.evaluation.policy import LoadedPolicy
-from hlrp.evaluation.request import Silent, TaskResult
+from hlrp.evaluation.request import Listener, TaskResult
 from hlrp.evaluation.rollout import Film, run_task
 from hlrp.sim.metaworld_gym import LightMetaworldEnv, _Frames, create_vector_envs
 
@@ -96,7 +96,7 @@ def run(policy: Any, folder: Path, *, on_demand: bool, videos: int = 0, copies: 
         patch.setattr(_Frames, "render", counted)
         film = Film(folder, videos, 80)
         same = (lambda x: x, lambda x: x)
-        result = run_task(TASK, vec, loaded, same, episodes=2, seed=3, film=film, listener=Silent())
+        result = run_task(TASK, vec, loaded, same, episodes=2, seed=3, film=film, listener=Listener())
     vec.close()
     return result, torch.stack(recorded.given), drawn[False]
 
