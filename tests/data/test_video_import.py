@@ -270,6 +270,15 @@ def test_captions_cut_at_key_frames_are_copied_and_elsewhere_encoded(tmp_path: P
     assert episodes["tasks"].to_pylist() == [[t] for t in ("all of it", "pull", "half", "push", "end", "wait")]
 
 
+def test_a_copy_that_shows_other_frames_is_encoded_instead(tmp_path: Path) -> None:
+    """A stream that is refreshed column by column: its files say that decoding can begin where it takes a second."""
+    source = tmp_path / "source"
+    clip(source / "refreshed.mp4", Kind(options={"crf": "8", "x264-params": "intra-refresh=1:keyint=5:bframes=0"}))
+    captions = _captions(tmp_path, "file,caption,start,end\nrefreshed,look,0.5,1\n")
+    assert run(source, tmp_path / "dataset", **captions).encoded == {"the copy is not the same": 1}
+    assert numbers_of(tmp_path / "dataset") == [list(range(5, 10))]
+
+
 def test_scenes_and_seconds_split(tmp_path: Path) -> None:
     """Three scenes of one picture each; then episodes of at most half a second, which begin at key frames."""
     source = tmp_path / "source"
