@@ -24,8 +24,7 @@ def import_video(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of mp4, mkv, webm, mov, avi or of folders of numbered pictures; a file; a 'pattern*.mp4'; "
-            "or a list, files.txt.",
+            help="Folder, file, pattern or list of videos.",
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
@@ -45,6 +44,9 @@ def import_video(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Write videos as a LeRobotDataset v3.0 without actions; streams are copied where that is right.
+
+    SOURCE is a folder of mp4, mkv, webm, mov, avi, or of folders of numbered pictures; one file; a pattern in quotes,
+    'videos/*.mp4'; or a list of paths, files.txt.
 
     Killed or stopped, the same command continues. The result does not depend on the number of processes.
     """

@@ -23,6 +23,7 @@ from hlrp.data.importing import ImportRequest, ImportResult, import_video
 from hlrp.data.importing.clip import Clip
 from hlrp.data.importing.image_stats import image_stats
 from hlrp.data.importing.plan import make_plan
+from hlrp.data.importing.sources import find_sources
 from hlrp.data.video import VideoReader
 from hlrp.errors import HlrpError, UserError
 
@@ -250,18 +251,32 @@ def test_rates_times_and_numbers_beside_the_video(tmp_path: Path) -> None:
 
 def test_captions_cut_at_key_frames_are_copied_and_elsewhere_encoded(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    clip(source / "sub/long.mp4", _CLOSED, range(20))
+    clip(source / "a/long.mp4", _CLOSED, range(20))
     clip(source / "other.mp4")
     captions = tmp_path / "captions.csv"
     captions.write_text(
-        "file,caption,start,end\nlong.mp4,push,0.4,1.2\nsub/long,pull,0.3,0.9\nlong,all of it,,\nlong,end,1.6,2.0\n"
+        "file,caption,start,end\nlong.mp4,push,0.4,1.2\na/long,pull,0.3,0.9\nlong,all of it,,\n"
+        "long,end,1.6,2.0\nlong,half,0.4,0.7\n"
     )
     root = tmp_path / "dataset"
     result = run(source, root, captions=captions, task="wait")
-    assert (result.copied, result.encoded) == (4, {"begins between key frames": 1})
-    assert numbers_of(root) == [[*range(FRAMES)], [*range(20)], [*range(3, 9)], [*range(4, 12)], [*range(16, 20)]]
+    assert (result.copied, result.encoded) == (
+        4,
+        {"begins between key frames": 1, "ends inside a group of pictures": 1},
+    )
+    parts = [(0, 20), (3, 9), (4, 7), (4, 12), (16, 20)]
+    assert numbers_of(root) == [*([*range(*part)] for part in parts), [*range(FRAMES)]]
     episodes = pq.read_table(next((root / "meta/episodes").rglob("*.parquet")))
-    assert episodes["tasks"].to_pylist() == [["wait"], ["all of it"], ["pull"], ["push"], ["end"]]
+    assert episodes["tasks"].to_pylist() == [[t] for t in ("all of it", "pull", "half", "push", "end", "wait")]
+
+
+def test_a_copy_that_shows_other_frames_is_encoded_instead(tmp_path: Path) -> None:
+    """A stream that is refreshed column by column: its files say that decoding can begin where it takes a second."""
+    source = tmp_path / "source"
+    clip(source / "refreshed.mp4", Kind(options={"crf": "8", "x264-params": "intra-refresh=1:keyint=5:bframes=0"}))
+    captions = _captions(tmp_path, "file,caption,start,end\nrefreshed,look,0.5,1\n")
+    assert run(source, tmp_path / "dataset", **captions).encoded == {"the copy is not the same": 1}
+    assert numbers_of(tmp_path / "dataset") == [list(range(5, 10))]
 
 
 def test_scenes_and_seconds_split(tmp_path: Path) -> None:
@@ -446,6 +461,25 @@ BROKEN: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "not finite": (_table("x\n" + "1\n" * 11 + "inf\n"), "no finite number in row 11"),
     "some tables": (_two_tables, "good x; more none"),
 }
+
+
+def test_sources_are_called_by_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b/one.mp4", "b/two.MKV", "a.mp4", ".hidden.mp4", "b/notes.txt"):
+        (tmp_path / "source" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "source" / name).touch()
+    pictures(tmp_path / "source/b/shots", range(2))
+    (tmp_path / "files.txt").write_text("# of today\nsource/b/two.MKV\n\nsource/b/shots\n")
+    monkeypatch.chdir(tmp_path)
+
+    def names(source: Path | str) -> list[str]:
+        return [found.name for found in find_sources(str(source))]
+
+    assert names("source") == names(tmp_path / "source") == ["a", "b/one", "b/shots", "b/two"]
+    assert names("source/*/*") == names(tmp_path / "source/*/*") == ["b/one", "b/shots", "b/two"]
+    assert names("source/**/*.mp4") == ["a", "b/one"]
+    assert names("files.txt") == ["source/b/shots", "source/b/two"]
+    assert names("source/b/shots") == ["shots"]
+    assert names("source/b/two.MKV") == ["two"]
 
 
 @pytest.mark.parametrize("kind", BROKEN)

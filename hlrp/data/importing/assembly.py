@@ -10,7 +10,7 @@ from typing import Any
 
 from hlrp.data.importing.episode import Encoder, Written, read_written
 from hlrp.data.importing.plan import Part
-from hlrp.files import fsync_tree
+from hlrp.files import fsync_folder, fsync_tree
 
 RECORD = Path("meta") / "hlrp_import.jsonl"
 """Where each episode came from, a line each."""
@@ -76,7 +76,11 @@ class Assembly:
                 report(episode + 1)
         tables.close()
         fsync_tree(self.dataset)
+        # The files are on disk; their new names must be so too.
+        for folder in (*videos.glob("*/*"), *videos.glob("*"), videos):
+            fsync_folder(folder)
         videos.rename(inside)
+        fsync_folder(self.dataset)
         return tables.frames
 
     def _move(self, number: int, place: str) -> None:

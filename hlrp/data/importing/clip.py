@@ -1,8 +1,7 @@
 """What one video file or folder of pictures holds, looked at without writing anything; and what is wrong with it."""
 
-import json
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -101,11 +100,6 @@ def clip_from_json(said: dict[str, Any]) -> Clip:
     """What `asdict` and JSON made of a clip, as a clip."""
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
     return Clip(**values)
-
-
-def clip_to_json(clip: Clip) -> str:
-    """A clip in one line."""
-    return json.dumps(asdict(clip))
 
 
 def read_ends(path: Path, timeline: Timeline) -> "NDArray[np.uint8]":

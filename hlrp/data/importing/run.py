@@ -7,13 +7,13 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from hlrp.data.importing.assembly import Assembly, lerobot_encoder
 from hlrp.data.importing.captions import read_captions
-from hlrp.data.importing.clip import Clip, Fault, Look, clip_from_json, clip_to_json, look_at, refuse
+from hlrp.data.importing.clip import Clip, Fault, Look, clip_from_json, look_at, refuse
 from hlrp.data.importing.episode import FULL_DISK, Job, read_written, write_episode
 from hlrp.data.importing.plan import Plan, make_plan
 from hlrp.data.importing.request import ImportProgress, ImportRequest, ImportResult, Report
@@ -101,7 +101,7 @@ class _Run:
                     faults.append(clip)
                 else:
                     clips[clip.name] = clip
-                    file.write(json.dumps([key, json.loads(clip_to_json(clip))]) + "\n")
+                    file.write(json.dumps([key, asdict(clip)]) + "\n")
                     file.flush()
                 self._report(ImportProgress("look", len(clips) + len(faults), total))
         faults.sort()
