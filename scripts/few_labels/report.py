@@ -18,6 +18,7 @@ PAIRS = (
     *ENDPOINTS,
     ("pseudo_laq", "actions"),
     ("pseudo_laq", "pseudo_pixels"),
+    ("pseudo_laq", "pseudo_frames"),
     ("latent", "actions"),
     ("all", "actions"),
 )
@@ -159,10 +160,8 @@ def difference_table(results: Results, ks: list[int]) -> list[str]:
 
 def task_table(results: Results, k: int = 2) -> list[str]:
     """Success of every arm in each task."""
-    lines = [
-        "| arm | " + " | ".join(task.removesuffix("-v3") for task in TASKS) + " |",
-        "|---" * (len(TASKS) + 1) + "|",
-    ]
+    names = [task.removesuffix("-v3") for task in sorted(TASKS)]
+    lines = ["| arm | " + " | ".join(names) + " |", "|---" * (len(TASKS) + 1) + "|"]
     for arm in TIER_ARMS[results.tier]:
         seeds = results.seeds(arm, k)
         if seeds:

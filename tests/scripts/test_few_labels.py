@@ -261,8 +261,10 @@ def test_the_report_pairs_draws_and_says_what_is_there(tmp_path: Path) -> None:
     assert not any("latents predicted" in line or "shuffled" in line for line in lines), (
         "other studies, unfinished cells"
     )
-    assert any(
-        "suggested episodes 100%; of 6 draws the mean is 50%, 6 are worse and 0 better" in line for line in lines
-    )
+    suggested = "suggested episodes 100%; of 6 draws the mean is 50%, 6 are worse and 0 better"
+    assert any(suggested in line for line in lines)
+    tasks = next(line for line in lines if line.startswith("| arm | button")).split(" | ")
+    of_all = [line for line in lines if line.startswith("| all actions |")][-1].removesuffix(" |").split(" | ")
+    assert tasks[of_all.index("100%")].removesuffix(" |") == TASKS[2].removesuffix("-v3")
     assert (tmp_path / "few_labels_ridge.svg").read_text().count("<path") > 10
     assert not (tmp_path / "few_labels_neural.svg").exists()
