@@ -18,6 +18,7 @@ PAIRS = (
     *ENDPOINTS,
     ("pseudo_laq", "actions"),
     ("pseudo_laq", "pseudo_pixels"),
+    ("pseudo_laq", "pseudo_frames"),
     ("latent", "actions"),
     ("all", "actions"),
 )
@@ -159,10 +160,8 @@ def difference_table(results: Results, ks: list[int]) -> list[str]:
 
 def task_table(results: Results, k: int = 2) -> list[str]:
     """Success of every arm in each task."""
-    lines = [
-        "| arm | " + " | ".join(task.removesuffix("-v3") for task in TASKS) + " |",
-        "|---" * (len(TASKS) + 1) + "|",
-    ]
+    names = [task.removesuffix("-v3") for task in sorted(TASKS)]
+    lines = ["| arm | " + " | ".join(names) + " |", "|---" * (len(TASKS) + 1) + "|"]
     for arm in TIER_ARMS[results.tier]:
         seeds = results.seeds(arm, k)
         if seeds:
@@ -184,6 +183,12 @@ def trust_lines(results: Results, k: int = 2) -> list[str]:
         ):
             rho, p = rank_correlation(trust, values)
             lines.append(f"- Rank correlation of trust and {name} over {len(seeds)} draws: {rho:+.2f} (p = {p:.2g}).")
+    scored = [cell for cell in results.trust if cell.k == k and cell.seed != SUGGESTED]
+    kinds = {cell.arm for cell in scored}
+    if len(kinds) > 1:
+        trust = np.array([results.trust[cell] for cell in scored])
+        rho, _ = rank_correlation(trust, np.array([results.cells[cell].mean() for cell in scored]))
+        lines.append(f"- Over all {len(scored)} cells of {len(kinds)} kinds of latents, trust and success: {rho:+.2f}.")
     for arm in ("actions", "pseudo_laq"):
         suggested = results.cells.get(Cell(results.tier, arm, k, SUGGESTED))
         seeds = results.seeds(arm, k)

@@ -184,11 +184,11 @@ def test_a_policy_of_the_project_learns_from_what_its_arm_says(arm: str, places:
     np.testing.assert_allclose(mean, read_column(info, "action")[rows].mean(0), atol=1e-5)
 
 
-def outcome_rows(cell: Cell, success: object, trust: float = 0.5) -> list[records.Row]:
+def outcome_rows(cell: Cell, success: object, trust: float | None = None) -> list[records.Row]:
     """A cell's rows; ``success`` is one number or [T, E]."""
     values = np.broadcast_to(np.asarray(success), (len(TASKS), len(EVALUATION_SEEDS)))
     outcomes = {(t, s): bool(values[i, j]) for i, t in enumerate(TASKS) for j, s in enumerate(EVALUATION_SEEDS)}
-    return study_few_labels.rows_of(cell, outcomes, f"{trust:.3f}", "0.4", 12.3)
+    return study_few_labels.rows_of(cell, outcomes, "" if trust is None else f"{trust:.3f}", "", 12.3)
 
 
 def test_a_cell_is_done_when_its_rows_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -245,7 +245,7 @@ def test_the_report_pairs_draws_and_says_what_is_there(tmp_path: Path) -> None:
     for seed in range(6):
         rows += outcome_rows(Cell("ridge", "actions", 2, seed), half)
         rows += outcome_rows(Cell("ridge", "pseudo_laq", 2, seed), 1, trust=0.4 + 0.1 * seed)
-    rows += outcome_rows(Cell("ridge", "pseudo_random", 2, 5), 0)
+    rows += outcome_rows(Cell("ridge", "pseudo_random", 2, 5), 0, trust=0.2)
     rows += outcome_rows(Cell("ridge", "actions", 2, SUGGESTED), 1)
     # Of one task alone, the third as the study names them.
     rows += outcome_rows(Cell("ridge", "all", 0, 0), np.array([[0], [0], [1], [0]]))
@@ -261,8 +261,12 @@ def test_the_report_pairs_draws_and_says_what_is_there(tmp_path: Path) -> None:
     assert not any("latents predicted" in line or "shuffled" in line for line in lines), (
         "other studies, unfinished cells"
     )
-    assert any(
-        "suggested episodes 100%; of 6 draws the mean is 50%, 6 are worse and 0 better" in line for line in lines
-    )
+    # Cells of the trained quantizer have trust 0.4 and more, and succeed; that of the random one has 0.2, and does not.
+    assert "- Over all 7 cells of 2 kinds of latents, trust and success: +0.61." in lines
+    suggested = "suggested episodes 100%; of 6 draws the mean is 50%, 6 are worse and 0 better"
+    assert any(suggested in line for line in lines)
+    tasks = next(line for line in lines if line.startswith("| arm | button")).split(" | ")
+    of_all = [line for line in lines if line.startswith("| all actions |")][-1].removesuffix(" |").split(" | ")
+    assert tasks[of_all.index("100%")].removesuffix(" |") == TASKS[2].removesuffix("-v3")
     assert (tmp_path / "few_labels_ridge.svg").read_text().count("<path") > 10
     assert not (tmp_path / "few_labels_neural.svg").exists()
