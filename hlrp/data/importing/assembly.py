@@ -12,6 +12,7 @@ from hlrp.data.importing.episode import Encoder, Written, read_written
 from hlrp.data.importing.plan import Part
 from hlrp.files import fsync_folder, fsync_tree
 
+_EPISODES_AT_ONCE = 200
 RECORD = Path("meta") / "hlrp_import.jsonl"
 """Where each episode came from, a line each."""
 
@@ -128,7 +129,13 @@ class _Tables:
             features["observation.state"] = {"dtype": "float32", "shape": shape, "names": list(assembly.columns)}
         self._assembly = assembly
         self.meta = LeRobotDatasetMetadata.create(
-            f"local/{assembly.name}", assembly.rate, features, root=assembly.dataset, use_videos=True
+            f"local/{assembly.name}",
+            assembly.rate,
+            features,
+            root=assembly.dataset,
+            use_videos=True,
+            # What a parquet file says of its row groups stays in memory until it is closed: few, large ones.
+            metadata_buffer_size=_EPISODES_AT_ONCE,
         )
         # All at once: LeRobot writes the whole table for each that is new.
         self.meta.save_episode_tasks(tasks)
