@@ -31,7 +31,7 @@ ARMS: dict[str, str] = {
     "pseudo_laq": "pseudo-labels from LAQ",
     "pseudo_random": "pseudo-labels from a random quantizer",
     "pseudo_pixels": "pseudo-labels from pixel differences",
-    "pseudo_frames": "pseudo-labels from an inverse model of frame pairs",
+    "pseudo_frames": "pseudo-labels from frame pairs",
     "latent": "latents predicted, then decoded",
     "latent_shuffled": "the same with shuffled latents",
     "foundation": "direct expert from the foundation",

@@ -233,7 +233,7 @@ def plot(results: Results, path: Path, k: int = 2) -> None:
     mpl.rcParams["svg.hashsalt"] = "few-labels"
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained", width_ratios=(3, 2))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.6), layout="constrained", width_ratios=(4, 3))
     arms = [arm for arm in TIER_ARMS[results.tier] if results.seeds(arm, k)]
     for row, arm in enumerate(arms):
         outcomes = results.of_arm(arm, k, results.seeds(arm, k))
@@ -250,6 +250,6 @@ def plot(results: Results, path: Path, k: int = 2) -> None:
         gain = results.of_arm("pseudo_laq", k, seeds) - results.of_arm("actions", k, seeds)
         right.plot(trust, 100 * gain.mean((1, 2)), "o")
         right.axhline(0, color="grey", linewidth=0.8)
-    right.set(xlabel="held-out R2 of the map", ylabel="gain of pseudo-labels, points")
+    right.set(xlabel="R2 of the map, left-out episodes", ylabel="gain of pseudo-labels, points")
     figure.savefig(path, format="svg", metadata={"Date": None})
     plt.close(figure)
