@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from hlrp.data import DatasetInfo
     from hlrp.latents import LatentTable
     from hlrp.latents.decoder_manifest import DecoderManifest
-    from hlrp.latents.suggestion import Suggestion
 
 
 def fit_actions(
@@ -64,32 +63,20 @@ def fit_actions(
     chosen = choose_device(device, per_process=True)
     info = read_dataset(None, dataset_root, where="--dataset-root")
     check_episodes(info, labelled)
-    if suggest is not None:
-        from hlrp.latents.suggestion import suggest_episodes
-
-        table = _table(laq, latents, info, camera, chosen)
-        found = suggest_episodes(table, info, suggest, labelled=labelled, inputs=inputs)
-        _show_suggestions(found, labelled, json_output)
-        return
-    from hlrp.latents.action_scores import FLOOR
-    from hlrp.latents.actions import fit_actions as fit
-
     table = _table(laq, latents, info, camera, chosen)
+    if suggest is not None:
+        _suggest(table, info, suggest, labelled, inputs, json_output)
+        return
     assert output is not None, "checked above"
-    decoder = fit(
-        table,
-        info,
-        labelled,
-        estimator=kind,
-        inputs=inputs,
-        action_form="state_difference" if action_form == "state-difference" else action_form,
-        horizon=horizon,
-        floor=FLOOR if floor is None else floor,
-        seed=seed or 0,
-        device=chosen,
-    )
-    decoder.save(output)
-    _show(decoder.manifest, output, json_output)
+    options: dict[str, Any] = {
+        "estimator": kind,
+        "inputs": inputs,
+        "horizon": horizon,
+        "seed": seed or 0,
+        "device": chosen,
+    }
+    options |= {"action_form": action_form.replace("-", "_")} | ({} if floor is None else {"floor": floor})
+    _fit(table, info, labelled, output, json_output, options)
 
 
 def _check(
@@ -141,7 +128,32 @@ def _table(
     return LatentTable.open(latents)
 
 
-def _show_suggestions(found: "list[Suggestion]", labelled: list[int], json_output: bool) -> None:
+def _fit(
+    table: "LatentTable",
+    info: "DatasetInfo",
+    labelled: list[int],
+    output: Path,
+    json_output: bool,
+    options: dict[str, Any],
+) -> None:
+    from hlrp.latents.actions import fit_actions as fit
+
+    decoder = fit(table, info, labelled, **options)
+    decoder.save(output)
+    _show(decoder.manifest, output, json_output)
+
+
+def _suggest(
+    table: "LatentTable",
+    info: "DatasetInfo",
+    count: int,
+    labelled: list[int],
+    inputs: Literal["both", "vectors", "codes"],
+    json_output: bool,
+) -> None:
+    from hlrp.latents.suggestion import suggest_episodes
+
+    found = suggest_episodes(table, info, count, labelled=labelled, inputs=inputs)
     chosen = [s.episode for s in found]
     if json_output:
         typer.echo(json.dumps({"episodes": chosen, "labelled": labelled, "suggestions": [s._asdict() for s in found]}))

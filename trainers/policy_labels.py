@@ -8,7 +8,7 @@ from hlrp.data.dataset_info import DatasetInfo
 from hlrp.errors import UserError
 from hlrp.runs.checkpoints import is_foundation
 
-_OURS = "hlrp_"
+OURS = "hlrp_"
 
 
 def label_fields(run: LeRobotRun | LightningRun, dataset: DatasetInfo | None) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def label_fields(run: LeRobotRun | LightningRun, dataset: DatasetInfo | None) ->
     latents, model = run.latents, run.model
     if latents.source == "none" or not isinstance(model, PolicyModel):
         return {}
-    if not model.policy_type.startswith(_OURS):
+    if not model.policy_type.startswith(OURS):
         raise UserError(
             f"policy {model.policy_type!r} has no use for latent labels",
             where="latents, --latents, --online-laq",
@@ -61,7 +61,7 @@ def foundation_of(model: PolicyModel) -> Path | None:
     """
     if model.init_from is None or not Path(model.init_from).exists() or not is_foundation(Path(model.init_from)):
         return None
-    if not model.policy_type.startswith(_OURS):
+    if not model.policy_type.startswith(OURS):
         raise UserError(
             f"{model.init_from} holds a foundation model, from which policy {model.policy_type!r} cannot start",
             where="--init-from / model.init_from",

@@ -13,6 +13,7 @@ from hlrp.data.policy_checks import STATE, policy_problems
 from hlrp.data.problems import Problem
 from hlrp.errors import UserError
 from hlrp.runs import DatasetRecord, RunDirectory
+from trainers.policy_labels import OURS
 
 # Text that names a folder if there is one of that name, and else something on the Hub.
 _FOLDERS_OR_NAMES = ("init_from", "backbone", "vlm_model_name", "latent_table", "latent_laq")
@@ -163,7 +164,7 @@ def _labelled(model: PolicyModel, info: DatasetInfo, used: Sequence[str]) -> dic
     """The episodes in which a policy reads a column, where these are not all; LeRobot's policies know no such thing."""
     fields = model.policy_fields
     episodes = fields.get("labelled_episodes")
-    if not model.policy_type.startswith("hlrp_") or not isinstance(episodes, list):
+    if not model.policy_type.startswith(OURS) or not isinstance(episodes, list):
         return {}
     shown = range(info.episodes) if fields.get("state_of_unlabelled") else episodes
     return {name: shown if name == STATE else episodes for name in used if name not in info.cameras}

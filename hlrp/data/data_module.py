@@ -118,9 +118,7 @@ class FrameDataModule(LightningDataModule):
         run: LightningRun, cameras: list[str] | None, labelled: list[int] | None
     ) -> tuple[list[WindowSource], list[WindowSource]]:
         data = run.data
-        sections = data.sources or [
-            SourceSection(repo_id=data.repo_id, root=data.root, labelled_episodes=labelled or None)
-        ]
+        sections = data.sources or [SourceSection(repo_id=data.repo_id, root=data.root, labelled_episodes=labelled)]
         train, val = [], []
         for section in sections:
             info = read_dataset(section.repo_id, section.root, tolerance_s=data.tolerance_s)

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,14 +104,24 @@ class Mismatch(NamedTuple):
         return text + (f"; the video begins at {self.begins:.4f} s" if self.begins > 0 else "")
 
 
+def nearest_index(values: "NDArray[Any]", wanted: "NDArray[Any]", slack: float = 0.0) -> "NDArray[np.int64]":
+    """Which of ``values`` `[n]`, ascending, n >= 1, lies nearest to each of ``wanted`` `[k]`.
+
+    Of two that are equally near, to within ``slack``, the earlier one.
+    """
+    import numpy as np
+
+    after = np.clip(np.searchsorted(values, wanted), 0, len(values) - 1)
+    before = np.maximum(after - 1, 0)
+    earlier = np.abs(values[before] - wanted) <= np.abs(values[after] - wanted) + slack
+    return np.where(earlier, before, after).astype(np.int64)
+
+
 def find_mismatch(expected: "NDArray[np.float64]", found: "NDArray[np.float64]", tolerance_s: float) -> Mismatch | None:
     """Compare expected times, `[n]`, with those of a video, `[m]` ascending, m >= 1; None if they agree."""
     import numpy as np
 
-    after = np.clip(np.searchsorted(found, expected), 0, len(found) - 1)
-    before = np.maximum(after - 1, 0)
-    nearer = np.abs(found[before] - expected) <= np.abs(found[after] - expected)
-    nearest = np.where(nearer, found[before], found[after])
+    nearest = found[nearest_index(found, expected)]
     distance = np.abs(nearest - expected)
     frames = np.flatnonzero(distance >= tolerance_s)
     if not len(frames):

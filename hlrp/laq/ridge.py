@@ -30,3 +30,15 @@ def ridge_weights(features: Tensor, targets: Tensor, strengths: Sequence[float] 
         rotated, back = axes.T @ targets / count, features.T @ axes
     values = values.clamp_min(0)
     return torch.stack([back @ (rotated / (values + s)[:, None]) for s in strengths])
+
+
+def ridge_with_intercept(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights ``[C, F, A]`` and intercepts ``[C, 1, A]`` at each of `STRENGTHS`; the intercept is not regularised.
+
+    Args:
+        features: ``[N, F]``.
+        targets: ``[N, A]``.
+    """
+    features_mean, targets_mean = features.mean(0), targets.mean(0)
+    weights = ridge_weights(features - features_mean, targets - targets_mean)
+    return weights, (targets_mean - features_mean @ weights)[:, None]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hlrp.laq.ridge import STRENGTHS, ridge_weights
+from hlrp.laq.ridge import STRENGTHS, ridge_with_intercept
 from hlrp.latents.decoder_manifest import Estimator
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def fit_ridge(
     ids = np.unique(folds.of_row)
     for held in ids.tolist():
         test = fold == held
-        weights, bias = _ridge(x[~test], y[~test])
+        weights, bias = ridge_with_intercept(x[~test], y[~test])
         predicted = (x[test] @ weights + bias).numpy()
         rows = np.flatnonzero(folds.of_row == held)
         candidates[:, rows] = predicted
@@ -115,7 +115,7 @@ def fit_ridge(
         rows = np.flatnonzero(folds.of_row == held)[:, None]
         for columns, best in zip(dimensions, _best(total - error), strict=True):
             held_out[rows, columns] = candidates[best, rows, columns]
-    weights, bias = _ridge(x, y)
+    weights, bias = ridge_with_intercept(x, y)
     chosen = np.empty(targets.shape[1], np.int64)
     for columns, best in zip(dimensions, _best(total), strict=True):
         chosen[columns] = best
@@ -128,13 +128,6 @@ def _best(errors: "NDArray[np.float64]") -> list[int]:
     """The candidate of the least error ``[strengths, A]`` of each dimension; the usual one where nothing voted."""
     usual = STRENGTHS.index(USUAL_STRENGTH)
     return [int(error.argmin()) if error.max() > _CONSTANT else usual for error in errors.T]
-
-
-def _ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights ``[strengths, F, C]`` and intercepts ``[strengths, 1, C]``."""
-    x_mean, y_mean = x.mean(0), y.mean(0)
-    weights = ridge_weights(x - x_mean, y - y_mean)
-    return weights, (y_mean - x_mean @ weights)[:, None]
 
 
 def fit_ensemble(

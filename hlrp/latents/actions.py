@@ -7,7 +7,7 @@ S code positions, D width of a vector.
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from hlrp.data.episodes import Episodes, read_episodes, window_offset
 from hlrp.errors import UserError
 from hlrp.files import new_folder
 from hlrp.latents import action_estimators as estimators
-from hlrp.latents.action_scores import FLOOR, score_dimensions
+from hlrp.latents.action_scores import FLOOR, ActionDimension, score_dimensions
 from hlrp.latents.action_targets import STATE, ActionForm, Targets, column_slices, from_columns, read_targets, width_of
 from hlrp.latents.decoder_manifest import (
     KIND,
@@ -251,30 +251,37 @@ def fit_actions(
     held_out = from_columns(fit.held_out, targets.dimensions, horizon)
     dimensions = score_dimensions(held_out, targets, whole, table.task, floor)
     weights = fit.weights | {"feature_mean": features.mean, "feature_scale": features.scale}
+    settings = {"estimator": estimator, "inputs": inputs, "offsets": windows, "horizon": horizon, "seed": seed}
+    manifest = _describe(latents, info, dimensions, folds, weights, episodes=chosen, floor=floor, **settings)
+    return ActionDecoder(manifest, weights)
+
+
+def _describe(
+    latents: LatentTable,
+    info: DatasetInfo,
+    dimensions: list[ActionDimension],
+    folds: estimators.Folds,
+    weights: "dict[str, NDArray[np.float32]]",
+    **settings: Any,
+) -> DecoderManifest:
+    """The manifest of a map, whose fields that were asked for are ``settings``."""
     differences = any(d.state is not None for d in dimensions)
-    manifest = DecoderManifest(
+    return DecoderManifest(
         schema_version=SCHEMA_VERSION,
         kind=KIND,
         hlrp_version=__version__,
-        spec=latents.identity.codes(vectors=inputs != "codes"),
+        spec=latents.identity.codes(vectors=settings["inputs"] != "codes"),
         dataset=info.repo_id,
         dataset_fingerprint=info.fingerprint(),
         camera=latents.identity.camera,
         fps=info.fps,
-        episodes=chosen,
-        estimator=estimator,
-        inputs=inputs,
-        offsets=windows,
-        horizon=horizon,
         action_form="state_difference" if differences else "direct",
         state_width=width_of(info, STATE) if differences else None,
         dimensions=dimensions,
         held_out="episodes" if folds.whole.all() else "both" if folds.whole.any() else "blocks",
-        floor=floor,
-        seed=seed,
         weights_sha256=hashlib.sha256(_to_bytes(weights)).hexdigest(),
+        **settings,
     )
-    return ActionDecoder(manifest, weights)
 
 
 def _labelled_rows(

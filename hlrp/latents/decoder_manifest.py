@@ -1,11 +1,10 @@
 """What an action decoder says of itself: `manifest.json` beside its weights."""
 
-import json
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from hlrp.errors import UserError
 from hlrp.latents.action_scores import ActionDimension
@@ -13,6 +12,7 @@ from hlrp.latents.action_targets import ActionForm
 from hlrp.latents.spec import CodeSpec
 from hlrp.latents.step_features import Inputs
 from hlrp.runs.kinds import refuse_other
+from hlrp.runs.model_folder import parse_manifest
 
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 SCHEMA_VERSION = 1
@@ -96,17 +96,5 @@ class DecoderManifest(BaseModel):
                 where="--decoder",
                 fix="give the folder that hlrp fit-actions wrote",
             )
-        try:
-            raw = json.loads(path.read_text(encoding="utf8"))
-            if raw["kind"] != KIND or raw["schema_version"] != SCHEMA_VERSION:
-                raise ValueError(
-                    f"kind {raw['kind']!r}, schema {raw['schema_version']!r}; this version reads {KIND!r}, "
-                    f"schema {SCHEMA_VERSION}"
-                )
-            return cls.model_validate(raw)
-        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-            raise UserError(
-                f"the manifest of the action decoder cannot be read: {error}",
-                where=str(path),
-                fix="fit it again with hlrp fit-actions",
-            ) from error
+        fix = "fit it again with hlrp fit-actions"
+        return parse_manifest(path, cls, KIND, SCHEMA_VERSION, name="the action decoder", fix=fix)

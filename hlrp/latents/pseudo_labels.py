@@ -26,6 +26,7 @@ from hlrp.data.linked_copy import (
     rewrite_table,
     with_columns,
 )
+from hlrp.data.video_times import nearest_index
 from hlrp.errors import UserError
 from hlrp.files import fsync_folder, fsync_tree, new_file, write_json
 from hlrp.latents.actions import ActionDecoder, EpisodeActions
@@ -212,13 +213,9 @@ class _PseudoLabelling:
                 fix="look for numbers that are not finite in observation.state, or fit the decoder again",
             )
         known = np.flatnonzero(made.known)
-        frames = np.arange(len(made.known))
         if len(known):
-            # The nearest one; of two as near the earlier one: the action is held.
-            after = np.searchsorted(known, frames).clip(max=len(known) - 1)
-            before = (after - 1).clip(min=0)
-            nearer = np.abs(known[before] - frames) <= np.abs(known[after] - frames)
-            actions = made.actions[np.where(nearer, known[before], known[after])]
+            # Of two as near the earlier one: the action is held.
+            actions = made.actions[known[nearest_index(known, np.arange(len(made.known)))]]
         else:
             actions = np.zeros_like(made.actions)
         confidence = np.where(made.known[:, None], made.confidence, np.float32(0)).astype(np.float32)

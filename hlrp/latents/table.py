@@ -3,13 +3,11 @@
 A folder without `manifest.json` is a table that is not finished.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from pydantic import ValidationError
 
 from hlrp.data import DatasetInfo
 from hlrp.errors import UserError
@@ -17,7 +15,7 @@ from hlrp.files import sha256_of, write_json
 from hlrp.latents.shards import LatentIdentity, ShardRange, map_arrays, read_header
 from hlrp.latents.spec import describe
 from hlrp.runs.kinds import refuse_other
-from hlrp.runs.model_folder import MANIFEST, Record
+from hlrp.runs.model_folder import MANIFEST, Record, parse_manifest
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -123,21 +121,8 @@ def _read_manifest(folder: Path) -> TableManifest:
             where="--latents / latents.table",
             fix="give the folder that hlrp precompute-latents wrote",
         )
-    try:
-        raw = json.loads(path.read_text(encoding="utf8"))
-        if raw["kind"] != _KIND or raw["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(
-                f"kind {raw['kind']!r}, schema {raw['schema_version']!r}; this version reads {_KIND!r}, "
-                f"schema {SCHEMA_VERSION}"
-            )
-        manifest = TableManifest.model_validate(raw)
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise UserError(
-            f"the manifest of the latent table cannot be read: {error}",
-            where=str(path),
-            fix="delete it and run precompute-latents again: shards that are whole are kept",
-        ) from error
-    return manifest
+    fix = "delete it and run precompute-latents again: shards that are whole are kept"
+    return parse_manifest(path, TableManifest, _KIND, SCHEMA_VERSION, name="the latent table", fix=fix)
 
 
 class LatentTable:

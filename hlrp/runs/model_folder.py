@@ -127,6 +127,31 @@ class ModelKind[M: ModelManifest]:
             ) from error
 
 
+def parse_manifest[M: BaseModel](path: Path, record: type[M], kind: str, version: int, *, name: str, fix: str) -> M:
+    """Read a manifest of which every fault has one remedy.
+
+    Args:
+        path: The file.
+        record: Its class.
+        kind: As it must say of itself.
+        version: Of its schema.
+        name: Of what it describes, in messages.
+        fix: The remedy.
+
+    Raises:
+        UserError: It cannot be read, or is of another kind or schema.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf8"))
+        if raw["kind"] != kind or raw["schema_version"] != version:
+            raise ValueError(
+                f"kind {raw['kind']!r}, schema {raw['schema_version']!r}; this version reads {kind!r}, schema {version}"
+            )
+        return record.model_validate(raw)
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"the manifest of {name} cannot be read: {error}", where=str(path), fix=fix) from error
+
+
 def read_weights(folder: Path, sha256: str) -> "dict[str, Tensor]":
     """The weights in a model's folder, checked against the SHA-256 that its manifest says.
 

@@ -1,7 +1,5 @@
 """Recording demonstrations of scripted experts: which attempts, in how many processes, and where they end up."""
 
-import errno
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +11,7 @@ from typing import Any
 
 from hlrp.errors import Interrupted, UserError, WorkError, suggest
 from hlrp.files import new_folder
+from hlrp.outputs import check_new_output, disk_error
 from hlrp.processes import SignalError, cores, leave_closed_terminal, signal_handlers, stop_signals
 from hlrp.sim.catalog import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, envs_catalog, expand_tasks, require_installed
 from hlrp.sim.dataset import SCHEMA_VERSION, build_dataset
@@ -23,8 +22,6 @@ from hlrp.sim.staging import Staging, partial_path
 MAX_FAILURES_IN_A_ROW = 20
 EPISODE_LENGTH = 500  # Meta-World's own limit; the slowest experts need most of it
 _CAMERA = "corner2"
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class CollectRequest:
             raise UserError(f"environment {self.env!r} {fault}", where="--env", fix=suggest(self.env, known))
         tasks = expand_tasks(self.env, self.tasks)
         self._check_ranges()
-        _check_output(self.output)
+        check_new_output(self.output)
         require_installed(self.env)
         return tasks
 
@@ -159,7 +156,7 @@ def collect(request: CollectRequest, report: Report = lambda _: None) -> Collect
         what = f"stopped; finished episodes are kept in {kept}\n  fix:   the same command continues"
         raise Interrupted(what, stop.number) from None
     except OSError as error:
-        raise _disk_error(error, request.output) from error
+        raise disk_error(error, request.output) from error
 
 
 def _record(request: CollectRequest, tasks: list[str], staging: Staging, report: Report) -> CollectResult:
@@ -271,26 +268,6 @@ def _metadata(request: CollectRequest, tasks: list[str], failed: dict[str, int])
         "failed_attempts": failed,
         "versions": _versions(),
     }
-
-
-def _check_output(output: Path) -> None:
-    parent = output.absolute().parent
-    if output.exists() or output.is_symlink():
-        raise UserError("the output exists already", where=str(output), fix="choose another --output, or delete it")
-    if not parent.is_dir():
-        raise UserError("there is no such folder", where=str(parent), fix=f"mkdir -p {parent}")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError("no right to write here", where=str(parent), fix="choose another --output")
-
-
-def _disk_error(error: OSError, output: Path) -> Exception:
-    where = str(error.filename or output)
-    if error.errno in _FULL_DISK:
-        fix = "free some space; the same command continues with the episodes that are finished"
-        return UserError("no space left on the device", where=where, fix=fix)
-    if error.errno in _NO_RIGHT:
-        return UserError("no right to write here", where=where, fix="choose another --output")
-    return WorkError(f"{error.strerror or error}: {where}")
 
 
 @contextmanager

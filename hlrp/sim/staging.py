@@ -1,14 +1,14 @@
 """The folder `OUTPUT.partial/`: finished attempts, written so that a killed recording loses and doubles nothing."""
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlrp.errors import UserError
-from hlrp.files import new_file, write_json
+from hlrp.files import new_file
+from hlrp.outputs import changed_settings
 from hlrp.processes import FolderLock
 
 if TYPE_CHECKING:
@@ -92,24 +92,8 @@ class Staging:
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    if not path.exists():
-        write_json(path, settings)
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf8"))
-        if not isinstance(before, dict):
-            raise ValueError("no object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            "the settings of an unfinished recording cannot be read",
-            where=str(path),
-            fix=f"delete {path.parent}, and record again",
-        ) from error
-    # As JSON writes them, so that a tuple equals the list it becomes.
-    now = json.loads(json.dumps(settings))
-    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    if differing:
-        pairs = "; ".join(f"{key}: begun with {before.get(key)!r}, asked now {now.get(key)!r}" for key in differing)
+    if differing := changed_settings(path, settings, "recording"):
+        pairs = "; ".join(f"{key}: begun with {old!r}, asked now {new!r}" for key, (old, new) in differing.items())
         raise UserError(
             f"an unfinished recording has other settings ({pairs})",
             where=str(path.parent),

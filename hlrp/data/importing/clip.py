@@ -102,15 +102,15 @@ def clip_from_json(said: dict[str, Any]) -> Clip:
     return Clip(**values)
 
 
-def read_ends(path: Path, timeline: Timeline) -> "NDArray[np.uint8]":
-    """The first and the last frame of a video, uint8 `[2, H, W, 3]`.
+def read_ends(path: Path, timeline: Timeline, first: int = 0, last: int = -1) -> "NDArray[np.uint8]":
+    """The first and the last frame of a video, or of a part of it, uint8 `[2, H, W, 3]`.
 
     Raises:
         BadClipError: One of them cannot be decoded.
     """
     import numpy as np
 
-    times = timeline.pts[[0, -1]].astype(np.float64) * float(timeline.tick)
+    times = timeline.pts[[first, last]].astype(np.float64) * float(timeline.tick)
     try:
         reader = VideoReader(path, 0, threads=1)
         try:

@@ -9,20 +9,22 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hlrp.data.images import BadVideoError
 from hlrp.data.importing.clip import Fault, read_ends, read_table
-from hlrp.data.importing.frames import fit, nearest, source_frames
+from hlrp.data.importing.frames import fit, source_frames
 from hlrp.data.importing.image_stats import image_stats
 from hlrp.data.importing.sources import Source
 from hlrp.data.importing.timeline import BadClipError, Timeline, read_timeline, video_stream
-from hlrp.data.video import DECODING_FAULTS, VideoReader
+from hlrp.data.video import DECODING_FAULTS
+from hlrp.data.video_times import nearest_index
 from hlrp.files import new_file, write_json
+from hlrp.outputs import FULL_DISK
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+_TICK_S = 1e-6  # times are rounded to ticks: of two frames that are as near as that the earlier one is meant
 
 
 class Encoder(NamedTuple):
@@ -129,7 +131,7 @@ def _pick(job: Job) -> "tuple[NDArray[np.int64], Timeline | None]":
     if job.source.is_pictures:
         return grid, None
     timeline = read_timeline(job.source.path)
-    return nearest(timeline.seconds, grid / float(job.fps)), timeline
+    return nearest_index(timeline.seconds, grid / float(job.fps), _TICK_S), timeline
 
 
 def _write_video(job: Job, timeline: Timeline | None, picks: "NDArray[np.int64]") -> str:
@@ -214,15 +216,7 @@ def _is_right(job: Job, timeline: Timeline, first: int, count: int, target: Path
         return False
     if (first, count) == (0, len(timeline)):
         return (zlib.crc32(ends[0].tobytes()), zlib.crc32(ends[1].tobytes())) == job.ends
-    times = timeline.pts[[first, first + count - 1]].astype(np.float64) * float(timeline.tick)
-    try:
-        reader = VideoReader(job.source.path, 0, threads=1)
-        try:
-            return all(np.array_equal(ends[i], reader.read(times[i : i + 1], 0)[0]) for i in (0, 1))
-        finally:
-            reader.close()
-    except BadVideoError as error:
-        raise BadClipError(f"it cannot be decoded: {error.reason}") from error
+    return np.array_equal(ends, read_ends(job.source.path, timeline, first, first + count - 1))
 
 
 def _encode(job: Job, timeline: Timeline | None, picks: "NDArray[np.int64]", target: Path) -> None:

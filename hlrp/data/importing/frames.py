@@ -16,17 +16,6 @@ if TYPE_CHECKING:
 _SEEK_MARGIN_S = 1.0
 
 
-def nearest(seconds: "NDArray[np.float64]", wanted: "NDArray[np.float64]") -> "NDArray[np.int64]":
-    """Which of the frames at ``seconds`` `[n]`, ascending, lies nearest to each of ``wanted`` `[k]`."""
-    import numpy as np
-
-    after = np.clip(np.searchsorted(seconds, wanted), 0, len(seconds) - 1)
-    before = np.maximum(after - 1, 0)
-    # Times are rounded to ticks: of two that are as near as that the earlier one is meant.
-    earlier = wanted - seconds[before] <= seconds[after] - wanted + 1e-6
-    return np.where(earlier, before, after).astype(np.int64)
-
-
 def source_frames(
     source: Source, timeline: Timeline | None, picks: "NDArray[np.int64]"
 ) -> "Iterator[tuple[int, NDArray[np.uint8]]]":

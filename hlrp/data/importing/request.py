@@ -1,6 +1,5 @@
 """What an import is asked for, how far it is, and what came of it."""
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError
+from hlrp.outputs import check_new_output
 
 MIN_SIDE, MAX_SIDE = 16, 8192
 MAX_FPS = 1000
@@ -83,19 +83,12 @@ class ImportRequest:
         self._check_output()
 
     def _check_output(self) -> None:
-        parent, source = self.output.absolute().parent, Path(self.source)
-        if self.output.exists() or self.output.is_symlink():
-            raise UserError(
-                "the output exists already", where=f"--output {self.output}", fix="choose another, or delete it"
-            )
+        source = Path(self.source)
+        check_new_output(self.output)
         if source.is_dir() and self.output.resolve().is_relative_to(source.resolve()):
             raise UserError(
                 "the output lies inside the source", where=f"--output {self.output}", fix="choose a folder beside it"
             )
-        if not parent.is_dir():
-            raise UserError("there is no such folder", where=f"--output {parent}", fix=f"mkdir -p {parent}")
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise UserError("no right to write here", where=f"--output {parent}", fix="choose another --output")
 
     def settings(self, fps: Fraction, size: tuple[int, int]) -> dict[str, Any]:
         """All that decides the dataset beside the files, for JSON."""

@@ -1,6 +1,5 @@
 """An import from beginning to end: look at all sources, refuse or plan, write episodes, put them together."""
 
-import errno
 import json
 import shutil
 import signal
@@ -14,13 +13,14 @@ from typing import Any
 from hlrp.data.importing.assembly import Assembly, lerobot_encoder
 from hlrp.data.importing.captions import read_captions
 from hlrp.data.importing.clip import Clip, Fault, Look, clip_from_json, look_at, refuse
-from hlrp.data.importing.episode import FULL_DISK, Job, read_written, write_episode
+from hlrp.data.importing.episode import Job, read_written, write_episode
 from hlrp.data.importing.plan import Plan, make_plan
 from hlrp.data.importing.request import ImportProgress, ImportRequest, ImportResult, Report
 from hlrp.data.importing.sources import Source, find_sources
 from hlrp.data.importing.workers import results
-from hlrp.errors import HlrpError, Interrupted, UserError, WorkError
-from hlrp.files import fsync_folder, write_json
+from hlrp.errors import Interrupted, UserError, WorkError
+from hlrp.files import fsync_folder
+from hlrp.outputs import changed_settings, disk_error
 from hlrp.processes import FolderLock, SignalError, cores
 
 _LOOKS, _SETTINGS = "looks.jsonl", "settings.json"
@@ -64,7 +64,7 @@ def import_video(request: ImportRequest, report: Report = lambda _: None) -> Imp
         what = f"stopped; what is finished is kept in {request.work}\n  fix:   the same command continues"
         raise Interrupted(what, number) from None
     except OSError as error:
-        raise _disk_error(error, request) from error
+        raise disk_error(error, request.work) from error
 
 
 class _Run:
@@ -121,19 +121,8 @@ class _Run:
             UserError: It is of another.
         """
         now = self._request.settings(plan.fps, plan.size) | {"files": plan.mark(clips)}
-        path = self._work / _SETTINGS
-        if not path.exists():
-            write_json(path, now)
-            return
-        try:
-            before = json.loads(path.read_text(encoding="utf8"))
-            differing = [key for key in now if before[key] != now[key]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                "the settings of an unfinished import cannot be read", where=str(path), fix=f"delete {self._work}"
-            ) from error
-        if differing:
-            pairs = "; ".join(f"{key}: begun with {before[key]!r}, now {now[key]!r}" for key in differing)
+        if differing := changed_settings(self._work / _SETTINGS, now, "import"):
+            pairs = "; ".join(f"{key}: begun with {old!r}, now {new!r}" for key, (old, new) in differing.items())
             raise UserError(
                 f"an unfinished import has other settings or files ({pairs})",
                 where=str(self._work),
@@ -219,15 +208,3 @@ def _kept_looks(path: Path) -> Iterator[tuple[str, Clip]]:
             yield key, clip_from_json(said)
         except (ValueError, TypeError):
             continue
-
-
-def _disk_error(error: OSError, request: ImportRequest) -> HlrpError:
-    where = str(error.filename or request.work)
-    if error.errno in FULL_DISK:
-        fix = "free some space; the same command continues with the episodes that are finished"
-        return UserError("no space left on the device", where=where, fix=fix)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(
-            "no right to read or write here", where=where, fix="correct the rights, or choose another folder"
-        )
-    return WorkError(f"{error.strerror or error}: {where}")

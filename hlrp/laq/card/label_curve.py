@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hlrp.laq.card.probe import ProbeInputs
-from hlrp.laq.ridge import STRENGTHS, ridge_weights
+from hlrp.laq.ridge import STRENGTHS, ridge_with_intercept
 
 COUNTS = (1, 2, 5)
 """Labelled episodes a task that are tried."""
@@ -68,13 +68,15 @@ def label_curves(
     of_task: dict[str, list[int]] = {}
     for episode in inputs.episodes.unique().tolist():
         of_task.setdefault(tasks[episode], []).append(episode)
-    curves: LabelCurve = {name: {} for name, group in kinds.items() if group}
+    # On the scale of all pairs: of the labelled episodes alone only actions are used.
+    scaled = {name: [_standardised(x.double()) for x in group] for name, group in kinds.items() if group}
+    curves: LabelCurve = {name: {} for name in scaled}
     for count in COUNTS:
         if count >= min(len(episodes) for episodes in of_task.values()):
             continue
         drawn = [_draw(of_task, count, [seed, count, number]) for number in range(_DRAWS)]
         for name in curves:
-            scores = [_score(x, inputs, labelled) for labelled in drawn for x in kinds[name]]
+            scores = [_score(x, inputs, labelled) for labelled in drawn for x in scaled[name]]
             curves[name][count] = LabelPoint(fmean(scores), min(scores), max(scores), len(drawn))
     return curves
 
@@ -94,23 +96,22 @@ def _components(pictures: Tensor) -> Tensor:
     return left[:, :width] * values[:width]
 
 
-def _score(features: Tensor, inputs: ProbeInputs, labelled: Tensor) -> float:
-    x, y = features.double(), inputs.actions.double()
+def _standardised(x: Tensor) -> Tensor:
     scale = x.std(0, correction=0)
-    x = torch.where(scale > _CONSTANT, (x - x.mean(0)) / scale.clamp_min(_CONSTANT), 0)
+    return torch.where(scale > _CONSTANT, (x - x.mean(0)) / scale.clamp_min(_CONSTANT), 0)
+
+
+def _score(x: Tensor, inputs: ProbeInputs, labelled: Tensor) -> float:
+    y = inputs.actions.double()
     fit = torch.isin(inputs.episodes, labelled)
-    weights, strengths = _candidates(x[fit], y[fit]), _strengths(x[fit], y[fit], inputs.episodes[fit])
-    mean_x, mean_y = x[fit].mean(0), y[fit].mean(0)
-    chosen = torch.stack([weights[c, :, d] for d, c in enumerate(strengths.tolist())], dim=1)
-    predicted, true = (x[~fit] - mean_x) @ chosen + mean_y, y[~fit]
+    weights, intercepts = ridge_with_intercept(x[fit], y[fit])
+    strengths, dimensions = _strengths(x[fit], y[fit], inputs.episodes[fit]), torch.arange(y.shape[1])
+    predicted = x[~fit] @ weights[strengths, :, dimensions].T + intercepts[strengths, 0, dimensions]
+    true = y[~fit]
     varies = true.std(0, correction=0) > _CONSTANT
     residual, total = ((predicted - true) ** 2).sum(0), ((true - true.mean(0)) ** 2).sum(0)
     r2 = (1 - residual / total.clamp_min(_CONSTANT)).clamp_min(_WORST)[varies]
     return float(r2.mean()) if len(r2) else float("nan")
-
-
-def _candidates(x: Tensor, y: Tensor) -> Tensor:
-    return ridge_weights(x - x.mean(0), y - y.mean(0))
 
 
 def _strengths(x: Tensor, y: Tensor, episodes: Tensor) -> Tensor:
@@ -121,9 +122,8 @@ def _strengths(x: Tensor, y: Tensor, episodes: Tensor) -> Tensor:
     error = torch.zeros(len(STRENGTHS), y.shape[1], dtype=torch.float64)
     for held in fold.unique():
         inside = fold == held
-        fit_x, fit_y = x[~inside], y[~inside]
-        predicted = (x[inside] - fit_x.mean(0)) @ _candidates(fit_x, fit_y) + fit_y.mean(0)
-        error += ((predicted - y[inside]) ** 2).sum(1)
+        weights, intercepts = ridge_with_intercept(x[~inside], y[~inside])
+        error += ((x[inside] @ weights + intercepts - y[inside]) ** 2).sum(1)
     return error.argmin(0)
 
 
