@@ -89,8 +89,8 @@ def rows_of(cell: Cell, outcomes: dict[tuple[str, int], bool], trust: str, r2: s
     """A cell's rows."""
     shared = {"trust": trust, "unlabelled_r2": r2, "seconds": round(seconds), "study": fingerprint(cell.tier)}
     named = {"tier": cell.tier, "arm": cell.arm, "k": cell.k, "seed": cell.seed}
-    keys = [(task, seed) for task in TASKS for seed in EVALUATION_SEEDS]
-    return [Row(**named, task=t, evaluation_seed=s, success=int(outcomes[t, s]), **shared) for t, s in keys]
+    successes = {task: "".join(str(int(outcomes[task, seed])) for seed in EVALUATION_SEEDS) for task in TASKS}
+    return [Row(**named, task=task, successes=text, **shared) for task, text in successes.items()]
 
 
 def main() -> None:
@@ -120,7 +120,8 @@ def main() -> None:
 
             rows = run_neural(cell, places, rows_of)
         append(args.csv, rows)
-        print(f"{cell.name}: {sum(r.success for r in rows) / len(rows):.0%} in {rows[0].seconds} s", flush=True)
+        outcomes = [outcome for row in rows for outcome in row.outcomes]
+        print(f"{cell.name}: {sum(outcomes) / len(outcomes):.0%} in {rows[0].seconds} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The study's rows in a CSV, one for each evaluated episode; a cell's appear all at once, and then it is done."""
+"""The study's rows in a CSV, one for each task of a cell; a cell's appear all at once, and then it is done."""
 
 import csv
 import hashlib
@@ -17,7 +17,7 @@ from hlrp.files import write_text
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluated episode.
+    """What one cell's policy did in one task.
 
     Args:
         tier: The cell's.
@@ -25,8 +25,7 @@ class Row:
         k: The cell's.
         seed: The cell's.
         task: Of the simulator.
-        evaluation_seed: Of the first state.
-        success: 1 or 0.
+        successes: 1 or 0 for each evaluation seed, in their order, as text.
         trust: Mean R2 of the map from latents to actions on labelled episodes that were left out; empty without a map.
         unlabelled_r2: The same on all unlabelled episodes, which the policies cannot know.
         seconds: The cell's, training and evaluation.
@@ -38,8 +37,7 @@ class Row:
     k: int
     seed: int
     task: str
-    evaluation_seed: int
-    success: int
+    successes: str
     trust: str
     unlabelled_r2: str
     seconds: int
@@ -50,9 +48,14 @@ class Row:
         """Whose it is."""
         return Cell(self.tier, self.arm, self.k, self.seed)  # type: ignore[arg-type]
 
+    @property
+    def outcomes(self) -> list[int]:
+        """``successes`` as numbers."""
+        return [int(digit) for digit in self.successes]
+
 
 NAMES = [field.name for field in fields(Row)]
-_INTEGERS = ("k", "seed", "evaluation_seed", "success", "seconds")
+_INTEGERS = ("k", "seed", "seconds")
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -77,7 +80,7 @@ def append(path: Path, new: list[Row]) -> None:
     name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
     with FileLock(Path(tempfile.gettempdir()) / f"few-labels-{name}.lock"):
         rows = [row for row in read_rows(path) if row.cell != new[0].cell] + new
-        rows.sort(key=lambda r: (r.tier, r.arm, r.k, r.seed, r.task, r.evaluation_seed))
+        rows.sort(key=lambda r: (r.tier, r.arm, r.k, r.seed, r.task))
         text = io.StringIO()
         writer = csv.DictWriter(text, NAMES, lineterminator="\n")
         writer.writeheader()
@@ -86,9 +89,9 @@ def append(path: Path, new: list[Row]) -> None:
 
 
 def by_cell(rows: Iterable[Row]) -> dict[Cell, list[Row]]:
-    """Rows of this study of each cell, in the order of tasks and evaluation seeds."""
+    """Rows of this study of each cell, in the order of tasks."""
     found: dict[Cell, list[Row]] = defaultdict(list)
     for row in rows:
         if row.study == fingerprint(row.cell.tier):
             found[row.cell].append(row)
-    return {cell: sorted(mine, key=lambda r: (r.task, r.evaluation_seed)) for cell, mine in found.items()}
+    return {cell: sorted(mine, key=lambda r: r.task) for cell, mine in found.items()}

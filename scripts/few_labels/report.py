@@ -44,10 +44,13 @@ class Results:
     def of(cls, tier: Tier, rows: list[Row]) -> "Results":
         """Those of the rows that are of this study and whole."""
         found = {cell: mine for cell, mine in by_cell(rows).items() if cell.tier == tier}
-        shape = (len(TASKS), len(EVALUATION_SEEDS))
-        whole = {cell: mine for cell, mine in found.items() if len(mine) == shape[0] * shape[1]}
+        whole = {
+            cell: mine
+            for cell, mine in found.items()
+            if [len(row.successes) for row in mine] == [len(EVALUATION_SEEDS)] * len(TASKS)
+        }
         outcomes: dict[Cell, Outcomes] = {
-            cell: np.array([row.success for row in mine], float).reshape(shape) for cell, mine in whole.items()
+            cell: np.array([row.outcomes for row in mine], float) for cell, mine in whole.items()
         }
         trust = {cell: float(mine[0].trust) for cell, mine in whole.items() if mine[0].trust}
         return cls(tier, outcomes, trust)

@@ -198,8 +198,9 @@ def test_a_cell_is_done_when_its_rows_are_there(tmp_path: Path, monkeypatch: pyt
     records.append(path, outcome_rows(second, 0))
     records.append(path, outcome_rows(second, 1))
     rows = records.read_rows(path)
-    assert len(rows) == 2 * len(TASKS) * len(EVALUATION_SEEDS), "a cell that is done again replaces its rows"
-    assert all(row.success == 1 for row in rows) and records.done_cells(rows) == {first, second}
+    assert len(rows) == 2 * len(TASKS), "a cell that is done again replaces its rows"
+    assert all(row.outcomes == [1] * len(EVALUATION_SEEDS) for row in rows)
+    assert records.done_cells(rows) == {first, second}
     # Rows of a study with other settings are kept, and count for nothing.
     old = [replace(row, study="other", seed=3) for row in outcome_rows(first, 1)]
     records.append(path, old)
@@ -251,6 +252,7 @@ def test_the_report_pairs_draws_and_says_what_is_there(tmp_path: Path) -> None:
     rows += outcome_rows(Cell("ridge", "all", 0, 0), np.array([[0], [0], [1], [0]]))
     rows += [replace(row, study="other") for row in outcome_rows(Cell("ridge", "latent", 2, 0), 1)]
     rows += outcome_rows(Cell("ridge", "latent_shuffled", 2, 0), 1)[:-1]
+    rows += [replace(row, successes="1") for row in outcome_rows(Cell("ridge", "pseudo_frames", 2, 0), 1)]
     report.write_report(rows, tmp_path)
     lines = (tmp_path / "few_labels_table.md").read_text().splitlines()
     assert any(line.startswith("| actions only | 50% (") and line.endswith("), 6 |") for line in lines)
