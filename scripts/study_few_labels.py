@@ -72,6 +72,7 @@ def parse() -> argparse.Namespace:
 
 def run_ridge(cell: Cell, places: Places) -> list[Row]:
     """Fit and roll out a cell of the cheap tier."""
+    from few_labels.inputs import make_own_latents
     from few_labels.labels import labelled_episodes
     from few_labels.ridge_policy import make_policy, roll_out
     from few_labels.videos import read_videos
@@ -79,6 +80,7 @@ def run_ridge(cell: Cell, places: Places) -> list[Row]:
     started = time.monotonic()
     videos = read_videos(places.data, OFFSET_FRAMES, places.root / "components.npz")
     labelled = labelled_episodes(videos.info, places, cell)
+    make_own_latents(cell, places, labelled)
     policy, labels = make_policy(cell, videos, places, labelled)
     outcomes = roll_out(policy, videos.basis)
     trust, r2 = (f"{labels.trust:.3f}", f"{labels.unlabelled_r2:.3f}") if labels else ("", "")

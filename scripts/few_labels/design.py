@@ -32,6 +32,8 @@ ARMS: dict[str, str] = {
     "pseudo_random": "pseudo-labels from a random quantizer",
     "pseudo_pixels": "pseudo-labels from pixel differences",
     "pseudo_frames": "pseudo-labels from frame pairs",
+    "pseudo_grounded": "pseudo-labels from LAQ grounded in the labelled actions",
+    "pseudo_features": "pseudo-labels from LAQ on image features",
     "latent": "latents predicted, then decoded",
     "latent_shuffled": "the same with shuffled latents",
     "foundation": "direct expert from the foundation",
@@ -46,6 +48,8 @@ TIER_ARMS: dict[Tier, tuple[str, ...]] = {
         "pseudo_random",
         "pseudo_pixels",
         "pseudo_frames",
+        "pseudo_grounded",
+        "pseudo_features",
         "latent",
         "latent_shuffled",
         "all",
@@ -135,6 +139,10 @@ def draw(info: DatasetInfo, k: int, seed: int) -> list[int]:
     return sorted(chosen)
 
 
+def _own_name(cell: Cell) -> str:
+    return f"{cell.arm}_k{cell.k}_s{cell.seed}" if cell.arm == "pseudo_grounded" else cell.arm
+
+
 @dataclass(frozen=True)
 class Places:
     """Where the study keeps what it makes, in one folder.
@@ -167,6 +175,14 @@ class Places:
     def random_latents(self, number: int) -> Path:
         """Its table."""
         return self.root / f"random_latents_{number}"
+
+    def own_laq(self, cell: Cell) -> Path:
+        """Run of the quantizer that only this arm has, or only this cell where its labelled episodes matter."""
+        return self.root / f"laq_{_own_name(cell)}"
+
+    def own_latents(self, cell: Cell) -> Path:
+        """Its table."""
+        return self.root / f"latents_{_own_name(cell)}"
 
     @property
     def foundation(self) -> Path:

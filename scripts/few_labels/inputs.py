@@ -11,7 +11,7 @@ from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from few_labels.design import EPISODES, IMAGE_SIZE, NOISE, RANDOM_QUANTIZERS, TASKS, Places, Tier
+from few_labels.design import EPISODES, IMAGE_SIZE, NOISE, RANDOM_QUANTIZERS, TASKS, Cell, Places, Tier
 from hlrp.data import FrameWindows, WindowSource, read_dataset
 from hlrp.files import sha256_of
 from hlrp.laq import LAQ
@@ -44,6 +44,19 @@ def make_inputs(places: Places, tier: Tier) -> None:
             _train("demo/foundation", places.shuffled_foundation, places, "--latents", places.shuffled_latents)
 
 
+def make_own_latents(cell: Cell, places: Places, labelled: list[int]) -> None:
+    """Train the quantizer that an arm has for itself, and label with it; the settings but for one are `demo/laq`'s."""
+    settings = {
+        "pseudo_grounded": [f"model.labelled_episodes=[{','.join(map(str, labelled))}]"],
+        "pseudo_features": ["model.feature_model=efficientnet_lite0", "model.space=features"],
+    }.get(cell.arm)
+    if settings is None:
+        return
+    with FileLock(places.root / f".{places.own_laq(cell).name}.lock"):
+        _train("demo/laq", places.own_laq(cell), places, *settings)
+        _label(places.own_laq(cell), places.own_latents(cell), places)
+
+
 def _hlrp(*arguments: object) -> None:
     command = [sys.executable, "-m", "hlrp_cli.main", *map(str, arguments)]
     print("hlrp", *arguments, flush=True)
@@ -62,7 +75,7 @@ def _train(config: str, run: Path, places: Places, *more: object) -> None:
         if RunManifest.read(run / MANIFEST).status == "finished":
             return
         shutil.rmtree(run)
-    _hlrp("train", "-c", config, "--dataset-root", places.data, *more, "--output-dir", run)
+    _hlrp("train", "-c", config, "--dataset-root", places.data, "--output-dir", run, *more)
 
 
 def _label(laq: Path, table: Path, places: Places) -> None:

@@ -41,13 +41,15 @@ class OtherVectors(LatentTable):
         return values * self.codes(rows)[1][..., None, None]
 
 
-def latents_of(source: str, videos: Videos, places: Places, seed: int) -> LatentTable:
-    """The latents that an arm reads: of the quantizer, of a random one, pixel differences or frame pairs."""
+def latents_of(source: str, videos: Videos, places: Places, cell: Cell) -> LatentTable:
+    """The latents that an arm reads: of a quantizer, trained or random, of pixel differences or of frame pairs."""
     table = LatentTable.open(places.latents)
     if source == "laq":
         return table
     if source == "random":
-        return LatentTable.open(places.random_latents(seed % RANDOM_QUANTIZERS))
+        return LatentTable.open(places.random_latents(cell.seed % RANDOM_QUANTIZERS))
+    if source in ("grounded", "features"):
+        return LatentTable.open(places.own_latents(cell))
     if source == "pixels":
         return OtherVectors(table, videos.differences)
     if source == "frames":
@@ -57,7 +59,7 @@ def latents_of(source: str, videos: Videos, places: Places, seed: int) -> Latent
     assert source == "shuffled", source
     vectors, valid = all_vectors(table)
     rows = np.flatnonzero(valid)
-    vectors[rows] = vectors[np.random.default_rng(seed + 1).permutation(rows)]
+    vectors[rows] = vectors[np.random.default_rng(cell.seed + 1).permutation(rows)]
     return OtherVectors(table, vectors)
 
 

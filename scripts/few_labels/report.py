@@ -19,6 +19,8 @@ PAIRS = (
     ("pseudo_laq", "actions"),
     ("pseudo_laq", "pseudo_pixels"),
     ("pseudo_laq", "pseudo_frames"),
+    ("pseudo_grounded", "pseudo_laq"),
+    ("pseudo_features", "pseudo_laq"),
     ("latent", "actions"),
     ("all", "actions"),
 )

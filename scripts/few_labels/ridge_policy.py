@@ -92,7 +92,7 @@ def make_policy(cell: Cell, videos: Videos, places: Places, labelled: list[int])
     if cell.arm == "actions":
         return DirectPolicy.fit(videos, videos.actions(labelled), labelled), None
     kind, _, source = cell.arm.partition("_")
-    table = latents_of(source or "laq", videos, places, cell.seed)
+    table = latents_of(source or "laq", videos, places, cell)
     if kind == "latent":
         return LatentPolicy.fit(videos, table, labelled), None
     labels = pseudo_labels(table, videos, labelled)

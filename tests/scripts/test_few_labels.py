@@ -103,14 +103,28 @@ def test_shuffled_latents_are_the_same_at_other_frames(places: Places, videos: V
     # Codes and vectors of a frame stay together.
     by_vector = {str(v.tolist()): c.tolist() for v, c in zip(plain.vectors(index), codes, strict=True)}
     assert all(by_vector[str(v.tolist())] == c.tolist() for v, c in zip(shuffled.vectors(index), moved, strict=True))
-    dealt = latents_of("shuffled", videos, places, seed=0).vectors(index[rows]).flatten(1)
+    arm = Cell("ridge", "latent_shuffled", 2, 0)
+    dealt = latents_of("shuffled", videos, places, arm).vectors(index[rows]).flatten(1)
     assert sorted(map(str, dealt.tolist())) == sorted(map(str, plain.vectors(index[rows]).flatten(1).tolist()))
     assert not torch.equal(dealt, plain.vectors(index[rows]).flatten(1))
 
 
+def test_an_arm_with_a_quantizer_of_its_own_reads_its_table(places: Places, videos: Videos) -> None:
+    cell = Cell("ridge", "pseudo_grounded", 2, 3)
+    shuffle_table(places.latents, places.own_latents(cell), seed=2)
+    rows = np.array([3, 40])
+    expected = LatentTable.open(places.own_latents(cell)).vectors(rows)
+    assert torch.equal(latents_of("grounded", videos, places, cell).vectors(rows), expected)
+    assert not torch.equal(LatentTable.open(places.latents).vectors(rows), expected)
+    # Labelled episodes train a grounded quantizer, so that each draw has its own; one of features serves all.
+    assert places.own_laq(cell) != places.own_laq(replace(cell, seed=4))
+    features = replace(cell, arm="pseudo_features")
+    assert places.own_laq(features) == places.own_laq(replace(features, seed=4)) != places.laq
+
+
 def test_other_vectors_are_those_of_the_same_windows(places: Places, videos: Videos) -> None:
     table = LatentTable.open(places.latents)
-    pairs = latents_of("frames", videos, places, seed=0)
+    pairs = latents_of("frames", videos, places, Cell("ridge", "pseudo_frames", 2, 0))
     assert isinstance(pairs, OtherVectors)
     rows = np.array([3, 15, 40])
     valid = table.codes(rows)[1][:, 0]
