@@ -20,6 +20,9 @@ def collect(
     episodes: Annotated[int, typer.Option(help="Successful episodes per task.")] = 20,
     image_size: Annotated[int, typer.Option(help="Side of the square frames in pixels.")] = 96,
     noise: Annotated[float, typer.Option(help="Standard deviation of the noise on actions in [-1, 1].")] = 0.1,
+    camera_shake: Annotated[
+        float, typer.Option(help="Metres that the camera drifts at most, as if held by hand.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Reset seed of the first attempt; attempt k uses seed + k.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes [default: one per core].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
@@ -38,6 +41,7 @@ def collect(
         env=env,
         image_size=image_size,
         noise=noise,
+        camera_shake=camera_shake,
         seed=seed,
         workers=workers,
     )

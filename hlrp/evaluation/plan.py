@@ -208,7 +208,7 @@ def recorded_environment(root: Path) -> dict[str, Any]:
     raw = read_metadata(root)
     if raw is None:
         return {}
-    fields: dict[str, Any] = {k: raw[k] for k in ("image_size", "camera_name") if k in raw}
+    fields: dict[str, Any] = {k: raw[k] for k in ("image_size", "camera_name", "camera_shake") if k in raw}
     return {"type": raw["env_type"], "task": ",".join(raw["tasks"]), **fields}
 
 

@@ -10,6 +10,7 @@ from hlrp.errors import UserError, suggest
 
 METAWORLD_CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 16, 1024
+MAX_CAMERA_SHAKE = 0.3
 
 
 @dataclass(frozen=True)

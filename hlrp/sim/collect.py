@@ -13,7 +13,14 @@ from hlrp.errors import Interrupted, UserError, WorkError, suggest
 from hlrp.files import new_folder
 from hlrp.outputs import check_new_output, disk_error
 from hlrp.processes import SignalError, cores, leave_closed_terminal, signal_handlers, stop_signals
-from hlrp.sim.catalog import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, envs_catalog, expand_tasks, require_installed
+from hlrp.sim.catalog import (
+    MAX_CAMERA_SHAKE,
+    MAX_IMAGE_SIZE,
+    MIN_IMAGE_SIZE,
+    envs_catalog,
+    expand_tasks,
+    require_installed,
+)
 from hlrp.sim.dataset import SCHEMA_VERSION, build_dataset
 from hlrp.sim.pool import ExpertPool, Job, run_apart
 from hlrp.sim.rendering import probe_rendering
@@ -37,6 +44,7 @@ class CollectRequest:
         noise: Standard deviation of the Gaussian added to actions in [-1, 1].
         seed: Reset seed of each task's first attempt; attempt k uses ``seed + k``.
         workers: Processes; None for one per available core. The result does not depend on it.
+        camera_shake: How far in metres the camera drifts, as if held by hand.
     """
 
     output: Path
@@ -47,6 +55,7 @@ class CollectRequest:
     noise: float = 0.1
     seed: int = 0
     workers: int | None = None
+    camera_shake: float = 0.0
 
     def check(self) -> list[str]:
         """Return the single task names, having checked everything that can be known before any work.
@@ -69,6 +78,7 @@ class CollectRequest:
             ("--episodes", self.episodes, 1, 1_000_000),
             ("--image-size", self.image_size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
             ("--noise", self.noise, 0.0, 10.0),
+            ("--camera-shake", self.camera_shake, 0.0, MAX_CAMERA_SHAKE),
             ("--seed", self.seed, 0, 2**31 - 1),
             ("--workers", 1 if self.workers is None else self.workers, 1, 1024),
         )
@@ -193,7 +203,12 @@ def _simulate(request: CollectRequest, tasks: list[str], staging: Staging, repor
         return
     workers = min(request.workers or cores(), total - successes())
     report(CollectProgress("simulate", successes(), total, 0, 0.0))
-    env_kwargs = {"image_size": request.image_size, "camera_name": _CAMERA, "episode_length": EPISODE_LENGTH}
+    env_kwargs = {
+        "image_size": request.image_size,
+        "camera_name": _CAMERA,
+        "episode_length": EPISODE_LENGTH,
+        "camera_shake": request.camera_shake,
+    }
     with ExpertPool(workers, staging.root, env_kwargs, request.noise) as pool:
         under_way: dict[str, set[int]] = {task: set() for task in tasks}
         while successes() < total:
@@ -264,6 +279,7 @@ def _metadata(request: CollectRequest, tasks: list[str], failed: dict[str, int])
         "image_size": request.image_size,
         "tasks": tasks,
         "noise": request.noise,
+        "camera_shake": request.camera_shake,
         "seed": request.seed,
         "failed_attempts": failed,
         "versions": _versions(),

@@ -75,8 +75,8 @@ def build_dataset(
 def read_metadata(dataset_root: Path) -> dict[str, Any] | None:
     """Content of `meta/hlrp_collect.json`, or None if `hlrp collect` did not record this dataset.
 
-    Keys: `env_type`, `camera_name`, `image_size`, `tasks`, `noise`, `seed`, `failed_attempts`, `versions` and
-    `episodes`, a list of `{episode_index, task, reset_seed, frames}`.
+    Keys: `env_type`, `camera_name`, `image_size`, `tasks`, `noise`, `camera_shake`, `seed`, `failed_attempts`,
+    `versions` and `episodes`, a list of `{episode_index, task, reset_seed, frames}`.
     """
     path = dataset_root / METADATA
     if not path.is_file():

@@ -21,6 +21,8 @@ from lerobot.envs.utils import NEW_ROLLOUT_OPTION, FreezeAfterEpisodeEnd
 
 from hlrp.compat import lazy_async_envs
 
+_SHAKE_HZ = (0.3, 0.8, 1.7)
+
 _open_envs: "weakref.WeakSet[LightMetaworldEnv]" = weakref.WeakSet()
 
 
@@ -81,7 +83,9 @@ class LightMetaworldEnv(MetaworldEnv):
     and gripper opening in [0, 1]. Action: [4] in [-1, 1].
 
     Differences from the parent: the frame is rendered at ``image_size``; `step` does not reset on success, so the last
-    observation and frame of an episode are its own; `truncated` is set after ``episode_length`` steps.
+    observation and frame of an episode are its own; `truncated` is set after ``episode_length`` steps. With
+    ``camera_shake`` the camera drifts as if held by hand: a slow sum of sines along each axis, at most that many metres
+    away, whose phases the seed decides. The simulation itself is the same.
     """
 
     metadata = {**MetaworldEnv.metadata, "frames_on_demand": True}  # noqa: RUF012
@@ -99,6 +103,7 @@ class LightMetaworldEnv(MetaworldEnv):
         episode_length: int = 400,
         shadows: bool = False,
         multisampling: bool = False,
+        camera_shake: float = 0.0,
     ) -> None:
         super().__init__(
             task,
@@ -112,6 +117,9 @@ class LightMetaworldEnv(MetaworldEnv):
         )
         self._max_episode_steps = episode_length
         self._shadows, self._multisampling = shadows, multisampling
+        self._camera_shake = camera_shake
+        self._shake_random = np.random.default_rng()
+        self._shake_phases = np.zeros((len(_SHAKE_HZ), 3))
         self._elapsed = 0
         self._over = False
         self._drawing = True
@@ -132,6 +140,7 @@ class LightMetaworldEnv(MetaworldEnv):
         env.seeded_rand_vec = True
         # Meta-World refuses to step past its own limit of 500.
         env.max_path_length = max(env.max_path_length, self._max_episode_steps)
+        self._camera_home = env.model.camera(self.camera_name).pos.copy()
         self._lighten(env)
         self._env = env
         _open_envs.add(self)
@@ -155,12 +164,22 @@ class LightMetaworldEnv(MetaworldEnv):
             # earlier draw. Positions only: the dynamics stay bit for bit those of LeRobot's environment.
             mujoco.mj_kinematics(self._env.model, self._env.data)
         self.raw_observation = np.array(raw_obs)
+        if self._camera_shake:
+            self._move_camera()
         frames: _Frames = self._env.mujoco_renderer
         frames.black = not (self._drawing or self._elapsed == 0 or self._over)
         observation = super()._format_raw_obs(raw_obs)
         self._frame = None if frames.black else observation["pixels"]
         frames.black = False
         return observation
+
+    def _move_camera(self) -> None:
+        model = self._env.model
+        camera = model.camera(self.camera_name).id
+        turns = 2 * np.pi * np.asarray(_SHAKE_HZ)[:, None] * self._elapsed / self.metadata["render_fps"]
+        drift = np.sin(turns + self._shake_phases).mean(0)
+        model.cam_pos[camera] = self._camera_home + self._camera_shake * drift
+        mujoco.mj_camlight(model, self._env.data)
 
     def draw_frames(self, wanted: bool) -> None:
         """Draw the frames of the next steps, or leave them black; an episode's first and last are always drawn."""
@@ -176,6 +195,10 @@ class LightMetaworldEnv(MetaworldEnv):
         """Start an episode. With a seed, the first state depends on that seed alone."""
         self._elapsed = 0
         self._over = False
+        if self._camera_shake:
+            if seed is not None:
+                self._shake_random = np.random.default_rng(seed)
+            self._shake_phases = self._shake_random.uniform(0, 2 * np.pi, (len(_SHAKE_HZ), 3))
         return super().reset(seed=seed, **kwargs)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:

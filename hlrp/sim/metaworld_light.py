@@ -11,7 +11,7 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.envs.configs import MetaworldEnv as MetaworldConfig
 
 from hlrp.errors import UserError, suggest
-from hlrp.sim.catalog import MAX_IMAGE_SIZE, METAWORLD_CAMERAS, MIN_IMAGE_SIZE, expand_tasks
+from hlrp.sim.catalog import MAX_CAMERA_SHAKE, MAX_IMAGE_SIZE, METAWORLD_CAMERAS, MIN_IMAGE_SIZE, expand_tasks
 from hlrp.sim.rendering import configure_gl
 
 if TYPE_CHECKING:
@@ -30,9 +30,10 @@ class MetaworldLightEnv(MetaworldConfig):
         camera_name: One of Meta-World's cameras; `corner2` is turned upright as LeRobot does.
         shadows: Draw shadows and reflections as LeRobot does (about 100 ms a frame without a GPU).
         multisampling: Smooth edges.
+        camera_shake: How far in metres the camera drifts at most, as if held by hand; 0: it stands still.
 
     Raises:
-        UserError: A task, camera, size or length that does not exist.
+        UserError: A task, camera, size, length or shake that does not exist.
     """
 
     task: str = "button-press-v3"
@@ -40,6 +41,7 @@ class MetaworldLightEnv(MetaworldConfig):
     camera_name: str = "corner2"
     shadows: bool = False
     multisampling: bool = False
+    camera_shake: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +53,9 @@ class MetaworldLightEnv(MetaworldConfig):
             raise UserError(f"unknown camera {self.camera_name!r}", where="env.camera_name", fix=fix)
         if self.episode_length < 1:
             raise UserError(f"episode length {self.episode_length} is below 1", where="env.episode_length")
+        if not 0 <= self.camera_shake <= MAX_CAMERA_SHAKE:
+            what = f"camera shake {self.camera_shake} m is out of range"
+            raise UserError(what, where="env.camera_shake", fix=f"0 to {MAX_CAMERA_SHAKE} metres")
         expand_tasks("metaworld_light", self.task, where="env.task")
         shape = (self.image_size, self.image_size, 3)
         for key, feature in self.features.items():
@@ -67,6 +72,7 @@ class MetaworldLightEnv(MetaworldConfig):
             "episode_length": self.episode_length,
             "shadows": self.shadows,
             "multisampling": self.multisampling,
+            "camera_shake": self.camera_shake,
         }
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, "VectorEnv"]]:

@@ -95,6 +95,7 @@ def test_noise_is_drawn_per_task_and_seed() -> None:
         ({"episodes": 0}, "--episodes"),
         ({"noise": -0.1}, "--noise"),
         ({"noise": float("nan")}, "--noise"),
+        ({"camera_shake": 1.0}, "--camera-shake"),
         ({"image_size": 8}, "--image-size"),
         ({"image_size": 97}, "odd"),
         ({"seed": -1}, "--seed"),

@@ -202,7 +202,13 @@ def test_configuration() -> None:
     assert features["observation.image"].shape == (3, 64, 64)
     assert features["observation.state"].shape == features["action"].shape == (4,)
     assert config.type == "metaworld_light" and config.fps == 80
-    for wrong in ({"task": "buton-press-v3"}, {"camera_name": "corner9"}, {"image_size": 4}, {"episode_length": 0}):
+    for wrong in (
+        {"task": "buton-press-v3"},
+        {"camera_name": "corner9"},
+        {"image_size": 4},
+        {"episode_length": 0},
+        {"camera_shake": -1},
+    ):
         with pytest.raises(UserError):
             MetaworldLightEnv(**wrong)
     envs = MetaworldLightEnv(task=f"{TASK},hard").create_envs(1)
@@ -218,6 +224,31 @@ def test_shadows_and_size_change_the_frame(solved: LightMetaworldEnv) -> None:
     assert not np.array_equal(left["pixels"], right["pixels"])
     plain.close()
     shadowed.close()
+
+
+def test_a_shaken_camera_moves_the_picture_and_nothing_else() -> None:
+    still, shaken, again = make(), make(camera_shake=0.1), make(camera_shake=0.1)
+    seen: dict[str, list[np.ndarray]] = {"still": [], "shaken": [], "again": []}
+    again.reset(seed=4)  # phases come from the seed of the episode, not from what went before
+    again.step(np.zeros(4, np.float32))
+    for env in (still, shaken, again):
+        env.reset(seed=9)
+    home = still._env.model.camera("corner2").pos
+    away = []
+    for _ in range(40):
+        for name, env in (("still", still), ("shaken", shaken), ("again", again)):
+            env.draw_frames(name != "again" or len(seen["again"]) == 39)
+            seen[name].append(env.step(np.full(4, 0.2, np.float32))[0]["pixels"])
+        away.append(np.abs(shaken._env.model.camera("corner2").pos - home).max())
+    left, right = simulator_state(still), simulator_state(shaken)
+    assert_same(left, right)
+    assert 0.02 < max(away) <= 0.1
+    # A tenth of a second apart most of the picture is the same only where the camera stands still.
+    changed = {name: (np.abs(f[16].astype(int) - f[8]) > 3).mean() for name, f in seen.items() if name != "again"}
+    assert changed["still"] < 0.25 and changed["shaken"] > 2 * changed["still"], changed
+    np.testing.assert_array_equal(seen["again"][-1], seen["shaken"][-1])
+    for env in (still, shaken, again):
+        env.close()
 
 
 PLUGIN = """
