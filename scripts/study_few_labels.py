@@ -15,8 +15,9 @@ Success of an endpoint: its 95 % interval lies above 0, and the sign test over d
 Nothing of an unlabelled episode but its video reaches a policy: no action, no state, no statistics of either. Policies
 do not see the state. Every arm is trained to its plateau, not for equal updates.
 
-Two tiers: `ridge` policies from a picture's principal components to chunks of actions, 20 s of a core for a cell, and
-`neural`, this project's own policies. Cells (tier, arm, k, seed) that the CSV has are skipped, on any machine:
+Tiers: `ridge` policies from a picture's principal components to chunks of actions, 20 s of a core for a cell; `moving`,
+the same while the camera drifts as if held by hand; `neural`, this project's own policies. Cells (tier, arm, k, seed)
+that the CSV has are skipped, on any machine:
     python scripts/study_few_labels.py --tier ridge --output outputs/few --csv docs/few_labels.csv
 Several processes share the work with --part 0/2 and --part 1/2; --report docs writes the table and the plots.
 """
@@ -82,7 +83,7 @@ def run_ridge(cell: Cell, places: Places) -> list[Row]:
     labelled = labelled_episodes(videos.info, places, cell)
     make_own_latents(cell, places, labelled)
     policy, labels = make_policy(cell, videos, places, labelled)
-    outcomes = roll_out(policy, videos.basis)
+    outcomes = roll_out(policy, videos.basis, camera_shake=places.camera_shake)
     trust, r2 = (f"{labels.trust:.3f}", f"{labels.unlabelled_r2:.3f}") if labels else ("", "")
     return rows_of(cell, outcomes, trust, r2, time.monotonic() - started)
 
@@ -105,7 +106,7 @@ def main() -> None:
         return
     from few_labels.inputs import make_inputs
 
-    places = Places(args.output)
+    places = Places.of(args.output, args.tier)
     index, count = map(int, args.part.split("/"))
     planned = cells(args.tier, args.arms, args.k, args.seeds)[index::count]
     if not {*planned} - done_cells(read_rows(args.csv)):
@@ -115,12 +116,12 @@ def main() -> None:
     for cell in planned:
         if cell in done_cells(read_rows(args.csv)):
             continue
-        if args.tier == "ridge":
-            rows = run_ridge(cell, places)
-        else:
+        if args.tier == "neural":
             from few_labels.neural import run_neural
 
             rows = run_neural(cell, places, rows_of)
+        else:
+            rows = run_ridge(cell, places)
         append(args.csv, rows)
         outcomes = [outcome for row in rows for outcome in row.outcomes]
         print(f"{cell.name}: {sum(outcomes) / len(outcomes):.0%} in {rows[0].seconds} s", flush=True)

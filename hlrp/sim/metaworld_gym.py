@@ -119,7 +119,7 @@ class LightMetaworldEnv(MetaworldEnv):
         self._shadows, self._multisampling = shadows, multisampling
         self._camera_shake = camera_shake
         self._shake_random = np.random.default_rng()
-        self._shake_phases = np.zeros((len(_SHAKE_HZ), 3))
+        self._shake_phases: np.ndarray = np.zeros((len(_SHAKE_HZ), 3))
         self._elapsed = 0
         self._over = False
         self._drawing = True

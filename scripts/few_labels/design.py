@@ -10,12 +10,14 @@ import numpy as np
 
 from hlrp.data import DatasetInfo, read_episodes
 
-Tier = Literal["ridge", "neural"]
+Tier = Literal["ridge", "moving", "neural"]
 
 TASKS = ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "reach-v3")
 """Tasks with head-room, by the pilot in docs/few_labels.md."""
 
 EPISODES, IMAGE_SIZE, NOISE = 40, 96, 0.1
+CAMERA_SHAKE = 0.05
+"""Metres, in the tier `moving`, which else is the tier `ridge`."""
 EVALUATION_SEEDS = tuple(range(1000, 1020))
 """First states of the evaluation; recording used 0 and the next ones."""
 EVALUATION_STEPS = 160
@@ -54,6 +56,7 @@ TIER_ARMS: dict[Tier, tuple[str, ...]] = {
         "latent_shuffled",
         "all",
     ),
+    "moving": ("actions", "pseudo_laq", "pseudo_random", "pseudo_pixels", "all"),
     "neural": ("actions", "vla", "pseudo_laq", "pseudo_random", "latent", "latent_shuffled", "foundation", "all"),
 }
 
@@ -110,7 +113,9 @@ def fingerprint(tier: Tier) -> str:
         "random_quantizers": RANDOM_QUANTIZERS,
         "version": 1,
     }
-    own = asdict(NeuralSettings()) if tier == "neural" else {}
+    own: dict[str, float] = asdict(NeuralSettings()) if tier == "neural" else {}
+    if tier == "moving":
+        own = {"camera_shake": CAMERA_SHAKE}
     return hashlib.sha256(json.dumps([tier, shared, own], sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -121,7 +126,7 @@ def cells(tier: Tier, arms: list[str], ks: list[int], seeds: list[int]) -> list[
         for seed in seeds:
             for arm in arms:
                 if arm == "all":
-                    planned.append(Cell(tier, arm, 0, 0 if tier == "ridge" else seed))
+                    planned.append(Cell(tier, arm, 0, seed if tier == "neural" else 0))
                 else:
                     planned.append(Cell(tier, arm, k, seed))
     return list(dict.fromkeys(planned))
@@ -149,9 +154,16 @@ class Places:
 
     Args:
         root: The folder.
+        camera_shake: Of the recordings in it, and of the evaluation.
     """
 
     root: Path
+    camera_shake: float = 0.0
+
+    @classmethod
+    def of(cls, output: Path, tier: Tier) -> "Places":
+        """A tier's; with a moving camera everything is another recording."""
+        return cls(output / tier, CAMERA_SHAKE) if tier == "moving" else cls(output)
 
     @property
     def data(self) -> Path:

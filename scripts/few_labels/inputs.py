@@ -24,7 +24,7 @@ _PLACEMENT_WINDOWS = 512
 
 def make_inputs(places: Places, tier: Tier) -> None:
     """Make what is missing, while other processes wait; the same commands and seeds on any machine."""
-    if tier == "ridge" and all(
+    if tier != "neural" and all(
         (places.random_latents(i) / "manifest.json").is_file() for i in range(RANDOM_QUANTIZERS)
     ):
         return  # these are made last of what this tier needs
@@ -67,7 +67,8 @@ def _collect(places: Places) -> None:
     if (places.data / "meta" / "info.json").is_file():
         return
     named = ["--env", "metaworld", "--tasks", ",".join(TASKS), "--episodes", EPISODES, "--image-size", IMAGE_SIZE]
-    _hlrp("collect", *named, "--noise", NOISE, "--seed", 0, "--output", places.data)
+    shake = ["--camera-shake", places.camera_shake] if places.camera_shake else []
+    _hlrp("collect", *named, "--noise", NOISE, *shake, "--seed", 0, "--output", places.data)
 
 
 def _train(config: str, run: Path, places: Places, *more: object) -> None:

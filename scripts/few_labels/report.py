@@ -25,7 +25,7 @@ PAIRS = (
     ("all", "actions"),
 )
 _REPLICATES = 10_000
-_NO_DRAW = {"ridge": ("all",), "neural": ()}
+_NO_DRAW = {"ridge": ("all",), "moving": ("all",), "neural": ()}
 
 
 @dataclass(frozen=True)

@@ -99,11 +99,13 @@ def make_policy(cell: Cell, videos: Videos, places: Places, labelled: list[int])
     return DirectPolicy.fit(videos, labels.actions, every), labels
 
 
-def roll_out(policy: Policy, basis: Basis, tasks: Sequence[str] = TASKS) -> dict[tuple[str, int], bool]:
+def roll_out(
+    policy: Policy, basis: Basis, tasks: Sequence[str] = TASKS, camera_shake: float = 0.0
+) -> dict[tuple[str, int], bool]:
     """Whether each evaluation episode succeeds, by task and seed; a frame is drawn where a chunk begins."""
     outcomes = {}
     for task in tasks:
-        env = LightMetaworldEnv(task, image_size=IMAGE_SIZE, episode_length=EVALUATION_STEPS)
+        env = LightMetaworldEnv(task, image_size=IMAGE_SIZE, episode_length=EVALUATION_STEPS, camera_shake=camera_shake)
         for seed in EVALUATION_SEEDS:
             outcomes[task, seed] = _succeeds(policy, basis, env, seed)
         env.close()
