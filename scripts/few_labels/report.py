@@ -3,7 +3,7 @@
 Shapes: S draws of labelled episodes, T tasks, E evaluation episodes of a task.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from pathlib import Path
 
@@ -129,7 +129,7 @@ def rank_correlation(a: Outcomes, b: Outcomes, seed: int = 0) -> tuple[float, fl
     random = np.random.default_rng(seed)
     paired = np.array([(x * random.permutation(y)).sum() for _ in range(_REPLICATES)]) / scale
     rho = float((x * y).sum() / scale)
-    return rho, float((np.abs(paired) >= abs(rho) - 1e-12).mean())
+    return rho, float((1 + (np.abs(paired) >= abs(rho) - 1e-12).sum()) / (1 + _REPLICATES))
 
 
 def success_table(results: Results, ks: list[int]) -> list[str]:
@@ -194,6 +194,14 @@ def trust_lines(results: Results, k: int = 2) -> list[str]:
         trust = np.array([results.trust[cell] for cell in scored])
         rho, _ = rank_correlation(trust, np.array([results.cells[cell].mean() for cell in scored]))
         lines.append(f"- Over all {len(scored)} cells of {len(kinds)} kinds of latents, trust and success: {rho:+.2f}.")
+        alone = {cell: results.cells.get(replace(cell, arm="actions")) for cell in scored}
+        gains = {cell: results.cells[cell].mean() - each.mean() for cell, each in alone.items() if each is not None}
+        if len(gains) > 3:
+            rho, p = rank_correlation(np.array([results.trust[cell] for cell in gains]), np.array([*gains.values()]))
+            lines.append(
+                f"- Over {len(gains)} of them that can be paired, trust and gain over actions only: {rho:+.2f} "
+                f"(p = {p:.2g}); {sum(gain <= 0 for gain in gains.values())} gain nothing."
+            )
     for arm in ("actions", "pseudo_laq"):
         suggested = results.cells.get(Cell(results.tier, arm, k, SUGGESTED))
         seeds = results.seeds(arm, k)

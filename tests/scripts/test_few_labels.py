@@ -279,6 +279,7 @@ def test_the_report_pairs_draws_and_says_what_is_there(tmp_path: Path) -> None:
     )
     # Cells of the trained quantizer have trust 0.4 and more, and succeed; that of the random one has 0.2, and does not.
     assert "- Over all 7 cells of 2 kinds of latents, trust and success: +0.61." in lines
+    assert any("7 of them that can be paired, trust and gain" in line and "1 gain nothing" in line for line in lines)
     suggested = "suggested episodes 100%; of 6 draws the mean is 50%, 6 are worse and 0 better"
     assert any(suggested in line for line in lines)
     tasks = next(line for line in lines if line.startswith("| arm | button")).split(" | ")
