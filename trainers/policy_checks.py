@@ -15,7 +15,7 @@ from hlrp.errors import UserError
 from hlrp.runs import resolve_pretrained
 from hlrp.runs.checkpoints import is_foundation
 from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
-from trainers.policy_labels import foundation_of, label_fields
+from trainers.policy_labels import foundation_of, label_fields, mixture_of
 
 DTYPES = {"32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # Policies that are made in a moment: a dry run makes them too, which is the one way to know that they can be.
@@ -56,7 +56,7 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
 
     Args:
         run: A run of a policy.
-        dataset: The local dataset; None if LeRobot is to download it.
+        dataset: The local dataset, or the mixture as one; None if LeRobot is to download it.
 
     Returns:
         Fields of the policy's class, where the list of all policies is at hand.
@@ -90,7 +90,8 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
         require_training_features(dataset)
         if run.data.cameras is not None:
             check_camera_names(run.data.cameras, dataset.cameras, f"dataset {dataset.root}")
-        _check_labels(run, dataset)
+        if not run.data.sources:  # those of a mixture are looked at, each with its source, when the policy is made
+            _check_labels(run, dataset)
     return known
 
 
@@ -186,6 +187,7 @@ def check_with_lerobot(run: Run, dataset: DatasetInfo | None) -> None:
         UserError: A setting that the policy's or environment's class refuses, or data that it cannot use.
     """
     from hlrp.data.lerobot_data_module import LeRobotDataModule
+    from hlrp.data.policy_data_module import MixtureDataModule
     from hlrp.policies.build import build_policy, check_dataset, optimizer_config, policy_config, scheduler_config
 
     model, data = policy_of(run), run.data
@@ -203,12 +205,17 @@ def check_with_lerobot(run: Run, dataset: DatasetInfo | None) -> None:
         scheduler_config(config, run.trainer.scheduler)
     if dataset is None:
         return
-    seen = LeRobotDataModule(
-        dataset.repo_id,
-        root=dataset.root,
-        episodes=data.episodes,
-        cameras=data.cameras,
-        eval_split=run.trainer.eval_split,
+    mixture = mixture_of(run)
+    seen = (
+        MixtureDataModule(mixture, eval_split=run.trainer.eval_split)
+        if mixture is not None
+        else LeRobotDataModule(
+            dataset.repo_id,
+            root=dataset.root,
+            episodes=data.episodes,
+            cameras=data.cameras,
+            eval_split=run.trainer.eval_split,
+        )
     )
     make = build_policy if _is_small(config) else check_dataset
     make(config, seen.meta, cameras=seen.cameras, rename_map=data.rename_map or None)

@@ -58,6 +58,8 @@ class HLRPPolicyConfig(PreTrainedConfig):
         latent_offset_frames: Frames of the dataset between the frames of a label; needed with `online`, which has to
             be known before LeRobot opens the dataset.
         latent_dataset: Folder of the dataset that is labelled; filled in.
+        sources: Of a mixture of datasets, for each its `frames` and `root`, and whether its labels are in a `table`,
+            its own `column` or nowhere, and its actions have `confidence`; filled in.
         codebook_size: Codes K per position; this and the following four are taken from the labels or from `init_from`,
             saved, and refused when other labels come later.
         code_seq_len: Codes per transition.
@@ -105,6 +107,7 @@ class HLRPPolicyConfig(PreTrainedConfig):
     latent_camera: str | None = None
     latent_offset_frames: int | None = None
     latent_dataset: str | None = None
+    sources: list[dict[str, Any]] | None = None
     codebook_size: int | None = None
     code_seq_len: int | None = None
     num_frames: int | None = None

@@ -117,12 +117,18 @@ class HLRPPolicy(PreTrainedPolicy):
             The loss, and numbers to log.
         """
         # A preprocessor that came with other weights may have had other labels, or none.
-        return reduce_terms(self.terms(self._without_unlabelled_states(self._labels.label(batch)), **given), reduction)
+        return reduce_terms(self.terms(self._without_hidden_states(self._labels.label(batch)), **given), reduction)
 
-    def _without_unlabelled_states(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with a normalised state of 0, the mean, wherever the actions are not labelled."""
+    def _without_hidden_states(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with a normalised state of 0, the mean, where there is none or the actions are not labelled."""
         labelled, state = batch.get(ACTION_MASK), batch.get(OBS_STATE)
-        if labelled is None or state is None or self.config.state_of_unlabelled:
+        if self.config.state_of_unlabelled:
+            labelled = None
+        absent = batch.get(f"{OBS_STATE}_is_pad")
+        if absent is not None:
+            there = ~absent.reshape(len(absent), -1)[:, -1]
+            labelled = there if labelled is None else there & labelled
+        if labelled is None or state is None:
             return batch
         # Not a product: what is masked may be NaN.
         return batch | {OBS_STATE: torch.where(labelled.reshape(-1, *[1] * (state.ndim - 1)), state, 0.0)}
@@ -169,7 +175,8 @@ class HLRPPolicy(PreTrainedPolicy):
         """
         if not self.conditioned_on_codes:
             return None
-        batch = self._labels.label(batch)  # makes of the frames of a label's window the observation
+        # Labelling makes of the frames of a label's window the observation.
+        batch = self._without_hidden_states(self._labels.label(batch))
         actions = chunk_of(batch, self.config.chunk_size)
         padded = batch.get("action_is_pad")
         there = actions.isfinite().all(-1) if padded is None else actions.isfinite().all(-1) & ~padded
