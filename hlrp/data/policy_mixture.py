@@ -1,5 +1,6 @@
 """Samples of a policy's mixture of datasets, for either trainer: what a source lacks is flagged, never invented."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from hlrp.data.columns import read_columns, read_tasks
 from hlrp.data.episodes import read_episodes
@@ -21,6 +23,7 @@ from hlrp.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_log = logging.getLogger("hlrp.data")
 _PAD = "_is_pad"
 _INDEX, _EPISODE, _TASK = "index", "episode_index", "task_index"
 
@@ -232,7 +235,32 @@ class PolicyMixture(Mixture):
         return batch
 
 
-_NOTHING: dict[str, Any] = {"root": None, "limit_gb": 50.0, "announce": lambda _: None, "progress": None}
+class LoopSamples(Dataset[Batch]):
+    """A mixture as LeRobot's loop takes a dataset: sample by sample, which it stacks itself.
+
+    Args:
+        samples: The mixture's.
+        meta: Its metadata.
+    """
+
+    episodes = absolute_to_relative_idx = None
+
+    def __init__(self, samples: PolicyMixture, meta: MixtureMetadata) -> None:
+        self._samples, self.meta = samples, meta
+        self.num_frames, self.num_episodes = len(samples), meta.total_episodes
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, position: int) -> Batch:
+        return self._samples[position]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[Batch]:
+        batch = self._samples.__getitems__(positions)
+        return [{name: values[i] for name, values in batch.items()} for i in range(len(positions))]
+
+
+_NOTHING: dict[str, Any] = {"root": None, "limit_gb": 50.0, "announce": _log.warning, "progress": None}
 
 
 def _deltas(sources: PolicySources, config: Any) -> dict[str, list[int]]:
