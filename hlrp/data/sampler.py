@@ -78,7 +78,7 @@ class ResumableSampler(Sampler[list[int]]):
         begins = np.cumsum([0, *self.lengths[:-1]])
         generator = _generator(self.seed, epoch)
         chosen = []
-        counts = _shares(self.lengths, self.weights, total)
+        counts = shares(self.lengths, self.weights, total)
         for begin, length, count in zip(begins, self.lengths, counts, strict=True):
             if count:
                 chosen.append(begin + _passes(length, count, generator))
@@ -171,7 +171,7 @@ class MixtureOrder:
         generator = _generator(self.seed, epoch)
         begins = np.cumsum([0, *self.lengths[:-1]])
         chosen, moments = [], []
-        counts = _shares(self.lengths, self.weights, len(self))
+        counts = shares(self.lengths, self.weights, len(self))
         for begin, length, count in zip(begins, self.lengths, counts, strict=True):
             if count:
                 chosen.append(begin + _passes(length, count, generator))
@@ -197,14 +197,14 @@ def _generator(seed: int, epoch: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch])
 
 
-def _shares(lengths: Sequence[int], weights: Sequence[float], total: int) -> list[int]:
+def shares(lengths: Sequence[int], weights: Sequence[float], total: int) -> list[int]:
     """Samples of each source, summing to ``total``: the largest remainders are rounded up; an empty one gives none."""
     there = np.asarray([w if n else 0.0 for w, n in zip(weights, lengths, strict=True)])
     exact = there / there.sum() * total
-    shares = np.floor(exact).astype(np.int64)
-    for source in np.argsort(shares - exact, kind="stable")[: total - int(shares.sum())]:
-        shares[source] += 1
-    return [int(n) for n in shares]
+    counts = np.floor(exact).astype(np.int64)
+    for source in np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]:
+        counts[source] += 1
+    return [int(n) for n in counts]
 
 
 def _passes(length: int, count: int, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -105,6 +105,7 @@ GIVEN: dict[str, list[str]] = {
     "data.sources.root": ["data.sources=[{root: a}]"],
     "data.sources.weight": ["data.sources=[{root: a, weight: 2}]"],
     "data.sources.labelled_episodes": ["data.sources=[{root: a, labelled_episodes: [1]}]"],
+    "data.sources.rename_map": ["data.sources=[{root: a, rename_map: {b: c}}]"],
     "data.sources.table": ["data.sources=[{root: a, table: t}]"],
     "data.video_backend": ["data.video_backend=pyav"],
     "data.tolerance_s": ["data.tolerance_s=0.01"],
