@@ -33,6 +33,8 @@ class SourceSection(Settings):
     """Latent table of this source; none: `latents.table` if it is of this source, else its column `latent_codes`."""
     rename_map: dict[str, str] = Field(default_factory=dict)
     """Feature of this source -> the name that a policy's other sources have it by, such as a camera's."""
+    action_space: str | None = Field(default=None, min_length=1)
+    """Name of what its actions and states mean; sources of one robot share it, those of others have another."""
 
     _unique = field_validator("labelled_episodes")(lambda v: unique_episodes(v) if isinstance(v, list) else v)
 

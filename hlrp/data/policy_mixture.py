@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("hlrp.data")
 _PAD = "_is_pad"
+SPACE_FLAGS = "action_space_is_pad"
+"""Of a mixture with several action spaces: bool `[B, spaces]`, False at the one that a sample's action is of."""
 _INDEX, _EPISODE, _TASK = "index", "episode_index", "task_index"
 
 
@@ -56,13 +58,17 @@ class MixtureMetadata:
         from lerobot.utils.constants import IMAGENET_STATS
 
         usual = {name: torch.tensor(value, dtype=torch.float32) for name, value in IMAGENET_STATS.items()}
+        found = [self._statistics_of(number) for number in range(len(self.sources.spaces))]
+        names = [n for n in self.features if any(n in stats for stats in found)]
+        joined = {name: _side_by_side([stats[name] for stats in found if name in stats]) for name in names}
+        return {**joined, **dict.fromkeys(self.camera_keys, usual)}
+
+    def _statistics_of(self, number: int) -> "dict[str, dict[str, NDArray[Any]]]":
+        """Of the labelled rows of one action space."""
         numbers = [n for n in self.features if n.startswith((ACTION, "observation.")) and n not in self.camera_keys]
-        parts = [
-            LabelledRows(s.info, s.labelled, {n: s.own_name(n) for n in numbers if n in s.features})
-            for s in self.sources.sources
-            if s.labelled
-        ]
-        return {**labelled_statistics(*parts), **dict.fromkeys(self.camera_keys, usual)}
+        mine = [s for s in self.sources.sources if s.labelled and self.sources.space_of(s) == number]
+        columns = [{n: s.own_name(n) for n in numbers if n in s.features} for s in mine]
+        return labelled_statistics(*(LabelledRows(s.info, s.labelled, c) for s, c in zip(mine, columns, strict=True)))
 
     @cached_property
     def episodes(self) -> dict[str, list[Any]]:
@@ -74,6 +80,15 @@ class MixtureMetadata:
             table["dataset_to_index"] += (found.end + first).tolist()
             table["tasks"] += [[task] for task in found.task]
         return table
+
+
+def _side_by_side(parts: "Sequence[dict[str, NDArray[Any]]]") -> "dict[str, NDArray[Any]]":
+    """Statistics of action spaces as those of one action; `count` is that of all rows."""
+    first = parts[0]
+    return {
+        key: sum((p[key] for p in parts[1:]), first[key]) if key == "count" else np.concatenate([p[key] for p in parts])
+        for key in first
+    }
 
 
 class _SourceSamples:
@@ -88,6 +103,7 @@ class _SourceSamples:
         self._first = {_INDEX: mixture.first_frame[number], _EPISODE: mixture.first_episode[number]}
         self._labelled = np.zeros(len(self.table), bool)
         self._labelled[self.source.labelled] = True
+        self._space = mixture.space_of(self.source)
         self._deltas: Mapping[str, Sequence[int]] = {}
         self._gathered: GatheredSamples | None = None
 
@@ -134,6 +150,8 @@ class _SourceSamples:
         del found["task"]
         batch = {name: value.numpy() for name, value in found.items()}
         labelled = self._labelled[batch[_EPISODE]]
+        if len(self._mixture.spaces) > 1:
+            self._place(batch, len(starts))
         self._hide(batch, ACTION, labelled)
         if self._mixture.has_state:
             shown = labelled | self._mixture.states_shown
@@ -142,6 +160,21 @@ class _SourceSamples:
             self._flag_camera(batch, camera, len(starts))
         batch[_TASK] = self._tasks[batch[_TASK]]
         return batch | {name: batch[name] + first for name, first in self._first.items()}
+
+    def _place(self, batch: "dict[str, NDArray[Any]]", count: int) -> None:
+        """The numbers of this source's action space among those of all, and a flag at each space that is not its."""
+        spaces = self._mixture.spaces
+        batch[SPACE_FLAGS] = np.ones((count, len(spaces)), bool)
+        if self._space is None:
+            return
+        batch[SPACE_FLAGS][:, self._space] = False
+        for name, at in ((ACTION, spaces[self._space].action), (STATE, spaces[self._space].state)):
+            if name in batch:
+                width = self._mixture.info.features[name]["shape"][0]
+                times = [] if name not in self._deltas else [len(self._deltas[name])]
+                own = batch[name].reshape(count, *times, len(at))
+                batch[name] = np.zeros((count, *times, width), own.dtype)
+                batch[name][..., at.start : at.stop] = own
 
     def _hide(
         self, batch: "dict[str, NDArray[Any]]", name: str, shown: "NDArray[np.bool_]", *, flag: bool = True
@@ -179,6 +212,7 @@ class PolicyMixture(Mixture):
 
     - `action`, `action_is_pad` of episodes that are not labelled;
     - `observation.state`, and a flag `observation.state_is_pad` where some samples lack it;
+    - where there are several action spaces, the others' numbers in `action` and `observation.state`; see `SPACE_FLAGS`;
     - pictures of a camera that the source does not have, and `<camera>_is_pad` where some sources lack it.
 
     Pictures are uint8 `[3, H, W]`, those of all sources at `PolicySources.sizes`.

@@ -1,15 +1,16 @@
 """The datasets of a policy's mixture, joined by their metadata alone: features, episodes and labels of all together."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.data.episodes import split_episodes
 from hlrp.data.policy_checks import STATE
-from hlrp.errors import UserError
+from hlrp.errors import UserError, suggest
 
 ACTION = "action"
 _NUMBERS = ("float", "int", "uint", "bool")
@@ -26,6 +27,7 @@ class PolicySource:
         labelled: Episodes whose actions and states may reach the policy, ascending.
         table: Its latent table, if it has one of its own.
         where: Its key in the configuration, for messages.
+        action_space: Name of what its actions and states mean; None: there is one such meaning in the mixture.
     """
 
     info: DatasetInfo
@@ -34,6 +36,7 @@ class PolicySource:
     labelled: list[int]
     table: Path | None
     where: str
+    action_space: str | None = None
 
     @cached_property
     def features(self) -> dict[str, dict[str, Any]]:
@@ -54,6 +57,20 @@ class PolicySource:
         return f"{self.where} ({self.info.repo_id})"
 
 
+class ActionSpace(NamedTuple):
+    """What one kind of robot is told and tells, among the numbers of all kinds.
+
+    Args:
+        name: Of the configuration; empty where there is one kind.
+        action: Where its numbers stand in an action of the mixture.
+        state: Where they stand in a state; empty if its sources have none.
+    """
+
+    name: str
+    action: range
+    state: range
+
+
 class PolicySources:
     """A mixture of datasets as if it were one: episodes, frames and tasks are numbered through all sources.
 
@@ -64,7 +81,7 @@ class PolicySources:
         states_shown: Whether states of episodes that are not labelled may reach the policy.
 
     Raises:
-        UserError: Sources whose actions or states are not of one kind.
+        UserError: Sources of one action space whose actions or states are not of one kind.
     """
 
     def __init__(
@@ -81,26 +98,13 @@ class PolicySources:
         self.states_shown = states_shown
         self.first_frame = _running([s.info.frames for s in sources])
         self.first_episode = _running([s.info.episodes for s in sources])
-        first = self._labelled[0]
-        self._same(ACTION, self._labelled)
-        stated = [s for s in self._labelled if STATE in s.features]
-        self.has_state = bool(stated)
-        if stated:
-            shown = [s for s in self.sources if STATE in s.features] if states_shown else stated
-            self._same(STATE, [stated[0], *shown])
-        fps = {s.info.fps for s in self._labelled}
-        if len(fps) > 1:
-            raise UserError(
-                f"chunks of actions would last for different times: {listed(self._labelled, lambda s: s.info.fps)} "
-                "frames per second",
-                where="data.sources",
-                fix="record them at one rate; sources with labelled_episodes: none may have any",
-            )
+        self.spaces = self._find_spaces()
+        self.has_state = any(space.state for space in self.spaces)
         self.info = DatasetInfo(
             Path(" + ".join(str(s.info.root) for s in sources)),
             "+".join(s.info.repo_id for s in sources),
-            self._features(first, stated),
-            first.info.fps,
+            self._features(),
+            self._labelled[0].info.fps,
             sum(s.info.episodes for s in sources),
             sum(s.info.frames for s in sources),
         )
@@ -109,33 +113,87 @@ class PolicySources:
     def _labelled(self) -> list[PolicySource]:
         return [s for s in self.sources if s.labelled]
 
-    def _same(self, name: str, sources: Sequence[PolicySource]) -> None:
-        shapes = {tuple(s.features[name]["shape"]) for s in sources}
-        if len(shapes) > 1:
+    def _find_spaces(self) -> tuple[ActionSpace, ...]:
+        groups: dict[str, list[PolicySource]] = {}
+        for source in self._labelled:
+            groups.setdefault(source.action_space or "", []).append(source)
+        if "" in groups and len(groups) > 1:
+            raise UserError(
+                f"{groups[''][0]} has labelled episodes and no action_space, as other sources have",
+                where="data.sources",
+                fix="name the action_space of every labelled source",
+            )
+        self._require_known({*groups} - {""})
+        spaces, actions, states = [], 0, 0
+        for name, group in groups.items():
+            self._same(ACTION, group)
+            self._same_rate(group)
+            shown = [s for s in group if STATE in s.features]
+            if self.states_shown and shown:
+                shown += [s for s in self.sources if STATE in s.features and (s.action_space or "") == name]
+            self._same(STATE, shown)
+            action, state = _width(group[0], ACTION), _width(shown[0], STATE) if shown else 0
+            spaces.append(ActionSpace(name, range(actions, actions + action), range(states, states + state)))
+            actions, states = actions + action, states + state
+        return tuple(spaces)
+
+    def _require_known(self, names: set[str]) -> None:
+        for source in self.sources:
+            if source.action_space is not None and source.action_space not in names:
+                raise UserError(
+                    f"no labelled source has the action space {source.action_space!r}",
+                    where=f"{source.where}.action_space",
+                    fix=f"{suggest(source.action_space, names)}; or leave it out: nothing is known of its actions",
+                )
+
+    @staticmethod
+    def _same(name: str, sources: Sequence[PolicySource]) -> None:
+        if len({tuple(s.features[name]["shape"]) for s in sources}) > 1:
             widths = listed(sources, lambda s: "x".join(map(str, s.features[name]["shape"])))
             raise UserError(
                 f"{name!r} differs in width: {widths}",
                 where="data.sources",
-                fix="label sources of one robot only; of the others give labelled_episodes: none",
+                fix="give each kind of robot an action_space of its own, or labelled_episodes: none",
             )
 
-    def _features(self, first: PolicySource, stated: Sequence[PolicySource]) -> dict[str, dict[str, Any]]:
+    @staticmethod
+    def _same_rate(sources: Sequence[PolicySource]) -> None:
+        if len({s.info.fps for s in sources}) > 1:
+            raise UserError(
+                f"chunks of actions would last for different times: {listed(sources, lambda s: s.info.fps)} "
+                "frames per second",
+                where="data.sources",
+                fix="record them at one rate, or give each rate an action_space of its own; sources with "
+                "labelled_episodes: none may have any",
+            )
+
+    def space_of(self, source: PolicySource) -> int | None:
+        """The number of a source's action space; None: it has none that is known."""
+        if len(self.spaces) == 1 and not self.spaces[0].name:
+            return 0
+        return next((i for i, space in enumerate(self.spaces) if space.name == source.action_space), None)
+
+    def _features(self) -> dict[str, dict[str, Any]]:
         result: dict[str, dict[str, Any]] = {}
         for camera, size in self.sizes.items():
             names = ["height", "width", "channels"]
             result[camera] = {"dtype": "video", "shape": [*size, 3], "names": names}
-        if stated:
-            result[STATE] = stated[0].features[STATE]
-        result[ACTION] = first.features[ACTION]
+        for name in (STATE, ACTION) if self.has_state else (ACTION,):
+            having = [s for s in self._labelled if name in s.features]
+            result[name] = dict(having[0].features[name])
+            if len(self.spaces) > 1:
+                last = self.spaces[-1]
+                result[name] |= {"shape": [(last.action if name == ACTION else last.state).stop], "names": None}
         return result | {name: self.sources[0].features[name] for name in self.shared}
 
     @cached_property
     def shared(self) -> list[str]:
-        """Further numeric columns, those that all sources have alike."""
+        """Further numeric columns, those that all sources have alike; of several action spaces none that is seen."""
         head, *rest = [s.features for s in self.sources]
         kinds = {n: (f["dtype"], list(f["shape"])) for n, f in head.items() if str(f["dtype"]).startswith(_NUMBERS)}
         alike = [n for n, k in kinds.items() if all(n in o and k == (o[n]["dtype"], list(o[n]["shape"])) for o in rest)]
-        return [n for n in alike if n not in (ACTION, STATE)]
+        seen = (ACTION, "observation.") if len(self.spaces) > 1 else ()
+        return [n for n in alike if n not in (ACTION, STATE) and not n.startswith(seen)]
 
     @property
     def partial_cameras(self) -> list[str]:
@@ -144,7 +202,9 @@ class PolicySources:
 
     def shows_state(self, source: PolicySource, *, labelled: bool) -> bool:
         """Whether the policy is given the state in an episode of ``source``."""
-        return self.has_state and STATE in source.features and (labelled or self.states_shown)
+        number = self.space_of(source)
+        known = number is not None and bool(self.spaces[number].state)
+        return known and STATE in source.features and (labelled or self.states_shown)
 
     @property
     def hides_states(self) -> bool:
@@ -167,6 +227,10 @@ class PolicySources:
                 fix="label more episodes, or train without trainer.eval_split",
             )
         return parts
+
+
+def _width(source: PolicySource, name: str) -> int:
+    return math.prod(source.features[name]["shape"])
 
 
 def _running(counts: Sequence[int]) -> list[int]:

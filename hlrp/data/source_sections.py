@@ -75,7 +75,7 @@ def _read(section: SourceSection, number: int, tolerance_s: float) -> PolicySour
             )
     names = {new: own for own, new in section.rename_map.items()}
     labelled = _labelled(section, info, names.get(ACTION, ACTION), where)
-    return PolicySource(info, section.weight, names, labelled, section.table, where)
+    return PolicySource(info, section.weight, names, labelled, section.table, where, section.action_space)
 
 
 def _labelled(section: SourceSection, info: DatasetInfo, action: str, where: str) -> list[int]:
@@ -131,6 +131,13 @@ def _size(camera: str, sources: Sequence[PolicySource], image_size: Sequence[int
 
 def _require_whole(joined: PolicySources, policy: str) -> None:
     """Refuse a mixture of whose samples some lack what others have, for a policy that cannot mask it."""
+    if len(joined.spaces) > 1:
+        raise UserError(
+            f"policy {policy!r} has one action space, the sources have {len(joined.spaces)}: "
+            f"{', '.join(space.name for space in joined.spaces)}",
+            where="data.sources: action_space",
+            fix="train hlrp_vla_direct or an hlrp_action_expert policy, or use sources of one robot",
+        )
     needed: dict[str, PolicySource] = {}
     for source in joined.sources:
         for name in source.features:

@@ -48,3 +48,42 @@ def joined(sources: list[dict[str, Any]], policy: str = "hlrp_vla_direct", **mor
         **{k: more.pop(k) for k in ("image_size", "states_shown") if k in more},
     }
     return read_policy_sources(DataSection(sources=sources, **more), policy, **options)
+
+
+def lerobots_loop(run: Any, out: Path, monkeypatch: Any) -> tuple[list[float], list[float]]:
+    """Train in LeRobot's own loop, in this process, with what the trainer's worker changes of its data.
+
+    Returns:
+        Loss and gradient norm of every step.
+    """
+    import draccus
+    from lerobot.configs.train import TrainPipelineConfig
+    from lerobot.scripts import lerobot_train
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    from trainers.lerobot.hooks import read_mixture
+    from trainers.lerobot.trainer import plan
+    from trainers.lerobot.worker import requested_mixture
+
+    register_third_party_plugins()
+    for name in ("make_train_eval_datasets", "EpisodeAwareSampler", "update_policy"):
+        monkeypatch.setattr(lerobot_train, name, getattr(lerobot_train, name))
+    command = plan(run, out).command
+    for key, value in command.environment.items():
+        monkeypatch.setenv(key, value)
+    mixture = requested_mixture()
+    assert mixture is not None
+    read_mixture(lerobot_train, mixture)
+    update, losses, norms = lerobot_train.update_policy, [], []
+
+    def watched(tracker: Any, *args: Any, **kwargs: Any) -> Any:
+        result = update(tracker, *args, **kwargs)
+        losses.append(tracker.loss.val)
+        norms.append(tracker.grad_norm.val)
+        return result
+
+    monkeypatch.setattr(lerobot_train, "update_policy", watched)
+    monkeypatch.setattr("sys.argv", ["lerobot-train"])
+    arguments = [*command.arguments, "--save_checkpoint=false"]
+    lerobot_train.train(draccus.parse(TrainPipelineConfig, args=arguments))
+    return losses, norms

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 import yaml
 from command import hlrp
 from interruptions import assert_gone, family_of, start, wait_for_rows
+from make_dataset import make_dataset
 from make_labels import make_quantizer, make_table
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
-from mixtures import make_sources, sections
+from mixtures import lerobots_loop, make_sources, sections
 from tiny_runs import SMALL_CHUNKS, rows_of
 
 from hlrp.config import load_config
@@ -40,8 +42,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return found
 
 
-def _file(folder: Path, trainer: str, sources: list[dict[str, Any]]) -> Path:
-    policy = {"policy_type": "hlrp_action_expert_latent", **SMALL_CHUNKS}
+def _file(folder: Path, trainer: str, sources: list[dict[str, Any]], name: str = "hlrp_action_expert_latent") -> Path:
+    policy = {"policy_type": name, **SMALL_CHUNKS}
     sizes = {"steps": STEPS, "batch_size": 8, "save_freq": SAVED, "log_freq": 1, "device": "cpu"}
     data = {"sources": sources, "num_workers": 0}
     path = folder / f"{trainer}.yaml"
@@ -125,3 +127,45 @@ def test_lerobots_loop_gives_the_same_and_goes_on_after_a_kill(
     first, second = _weights(whole), _weights(run)
     assert first.keys() == second.keys()
     assert max(float((first[n].double() - second[n].double()).abs().max()) for n in first) < 1e-6
+
+
+@pytest.fixture(scope="module")
+def two_robots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A file of a mixture of two robots, shaped as PushT's and Meta-World's, and a run of it in Lightning."""
+    folder = tmp_path_factory.mktemp("robots")
+    push = make_dataset(folder / "push", episodes=2, length=18, size=96, action_dim=2)
+    meta = make_dataset(folder / "meta", episodes=2, length=18, size=96, action_dim=4, state_dim=4)
+    sources = [{"root": str(push), "action_space": "pusht"}, {"root": str(meta), "action_space": "metaworld"}]
+    config = _file(folder, "lightning", sources, "hlrp_action_expert_direct")
+    return config, _fit(config, folder / "run")
+
+
+def test_two_robots_in_one_policy_are_the_same_in_both_trainers(
+    two_robots: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run = two_robots
+    losses, norms = lerobots_loop(load_config(config, ["trainer_type=lerobot"]).config, tmp_path / "run", monkeypatch)
+    assert losses == pytest.approx(rows_of(run, "loss"), rel=1e-5)
+    assert norms == pytest.approx(rows_of(run, "grad_norm"), rel=1e-5)
+    saved = json.loads((run / "checkpoints/last/pretrained_model/config.json").read_text())
+    assert saved["action_spaces"] == {"pusht": {"action": 2, "state": 2}, "metaworld": {"action": 4, "state": 4}}
+    assert saved["action_space"] == "pusht"
+
+
+@pytest.mark.parametrize(("space", "env"), [("pusht", "pusht"), ("metaworld", "metaworld_light")])
+def test_one_checkpoint_acts_in_both_simulators(two_robots: tuple[Path, Path], space: str, env: str) -> None:
+    from hlrp.evaluation.request import EvalRequest
+    from hlrp.evaluation.run import evaluate
+
+    _, run = two_robots
+    fields = {"image_size": 96} if env == "metaworld_light" else {"observation_height": 96, "observation_width": 96}
+    request = EvalRequest(
+        run, env_type=env, episodes=1, videos=0, env_fields={**fields, "episode_length": 3}, action_space=space
+    )
+    result = evaluate(request)
+    assert len(result.episodes) == 1 and result.provenance["policy"]["action_space"] == space
+    other = {"pusht": "metaworld", "metaworld": "pusht"}[space]
+    with pytest.raises(UserError, match="the policy and the environment do not fit: .*actions of"):
+        evaluate(replace(request, action_space=other))
+    with pytest.raises(UserError, match="the policy has no action space 'push': it knows pusht, metaworld"):
+        evaluate(replace(request, action_space="push"))

@@ -46,7 +46,7 @@ def _stop_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="hlrp-parent-watch").start()
 
 
-def _mixture() -> "Callable[[Any], MixtureMetadata] | None":
+def requested_mixture() -> "Callable[[Any], MixtureMetadata] | None":
     """What gives the mixture that this process was started with; None: LeRobot's own dataset is read."""
     if SOURCES not in os.environ:
         return None
@@ -129,7 +129,7 @@ def main() -> int:
         from trainers.lerobot.hooks import install_training_hooks
 
         loss = FiniteLoss(int(os.environ[MAX_NONFINITE_STEPS]))
-        mixture = _mixture()
+        mixture = requested_mixture()
         train = install_training_hooks(report, stop, _preflight(emit, mixture), loss, mixture)
         train()
     except StoppedBySignal:

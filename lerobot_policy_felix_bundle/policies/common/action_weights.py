@@ -41,11 +41,6 @@ class ActionWeights:
             )
         self._weights, self._ends = torch.from_numpy(weights), torch.from_numpy(table.end)
 
-    @property
-    def width(self) -> int:
-        """Width A of an action."""
-        return int(self._weights.shape[1])
-
     def chunks(self, index: Tensor, size: int) -> Tensor:
         """Weights of the actions from each frame ``[B]`` on, float32 ``[B, size, A]``; the last of an episode goes on.
 
@@ -69,24 +64,28 @@ class JoinedWeights:
     """How much the actions of a mixture count: as `ActionWeights` says where a dataset has confidence, else 1.
 
     Args:
-        sources: Of each dataset its `root`, its `frames`, and whether its actions have `confidence`; one has.
+        sources: Of each dataset its `root`, its `frames`, whether its actions have `confidence`, as one's have, and the
+            bounds of its own numbers in an `action`.
     """
 
     def __init__(self, sources: Sequence[Mapping[str, Any]]) -> None:
         self._parts = [ActionWeights(Path(s["root"])) if s["confidence"] else None for s in sources]
         self._ends = torch.tensor([s["frames"] for s in sources]).cumsum(0)
+        self._bounds = [slice(*s["action"]) for s in sources]
+        self._width = max(bounds.stop for bounds in self._bounds)
 
     def chunks(self, index: Tensor, size: int) -> Tensor:
         """As `ActionWeights.chunks`, by the frames' numbers in the mixture."""
         at = index.reshape(-1).cpu()
         source = torch.searchsorted(self._ends, at, right=True)
-        width = next(part.width for part in self._parts if part is not None)
-        weights = torch.ones(len(at), size, width)
+        weights = torch.ones(len(at), size, self._width)
         for number, part in enumerate(self._parts):
             mine = source == number
             if part is not None and bool(mine.any()):
                 first = self._ends[number - 1] if number else 0
-                weights[mine] = part.chunks(at[mine] - first, size)
+                rows = weights[mine]
+                rows[..., self._bounds[number]] = part.chunks(at[mine] - first, size)
+                weights[mine] = rows
         return weights.to(index.device)
 
 

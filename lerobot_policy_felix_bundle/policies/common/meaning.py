@@ -7,13 +7,13 @@ from hlrp.data.columns import ACTION_CONFIDENCE
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
 from hlrp.data.episodes import window_offset
 from hlrp.data.labelled_statistics import LabelledRows, labelled_statistics
-from hlrp.errors import UserError
+from hlrp.errors import UserError, suggest
 from hlrp.latents.spec import CODE_FIELDS, CodeSpec, describe
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
 from lerobot_policy_felix_bundle.policies.common.labels import open_joined, open_rows
 
 if TYPE_CHECKING:
-    from hlrp.data.policy_sources import PolicySources
+    from hlrp.data.policy_sources import PolicySource, PolicySources
 
 
 def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
@@ -35,6 +35,7 @@ def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
         _resolve_sources(config, mixture)
     elif dataset_meta is not None:
         config.sources = None
+        _refuse_other_spaces(config, None)
         info = read_dataset(dataset_meta.repo_id, Path(dataset_meta.root))
         check_episodes(info, config.labelled_episodes)
         weighted = config.use_action_confidence and ACTION_CONFIDENCE in info.features
@@ -43,6 +44,12 @@ def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
             # LeRobot makes the processors afterwards, from these; so plain `lerobot-train` has them too.
             known = labelled_statistics(LabelledRows(info, config.labelled_episodes))
             dataset_meta.stats = {**(dataset_meta.stats or {}), **known}
+    if config.action_space is not None and config.action_spaces is None:
+        raise UserError(
+            f"the policy has one action space, there is none to choose ({config.action_space!r})",
+            where="policy.action_space / --action-space",
+            fix="leave it out",
+        )
     if not config.uses_latents:
         return
     if info is not None and config.latent_source != "none":
@@ -67,6 +74,13 @@ def _resolve_sources(config: HLRPPolicyConfig, mixture: "PolicySources") -> None
     from hlrp.latents.table import LatentTable
 
     config.labelled_episodes = None  # of a checkpoint: these were other data's
+    spaces = None
+    if len(mixture.spaces) > 1:
+        spaces = {space.name: {"action": len(space.action), "state": len(space.state)} for space in mixture.spaces}
+    _refuse_other_spaces(config, spaces)
+    config.action_spaces = spaces
+    if spaces is not None:
+        config.action_space = config.action_space or next(iter(spaces))
     looks_up = config.uses_latents and config.latent_source == "precomputed"
     shared = LatentTable.open(config.latent_table) if looks_up and config.latent_table is not None else None
     config.confidence_dataset, config.sources = None, []
@@ -81,11 +95,35 @@ def _resolve_sources(config: HLRPPolicyConfig, mixture: "PolicySources") -> None
                 "column": isinstance(rows, LatentColumn),
                 "confidence": bool(config.use_action_confidence and source.labelled)
                 and ACTION_CONFIDENCE in info.features,
+                "action": _columns(mixture, source),
             }
         )
     used = {source["table"] for source in config.sources}
     if shared is not None and str(shared.folder.absolute()) not in used:
         shared.check(dataset=mixture.sources[0].info)
+
+
+def _columns(mixture: "PolicySources", source: "PolicySource") -> list[int]:
+    """First and last, exclusive, of a source's own numbers in an action of the mixture."""
+    number = mixture.space_of(source)
+    own = range(0) if number is None else mixture.spaces[number].action
+    return [own.start, own.stop]
+
+
+def _refuse_other_spaces(config: HLRPPolicyConfig, spaces: dict[str, dict[str, int]] | None) -> None:
+    """Refuse data with other action spaces than a checkpoint knows, or one to act in that they do not have."""
+    if config.action_spaces not in (None, spaces):
+        raise UserError(
+            f"the policy that training starts from has the action spaces {config.action_spaces}, the data {spaces}",
+            where="data.sources: action_space",
+            fix="give data.sources with the same action spaces, in the same order",
+        )
+    if spaces is not None and config.action_space not in (None, *spaces):
+        raise UserError(
+            f"no source has the action space {config.action_space!r}",
+            where="policy.action_space / model.action_space",
+            fix=suggest(str(config.action_space), spaces),
+        )
 
 
 def spec_of(config: HLRPPolicyConfig) -> CodeSpec:

@@ -14,6 +14,7 @@ from torch import Tensor
 from hlrp.errors import UserError
 from hlrp.foundation.backends.interfaces import VLABackend
 from hlrp.policies.figures import Figures
+from lerobot_policy_felix_bundle.policies.common.action_spaces import own_numbers
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
 from lerobot_policy_felix_bundle.policies.common.effect import Conditioned, measure_effect
 from lerobot_policy_felix_bundle.policies.common.labels import (
@@ -202,12 +203,20 @@ class HLRPPolicy(PreTrainedPolicy):
         return mask if labelled is None else mask & labelled[:, None]
 
     def supervised_actions(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """The chunks ``[B, chunk_size, A]``, 0 where nothing is trained on, and `action_mask`.
+        """The chunks ``[B, H, A]``, 0 where nothing is trained on, and which count: bool ``[B, H]`` or ``[B, H, A]``.
 
         What is masked may be NaN, and a NaN that goes through the expert reaches every gradient.
         """
-        mask = self.action_mask(batch)
-        return torch.where(mask[..., None], chunk_of(batch, self.config.chunk_size), 0.0), mask
+        mask, chunk = self.action_mask(batch), chunk_of(batch, self.config.chunk_size)
+        own = self.own_actions(batch, mask.device)
+        if own is None:
+            return torch.where(mask[..., None], chunk, 0.0), mask
+        mask = mask[..., None] & own[:, None]
+        return torch.where(mask, chunk, 0.0), mask
+
+    def own_actions(self, batch: Mapping[str, Any], device: torch.device) -> Tensor | None:
+        """Which numbers of an action are of a sample's own action space, bool ``[B, A]``; None: there is one space."""
+        return own_numbers(self.config, batch, ACTION, device)
 
     def codes(self, batch: Mapping[str, Any], positions: int) -> tuple[Tensor, Tensor]:
         """The batch's codes int64 ``[B, P]`` and where they hold, bool ``[B, P]``; all False without labels."""
