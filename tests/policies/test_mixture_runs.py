@@ -44,6 +44,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def _file(folder: Path, trainer: str, sources: list[dict[str, Any]], name: str = "hlrp_action_expert_latent") -> Path:
     policy = {"policy_type": name, **SMALL_CHUNKS}
+    if name.endswith("latent"):
+        policy["run_steps"] = STEPS  # of a loop that is not told its length
     sizes = {"steps": STEPS, "batch_size": 8, "save_freq": SAVED, "log_freq": 1, "device": "cpu"}
     data = {"sources": sources, "num_workers": 0}
     path = folder / f"{trainer}.yaml"
@@ -108,27 +110,6 @@ def test_the_run_says_what_it_was_trained_on_and_stays_with_it(whole: Path, sour
         )
 
 
-def test_lerobots_loop_gives_the_same_and_goes_on_after_a_kill(
-    whole: Path, sources: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    process = start(["train", "-c", str(_file(tmp_path, "lerobot", sources)), "--output-dir", str(run)])
-    wait_for_rows(run, SAVED + 1, process)
-    family = family_of(process)
-    process.kill()  # SIGKILL
-    process.communicate()
-    assert_gone(family)  # the worker sees that nobody reads any more, and saves
-    for later in (c for c in RunDirectory.open(run).checkpoints() if c.step > SAVED):
-        shutil.rmtree(later.path)
-    done = hlrp("train", "--resume", run)
-    assert done.code == 0, done.err
-    for key in ("loss", "grad_norm", "action_labelled", "latent_labelled"):
-        assert rows_of(run, key) == pytest.approx(rows_of(whole, key), rel=1e-5), key
-    first, second = _weights(whole), _weights(run)
-    assert first.keys() == second.keys()
-    assert max(float((first[n].double() - second[n].double()).abs().max()) for n in first) < 1e-6
-
-
 @pytest.fixture(scope="module")
 def two_robots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A file of a mixture of two robots, shaped as PushT's and Meta-World's, and a run of it in Lightning."""
@@ -140,14 +121,23 @@ def two_robots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return config, _fit(config, folder / "run")
 
 
-def test_two_robots_in_one_policy_are_the_same_in_both_trainers(
-    two_robots: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["codes", "robots"])
+def test_lerobots_loop_gives_the_same(
+    kind: str,
+    whole: Path,
+    two_robots: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config, run = two_robots
-    losses, norms = lerobots_loop(load_config(config, ["trainer_type=lerobot"]).config, tmp_path / "run", monkeypatch)
-    assert losses == pytest.approx(rows_of(run, "loss"), rel=1e-5)
+    config, run = (whole.parent / "lightning.yaml", whole) if kind == "codes" else two_robots
+    native: Any = load_config(config, ["trainer_type=lerobot"]).config
+    losses, norms = lerobots_loop(native, tmp_path / "run", monkeypatch)
+    assert losses == pytest.approx(rows_of(run, "loss"), rel=1e-5) and len(losses) == STEPS
     assert norms == pytest.approx(rows_of(run, "grad_norm"), rel=1e-5)
-    saved = json.loads((run / "checkpoints/last/pretrained_model/config.json").read_text())
+
+
+def test_a_checkpoint_knows_its_action_spaces(two_robots: tuple[Path, Path]) -> None:
+    saved = json.loads((two_robots[1] / "checkpoints/last/pretrained_model/config.json").read_text())
     assert saved["action_spaces"] == {"pusht": {"action": 2, "state": 2}, "metaworld": {"action": 4, "state": 4}}
     assert saved["action_space"] == "pusht"
 
@@ -165,7 +155,27 @@ def test_one_checkpoint_acts_in_both_simulators(two_robots: tuple[Path, Path], s
     result = evaluate(request)
     assert len(result.episodes) == 1 and result.provenance["policy"]["action_space"] == space
     other = {"pusht": "metaworld", "metaworld": "pusht"}[space]
-    with pytest.raises(UserError, match="the policy and the environment do not fit: .*actions of"):
+    with pytest.raises(UserError, match=r"the policy and the environment do not fit: .*actions of"):
         evaluate(replace(request, action_space=other))
     with pytest.raises(UserError, match="the policy has no action space 'push': it knows pusht, metaworld"):
         evaluate(replace(request, action_space="push"))
+
+
+@pytest.mark.slow
+def test_lerobots_command_goes_on_after_a_kill(whole: Path, sources: list[dict[str, Any]], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(["train", "-c", str(_file(tmp_path, "lerobot", sources)), "--output-dir", str(run)])
+    wait_for_rows(run, SAVED + 1, process)
+    family = family_of(process)
+    process.kill()  # SIGKILL
+    process.communicate()
+    assert_gone(family)  # the worker sees that nobody reads any more, and saves
+    for later in (c for c in RunDirectory.open(run).checkpoints() if c.step > SAVED):
+        shutil.rmtree(later.path)
+    done = hlrp("train", "--resume", run)
+    assert done.code == 0, done.err
+    for key in ("loss", "grad_norm", "action_labelled", "latent_labelled"):
+        assert rows_of(run, key) == pytest.approx(rows_of(whole, key), rel=1e-5), key
+    first, second = _weights(whole), _weights(run)
+    assert first.keys() == second.keys()
+    assert max(float((first[n].double() - second[n].double()).abs().max()) for n in first) < 1e-6
