@@ -90,18 +90,27 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
         require_training_features(dataset)
         if run.data.cameras is not None:
             check_camera_names(run.data.cameras, dataset.cameras, f"dataset {dataset.root}")
-        if not run.data.sources:  # those of a mixture are looked at, each with its source, when the policy is made
-            _check_labels(run, dataset)
+        _check_labels(run, dataset)
     return known
 
 
 def _check_labels(run: Run, dataset: DatasetInfo) -> None:
-    """Check that precomputed labels are there, and of this dataset."""
-    if run.latents.source != "precomputed":
+    """Check that precomputed labels are there, and of this dataset, or of those of the mixture."""
+    if run.latents.source != "precomputed" and not any(source.table for source in run.data.sources):
         return
-    from hlrp.latents.column import CODES, LatentColumn
+    from hlrp.latents.column import CODES, LatentColumn, rows_of
     from hlrp.latents.table import LatentTable
 
+    mixture = mixture_of(run)
+    if mixture is not None:
+        from hlrp.latents.joined import JoinedRows
+
+        shared = LatentTable.open(run.latents.table) if run.latents.table is not None else None
+        rows = [rows_of(source.table, source.info, shared) for source in mixture.sources]
+        JoinedRows(rows, [source.info.frames for source in mixture.sources])
+        if shared is not None and shared not in rows:
+            shared.check(dataset=mixture.sources[0].info)
+        return
     if run.latents.table is not None:
         cameras = run.data.cameras or []
         LatentTable.open(run.latents.table).check(dataset=dataset, camera=cameras[0] if len(cameras) == 1 else None)

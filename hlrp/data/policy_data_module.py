@@ -253,6 +253,19 @@ class MixtureDataModule(PolicyDataModule):
             announce=announce,
         )
 
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """The sections of a run's configuration that make these data again."""
+        data = {
+            "sources": [source.describe() for source in self.sources.sources],
+            "cameras": self.cameras,
+            "cache": self.cache,
+            "num_workers": self.num_workers,
+            "cache_limit_gb": self._opening["limit_gb"],
+            "tolerance_s": self.infos[0].tolerance_s,
+        }
+        trainer = {"batch_size": self.batch_size, "eval_split": self.eval_split}
+        return {"data": data, "trainer": trainer | ({} if self._seed is None else {"seed": self._seed})}
+
     @property
     def meta(self) -> MixtureMetadata:
         """The mixture's metadata, in LeRobot's form."""

@@ -48,6 +48,13 @@ class PolicySource:
         """What the dataset calls a feature of the mixture."""
         return self.names.get(name, name)
 
+    def describe(self) -> dict[str, Any]:
+        """The section of `data.sources` that makes this source again."""
+        section: dict[str, Any] = {"repo_id": self.info.repo_id, "root": self.info.root.absolute()}
+        section |= {"weight": self.weight, "labelled_episodes": self.labelled or "none"}
+        section |= {"table": self.table, "action_space": self.action_space}
+        return section | {"rename_map": {own: name for name, own in self.names.items()}}
+
     @property
     def renamed(self) -> DatasetInfo:
         """The dataset's metadata with the features' names in the mixture; its tables have the old ones."""

@@ -39,13 +39,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the commands ran; what `hlrp collect` would record is made by LeRobot's writer."""
     folder = tmp_path_factory.mktemp("page")
     (folder / "VIDEOS").mkdir()
-    for number in range(2):
+    for number in range(3):
         _film(folder / "VIDEOS" / f"clip_{number}.mp4")
     page = (ROOT / "docs" / "sources.md").read_text(encoding="utf8")
     commands, wanted = _commands(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)[0]), []
     for command in commands:
         if command[0] == "collect":
-            make_dataset(folder / command[-1], episodes=2, length=20, size=96, action_dim=4, state_dim=4)
+            make_dataset(folder / command[-1], episodes=3, length=20, size=96, action_dim=4, state_dim=4)
         elif command[0] != "eval":  # a simulator's; its environment is known by what `hlrp collect` writes
             wanted.append(instead(command, SHORT.get(command[2], [])))
     assert [command[0] for command in wanted] == ["import-video", "train", *["precompute-latents"] * 3, "train"]
