@@ -14,6 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from mixtures import CAMERA, SIDE, TOP, edit_column, joined, make_sources, sections, tables
 
+from hlrp.config import load_config
 from hlrp.data.policy_mixture import LoopSamples, MixtureMetadata, PolicyMixture
 from hlrp.errors import UserError
 
@@ -172,3 +173,62 @@ def test_lerobots_own_policies_take_whole_samples_only(roots: dict[str, Path]) -
     _refused([robot, renamed], "policy 'act' cannot mask", "video lacks action", "data.sources.1", policy="act")
     _refused([robot, robot | {"labelled_episodes": [0]}], "in 1 of its 4 episodes only", policy="act")
     _refused([robot, other], "'action' differs in width", policy="act")
+
+
+def _run(
+    sources: list[dict[str, Any]], *overrides: str, trainer: str = "lerobot", policy: str = "hlrp_vla_direct"
+) -> Any:
+    keys = {"trainer_type": trainer, "model.policy_type": policy, "data.sources": sources}
+    return load_config(None, overrides, {k: (v, "test") for k, v in keys.items()}).config
+
+
+def test_settings_that_mean_one_dataset_are_refused(roots: dict[str, Path], tmp_path: Path) -> None:
+    from trainers.lerobot.trainer import plan
+
+    robot, video = {"root": str(roots["robot"])}, {"root": str(roots["video"]), "rename_map": {TOP: CAMERA}}
+    for overrides, words in (
+        (["model.labelled_episodes=[0]"], "model.labelled_episodes does not say which of data.sources"),
+        (["data.rename_map={a: b}", "model.init_from=x"], "data.rename_map does not say which"),
+        (["trainer.lerobot_args={dataset.image_transforms.enable: true}"], "which does not read mixtures"),
+        (["latents.source=precomputed"], "no dataset of the run has labels"),
+    ):
+        with pytest.raises(UserError) as refused:
+            plan(_run([robot, video], *overrides), tmp_path / "run")
+        assert words in str(refused.value)
+    with pytest.raises(UserError, match="policy 'act' has no use for latent labels"):
+        plan(_run([robot | {"table": str(tmp_path)}], policy="act"), tmp_path / "run")
+    with pytest.raises(UserError, match="is no latent table"):
+        plan(_run([robot | {"table": str(tmp_path)}, video]), tmp_path / "run")
+
+
+def test_action_spaces_are_named_of_all_or_none(roots: dict[str, Path]) -> None:
+    robot, other = {"root": str(roots["robot"])}, {"root": str(roots["other"]), "labelled_episodes": [0]}
+    _refused(
+        [robot, other | {"action_space": "other"}], "data.sources.0 (robot) has labelled episodes and no action_space"
+    )
+    lost = {"root": str(roots["video"]), "rename_map": {TOP: CAMERA}, "action_space": "robo"}
+    _refused([robot | {"action_space": "robot"}, lost], "no labelled source has the action space 'robo'", "'robot'")
+    both = [robot | {"action_space": "robot"}, other | {"action_space": "other"}]
+    _refused(both, "has one action space, the sources have 2: robot, other", policy="act", cameras=[CAMERA])
+    samples = _samples(both, cameras=[CAMERA])
+    batch = samples.__getitems__([0, 72, 92])
+    assert batch["action_space_is_pad"].tolist() == [[False, True], [True, False], [True, False]]
+    assert batch["action"].shape == (3, CHUNK, 8) and batch[STATE].shape == (3, 4)
+    assert not batch["action"][0, :, 3:].any() and not batch["action"][1, :, :3].any()
+    assert batch["action_is_pad"][2].all(), "the second episode of the other is not labelled"
+    stats = MixtureMetadata(joined(both, cameras=[CAMERA])).stats
+    alone = [MixtureMetadata(joined([source], cameras=[CAMERA])).stats for source in both]
+    for name in ("action", STATE):
+        for key in ("mean", "std", "q01"):
+            assert np.array_equal(stats[name][key], np.concatenate([part[name][key] for part in alone]))
+
+
+def test_a_mixture_made_in_python_says_how_to_make_it_again(roots: dict[str, Path]) -> None:
+    from hlrp.config import DataSection
+    from hlrp.data import MixtureDataModule
+
+    said = MixtureDataModule(joined(sections(roots)), cache="ram", eval_split=0.2).describe()
+    again = joined(DataSection(**said["data"]).model_dump(exclude_none=True)["sources"])
+    assert [s.describe() for s in again.sources] == said["data"]["sources"]
+    assert again.info == joined(sections(roots)).info
+    assert said["trainer"] == {"batch_size": 8, "eval_split": 0.2}
