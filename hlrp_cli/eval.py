@@ -49,6 +49,9 @@ def eval(  # noqa: A001 - the name of the command
     compare: Annotated[Path | None, typer.Option(help="Run, checkpoint or results.json to compare with.")] = None,
     replay: Annotated[Path | None, typer.Option(help="Dataset whose recorded actions are played first.")] = None,
     rename_map: Annotated[list[str] | None, typer.Option(help="Observation key ENV=POLICY; repeatable.")] = None,
+    action_space: Annotated[
+        str | None, typer.Option(help="Action space to act in, of a policy that was trained on several.")
+    ] = None,
     async_envs: Annotated[bool, typer.Option("--async-envs", help="A process per environment of a batch.")] = False,
     allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
@@ -115,13 +118,14 @@ def _request(given: dict[str, Any], overrides: list[str]) -> "EvalRequest":
         env_fields=fields,
         replay=given["replay"],
         rename_map=_pairs(given["rename_map"] or []),
+        action_space=given["action_space"],
         async_envs=given["async_envs"],
         **settings,
     )
 
 
 # What a replay of recorded actions has no use for: it has its own seeds, one environment, and no policy.
-_OF_POLICIES = ("seed", "videos", "batch_size", "device", "rename_map", "async_envs", "compare")
+_OF_POLICIES = ("seed", "videos", "batch_size", "device", "rename_map", "action_space", "async_envs", "compare")
 
 
 def _refuse_of_policies(given: dict[str, Any], configured: set[str]) -> None:

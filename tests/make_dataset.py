@@ -16,6 +16,7 @@ def make_dataset(
     length: int = 24,
     size: int = 64,
     action_dim: int = 3,
+    state_dim: int = 2,
     camera: str | None = "observation.image",
     cameras: Sequence[str] | None = None,
     action: bool = True,
@@ -27,7 +28,8 @@ def make_dataset(
     """
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    features: dict[str, dict[str, object]] = {"observation.state": {"dtype": "float32", "shape": (2,), "names": None}}
+    state = {"dtype": "float32", "shape": (state_dim,), "names": None}
+    features: dict[str, dict[str, object]] = {"observation.state": state}
     names = list(cameras) if cameras is not None else [camera] if camera else []
     for camera in names:
         features[camera] = {"dtype": "video", "shape": (size, size, 3), "names": ["height", "width", "channel"]}
@@ -40,7 +42,7 @@ def make_dataset(
         for _ in range(length):
             move = rng.uniform(-2, 2, action_dim).astype(np.float32)
             frame: dict[str, object] = {
-                "observation.state": position.astype(np.float32),
+                "observation.state": np.resize(position, state_dim).astype(np.float32),
                 "task": tasks[episode % len(tasks)],
             }
             if names:

@@ -61,7 +61,16 @@ def test_a_flag_without_effect_is_refused(arguments: list[str], mention: str) ->
 
 @pytest.mark.parametrize(
     "flag",
-    ["--seed 3", "--videos 0", "--batch-size 2", "--device cpu", "--rename-map a=b", "--async-envs", "--compare x"],
+    [
+        "--seed 3",
+        "--videos 0",
+        "--batch-size 2",
+        "--device cpu",
+        "--rename-map a=b",
+        "--action-space a",
+        "--async-envs",
+        "--compare x",
+    ],
 )
 def test_a_replay_alone_refuses_what_only_a_policy_needs(flag: str, toy_root: Path) -> None:
     message = _refusal("eval", "--replay", str(toy_root), *flag.split())

@@ -15,7 +15,7 @@ from hlrp.errors import UserError
 from hlrp.runs import resolve_pretrained
 from hlrp.runs.checkpoints import is_foundation
 from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
-from trainers.policy_labels import foundation_of, label_fields
+from trainers.policy_labels import foundation_of, label_fields, mixture_of
 
 DTYPES = {"32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # Policies that are made in a moment: a dry run makes them too, which is the one way to know that they can be.
@@ -56,7 +56,7 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
 
     Args:
         run: A run of a policy.
-        dataset: The local dataset; None if LeRobot is to download it.
+        dataset: The local dataset, or the mixture as one; None if LeRobot is to download it.
 
     Returns:
         Fields of the policy's class, where the list of all policies is at hand.
@@ -95,12 +95,22 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
 
 
 def _check_labels(run: Run, dataset: DatasetInfo) -> None:
-    """Check that precomputed labels are there, and of this dataset."""
-    if run.latents.source != "precomputed":
+    """Check that precomputed labels are there, and of this dataset, or of those of the mixture."""
+    if run.latents.source != "precomputed" and not any(source.table for source in run.data.sources):
         return
-    from hlrp.latents.column import CODES, LatentColumn
+    from hlrp.latents.column import CODES, LatentColumn, rows_of
     from hlrp.latents.table import LatentTable
 
+    mixture = mixture_of(run)
+    if mixture is not None:
+        from hlrp.latents.joined import JoinedRows
+
+        shared = LatentTable.open(run.latents.table) if run.latents.table is not None else None
+        rows = [rows_of(source.table, source.info, shared) for source in mixture.sources]
+        JoinedRows(rows, [source.info.frames for source in mixture.sources])
+        if shared is not None and shared not in rows:
+            shared.check(dataset=mixture.sources[0].info)
+        return
     if run.latents.table is not None:
         cameras = run.data.cameras or []
         LatentTable.open(run.latents.table).check(dataset=dataset, camera=cameras[0] if len(cameras) == 1 else None)
@@ -186,6 +196,7 @@ def check_with_lerobot(run: Run, dataset: DatasetInfo | None) -> None:
         UserError: A setting that the policy's or environment's class refuses, or data that it cannot use.
     """
     from hlrp.data.lerobot_data_module import LeRobotDataModule
+    from hlrp.data.policy_data_module import MixtureDataModule
     from hlrp.policies.build import build_policy, check_dataset, optimizer_config, policy_config, scheduler_config
 
     model, data = policy_of(run), run.data
@@ -203,12 +214,17 @@ def check_with_lerobot(run: Run, dataset: DatasetInfo | None) -> None:
         scheduler_config(config, run.trainer.scheduler)
     if dataset is None:
         return
-    seen = LeRobotDataModule(
-        dataset.repo_id,
-        root=dataset.root,
-        episodes=data.episodes,
-        cameras=data.cameras,
-        eval_split=run.trainer.eval_split,
+    mixture = mixture_of(run)
+    seen = (
+        MixtureDataModule(mixture, eval_split=run.trainer.eval_split)
+        if mixture is not None
+        else LeRobotDataModule(
+            dataset.repo_id,
+            root=dataset.root,
+            episodes=data.episodes,
+            cameras=data.cameras,
+            eval_split=run.trainer.eval_split,
+        )
     )
     make = build_policy if _is_small(config) else check_dataset
     make(config, seen.meta, cameras=seen.cameras, rename_map=data.rename_map or None)

@@ -1,12 +1,17 @@
-"""What a run's `latents` section and `init_from` mean for this project's own policies, whichever trainer runs them."""
+"""What a run's `latents`, `init_from` and `data.sources` mean for a policy, whichever trainer runs it."""
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hlrp.config import LatentsSection, LeRobotRun, LightningRun, PolicyModel
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.errors import UserError
+from hlrp.runs import resolve_pretrained
 from hlrp.runs.checkpoints import is_foundation
+
+if TYPE_CHECKING:
+    from hlrp.data.policy_sources import PolicySources
 
 OURS = "hlrp_"
 
@@ -22,18 +27,26 @@ def label_fields(run: LeRobotRun | LightningRun, dataset: DatasetInfo | None) ->
         UserError: The policy has no use for labels, or the dataset is not here.
     """
     latents, model = run.latents, run.model
-    if latents.source == "none" or not isinstance(model, PolicyModel):
+    tables = any(source.table for source in run.data.sources)
+    source = "precomputed" if latents.source == "none" and tables else latents.source
+    if source == "none" or not isinstance(model, PolicyModel):
         return {}
     if not model.policy_type.startswith(OURS):
         raise UserError(
             f"policy {model.policy_type!r} has no use for latent labels",
-            where="latents, --latents, --online-laq",
+            where="data.sources: table" if tables else "latents, --latents, --online-laq",
             fix="leave them out, or train hlrp_action_expert_latent",
         )
-    fields: dict[str, Any] = {"latent_source": latents.source}
+    if source == "online" and tables:
+        raise UserError(
+            "labels are made while training, and a source has a table of them",
+            where="data.sources: table, latents.laq",
+            fix="leave one of them out",
+        )
+    fields: dict[str, Any] = {"latent_source": source}
     if run.data.cameras is not None and len(run.data.cameras) == 1:
         fields["latent_camera"] = run.data.cameras[0]
-    if latents.source == "precomputed":
+    if source == "precomputed":
         return fields | ({} if latents.table is None else {"latent_table": str(latents.table.absolute())})
     return fields | _online(latents, dataset)
 
@@ -68,3 +81,63 @@ def foundation_of(model: PolicyModel) -> Path | None:
             fix="train hlrp_action_expert_latent, hlrp_action_expert_direct or hlrp_vla_direct from it",
         )
     return Path(model.init_from).absolute()
+
+
+def mixture_of(run: LeRobotRun | LightningRun) -> "PolicySources | None":
+    """The mixture that a policy is trained on; None: a single dataset, or no policy.
+
+    Raises:
+        UserError: A source is missing or does not fit the others, or a setting beside them means one dataset.
+    """
+    data, model = run.data, run.model
+    if not data.sources or not isinstance(model, PolicyModel):
+        return None
+    from hlrp.data.source_sections import read_policy_sources
+
+    fields, ours = model.policy_fields, model.policy_type.startswith(OURS)
+    for key, given, fix in (
+        ("data.rename_map", data.rename_map, "give rename_map to each source"),
+        ("model.labelled_episodes", ours and fields.get("labelled_episodes"), "give labelled_episodes to each source"),
+    ):
+        if given:
+            raise UserError(f"{key} does not say which of data.sources it means", where=key, fix=fix)
+    saved = _saved_fields(model)
+    mixture = read_policy_sources(
+        data,
+        model.policy_type,
+        masks=ours,
+        image_size=fields.get("image_size", saved.get("image_size")),
+        states_shown=bool(fields.get("state_of_unlabelled", saved.get("state_of_unlabelled", False))),
+    )
+    if run.latents.source == "online":
+        _check_online(mixture)
+    return mixture
+
+
+def _saved_fields(model: PolicyModel) -> dict[str, Any]:
+    """The configuration of the policy that a run starts from."""
+    path = Path(model.init_from) if model.init_from is not None else None
+    if path is None or not path.exists() or is_foundation(path):
+        return {}
+    loaded: dict[str, Any] = json.loads((resolve_pretrained(path) / "config.json").read_text(encoding="utf8"))
+    return loaded
+
+
+def _check_online(mixture: "PolicySources") -> None:
+    """Labels made while training come from windows at one rate, of pictures as they were recorded."""
+    from hlrp.data.decode import frame_size
+
+    for source in mixture.sources:
+        resized = [
+            camera
+            for camera in mixture.cameras
+            if camera in source.features and frame_size(source.renamed, camera) != mixture.sizes[camera]
+        ]
+        if source.info.fps != mixture.info.fps or resized:
+            what = f"{source.info.fps:g} frames per second, the mixture {mixture.info.fps:g}"
+            raise UserError(
+                f"labels cannot be made while training: {source.info.repo_id} has "
+                + (f"another size of {resized[0]}" if resized else what),
+                where=f"{source.where}, latents.laq",
+                fix="label each source with hlrp precompute-latents, and give it as its table",
+            )

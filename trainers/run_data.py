@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -10,10 +10,14 @@ from hlrp.config import FoundationModel, LeRobotRun, LightningRun, PolicyModel
 from hlrp.data.checks import dataset_problems, refuse_fatal
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.data.policy_checks import STATE, policy_problems
+from hlrp.data.policy_sources import ACTION
 from hlrp.data.problems import Problem
 from hlrp.errors import UserError
 from hlrp.runs import DatasetRecord, RunDirectory
-from trainers.policy_labels import OURS
+from trainers.policy_labels import OURS, mixture_of
+
+if TYPE_CHECKING:
+    from hlrp.data.policy_sources import PolicySource, PolicySources
 
 # Text that names a folder if there is one of that name, and else something on the Hub.
 _FOLDERS_OR_NAMES = ("init_from", "backbone", "vlm_model_name", "latent_table", "latent_laq")
@@ -133,6 +137,9 @@ def check_data(run: LeRobotRun | LightningRun, datasets: Sequence[DatasetInfo]) 
     Raises:
         UserError: The first fault with which training would fail or give wrong numbers.
     """
+    mixture = mixture_of(run)
+    if mixture is not None:
+        return [line for source in mixture.sources for line in _check_source(run, mixture, source)]
     warnings: list[str] = []
     for info in datasets:
         cameras = [c for c in run.data.cameras or info.cameras if c in info.cameras]
@@ -143,6 +150,29 @@ def check_data(run: LeRobotRun | LightningRun, datasets: Sequence[DatasetInfo]) 
         problems += dataset_problems(info, run.data.episodes, cameras, **_reading(run, info))
         warnings += refuse_fatal(iter(problems), info)
     return warnings
+
+
+def _check_source(run: LeRobotRun | LightningRun, mixture: "PolicySources", source: "PolicySource") -> list[str]:
+    """As `check_data`, of one dataset of a policy's mixture, of which not all may be trained on."""
+    info, seen = source.info, [c for c in mixture.cameras if c in source.features]
+    policy = run.model.policy_type if isinstance(run.model, PolicyModel) and not run.model.init_from else None
+    problems: list[Problem] = [*policy_problems(source.renamed, policy, seen)]
+    used = [ACTION] if source.labelled else []
+    used += [STATE] if mixture.shows_state(source, labelled=bool(source.labelled)) else []
+    used += [name for name in mixture.shared if name.startswith("observation.")]
+    labelled: dict[str, Sequence[int]] = {source.own_name(name): source.labelled for name in used}
+    if mixture.states_shown:
+        labelled.pop(source.own_name(STATE), None)
+    problems += dataset_problems(
+        info,
+        None,
+        [source.own_name(camera) for camera in seen],
+        used=[source.own_name(name) for name in used],
+        by_lerobot=False,
+        needs_statistics=False,
+        labelled=labelled,
+    )
+    return refuse_fatal(iter(problems), info)
 
 
 def _reading(run: LeRobotRun | LightningRun, info: DatasetInfo) -> Mapping[str, Any]:

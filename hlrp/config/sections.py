@@ -4,8 +4,19 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from hlrp.config.base import Episodes, FilePath, Settings, unique_episodes
+from hlrp.config.base import Episodes, FilePath, Settings, parse_episodes, unique_episodes
 from hlrp.config.tree import normalise
+
+
+def _word_or_episodes(value: Any) -> Any:
+    return value if value in ("all", "none") else parse_episodes(value)
+
+
+Labelled = Annotated[
+    Literal["all", "none"] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)],
+    BeforeValidator(_word_or_episodes, json_schema_input_type=list[int] | str),
+]
+"""Episodes, or `all` or `none` of them."""
 
 
 class SourceSection(Settings):
@@ -15,12 +26,17 @@ class SourceSection(Settings):
     root: FilePath | None = None
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """How often this source is sampled, relative to the others."""
-    labelled_episodes: Episodes | None = None
-    """Episodes whose actions may be trained on; none: all."""
+    labelled_episodes: Labelled | None = None
+    """Episodes whose actions may be trained on: a list, `all` or `none`; not given: all if a policy is trained and the
+    dataset has actions, and none for a quantizer."""
     table: FilePath | None = None
     """Latent table of this source; none: `latents.table` if it is of this source, else its column `latent_codes`."""
+    rename_map: dict[str, str] = Field(default_factory=dict)
+    """Feature of this source -> the name that a policy's other sources have it by, such as a camera's."""
+    action_space: str | None = Field(default=None, min_length=1)
+    """Name of what its actions and states mean; sources of one robot share it, those of others have another."""
 
-    _unique = field_validator("labelled_episodes")(lambda value: value and unique_episodes(value))
+    _unique = field_validator("labelled_episodes")(lambda v: unique_episodes(v) if isinstance(v, list) else v)
 
     @model_validator(mode="after")
     def _check_place(self) -> Self:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hlrp.data.frame_store import FrameStore
     from hlrp.data.images import BadVideoError
     from hlrp.data.lerobot_data_module import LeRobotDataModule
+    from hlrp.data.policy_data_module import MixtureDataModule
     from hlrp.data.sampler import ResumableSampler
     from hlrp.data.windows import FrameWindows, WindowSource
 
@@ -26,6 +27,7 @@ __all__ = [
     "FrameStore",
     "FrameWindows",
     "LeRobotDataModule",
+    "MixtureDataModule",
     "ResumableSampler",
     "WindowSource",
     "read_dataset",
@@ -44,6 +46,7 @@ __getattr__ = lazy_names(
         "frame_store": ["FrameStore"],
         "images": ["BadVideoError"],
         "lerobot_data_module": ["LeRobotDataModule"],
+        "policy_data_module": ["MixtureDataModule"],
         "sampler": ["ResumableSampler"],
         "windows": ["FrameWindows", "WindowSource"],
     },

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Subset
 
 from hlrp.config import LightningRun, SourceSection, require_dataset
-from hlrp.data.dataset_info import check_episodes, check_resumed, read_dataset
+from hlrp.data.dataset_info import check_episodes, check_resumed, named_episodes, read_dataset
 from hlrp.data.episodes import check_camera, read_episodes, split_episodes, window_offset
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.sampler import ResumableSampler
@@ -126,7 +126,7 @@ class FrameDataModule(LightningDataModule):
             shared: dict[str, Any] = {
                 "cameras": cameras,
                 "weight": section.weight,
-                "labelled_episodes": section.labelled_episodes,
+                "labelled_episodes": named_episodes(section.labelled_episodes, info),
             }
             train.append(WindowSource(info, kept, **shared))
             if held_out:
@@ -222,7 +222,7 @@ def _by_label(source: WindowSource, share: float) -> list[WindowSource]:
     Raises:
         UserError: A labelled episode is not there to be trained on, or has no actions.
     """
-    if source.labelled_episodes is None:
+    if not source.labelled_episodes:
         return [replace(source, labelled_episodes=[])]
     kept = source.episodes if source.episodes is not None else list(range(source.info.episodes))
     check_episodes(source.info, source.labelled_episodes)

@@ -229,6 +229,11 @@ def check_episodes(info: DatasetInfo, episodes: list[int] | None) -> None:
         )
 
 
+def named_episodes(named: list[int] | str | None, info: DatasetInfo) -> list[int] | None:
+    """Episodes as a source of a mixture names them: `all` and `none` as lists; the rest as it is."""
+    return list(range(info.episodes)) if named == "all" else [] if isinstance(named, str) else named
+
+
 def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any], infos: Sequence[DatasetInfo]) -> None:
     """Check that the data of a resumed run are those of its checkpoint.
 

@@ -2,42 +2,38 @@
 
 import copy
 import logging
-import multiprocessing
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from hlrp.compat import mend_metadata
 from hlrp.config import LightningRun
 from hlrp.data.columns import read_columns, read_tasks
-from hlrp.data.dataset_info import TOLERANCE_S, check_episodes, check_resumed, read_dataset, require_training_features
+from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo, check_episodes, read_dataset, require_training_features
 from hlrp.data.decode import frame_size
 from hlrp.data.episodes import check_camera, read_episodes, split_episodes
-from hlrp.data.policy_samples import GatheredSamples, HeldOutSampler, PolicySampler, Sample
+from hlrp.data.policy_data_module import PolicyDataModule
+from hlrp.data.policy_samples import GatheredSamples, Sample
 from hlrp.data.readers import FramesWanted, open_readers
 from hlrp.errors import UserError
 
+if TYPE_CHECKING:
+    from lerobot.datasets.sampler import EpisodeAwareSampler
+
 _log = logging.getLogger("hlrp.data")
-_PREFETCH = 4  # LeRobot's own
-_LIGHTNING_SEED = "PL_GLOBAL_SEED"
 
 
-class LeRobotDataModule(LightningDataModule):
+class LeRobotDataModule(PolicyDataModule):
     """A dataset for policies: the samples, statistics, order and held-out episodes of LeRobot's own training.
 
     With ``cache="off"`` items are read through `LeRobotDataset`; otherwise frames come from a `FrameStore` and all else
     from memory, which gives the same samples bit for bit, and many times faster.
     Batches hold pictures as uint8 (float32 where a dataset keeps PNGs and nothing is cached), `action`, `*_is_pad`,
     `task`, `index` and every other feature.
-
-    Which frames and actions belong to a sample depends on the policy: `for_policy` comes before the loaders, and
-    `LeRobotPolicyAdapter` calls it. Worker processes are forked; with a cache there are none unless asked for.
 
     Args:
         repo_id: Hub name of a dataset that is on this machine.
@@ -83,41 +79,33 @@ class LeRobotDataModule(LightningDataModule):
         announce: Callable[[str], None] = _log.warning,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            batch_size=batch_size,
+            cache=cache,
+            num_workers=num_workers,
+            eval_split=eval_split,
+            seed=seed,
+            max_val_samples=max_val_samples,
+        )
         folder = Path(root) if root is not None else None
         self.info = read_dataset(repo_id, folder, tolerance_s=tolerance_s)
         require_training_features(self.info)
         check_episodes(self.info, episodes)
-        self.episodes, self.eval_split = episodes, eval_split
-        self.batch_size, self.cache = batch_size, cache
+        self.episodes = episodes
         self.cameras = [check_camera(self.info, c) for c in cameras] if cameras else self.info.cameras
-        self._seed, self._video_backend = seed, video_backend
+        self._video_backend = video_backend
         self._image_transforms = image_transforms
-        self.num_workers = num_workers if num_workers is not None else (2 if cache == "off" else 0)
-        self._max_val, self._limit_gb = max_val_samples, cache_limit_gb
+        self._limit_gb = cache_limit_gb
         self._opening: dict[str, Any] = {"root": cache_root, "announce": announce, "progress": progress}
         self.train_episodes, self.val_episodes = split_episodes(self.info, eval_split, episodes=episodes)
         self._meta: Any = None
-        self._policy: Any = None
-        self._train: Dataset[Sample] | None = None
-        self._val: Dataset[Sample] | None = None
 
     @classmethod
     def from_run(
         cls, run: LightningRun, *, announce: Callable[[str], None] = _log.warning, cache_root: Path | None = None
     ) -> "LeRobotDataModule":
-        """The data of a run's configuration.
-
-        Raises:
-            UserError: Also for a mixture of datasets.
-        """
+        """The data of a run's configuration that names one dataset."""
         data, trainer = run.data, run.trainer
-        if data.sources:
-            raise UserError(
-                "a LeRobot policy is trained on one dataset",
-                where="data.sources",
-                fix="give data.root or data.repo_id",
-            )
         return cls(
             data.repo_id,
             root=data.root,
@@ -154,9 +142,9 @@ class LeRobotDataModule(LightningDataModule):
         return {"data": data, "trainer": trainer}
 
     @property
-    def seed(self) -> int:
-        """Start of the order: this module's own seed, or the one that Lightning was seeded with."""
-        return self._seed if self._seed is not None else int(os.environ.get(_LIGHTNING_SEED, "1000"))
+    def infos(self) -> list[DatasetInfo]:
+        """The dataset."""
+        return [self.info]
 
     @property
     def meta(self) -> Any:
@@ -173,22 +161,13 @@ class LeRobotDataModule(LightningDataModule):
             self._meta = meta
         return self._meta
 
-    def for_policy(self, config: Any) -> None:
-        """Read the samples that a policy needs; a second call with the same policy does nothing.
-
-        Args:
-            config: LeRobot's configuration of the policy.
-
-        Raises:
-            UserError: The cache would be too large, or cannot hold this dataset.
-        """
-        if self._policy is config:
-            return
+    def open_samples(self, config: Any) -> tuple[Dataset[Sample], Dataset[Sample] | None]:
+        """See `PolicyDataModule.open_samples`."""
         from lerobot.datasets.factory import resolve_delta_timestamps
 
-        self._policy = config
         stamps = resolve_delta_timestamps(config, self.meta)
-        self._train, self._val = self._cached(stamps) if self.cache != "off" else self._direct(stamps)
+        train, val = self._cached(stamps) if self.cache != "off" else self._direct(stamps)
+        return train, val if self.val_episodes else None
 
     def _direct(self, stamps: dict[str, list[float]] | None) -> tuple[Dataset[Sample], Dataset[Sample] | None]:
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -243,36 +222,25 @@ class LeRobotDataModule(LightningDataModule):
             dict(zip(self.cameras, readers, strict=True)),
             tasks=read_tasks(self.info),
             deltas={key: offsets for key, offsets in deltas.items() if key not in other},
+            # LeRobot drops the time of a single decoded frame, but not that of a single picture from a table.
+            single=self.meta.video_keys,
             image_transforms=self._image_transforms,
         )
         val = copy.copy(train)
         val.image_transforms = None
         return train, val
 
-    def _samples(self) -> Dataset[Sample]:
-        if self._train is None:
-            raise UserError(
-                "these data do not know the policy yet",
-                where="LeRobotDataModule",
-                fix="train a LeRobotPolicyAdapter with them, or call for_policy(config) before the loaders",
-            )
-        return self._train
-
-    def _place(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-
-    def train_sampler(self) -> PolicySampler:
-        """LeRobot's order for this process.
+    def order(self) -> "EpisodeAwareSampler":
+        """LeRobot's own.
 
         Raises:
-            UserError: The policy is not known, or leaves no frame to train on.
+            UserError: The policy leaves no frame to train on.
         """
         from lerobot.datasets.sampler import EpisodeAwareSampler
 
         table, samples = read_episodes(self.info), self._samples()
         try:
-            order = EpisodeAwareSampler(
+            return EpisodeAwareSampler(
                 table.start.tolist(),
                 table.end.tolist(),
                 episode_indices_to_use=self.train_episodes,
@@ -287,58 +255,9 @@ class LeRobotDataModule(LightningDataModule):
                 where="model.drop_n_last_frames",
                 fix="use longer episodes, or a smaller drop_n_last_frames",
             ) from error
-        rank, world_size = self._place()
-        return PolicySampler(order, self.batch_size, rank=rank, world_size=world_size)
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Training batches."""
-        # LeRobot's loader draws its seed from the generator that the model goes on to use, once, when training begins.
-        seed = int(torch.empty((), dtype=torch.int64).random_())
-        return self._loader(self._samples(), self.train_sampler(), seed)
-
-    def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
-        """Held-out batches in order; none if nothing is held out."""
-        self._samples()
-        if self._val is None or not self.val_episodes:
-            return []
+    def held_out(self) -> list[int]:
+        """Frames of the held-out episodes."""
         relative = getattr(self._val, "absolute_to_relative_idx", None)
-        frames = read_episodes(self.info).frame_indices(self.val_episodes).tolist()
-        count = min(len(frames), self._max_val or len(frames))
-        chosen = [frames[i * len(frames) // count] for i in range(count)]
-        rank, world_size = self._place()
-        positions = chosen if relative is None else [relative[i] for i in chosen]
-        sampler = HeldOutSampler(positions, self.batch_size, rank=rank, world_size=world_size)
-        return self._loader(self._val, sampler, self.seed)
-
-    def _loader(self, samples: Dataset[Sample], sampler: Any, seed: int) -> DataLoader[Sample]:
-        from lerobot.utils.collate import lerobot_collate_fn
-
-        workers = self.num_workers
-        forked = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
-        collate: Any = GatheredSamples.collate if isinstance(samples, GatheredSamples) else None
-        if self.meta.has_language_columns:
-            collate = lerobot_collate_fn
-        return DataLoader(
-            samples,
-            batch_sampler=sampler,
-            num_workers=workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            multiprocessing_context="fork" if forked else None,
-            persistent_workers=workers > 0,
-            prefetch_factor=_PREFETCH if workers else None,
-            generator=torch.Generator().manual_seed(seed % 2**63),
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must have in common with this one."""
-        return {"fingerprints": [self.info.fingerprint()], **(self.train_sampler().signature() if self._train else {})}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Check that the data are those of the run that is resumed.
-
-        Raises:
-            UserError: Naming both sides of what differs.
-        """
-        first = {"fingerprints": [state_dict["fingerprint"]]} if "fingerprint" in state_dict else {}  # as 0.1 saved it
-        check_resumed({**state_dict, **first}, self.state_dict(), [self.info])
+        frames: list[int] = read_episodes(self.info).frame_indices(self.val_episodes).tolist()
+        return frames if relative is None else [relative[i] for i in frames]

@@ -1,7 +1,7 @@
 """Samples as LeRobotDataset gives them, gathered a batch at a time from frames that were decoded once."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from hlrp.data.readers import FrameReader
 
 if TYPE_CHECKING:
     from lerobot.datasets.sampler import EpisodeAwareSampler
+
+    from hlrp.data.sampler import MixtureOrder
 
 Sample = dict[str, Any]
 
@@ -32,6 +34,7 @@ class GatheredSamples(Dataset[Sample]):
         readers: Camera to its frames.
         tasks: Task sentences by `task_index`.
         deltas: Feature to the offsets, in frames, of which a sample has values; others are read at the frame alone.
+        single: Cameras whose axis of time is left out where a sample has one frame of them.
         image_transforms: Applied to the frames of every camera of a sample, uint8 `[C, H, W]` or `[T, C, H, W]`.
     """
 
@@ -43,12 +46,14 @@ class GatheredSamples(Dataset[Sample]):
         *,
         tasks: Sequence[str],
         deltas: Mapping[str, Sequence[int]],
+        single: Collection[str],
         image_transforms: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._table = table
         self._columns = columns
         self._readers = readers
         self._tasks = list(tasks)
+        self._single = frozenset(single)
         self._deltas = {key: np.asarray(offsets, np.int64) for key, offsets in deltas.items()}
         self.image_transforms = image_transforms
 
@@ -79,8 +84,7 @@ class GatheredSamples(Dataset[Sample]):
 
     def _frames(self, key: str, reader: FrameReader, rows: NDArray[np.int64]) -> Tensor:
         frames = reader.read(rows.reshape(-1)).reshape(*rows.shape, -1, *reader.size)
-        # LeRobot drops the time of a single decoded frame, but not that of a single picture from a table.
-        if rows.ndim == 2 and rows.shape[1] == 1 and self._table.info.features[key]["dtype"] == "video":
+        if rows.ndim == 2 and rows.shape[1] == 1 and key in self._single:
             frames = frames[:, 0]
         tensor = torch.from_numpy(np.ascontiguousarray(frames))
         if self.image_transforms is None:
@@ -101,18 +105,20 @@ class GatheredSamples(Dataset[Sample]):
 class PolicySampler(Sampler[list[int]]):
     """LeRobot's own order of samples in batches, entered anywhere; give it to a `DataLoader` as `batch_sampler`.
 
-    The order is that of `EpisodeAwareSampler`, a function of seed and epoch. Of N processes each takes its part of a
-    global batch, as LeRobot shares them out through Accelerate: the last global batch is filled up from the epoch's
-    beginning. One process leaves the last batch short, as LeRobot does.
+    The order is that of `EpisodeAwareSampler`, or a mixture's: a function of seed and epoch. Of N processes each takes
+    its part of a global batch, as LeRobot shares them out through Accelerate: the last global batch is filled up from
+    the epoch's beginning. One process leaves the last batch short, as LeRobot does.
 
     Args:
-        order: LeRobot's sampler.
+        order: LeRobot's sampler, or that of a mixture.
         batch_size: Samples of a batch of this process, > 0.
         rank: This process, in `[0, world_size)`.
         world_size: Processes.
     """
 
-    def __init__(self, order: "EpisodeAwareSampler", batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, order: "EpisodeAwareSampler | MixtureOrder", batch_size: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
         self._order = order
         self.batch_size = batch_size
         self.rank = rank

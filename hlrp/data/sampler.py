@@ -1,4 +1,4 @@
-"""The order in which windows are read: a function of seed and epoch alone, that can be entered anywhere."""
+"""The order in which windows and mixtures are read: a function of seed and epoch alone, to be entered anywhere."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,22 +76,13 @@ class ResumableSampler(Sampler[list[int]]):
             return np.arange(padded, dtype=np.int64) % max(windows, 1)
         total = self._batches * self.global_batch
         begins = np.cumsum([0, *self.lengths[:-1]])
-        generator = np.random.default_rng([self.seed, epoch])
+        generator = _generator(self.seed, epoch)
         chosen = []
-        for begin, length, count in zip(begins, self.lengths, self._shares(total), strict=True):
-            rounds = [generator.permutation(length) for _ in range(math.ceil(count / length))] if length else []
-            if rounds:
-                chosen.append(begin + np.concatenate(rounds)[:count])
+        counts = shares(self.lengths, self.weights, total)
+        for begin, length, count in zip(begins, self.lengths, counts, strict=True):
+            if count:
+                chosen.append(begin + _passes(length, count, generator))
         return generator.permutation(np.concatenate(chosen)).astype(np.int64)
-
-    def _shares(self, total: int) -> list[int]:
-        """Samples of each source, summing to ``total``: the largest remainders are rounded up."""
-        weights = np.asarray([w if n else 0.0 for w, n in zip(self.weights, self.lengths, strict=True)])
-        exact = weights / weights.sum() * total
-        shares = np.floor(exact).astype(np.int64)
-        for source in np.argsort(shares - exact, kind="stable")[: total - int(shares.sum())]:
-            shares[source] += 1
-        return [int(n) for n in shares]
 
     def __iter__(self) -> Iterator[list[int]]:
         # The epoch is read now, not at the first batch: a loader may prefetch while the next epoch is announced.
@@ -147,3 +138,76 @@ class ResumableSampler(Sampler[list[int]]):
                 )
         self.epoch = self._resume_epoch = int(state["epoch"])
         self._resume_position = int(state["position"])
+
+
+class MixtureOrder:
+    """A weighted order through the samples of several sources, with what LeRobot's loop asks of its own sampler.
+
+    An epoch has as many samples as there are, and is a function of the seed and its number. Each source gives its share
+    by weight, spread evenly, so that every stretch of the order, each batch too, has its share of every source to
+    within a sample. A small source is passed over several times, a large one gives another part each epoch.
+
+    Args:
+        lengths: Samples of each source; positions count through the sources in this order.
+        weights: How often each source is sampled relative to the others, > 0.
+        seed: Start of the order, >= 0.
+    """
+
+    def __init__(self, lengths: Sequence[int], weights: Sequence[float], *, seed: int = 0) -> None:
+        self.lengths, self.weights, self.seed = list(lengths), list(weights), seed
+        self._epoch = self._start_index = 0
+
+    def __len__(self) -> int:
+        """Samples of a whole epoch, wherever it is entered."""
+        return sum(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        # As LeRobot's does: the next pass is another epoch, as soon as this one is asked for.
+        epoch, start = self._epoch, self._start_index
+        self._epoch, self._start_index = epoch + 1, 0
+        return iter(self._positions(epoch)[start:].tolist())
+
+    def _positions(self, epoch: int) -> NDArray[np.int64]:
+        generator = _generator(self.seed, epoch)
+        begins = np.cumsum([0, *self.lengths[:-1]])
+        chosen, moments = [], []
+        counts = shares(self.lengths, self.weights, len(self))
+        for begin, length, count in zip(begins, self.lengths, counts, strict=True):
+            if count:
+                chosen.append(begin + _passes(length, count, generator))
+                moments.append((np.arange(count) + generator.random()) / count)
+        order = np.argsort(np.concatenate(moments), kind="stable")
+        return np.concatenate(chosen)[order].astype(np.int64)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which pass comes next."""
+        self._epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next pass begins."""
+        return {"epoch": self._epoch, "start_index": self._start_index}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Have the next pass begin at sample ``state["start_index"]`` of epoch ``state["epoch"]``."""
+        self._epoch, self._start_index = state["epoch"], state["start_index"]
+
+
+def _generator(seed: int, epoch: int) -> np.random.Generator:
+    """Random numbers of one epoch, the same in every process."""
+    return np.random.default_rng([seed, epoch])
+
+
+def shares(lengths: Sequence[int], weights: Sequence[float], total: int) -> list[int]:
+    """Samples of each source, summing to ``total``: the largest remainders are rounded up; an empty one gives none."""
+    there = np.asarray([w if n else 0.0 for w, n in zip(weights, lengths, strict=True)])
+    exact = there / there.sum() * total
+    counts = np.floor(exact).astype(np.int64)
+    for source in np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]:
+        counts[source] += 1
+    return [int(n) for n in counts]
+
+
+def _passes(length: int, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """``count`` of ``length`` samples in a random order, each once before any comes again."""
+    rounds = [generator.permutation(length) for _ in range(math.ceil(count / length))]
+    return np.concatenate(rounds)[:count]

@@ -152,10 +152,17 @@ def check_features(
     """
     have = {rename.get(k, k): v for k, v in observed.items()}
     problems, warnings, missing = [], [], []
+    # A policy of a mixture masks a camera that some sources lack, and takes the numbers of one action space.
+    cameras = [k for k, f in (config.input_features or {}).items() if f.type.value == "VISUAL"]
+    masks = bool(getattr(config, "sources", None)) and any(k in have for k in cameras)
     for key, feature in (config.input_features or {}).items():
-        wanted = tuple(feature.shape)
+        wanted = _acting_shape(config, key, tuple(feature.shape))
+        if wanted == (0,):
+            continue
         if key not in have:
-            if "empty_camera" not in key:
+            if masks and key in cameras:
+                warnings.append(f"{key} is missing: the policy, which was trained on a mixture, sees without it")
+            elif "empty_camera" not in key:
                 missing.append(key)
                 problems.append(f"{key} is missing")
         elif feature.type.value == "VISUAL":
@@ -167,8 +174,9 @@ def check_features(
         elif have[key] != wanted:
             problems.append(f"{key} has shape {list(have[key])} instead of {list(wanted)}")
     action = (config.output_features or {}).get("action")
-    if action is not None and actions is not None and tuple(action.shape) != (actions,):
-        problems.append(f"the policy gives actions of {action.shape[0]} numbers, the environment takes {actions}")
+    given = None if action is None else _acting_shape(config, "action", tuple(action.shape))
+    if given is not None and actions is not None and given != (actions,):
+        problems.append(f"the policy gives actions of {given[0]} numbers, the environment takes {actions}")
     if not problems:
         return warnings
     policy_side = ", ".join(f"{k} {list(f.shape)}" for k, f in (config.input_features or {}).items())
@@ -180,6 +188,14 @@ def check_features(
         where=f"policy takes {policy_side}; environment gives {env_side}, takes actions [{actions}]",
         fix=f"give the --env that the policy was trained for{hint}",
     )
+
+
+def _acting_shape(config: Any, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a feature in the action space that a policy acts in."""
+    if name not in ("action", "observation.state") or not hasattr(config, "own_width"):
+        return shape
+    width = config.own_width(name)
+    return shape if width is None else (width,)
 
 
 def policy_config(pretrained: Path, device: str) -> Any:
@@ -213,6 +229,29 @@ def policy_config(pretrained: Path, device: str) -> Any:
         # The checkpoint holds the trained backbone; without this LeRobot downloads the initial one first.
         config.pretrained_backbone_weights = None
     return config
+
+
+def choose_action_space(config: Any, name: str | None) -> None:
+    """Have a policy act in one of its action spaces.
+
+    Args:
+        config: From `policy_config`.
+        name: The action space; None: the one that its checkpoint was saved with.
+
+    Raises:
+        UserError: It knows no such action space.
+    """
+    if name is None:
+        return
+    known = list(getattr(config, "action_spaces", None) or {})
+    if name not in known:
+        what = f"it knows {', '.join(known)}" if known else "it was trained on one alone"
+        raise UserError(
+            f"the policy has no action space {name!r}: {what}",
+            where="--action-space",
+            fix=suggest(name, known) if known else "leave it out",
+        )
+    config.action_space = name
 
 
 def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given: bool) -> LoadedPolicy:
@@ -255,8 +294,14 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
         overrides["device_processor"] = {"device": str(config.device)}
     if rename_given:
         overrides["rename_observations_processor"] = {"rename_map": rename}
+    after: dict[str, Any] = {}
+    if getattr(config, "action_spaces", None):
+        overrides["hlrp_action_space_state"] = after["hlrp_action_space_action"] = {"acting": config.action_space}
     preprocessor, postprocessor = make_pre_post_processors(
-        policy_cfg=config, pretrained_path=str(pretrained), preprocessor_overrides=overrides
+        policy_cfg=config,
+        pretrained_path=str(pretrained),
+        preprocessor_overrides=overrides,
+        postprocessor_overrides=after,
     )
     check_statistics(
         [preprocessor, postprocessor],

@@ -28,6 +28,7 @@ class EvalRequest:
         env_fields: Fields of the environment's configuration class.
         replay: Root of a recorded dataset whose actions are played first.
         rename_map: Observation key of the environment -> key of the policy; empty keeps the checkpoint's own.
+        action_space: The one to act in, of a policy that knows several; None: its own choice.
         async_envs: Step the environments of a batch in processes of their own.
     """
 
@@ -43,6 +44,7 @@ class EvalRequest:
     env_fields: dict[str, Any] = field(default_factory=dict)
     replay: Path | None = None
     rename_map: dict[str, str] = field(default_factory=dict)
+    action_space: str | None = None
     async_envs: bool = False
 
 

@@ -81,7 +81,7 @@ def save(result: EvalResult) -> None:
 
 def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Listener) -> None:
     from hlrp.devices import choose_device
-    from hlrp.evaluation.policy import policy_config
+    from hlrp.evaluation import policy as policies
     from hlrp.evaluation.replay import replay_recording
 
     if request.device is not None:
@@ -90,8 +90,13 @@ def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Lis
     result.provenance["env"]["config"] = _plain(env_cfgs[0])
     loaded = None
     if plan.pretrained is not None:
-        config = policy_config(plan.pretrained, choose_device(request.device, saved=_saved_device(plan.pretrained)))
+        config = policies.policy_config(
+            plan.pretrained, choose_device(request.device, saved=_saved_device(plan.pretrained))
+        )
+        policies.choose_action_space(config, request.action_space)
         result.provenance["policy"] |= {"type": config.type, "device": str(config.device)}
+        if getattr(config, "action_space", None):
+            result.provenance["policy"]["action_space"] = config.action_space
         loaded = _load(request, plan, config, env_cfgs[0], result)
         _take_code_effect(plan.pretrained, result)
     for text in result.warnings:

@@ -34,7 +34,7 @@ def grounded(run: LightningRun) -> bool:
             fix="give labelled_episodes to each source",
         )
     named = (run.model.labelled_episodes, *(source.labelled_episodes for source in run.data.sources))
-    return any(episodes is not None for episodes in named)
+    return any(episodes not in (None, "none") for episodes in named)
 
 
 def action_width(datamodule: "FrameDataModule") -> int:

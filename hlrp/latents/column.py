@@ -156,6 +156,32 @@ class LatentColumn:
         )
 
 
+def rows_of(
+    table: Path | None, info: DatasetInfo, shared: LatentTable | None = None
+) -> LatentTable | LatentColumn | None:
+    """The labels of one dataset of a mixture.
+
+    Args:
+        table: A table of its own; None: it has none.
+        info: The dataset.
+        shared: A table of one of the mixture's datasets, whichever that is.
+
+    Returns:
+        A table or the dataset's column; None: it has no labels.
+
+    Raises:
+        UserError: A table is not of the dataset.
+    """
+    if table is not None:
+        found = LatentTable.open(table)
+        found.check(dataset=info)
+        return found
+    if shared is not None and info.known_as(shared.identity.dataset_fingerprint):
+        shared.check(dataset=info)
+        return shared
+    return LatentColumn(info) if CODES in info.features else None
+
+
 def write_column(table: LatentTable, info: DatasetInfo, output: Path, *, copy: bool = False) -> ColumnResult:
     """Make a dataset that has the codes as `latent_codes` ``[T-1, S]`` int64 and `latent_valid` ``[T-1]`` bool.
 

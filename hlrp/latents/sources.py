@@ -17,7 +17,7 @@ from hlrp.laq import LAQ
 from hlrp.laq.checkpoint import find_model, read_manifest
 from hlrp.laq.metrics import code_counts
 from hlrp.latents import LatentTable
-from hlrp.latents.column import CODES, LatentColumn
+from hlrp.latents.column import CODES, LatentColumn, rows_of
 from hlrp.latents.labelling import choose_camera
 from hlrp.latents.spec import CodeSpec, describe
 
@@ -218,7 +218,7 @@ def resolve_labels(run: LightningRun, infos: Sequence[DatasetInfo], *, vectors: 
         )
     sections: Sequence[SourceSection | None] = run.data.sources or [None] * len(infos)
     shared = LatentTable.open(run.latents.table) if run.latents.table is not None else None
-    rows = [_rows_of(section, info, shared) for section, info in zip(sections, infos, strict=True)]
+    rows = [rows_of(s.table if s else None, info, shared) for s, info in zip(sections, infos, strict=True)]
     if shared is not None and shared not in rows:
         shared.check(dataset=infos[0])
     if all(row is None for row in rows):
@@ -237,19 +237,6 @@ def _camera(run: LightningRun, row: LatentTable | LatentColumn) -> str | None:
     """The camera that labels must be of: one that the run reads, if it says which."""
     cameras = run.data.cameras
     return None if cameras is None or row.identity.camera in cameras else cameras[0]
-
-
-def _rows_of(
-    section: SourceSection | None, info: DatasetInfo, shared: LatentTable | None
-) -> LatentTable | LatentColumn | None:
-    if section is not None and section.table is not None:
-        table = LatentTable.open(section.table)
-        table.check(dataset=info)
-        return table
-    if shared is not None and info.known_as(shared.identity.dataset_fingerprint):
-        shared.check(dataset=info)
-        return shared
-    return LatentColumn(info) if CODES in info.features else None
 
 
 def _online(run: LightningRun, infos: Sequence[DatasetInfo], *, vectors: bool) -> OnlineLabels:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from hlrp.data import ResumableSampler
+from hlrp.data.policy_samples import PolicySampler
+from hlrp.data.sampler import MixtureOrder, shares
 from hlrp.errors import UserError
 
 
@@ -55,9 +57,9 @@ def test_processes_share_the_global_batches_of_one(processes, shuffle):
         )
         for r in range(processes)
     ]
-    for whole, *shares in zip(one, *parts, strict=True):
-        assert sorted(whole) == sorted(flat(shares))
-        assert len({len(s) for s in shares}) == 1
+    for whole, *theirs in zip(one, *parts, strict=True):
+        assert sorted(whole) == sorted(flat(theirs))
+        assert len({len(s) for s in theirs}) == 1
     for part in parts:
         part.load_state_dict({"epoch": 0, "position": 4})
     assert sorted(list(one)[4]) == sorted(flat(next(iter(p)) for p in parts))
@@ -77,16 +79,15 @@ def test_sources_are_mixed_by_weight():
 
 
 def test_what_is_left_after_rounding_down_goes_to_the_largest_remainders():
-    sampler = ResumableSampler([100, 100, 100], 10, weights=[1, 1, 5])
-    assert sampler._shares(10) == [2, 1, 7]  # exactly 1.43, 1.43 and 7.14
-    assert sampler._shares(14) == [2, 2, 10]
-    assert ResumableSampler([100, 0, 100], 10, weights=[3, 8, 1])._shares(11) == [8, 0, 3]  # 8.25, none, 2.75
+    assert shares([100, 100, 100], [1, 1, 5], 10) == [2, 1, 7]  # exactly 1.43, 1.43 and 7.14
+    assert shares([100, 100, 100], [1, 1, 5], 14) == [2, 2, 10]
+    assert shares([100, 0, 100], [3, 8, 1], 11) == [8, 0, 3]  # 8.25, none, 2.75
 
 
 def test_without_shuffling_everything_is_read_once():
     assert flat(ResumableSampler([7, 4], 4, shuffle=False)) == list(range(11))
-    shares = [flat(ResumableSampler([11], 2, shuffle=False, rank=r, world_size=2)) for r in range(2)]
-    assert sorted(shares[0] + shares[1]) == sorted([*range(11), 0])
+    parts = [flat(ResumableSampler([11], 2, shuffle=False, rank=r, world_size=2)) for r in range(2)]
+    assert sorted(parts[0] + parts[1]) == sorted([*range(11), 0])
 
 
 def test_an_order_of_other_data_is_refused():
@@ -106,3 +107,41 @@ def test_a_loader_reads_whole_batches_of_the_sampler():
     sampler = ResumableSampler([20], 4, seed=2)
     loader = DataLoader(list(range(20)), batch_sampler=sampler)
     assert [b.tolist() for b in islice(loader, 5)] == list(sampler)
+
+
+def test_every_stretch_of_a_mixture_has_its_shares():
+    order = MixtureOrder([500, 37, 2000], [3, 1, 6], seed=2)
+    positions = list(order)
+    assert len(positions) == len(order) == 2537
+    source = np.searchsorted([500, 537], positions, side="right")
+    for stop in (10, 100, 1000, 2537):
+        assert np.bincount(source[:stop], minlength=3) == pytest.approx(np.array([0.3, 0.1, 0.6]) * stop, abs=2)
+    small = [p for p in positions if 500 <= p < 537]
+    assert len(set(small[:37])) == 37, "each sample of a small source comes once before any comes again"
+    assert set(np.bincount(np.array(small) - 500)) == {6, 7}
+
+
+def test_a_mixtures_order_is_entered_anywhere_and_each_epoch_has_another():
+    whole = MixtureOrder([40, 60], [1, 1], seed=5)
+    first, second = list(whole), list(whole)
+    assert first != second and sorted(first) != sorted(second)
+    resumed = MixtureOrder([40, 60], [1, 1], seed=5)
+    resumed.load_state_dict({"epoch": 1, "start_index": 17})
+    assert list(resumed) == second[17:]
+    assert resumed.state_dict() == {"epoch": 2, "start_index": 0}
+    resumed.set_epoch(0)
+    assert list(resumed) == first
+    assert list(MixtureOrder([40, 60], [1, 1], seed=6)) != first
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_global_batches_of_a_mixture(processes):
+    one = PolicySampler(MixtureOrder([50, 70], [1, 2], seed=9), 8)
+    parts = [
+        PolicySampler(MixtureOrder([50, 70], [1, 2], seed=9), 8 // processes, rank=r, world_size=processes)
+        for r in range(processes)
+    ]
+    for sampler in (one, *parts):
+        sampler.load_state_dict({"epoch": 1, "position": 3})
+    for whole, *theirs in zip(one, *parts, strict=True):
+        assert whole == flat(theirs)

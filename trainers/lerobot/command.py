@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
-from hlrp.config import LeRobotRun
+from hlrp.config import DataSection, LeRobotRun
 from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo
 from hlrp.errors import UserError
 from hlrp.processes import child_environment
 from hlrp.runs import Checkpoint
-from trainers.lerobot.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS
+from trainers.lerobot.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS, SOURCES
 from trainers.lifecycle import default_log_freq, default_save_freq
 from trainers.policy_checks import policy_fields
 from trainers.policy_labels import foundation_of
@@ -134,7 +134,7 @@ def build_arguments(
 
     Args:
         run: The validated configuration.
-        dataset: The local dataset, or None when LeRobot is to download it.
+        dataset: The local dataset, or the mixture as one; None when LeRobot is to download it.
         output_dir: The run directory.
         steps: Training steps, epochs already converted.
         known_fields: Fields of the policy's configuration class, if the catalog is at hand.
@@ -153,7 +153,7 @@ def build_arguments(
     for key, value in (policy_fields(run, dataset, known_fields) | started).items():
         arguments[f"policy.{key}"] = value
     arguments["dataset.repo_id"] = data.repo_id or (dataset.repo_id if dataset else "")
-    if dataset:
+    if dataset and not data.sources:
         arguments["dataset.root"] = str(dataset.root.absolute())
     if data.episodes is not None:
         arguments["dataset.episodes"] = data.episodes
@@ -201,6 +201,25 @@ def resume_arguments(
     return _listed(arguments)
 
 
+def _described(data: DataSection) -> str:
+    """A mixture for the process that trains, as JSON; episodes as ranges, which an environment has room for."""
+    said = data.model_dump(mode="json", include={"sources", "cameras", "tolerance_s"}, exclude_defaults=True)
+    for source in said["sources"]:
+        if isinstance(source.get("labelled_episodes"), list):
+            source["labelled_episodes"] = _ranges(source["labelled_episodes"])
+    return json.dumps(said)
+
+
+def _ranges(episodes: list[int]) -> str:
+    parts: list[list[int]] = []
+    for episode in episodes:
+        if parts and episode == parts[-1][1] + 1:
+            parts[-1][1] = episode
+        else:
+            parts.append([episode, episode])
+    return ",".join(f"{first}-{last}" for first, last in parts)
+
+
 def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
     """The process for ``arguments`` under the run's launcher, precision and network settings."""
     # Fields on top of a checkpoint are judged together with its own values, which LeRobot reads.
@@ -210,6 +229,8 @@ def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
     environment = {"PYTHONUNBUFFERED": "1", ASKED_POLICY: json.dumps(asked), **child_environment()}
     # Its output is read as UTF-8, whatever this terminal can show.
     environment["PYTHONIOENCODING"] = "utf8:backslashreplace"
+    if run.data.sources:
+        environment[SOURCES] = _described(run.data)
     environment[MAX_NONFINITE_STEPS] = str(run.trainer.max_nonfinite_steps)
     if run.allow_download or run.push_to_hub:
         environment[ALLOW_DOWNLOAD] = "1"

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hlrp.compat import check_features, check_normalisation, mend_metadata
 from hlrp.data.episodes import check_camera_names
@@ -17,12 +17,19 @@ from hlrp.files import new_folder, replace_link
 from hlrp.finite import FiniteLoss, require_finite_weights
 from hlrp.processes import StoppedBySignal, StopRequests
 
+if TYPE_CHECKING:
+    from hlrp.data.policy_mixture import MixtureMetadata
+
 Emit = Callable[..., None]
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
 def install_training_hooks(
-    emit: Emit, stop: StopRequests, preflight: Callable[[Any], None], loss: FiniteLoss
+    emit: Emit,
+    stop: StopRequests,
+    preflight: Callable[[Any], None],
+    loss: FiniteLoss,
+    mixture: "Callable[[Any], MixtureMetadata] | None" = None,
 ) -> Callable[[], None]:
     """Prepare `lerobot.scripts.lerobot_train` and return its `main`.
 
@@ -31,7 +38,7 @@ def install_training_hooks(
     - our run folder may exist already (LeRobot refuses any existing output folder),
     - ``preflight(cfg)`` sees the parsed configuration before anything is built,
     - a policy that cannot be made at the run's settings is a mistake of the user's, told in one message,
-    - videos are read as everywhere in this project,
+    - videos are read as everywhere in this project; a mixture of datasets is read in place of one,
     - a dataset's tasks stand in the order of their numbers, and cameras without statistics get an empty entry,
     - metrics leave as numbers, at full precision, instead of as text,
     - a policy is told how long the run is; one that acts on codes is asked how far, with the held-out loss,
@@ -46,6 +53,7 @@ def install_training_hooks(
         stop: Read at the end of every step.
         preflight: May raise UserError.
         loss: Sees the loss of every step.
+        mixture: Gives the mixture's metadata for a configuration; None: LeRobot reads its own dataset.
     """
     from lerobot.configs.train import TrainPipelineConfig
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
@@ -58,9 +66,12 @@ def install_training_hooks(
     _report_metrics(lerobot_train, emit, loss, _follow_codes(lerobot_train))
     _save_atomically(lerobot_train, emit, stop)
     _restore_random_state(lerobot_train)
+    if mixture is not None:
+        read_mixture(lerobot_train, mixture)
     _restore_epoch(lerobot_train)
     refuse_unbuildable_policies(lerobot_train)
-    install_reader(lerobot_train)
+    if mixture is None:
+        install_reader(lerobot_train)
     return lerobot_train.main
 
 
@@ -209,6 +220,36 @@ def _restore_epoch(script: Any) -> None:
     script.EpisodeAwareSampler = ResumedSampler
 
 
+def read_mixture(script: Any, mixture: "Callable[[Any], MixtureMetadata]") -> None:
+    """Have LeRobot's loop train on a mixture of datasets in its weighted order.
+
+    Args:
+        script: `lerobot.scripts.lerobot_train`.
+        mixture: Gives the mixture's metadata for a `TrainPipelineConfig`.
+    """
+    from hlrp.data.policy_mixture import LoopSamples, PolicyMixture
+    from hlrp.data.sampler import MixtureOrder
+
+    opened: list[PolicyMixture] = []
+
+    def make_train_eval_datasets(cfg: Any) -> tuple[LoopSamples, LoopSamples | None]:
+        meta = mixture(cfg)
+        parts = meta.sources.split(cfg.dataset.eval_split)
+        train, held_out = ([part[i] for part in parts] for i in (0, 1))
+        opened[:] = [PolicyMixture(meta.sources, cfg.trainable_config, train)]
+        later = PolicyMixture(meta.sources, cfg.trainable_config, held_out) if any(held_out) else None
+        return LoopSamples(opened[0], meta), None if later is None else LoopSamples(later, meta)
+
+    class Order(MixtureOrder):
+        """LeRobot makes its sampler from boundaries of episodes; of those only the seed is of use here."""
+
+        def __init__(self, *_: Any, seed: int, **__: Any) -> None:
+            super().__init__(opened[0].lengths, opened[0].weights, seed=seed)
+
+    script.make_train_eval_datasets = make_train_eval_datasets
+    script.EpisodeAwareSampler = Order
+
+
 def refuse_unbuildable_policies(script: Any) -> None:
     """Turn what a policy's constructor raises at its settings into one message."""
     make_policy = script.make_policy
@@ -253,11 +294,12 @@ def choose_cameras(cfg: Any, cameras: list[str] | None) -> None:
     cfg.policy.input_features = {k: f for k, f in features.items() if f.type.value != "ACTION" and k not in left_out}
 
 
-def check_policy_features(cfg: Any) -> None:
+def check_policy_features(cfg: Any, meta: Any = None) -> None:
     """Check that the dataset has what the policy needs, before frames are read or weights made.
 
     Args:
         cfg: LeRobot's `TrainPipelineConfig` after validation.
+        meta: Metadata of a mixture; None: those of the dataset that ``cfg`` names.
 
     Raises:
         UserError: The dataset lacks a feature of a pretrained policy, or the policy's own check refuses it.
@@ -267,7 +309,8 @@ def check_policy_features(cfg: Any) -> None:
 
     if cfg.policy is None:
         return
-    meta = LeRobotDatasetMetadata(cfg.dataset.repo_id, root=cfg.dataset.root, revision=cfg.dataset.revision)
+    place = {"root": cfg.dataset.root, "revision": cfg.dataset.revision}
+    meta = LeRobotDatasetMetadata(cfg.dataset.repo_id, **place) if meta is None else meta
     bare = sorted(c for c in meta.camera_keys if not (meta.stats or {}).get(c) and c not in meta.depth_keys)
     if bare and not cfg.dataset.use_imagenet_stats:
         raise UserError(

@@ -16,7 +16,7 @@ from trainers.lerobot.command import Command, build_arguments, build_command, re
 from trainers.lerobot.session import TrainingSession
 from trainers.lifecycle import RunLifecycle, resumable
 from trainers.policy_checks import check_policy_run, check_with_lerobot
-from trainers.policy_labels import foundation_of
+from trainers.policy_labels import foundation_of, mixture_of
 from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvmap")
@@ -72,7 +72,7 @@ class LeRobotTrainer(BaseTrainer):
             run = loaded
         run = with_absolute_paths(run)
         with claim_run_path(run.output_dir, run.job_name or run.model.policy_type) as lock:
-            command, dataset, path, steps, warnings = plan(run, lock.folder)
+            command, datasets, _, path, steps, warnings = plan(run, lock.folder)
             lifecycle = RunLifecycle(warnings)
 
             def create() -> RunDirectory:
@@ -80,7 +80,7 @@ class LeRobotTrainer(BaseTrainer):
                     path,
                     run,
                     policy=run.model.policy_type,
-                    dataset=describe_data([dataset]) if dataset else DatasetRecord(repo_id=run.data.repo_id),
+                    dataset=describe_data(datasets) if datasets else DatasetRecord(repo_id=run.data.repo_id),
                     steps=steps,
                     command=command.argv,
                 )
@@ -105,7 +105,7 @@ class LeRobotTrainer(BaseTrainer):
             return plan_resume(resume, run, steps)[0].shown()
         with without_log_lines():
             planned = plan(run)
-            check_with_lerobot(run, planned.dataset)
+            check_with_lerobot(run, planned.whole)
             _check_arguments(planned.command.arguments)
         return planned.command.shown()
 
@@ -115,14 +115,16 @@ class Plan(NamedTuple):
 
     Args:
         command: The process to start.
-        dataset: The local dataset; None if LeRobot is to download it.
+        datasets: The local datasets; none if LeRobot is to download one.
+        whole: The dataset, or all of a mixture as one; None if LeRobot is to download it.
         path: The run directory.
         steps: Its steps.
         warnings: What may be wrong with the data.
     """
 
     command: Command
-    dataset: DatasetInfo | None
+    datasets: list[DatasetInfo]
+    whole: DatasetInfo | None
     path: Path
     steps: int
     warnings: list[str]
@@ -141,18 +143,16 @@ def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
     refuse_unused(run)
     require_dataset(run)
     _check_device(run.trainer.device)
-    dataset, warnings = _local_dataset(run), list[str]()
-    if dataset is not None:
-        split_episodes(dataset, run.trainer.eval_split, episodes=run.data.episodes)
-        warnings = check_data(run, [dataset])
-    known = check_policy_run(run, dataset)
+    datasets, whole, frames = _local_data(run)
+    warnings = check_data(run, datasets)
+    known = check_policy_run(run, whole)
     if run.push_to_hub and not run.model.policy_fields.get("repo_id"):
         raise UserError(
             "nothing says where the policy is to be uploaded to",
             where="push_to_hub / --push-to-hub",
             fix="give model.repo_id=USER/NAME",
         )
-    if run.trainer.max_epochs is not None and dataset is None:
+    if run.trainer.max_epochs is not None and not datasets:
         raise UserError(
             "epochs cannot be converted to steps before the dataset is here",
             where="trainer.max_epochs",
@@ -160,16 +160,36 @@ def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
         )
     if run.model.init_from and not foundation_of(run.model):
         run = _resolve_start(run)
-    steps = run.trainer.total_steps(_frames(dataset, run)) if dataset else run.trainer.steps
+    steps = run.trainer.total_steps(frames) if datasets else run.trainer.steps
     path = path or new_run_path(run.output_dir, run.job_name or run.model.policy_type)
-    return Plan(build_command(run, build_arguments(run, dataset, path, steps, known)), dataset, path, steps, warnings)
+    command = build_command(run, build_arguments(run, whole, path, steps, known))
+    return Plan(command, datasets, whole, path, steps, warnings)
 
 
-def _local_dataset(run: LeRobotRun) -> DatasetInfo | None:
-    """The run's dataset; None if it is not here, and LeRobot may download it."""
-    if run.allow_download and find_dataset(run.data.repo_id, run.data.root) is None:
-        return None
-    return read_dataset(run.data.repo_id, run.data.root, tolerance_s=run.data.tolerance_s)
+def _local_data(run: LeRobotRun) -> tuple[list[DatasetInfo], DatasetInfo | None, int]:
+    """The run's datasets, all of them as one, and the frames that are trained on; nothing if LeRobot may download it.
+
+    Raises:
+        UserError: There is none, or nothing would be left to train on.
+    """
+    data, eval_split = run.data, run.trainer.eval_split
+    mixture = mixture_of(run)
+    if mixture is not None:
+        if named := [key for key in run.trainer.lerobot_args if key.startswith("dataset.")]:
+            raise UserError(
+                f"{named[0]} is a setting of LeRobot's own dataset, which does not read mixtures",
+                where="trainer.lerobot_args",
+                fix="leave it out",
+            )
+        parts = zip(mixture.sources, mixture.split(eval_split), strict=True)
+        frames = sum(int(read_episodes(source.info).lengths[kept].sum()) for source, (kept, _) in parts)
+        return [source.info for source in mixture.sources], mixture.info, frames
+    if run.allow_download and find_dataset(data.repo_id, data.root) is None:
+        return [], None, 0
+    dataset = read_dataset(data.repo_id, data.root, tolerance_s=data.tolerance_s)
+    # Of the chosen episodes, without those that are held out.
+    kept, _ = split_episodes(dataset, eval_split, episodes=data.episodes)
+    return [dataset], dataset, int(read_episodes(dataset).lengths[kept].sum())
 
 
 def _check_arguments(arguments: list[str]) -> None:
@@ -212,12 +232,6 @@ def _resolve_start(run: LeRobotRun) -> LeRobotRun:
     return run
 
 
-def _frames(dataset: DatasetInfo, run: LeRobotRun) -> int:
-    """Frames that are trained on: of the chosen episodes, without those that are held out."""
-    kept, _ = split_episodes(dataset, run.trainer.eval_split, episodes=run.data.episodes)
-    return int(read_episodes(dataset).lengths[kept].sum())
-
-
 def _check_device(device: str | None) -> None:
     if device and device.startswith("cuda") and not any(Path(f).exists() for f in _GPU_FILES):
         raise UserError(
@@ -242,9 +256,9 @@ def plan_resume(
     total = steps or directory.manifest.steps or run.trainer.steps
     checkpoint, warnings = resumable(directory, total)
     run = resumed_paths(directory, run)
-    if (dataset := _local_dataset(run)) is not None:
-        check_same_data(directory, [dataset])
-        warnings += check_data(run, [dataset])
+    datasets, _, _ = _local_data(run)
+    check_same_data(directory, datasets)
+    warnings += check_data(run, datasets)
     _check_device(run.trainer.device)
     arguments = resume_arguments(checkpoint, directory.path, total, run.trainer.lerobot_args)
     return build_command(run, arguments), checkpoint, warnings, total

@@ -13,14 +13,19 @@ import stat
 import sys
 import threading
 import traceback
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from hlrp import compat
 from hlrp.devices import choose_device
 from hlrp.errors import HlrpError
 from hlrp.finite import FiniteLoss, NonFiniteError
 from hlrp.processes import StoppedBySignal, StopRequests, stop_signals
-from trainers.lerobot.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS, Emitter
+from trainers.lerobot.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS, SOURCES, Emitter
+
+if TYPE_CHECKING:
+    from hlrp.data.policy_mixture import MixtureMetadata
 
 
 def _stop_with_parent() -> None:
@@ -41,7 +46,34 @@ def _stop_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="hlrp-parent-watch").start()
 
 
-def _preflight(emit: Emitter) -> Any:
+def requested_mixture() -> "Callable[[Any], MixtureMetadata] | None":
+    """What gives the mixture that this process was started with; None: LeRobot's own dataset is read."""
+    if SOURCES not in os.environ:
+        return None
+    from hlrp.config import DataSection
+    from hlrp.data.policy_mixture import MixtureMetadata
+    from hlrp.data.source_sections import read_policy_sources
+    from trainers.policy_labels import OURS
+
+    data = DataSection.model_validate_json(os.environ[SOURCES])
+
+    @cache
+    def of_policy(name: str, image_size: tuple[int, int] | None, states_shown: bool) -> MixtureMetadata:
+        masks = name.startswith(OURS)
+        return MixtureMetadata(
+            read_policy_sources(data, name, masks=masks, image_size=image_size, states_shown=states_shown)
+        )
+
+    def of(cfg: Any) -> MixtureMetadata:
+        policy = cfg.policy
+        size = getattr(policy, "image_size", None)
+        shown = bool(getattr(policy, "state_of_unlabelled", False))
+        return of_policy(policy.type, None if size is None else tuple(size), shown)
+
+    return of
+
+
+def _preflight(emit: Emitter, mixture: "Callable[[Any], MixtureMetadata] | None") -> Any:
     from trainers.lerobot.hooks import check_policy_features, choose_cameras
 
     def check(cfg: Any) -> None:
@@ -49,8 +81,9 @@ def _preflight(emit: Emitter) -> Any:
             warning = compat.offline_backbone(cfg.policy)
             if warning:
                 emit("warning", message=warning)
-        choose_cameras(cfg, json.loads(os.environ.get(ASKED_POLICY, "{}")).get("cameras"))
-        check_policy_features(cfg)
+        if mixture is None:  # which knows its cameras already
+            choose_cameras(cfg, json.loads(os.environ.get(ASKED_POLICY, "{}")).get("cameras"))
+        check_policy_features(cfg, None if mixture is None else mixture(cfg))
 
     return check
 
@@ -96,7 +129,8 @@ def main() -> int:
         from trainers.lerobot.hooks import install_training_hooks
 
         loss = FiniteLoss(int(os.environ[MAX_NONFINITE_STEPS]))
-        train = install_training_hooks(report, stop, _preflight(emit), loss)
+        mixture = requested_mixture()
+        train = install_training_hooks(report, stop, _preflight(emit, mixture), loss, mixture)
         train()
     except StoppedBySignal:
         emit("interrupted", signal=stop.number)

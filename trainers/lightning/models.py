@@ -52,8 +52,10 @@ def check_model(run: LightningRun, datasets: "Sequence[DatasetInfo]") -> None:
     """
     if isinstance(run.model, PolicyModel):
         from trainers.policy_checks import check_policy_run
+        from trainers.policy_labels import mixture_of
 
-        check_policy_run(run, next(iter(datasets), None))
+        mixture = mixture_of(run)
+        check_policy_run(run, mixture.info if mixture is not None else next(iter(datasets), None))
     elif isinstance(run.model, LaqModel) and run.data.cameras is None:
         for info in datasets:
             check_camera(info, None)
@@ -78,7 +80,12 @@ def build_datamodule(run: LightningRun, announce: "Callable[[str], None]") -> "L
     """
     if isinstance(run.model, PolicyModel):
         from hlrp.data.lerobot_data_module import LeRobotDataModule
+        from hlrp.data.policy_data_module import MixtureDataModule
+        from trainers.policy_labels import mixture_of
 
+        mixture = mixture_of(run)
+        if mixture is not None:
+            return MixtureDataModule.from_run(run, mixture, announce=announce)
         return LeRobotDataModule.from_run(run, announce=announce)
     from hlrp.data.data_module import FrameDataModule
 
@@ -102,9 +109,9 @@ def build_datamodule(run: LightningRun, announce: "Callable[[str], None]") -> "L
 def orders_itself(datamodule: Any) -> bool:
     """Whether the data give every process its own share, so that Lightning's distributed sampler must be off."""
     from hlrp.data.data_module import FrameDataModule
-    from hlrp.data.lerobot_data_module import LeRobotDataModule
+    from hlrp.data.policy_data_module import PolicyDataModule
 
-    return isinstance(datamodule, FrameDataModule | LeRobotDataModule)
+    return isinstance(datamodule, FrameDataModule | PolicyDataModule)
 
 
 def build_module(

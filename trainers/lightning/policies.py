@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from hlrp.catalog import FieldInfo, cached_catalog
 from hlrp.config import LightningRun, LightningTrainerSection, PolicyModel
-from hlrp.data.dataset_info import read_dataset
+from hlrp.data.dataset_info import DatasetInfo, read_dataset
 from hlrp.runs import resolve_pretrained
 from trainers.policy_checks import DTYPES, policy_fields, policy_of, start_of
+from trainers.policy_labels import mixture_of
 
 if TYPE_CHECKING:
     from hlrp.policies.adapter import LeRobotPolicyAdapter
@@ -66,9 +67,7 @@ def build_adapter(run: LightningRun, resumed_from: Path | None = None) -> "LeRob
 
     model, trainer = policy_of(run), run.trainer
     start = start_of(model.init_from) if model.init_from else None
-    online = run.latents.source == "online"
-    dataset = read_dataset(run.data.repo_id, run.data.root) if online else None
-    fields = policy_fields(run, dataset, _known(model.policy_type))
+    fields = policy_fields(run, _labelled_while_training(run), _known(model.policy_type))
     allow_download = bool(fields.pop("allow_download", False)) or run.allow_download
     adapter = LeRobotPolicyAdapter(
         model.policy_type,
@@ -82,6 +81,14 @@ def build_adapter(run: LightningRun, resumed_from: Path | None = None) -> "LeRob
     )
     adapter.resumed = resumed_from is not None
     return adapter
+
+
+def _labelled_while_training(run: LightningRun) -> DatasetInfo | None:
+    """The dataset whose frames per second decide which frames a label is made from; None: labels are not made so."""
+    if run.latents.source != "online":
+        return None
+    mixture = mixture_of(run)
+    return mixture.info if mixture is not None else read_dataset(run.data.repo_id, run.data.root)
 
 
 def to_sections(run_settings: Mapping[str, Any], module: Any, datamodule: Any) -> dict[str, Any] | None:

@@ -109,7 +109,8 @@ class LightningTrainer(BaseTrainer):
         if needs_data:
             require_dataset(run)
         # Data made in Python are a run's too where the module could describe them.
-        datasets = find_datasets(run) if needs_data or run.data.root is not None else []
+        named = run.data.root is not None or run.data.sources
+        datasets = find_datasets(run) if needs_data or named else []
         if needs_module:
             check_model(run, datasets)
         return datasets

@@ -41,6 +41,11 @@ class HLRPActionExpertLatent(CleanPolicy):
         latent_offset_frames: Frames of the dataset between the frames of a label; needed with `online`, which has to
             be known before LeRobot opens the dataset.
         latent_dataset: Folder of the dataset that is labelled; filled in.
+        sources: Of a mixture of datasets, for each its `frames` and `root`, and whether its labels are in a `table`,
+            its own `column` or nowhere, and its actions have `confidence`; filled in.
+        action_spaces: Of a mixture with several action spaces, for each the numbers of its `action` and `state`,
+            which stand behind one another in those of the policy; filled in.
+        action_space: The one to act in; None: the first.
         codebook_size: Codes K per position; this and the following four are taken from the labels or from
             `init_from`, saved, and refused when other labels come later.
         code_seq_len: Codes per transition.

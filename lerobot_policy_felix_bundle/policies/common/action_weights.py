@@ -1,6 +1,8 @@
 """How much each action of a dataset with pseudo-labels counts in the losses of the policies."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +58,35 @@ class ActionWeights:
         last = self._ends[torch.searchsorted(self._ends, at, right=True)] - 1
         rows = torch.minimum(at[:, None] + torch.arange(size), last[:, None])
         return self._weights[rows].to(index.device)
+
+
+class JoinedWeights:
+    """How much the actions of a mixture count: as `ActionWeights` says where a dataset has confidence, else 1.
+
+    Args:
+        sources: Of each dataset its `root`, its `frames`, whether its actions have `confidence`, as one's have, and the
+            bounds of its own numbers in an `action`.
+    """
+
+    def __init__(self, sources: Sequence[Mapping[str, Any]]) -> None:
+        self._parts = [ActionWeights(Path(s["root"])) if s["confidence"] else None for s in sources]
+        self._ends = torch.tensor([s["frames"] for s in sources]).cumsum(0)
+        self._bounds = [slice(*s["action"]) for s in sources]
+        self._width = max(bounds.stop for bounds in self._bounds)
+
+    def chunks(self, index: Tensor, size: int) -> Tensor:
+        """As `ActionWeights.chunks`, by the frames' numbers in the mixture."""
+        at = index.reshape(-1).cpu()
+        source = torch.searchsorted(self._ends, at, right=True)
+        weights = torch.ones(len(at), size, self._width)
+        for number, part in enumerate(self._parts):
+            mine = source == number
+            if part is not None and bool(mine.any()):
+                first = self._ends[number - 1] if number else 0
+                rows = weights[mine]
+                rows[..., self._bounds[number]] = part.chunks(at[mine] - first, size)
+                weights[mine] = rows
+        return weights.to(index.device)
 
 
 def _require_columns(info: DatasetInfo) -> None:

@@ -58,6 +58,11 @@ class HLRPPolicyConfig(PreTrainedConfig):
         latent_offset_frames: Frames of the dataset between the frames of a label; needed with `online`, which has to
             be known before LeRobot opens the dataset.
         latent_dataset: Folder of the dataset that is labelled; filled in.
+        sources: Of a mixture of datasets, for each its `frames` and `root`, and whether its labels are in a `table`,
+            its own `column` or nowhere, and its actions have `confidence`; filled in.
+        action_spaces: Of a mixture with several action spaces, for each the numbers of its `action` and `state`, which
+            stand behind one another in those of the policy; filled in.
+        action_space: The one to act in; None: the first.
         codebook_size: Codes K per position; this and the following four are taken from the labels or from `init_from`,
             saved, and refused when other labels come later.
         code_seq_len: Codes per transition.
@@ -105,6 +110,9 @@ class HLRPPolicyConfig(PreTrainedConfig):
     latent_camera: str | None = None
     latent_offset_frames: int | None = None
     latent_dataset: str | None = None
+    sources: list[dict[str, Any]] | None = None
+    action_spaces: dict[str, dict[str, int]] | None = None
+    action_space: str | None = None
     codebook_size: int | None = None
     code_seq_len: int | None = None
     num_frames: int | None = None
@@ -140,6 +148,11 @@ class HLRPPolicyConfig(PreTrainedConfig):
             f"latent_source is {self.latent_source!r}; choose from {', '.join(LATENT_SOURCES)}",
         )
         _require(self.latent_weight >= 0, f"latent_weight is {self.latent_weight}, it cannot be negative")
+        known = self.action_spaces  # of a new policy: not yet
+        _require(
+            known is None or self.action_space is None or self.action_space in known,
+            f"action_space is {self.action_space!r}; the policy knows {', '.join(known or ())}",
+        )
         self._check_latents()
 
     def _check_latents(self) -> None:
@@ -205,9 +218,27 @@ class HLRPPolicyConfig(PreTrainedConfig):
         feature = self.robot_state_feature
         return feature.shape[0] if feature is not None and self.use_state else None
 
+    def blocks(self, kind: str) -> dict[str, range]:
+        """Where the numbers of each action space stand in a policy's `action` or `state`; empty with one space."""
+        found, first = {}, 0
+        for name, widths in (self.action_spaces or {}).items():
+            found[name] = range(first, first + widths[kind])
+            first = found[name].stop
+        return found
+
+    def own_width(self, name: str) -> int | None:
+        """Numbers of `action` or `observation.state` in the space that it acts in; None: there is one space."""
+        if self.action_spaces is None:
+            return None
+        acting = self.action_spaces[self.action_space or next(iter(self.action_spaces))]
+        return acting[{"action": "action", "observation.state": "state"}[name]]
+
     @property
     def action_dim(self) -> int:
-        """Width of an action."""
+        """Width of an action; of all action spaces together."""
+        if self.action_spaces is not None:
+            # LeRobot replaces the output feature by that of the simulator which the policy acts in.
+            return sum(space["action"] for space in self.action_spaces.values())
         if self.action_feature is None:
             raise ValueError("the policy has no output feature 'action'")
         return int(self.action_feature.shape[0])

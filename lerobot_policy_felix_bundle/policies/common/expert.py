@@ -33,11 +33,13 @@ class Prefix:
         hidden: Last hidden states, ``[B, N, width]``.
         mask: bool ``[B, N]``, True for tokens that are there.
         cache: Keys and values of every layer.
+        own: Which numbers of an action are of the sample's own action space, bool ``[B or 1, A]``; None: all.
     """
 
     hidden: Tensor
     mask: Tensor
     cache: "DynamicCache"
+    own: Tensor | None = None
     _layouts: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def without_gradient(self) -> "Prefix":
@@ -49,6 +51,10 @@ class Prefix:
         gone = dropped[:, None, None, None]
         return self._changed(lambda x: torch.where(gone, torch.zeros_like(x), x), self.mask & ~dropped[:, None])
 
+    def in_space(self, actions: Tensor) -> Tensor:
+        """Actions ``[B, H, A]`` with the numbers of each sample's own action space alone."""
+        return actions if self.own is None else actions * self.own[:, None].to(actions.dtype)
+
     def emptied(self) -> "Prefix":
         """A prefix of no tokens."""
         return self._changed(lambda x: x[:, :, :0], self.mask[:, :0])
@@ -59,7 +65,7 @@ class Prefix:
         cache = DynamicCache()
         for number, layer in enumerate(self.cache.layers):
             cache.update(change(layer.keys), change(layer.values), number)
-        return Prefix(self.hidden, mask, cache)
+        return Prefix(self.hidden, mask, cache, self.own)
 
     def layout(self, blocks: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Who sees whom among M tokens behind the prefix, and where they stand; made once for all denoising steps.
@@ -143,13 +149,13 @@ class ActionExpert(VLAFlowMatching):
 
     def velocity(self, prefix: Prefix, noisy: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
         """The flow at ``noisy`` ``[B, H, A]`` and ``time`` ``[B]``, given condition tokens ``[B, P, W]`` if any."""
-        tokens = self.embed_suffix(noisy, time)[0]
+        tokens = self.embed_suffix(prefix.in_space(noisy), time)[0]
         blocks = (1,) * noisy.shape[1]
         if condition is not None:
             tokens = torch.cat([condition.to(tokens.dtype), tokens], dim=1)
             blocks = one_block(condition.shape[1]) + blocks
         flow: Tensor = self.action_out_proj(self.attend(prefix, tokens, blocks)[:, -noisy.shape[1] :])
-        return flow
+        return prefix.in_space(flow)
 
     def flow_losses(
         self,
@@ -194,6 +200,7 @@ class ActionExpert(VLAFlowMatching):
         if noise is None:
             shape = (len(prefix.mask), self.config.chunk_size, self.action_dim)
             noise = self.sample_noise(shape, prefix.mask.device)
+        noise = prefix.in_space(noise)
         with self._in_precision_of_vlm():
             return euler_integrate(
                 lambda noisy, time: self.velocity(prefix, noisy, time, condition),

@@ -61,7 +61,7 @@ class ExpertPolicy(HLRPPolicy):
 
         cache = DynamicCache()
         hidden, mask = self.backend.features(foundation_batch(self.config, batch), cache=cache)
-        return Prefix(hidden, mask, cache)
+        return Prefix(hidden, mask, cache, self.own_actions(batch, mask.device))
 
     def _get_default_peft_targets(self) -> dict[str, Any]:
         names = "action_in_proj|action_out_proj|action_time_mlp_in|action_time_mlp_out"

@@ -8,7 +8,7 @@ is no `index`, as at inference, it does nothing and needs no file.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,12 +21,13 @@ from lerobot.utils.constants import OBS_PREFIX
 
 from hlrp.errors import UserError
 from hlrp.latents.spec import describe
-from lerobot_policy_felix_bundle.policies.common.action_weights import ActionWeights
+from lerobot_policy_felix_bundle.policies.common.action_weights import ActionWeights, JoinedWeights
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hlrp.latents.joined import JoinedRows
     from hlrp.latents.sources import Labels, OnlineLabels
 
 CODES, CODE_MASK, ACTION_MASK, STAMP = "hlrp.codes", "hlrp.code_mask", "hlrp.action_mask", "hlrp.labels"
@@ -56,6 +57,8 @@ class LatentLabelsStep(ProcessorStep):
         labelled_episodes: Episodes whose actions may be trained on; None: all.
         confidence: Folder of the dataset whose columns weight the actions; None: all count alike.
         chunk_size: Actions H of a chunk, from the current frame on, that are weighted.
+        sources: What each dataset of a mixture carries, in place of ``table``, ``dataset`` and ``confidence``; see
+            `HLRPPolicyConfig`. `index` is then numbered through all of them.
     """
 
     source: str = "none"
@@ -67,12 +70,14 @@ class LatentLabelsStep(ProcessorStep):
     labelled_episodes: list[int] | None = None
     confidence: str | None = None
     chunk_size: int | None = None
+    sources: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         self._rows: Any = None
         self._online: OnlineLabels | None = None
         self._episodes: Tensor | None = None
-        self._weights: ActionWeights | None = None
+        self._weights: ActionWeights | JoinedWeights | None = None
+        self._weighs = self.confidence is not None or any(s["confidence"] for s in self.sources or ())
         labels = {k: v for k, v in self.get_config().items() if k not in ("confidence", "chunk_size")}
         self.stamp = hashlib.sha256(json.dumps(labels, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -88,7 +93,8 @@ class LatentLabelsStep(ProcessorStep):
             meaning=config.code_fields() if config.uses_latents else {},
             labelled_episodes=config.labelled_episodes,
             confidence=config.confidence_dataset,
-            chunk_size=None if config.confidence_dataset is None else config.chunk_size,
+            chunk_size=None if config.confidence_dataset is None and config.sources is None else config.chunk_size,
+            sources=config.sources,
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -161,13 +167,15 @@ class LatentLabelsStep(ProcessorStep):
         return result
 
     def _weighed(self, batch: dict[str, Any]) -> dict[str, Any]:
-        mark = None if self.confidence is None else f"{self.confidence}, {self.chunk_size} actions"
+        mark = f"{self.confidence or self.sources}, {self.chunk_size} actions" if self._weighs else None
         if batch.get(WEIGHTS_OF) == mark:
             return batch
         result = {k: v for k, v in batch.items() if k not in (ACTION_WEIGHT, WEIGHTS_OF)}
-        if self.confidence is None or "index" not in batch:
+        if not self._weighs or "index" not in batch:
             return result
-        self._weights = self._weights or ActionWeights(Path(self.confidence))
+        if self._weights is None:
+            one = self.confidence
+            self._weights = JoinedWeights(self.sources or []) if one is None else ActionWeights(Path(one))
         return result | {
             ACTION_WEIGHT: self._weights.chunks(batch["index"], int(self.chunk_size or 1)),
             WEIGHTS_OF: mark,
@@ -175,7 +183,7 @@ class LatentLabelsStep(ProcessorStep):
 
     def _look_up(self, index: "Tensor") -> "tuple[Tensor, Tensor]":
         if self._rows is None:
-            self._rows = open_rows(self.table, self.dataset)
+            self._rows = open_joined(self.sources) if self.sources else open_rows(self.table, self.dataset)
             self._rows.check(**self.meaning)
         codes, valid = self._rows.codes(index.reshape(-1).cpu())
         mask = valid.repeat_interleave(codes.shape[2], 1)
@@ -227,6 +235,21 @@ def open_rows(table: str | None, dataset: str | None) -> Any:
     from hlrp.latents.column import LatentColumn
 
     return LatentColumn(read_dataset(None, Path(str(dataset))))
+
+
+def open_joined(sources: Sequence[Mapping[str, Any]]) -> "JoinedRows":
+    """The labels of a mixture.
+
+    Args:
+        sources: As `LatentLabelsStep.sources`.
+
+    Raises:
+        UserError: Labels are missing, unfinished or damaged, or mean different things.
+    """
+    from hlrp.latents.joined import JoinedRows
+
+    rows = [open_rows(s["table"], s["root"]) if s["table"] or s["column"] else None for s in sources]
+    return JoinedRows(rows, [s["frames"] for s in sources])
 
 
 def open_online(laq: str, camera: str, meaning: Mapping[str, Any]) -> "OnlineLabels":

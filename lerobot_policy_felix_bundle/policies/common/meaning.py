@@ -1,16 +1,19 @@
 """What a policy's codes mean, taken from its labels or its foundation model, and refused where two of them disagree."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hlrp.data.columns import ACTION_CONFIDENCE
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
 from hlrp.data.episodes import window_offset
-from hlrp.data.labelled_statistics import labelled_statistics
-from hlrp.errors import UserError
+from hlrp.data.labelled_statistics import LabelledRows, labelled_statistics
+from hlrp.errors import UserError, suggest
 from hlrp.latents.spec import CODE_FIELDS, CodeSpec, describe
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
-from lerobot_policy_felix_bundle.policies.common.labels import open_rows
+from lerobot_policy_felix_bundle.policies.common.labels import open_joined, open_rows
+
+if TYPE_CHECKING:
+    from hlrp.data.policy_sources import PolicySource, PolicySources
 
 
 def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
@@ -26,19 +29,31 @@ def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
         UserError: The labels are not those of the dataset, or mean something else than the policy's weights, or there
             is nothing that says what the codes mean.
     """
-    info = None
-    if dataset_meta is not None:
+    info, mixture = None, getattr(dataset_meta, "sources", None)
+    if mixture is not None:
+        info = mixture.info
+        _resolve_sources(config, mixture)
+    elif dataset_meta is not None:
+        config.sources = None
+        _refuse_other_spaces(config, None)
         info = read_dataset(dataset_meta.repo_id, Path(dataset_meta.root))
         check_episodes(info, config.labelled_episodes)
         weighted = config.use_action_confidence and ACTION_CONFIDENCE in info.features
         config.confidence_dataset = str(info.root.absolute()) if weighted else None
         if config.labelled_episodes is not None:
             # LeRobot makes the processors afterwards, from these; so plain `lerobot-train` has them too.
-            dataset_meta.stats = {**(dataset_meta.stats or {}), **labelled_statistics(info, config.labelled_episodes)}
+            known = labelled_statistics(LabelledRows(info, config.labelled_episodes))
+            dataset_meta.stats = {**(dataset_meta.stats or {}), **known}
+    if config.action_space is not None and config.action_spaces is None:
+        raise UserError(
+            f"the policy has one action space, there is none to choose ({config.action_space!r})",
+            where="policy.action_space / --action-space",
+            fix="leave it out",
+        )
     if not config.uses_latents:
         return
     if info is not None and config.latent_source != "none":
-        config.latent_dataset = str(info.root.absolute())
+        config.latent_dataset = str(info.root.absolute()) if mixture is None else None
         (_resolve_rows if config.latent_source == "precomputed" else _resolve_laq)(config, info)
     if None in config.code_fields().values() and config.init_from is not None:
         from hlrp.foundation.checkpoint import read_manifest
@@ -53,12 +68,75 @@ def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
         )
 
 
+def _resolve_sources(config: HLRPPolicyConfig, mixture: "PolicySources") -> None:
+    """Write into ``config`` what the datasets of a mixture carry; who is labelled its samples say themselves."""
+    from hlrp.latents.column import LatentColumn, rows_of
+    from hlrp.latents.table import LatentTable
+
+    config.labelled_episodes = None  # of a checkpoint: these were other data's
+    spaces = None
+    if len(mixture.spaces) > 1:
+        spaces = {space.name: {"action": len(space.action), "state": len(space.state)} for space in mixture.spaces}
+    _refuse_other_spaces(config, spaces)
+    config.action_spaces = spaces
+    if spaces is not None:
+        config.action_space = config.action_space or next(iter(spaces))
+    looks_up = config.uses_latents and config.latent_source == "precomputed"
+    shared = LatentTable.open(config.latent_table) if looks_up and config.latent_table is not None else None
+    config.confidence_dataset, config.sources = None, []
+    for source in mixture.sources:
+        info = source.info
+        rows = rows_of(source.table, info, shared) if looks_up else None
+        config.sources.append(
+            {
+                "frames": info.frames,
+                "root": str(info.root.absolute()),
+                "table": str(rows.folder.absolute()) if isinstance(rows, LatentTable) else None,
+                "column": isinstance(rows, LatentColumn),
+                "confidence": bool(config.use_action_confidence and source.labelled)
+                and ACTION_CONFIDENCE in info.features,
+                "action": _columns(mixture, source),
+            }
+        )
+    used = {source["table"] for source in config.sources}
+    if shared is not None and str(shared.folder.absolute()) not in used:
+        shared.check(dataset=mixture.sources[0].info)
+
+
+def _columns(mixture: "PolicySources", source: "PolicySource") -> list[int]:
+    """First and last, exclusive, of a source's own numbers in an action of the mixture."""
+    number = mixture.space_of(source)
+    own = range(0) if number is None else mixture.spaces[number].action
+    return [own.start, own.stop]
+
+
+def _refuse_other_spaces(config: HLRPPolicyConfig, spaces: dict[str, dict[str, int]] | None) -> None:
+    """Refuse data with other action spaces than a checkpoint knows, or one to act in that they do not have."""
+    if config.action_spaces not in (None, spaces):
+        raise UserError(
+            f"the policy that training starts from has the action spaces {config.action_spaces}, the data {spaces}",
+            where="data.sources: action_space",
+            fix="give data.sources with the same action spaces, in the same order",
+        )
+    if spaces is not None and config.action_space not in (None, *spaces):
+        raise UserError(
+            f"no source has the action space {config.action_space!r}",
+            where="policy.action_space / model.action_space",
+            fix=suggest(str(config.action_space), spaces),
+        )
+
+
 def spec_of(config: HLRPPolicyConfig) -> CodeSpec:
     """What the codes mean; ``config`` is resolved."""
     return CodeSpec(**config.code_fields())
 
 
 def _resolve_rows(config: HLRPPolicyConfig, info: DatasetInfo) -> None:
+    if config.sources is not None:
+        joined = open_joined(config.sources)
+        joined.check(**config.code_fields())
+        _agree(config, joined.identity, "the labels")
+        return
     rows = open_rows(config.latent_table, str(info.root))
     rows.check(dataset=info, camera=config.latent_camera, **config.code_fields())
     if config.latent_table is not None:

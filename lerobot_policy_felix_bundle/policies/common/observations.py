@@ -8,6 +8,7 @@ from lerobot.utils.constants import OBS_STATE
 from torch import Tensor, nn
 
 from hlrp.foundation.backends.interfaces import FoundationBatch
+from lerobot_policy_felix_bundle.policies.common.action_spaces import own_numbers
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
 
 
@@ -90,4 +91,5 @@ def newest_state(config: HLRPPolicyConfig, batch: Mapping[str, Any]) -> Tensor |
     if state is None:
         raise ValueError(f"the batch lacks {OBS_STATE}, which the policy was trained with")
     newest: Tensor = state[:, -1] if state.ndim == 3 else state
-    return newest
+    own = own_numbers(config, batch, OBS_STATE, newest.device)
+    return newest if own is None else torch.where(own, newest, 0.0)

@@ -14,6 +14,7 @@ from torch import Tensor
 from hlrp.errors import UserError
 from hlrp.foundation.backends.interfaces import VLABackend
 from hlrp.policies.figures import Figures
+from lerobot_policy_felix_bundle.policies.common.action_spaces import own_numbers
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
 from lerobot_policy_felix_bundle.policies.common.effect import Conditioned, measure_effect
 from lerobot_policy_felix_bundle.policies.common.labels import (
@@ -117,12 +118,18 @@ class HLRPPolicy(PreTrainedPolicy):
             The loss, and numbers to log.
         """
         # A preprocessor that came with other weights may have had other labels, or none.
-        return reduce_terms(self.terms(self._without_unlabelled_states(self._labels.label(batch)), **given), reduction)
+        return reduce_terms(self.terms(self._without_hidden_states(self._labels.label(batch)), **given), reduction)
 
-    def _without_unlabelled_states(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with a normalised state of 0, the mean, wherever the actions are not labelled."""
+    def _without_hidden_states(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with a normalised state of 0, the mean, where there is none or the actions are not labelled."""
         labelled, state = batch.get(ACTION_MASK), batch.get(OBS_STATE)
-        if labelled is None or state is None or self.config.state_of_unlabelled:
+        if self.config.state_of_unlabelled:
+            labelled = None
+        absent = batch.get(f"{OBS_STATE}_is_pad")
+        if absent is not None:
+            there = ~absent.reshape(len(absent), -1)[:, -1]
+            labelled = there if labelled is None else there & labelled
+        if labelled is None or state is None:
             return batch
         # Not a product: what is masked may be NaN.
         return batch | {OBS_STATE: torch.where(labelled.reshape(-1, *[1] * (state.ndim - 1)), state, 0.0)}
@@ -169,7 +176,8 @@ class HLRPPolicy(PreTrainedPolicy):
         """
         if not self.conditioned_on_codes:
             return None
-        batch = self._labels.label(batch)  # makes of the frames of a label's window the observation
+        # Labelling makes of the frames of a label's window the observation.
+        batch = self._without_hidden_states(self._labels.label(batch))
         actions = chunk_of(batch, self.config.chunk_size)
         padded = batch.get("action_is_pad")
         there = actions.isfinite().all(-1) if padded is None else actions.isfinite().all(-1) & ~padded
@@ -195,12 +203,20 @@ class HLRPPolicy(PreTrainedPolicy):
         return mask if labelled is None else mask & labelled[:, None]
 
     def supervised_actions(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """The chunks ``[B, chunk_size, A]``, 0 where nothing is trained on, and `action_mask`.
+        """The chunks ``[B, H, A]``, 0 where nothing is trained on, and which count: bool ``[B, H]`` or ``[B, H, A]``.
 
         What is masked may be NaN, and a NaN that goes through the expert reaches every gradient.
         """
-        mask = self.action_mask(batch)
-        return torch.where(mask[..., None], chunk_of(batch, self.config.chunk_size), 0.0), mask
+        mask, chunk = self.action_mask(batch), chunk_of(batch, self.config.chunk_size)
+        own = self.own_actions(batch, mask.device)
+        if own is None:
+            return torch.where(mask[..., None], chunk, 0.0), mask
+        mask = mask[..., None] & own[:, None]
+        return torch.where(mask, chunk, 0.0), mask
+
+    def own_actions(self, batch: Mapping[str, Any], device: torch.device) -> Tensor | None:
+        """Which numbers of an action are of a sample's own action space, bool ``[B, A]``; None: there is one space."""
+        return own_numbers(self.config, batch, ACTION, device)
 
     def codes(self, batch: Mapping[str, Any], positions: int) -> tuple[Tensor, Tensor]:
         """The batch's codes int64 ``[B, P]`` and where they hold, bool ``[B, P]``; all False without labels."""

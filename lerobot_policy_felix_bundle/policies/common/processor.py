@@ -9,6 +9,7 @@ from lerobot.processor import (
     make_policy_processor_pipelines,
 )
 
+from lerobot_policy_felix_bundle.policies.common.action_spaces import PlaceState, TakeAction
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
 from lerobot_policy_felix_bundle.policies.common.labels import LatentLabelsStep
 
@@ -30,13 +31,17 @@ def make_pipelines(config: HLRPPolicyConfig, dataset_stats: dict[str, dict[str, 
         Preprocessor and postprocessor.
     """
     steps = make_default_policy_processor_steps(config, dataset_stats)
+    spaces, acting = config.action_spaces, config.action_space
+    place = [PlaceState(spaces, str(acting))] if spaces is not None else []
+    take = [TakeAction(spaces, str(acting))] if spaces is not None else []
     return make_policy_processor_pipelines(
         input_steps=[
             steps.rename_observations,
             steps.add_batch_dim,
+            *place,
             LatentLabelsStep.of(config),
             steps.to_device,
             steps.normalize,
         ],
-        output_steps=[steps.unnormalize, steps.to_cpu],
+        output_steps=[steps.unnormalize, *take, steps.to_cpu],
     )

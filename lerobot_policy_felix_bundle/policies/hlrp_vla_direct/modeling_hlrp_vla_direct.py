@@ -177,8 +177,12 @@ class HLRPVLADirectPolicy(HLRPPolicy):
     def chunk(self, batch: Mapping[str, Any], **_: Any) -> Tensor:
         """Predict latents, decode them."""
         predicted = self.backend.latent_from_batch(foundation_batch(self.config, batch))
-        chunk: Tensor = self.decoder(self._decodable(predicted), newest_state(self.config, batch))
-        return chunk
+        return self._in_space(batch, self.decoder(self._decodable(predicted), newest_state(self.config, batch)))
+
+    def _in_space(self, batch: Mapping[str, Any], actions: Tensor) -> Tensor:
+        """Actions ``[B, H, A]`` in each sample's own action space."""
+        own = self.own_actions(batch, actions.device)
+        return actions if own is None else actions * own[:, None]
 
     @property
     def conditioned_on_codes(self) -> bool:
@@ -191,8 +195,8 @@ class HLRPVLADirectPolicy(HLRPPolicy):
         state = newest_state(self.config, batch)
         return Conditioned(
             codes=self._decodable(predicted),
-            losses=lambda codes: (self.decoder(codes, state) - actions).abs(),
-            sample=lambda codes: self.decoder(codes, state),
+            losses=lambda codes: (self._in_space(batch, self.decoder(codes, state)) - actions).abs(),
+            sample=lambda codes: self._in_space(batch, self.decoder(codes, state)),
         )
 
 
