@@ -46,8 +46,13 @@ def make_inputs(places: Places, tier: Tier) -> None:
 
 def make_own_latents(cell: Cell, places: Places, labelled: list[int]) -> None:
     """Train the quantizer that an arm has for itself, and label with it; the settings but for one are `demo/laq`'s."""
+    # Any episode may be a labelled one, so none is held out.
     settings = {
-        "pseudo_grounded": [f"model.labelled_episodes=[{','.join(map(str, labelled))}]"],
+        "pseudo_grounded": [
+            f"model.labelled_episodes=[{','.join(map(str, labelled))}]",
+            "trainer.eval_split=0",
+            "trainer.eval_steps=0",
+        ],
         "pseudo_features": ["model.feature_model=efficientnet_lite0", "model.space=features"],
     }.get(cell.arm)
     if settings is None:
