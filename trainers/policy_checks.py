@@ -185,6 +185,7 @@ def check_with_lerobot(run: Run, dataset: DatasetInfo | None) -> None:
     Raises:
         UserError: A setting that the policy's or environment's class refuses, or data that it cannot use.
     """
+    from hlrp.data.augmentation import image_transforms
     from hlrp.data.lerobot_data_module import LeRobotDataModule
     from hlrp.policies.build import build_policy, check_dataset, optimizer_config, policy_config, scheduler_config
 
@@ -209,6 +210,7 @@ def check_with_lerobot(run: Run, dataset: DatasetInfo | None) -> None:
         episodes=data.episodes,
         cameras=data.cameras,
         eval_split=run.trainer.eval_split,
+        image_transforms=image_transforms(data.image_transforms),
     )
     make = build_policy if _is_small(config) else check_dataset
     make(config, seen.meta, cameras=seen.cameras, rename_map=data.rename_map or None)

@@ -1,6 +1,5 @@
 """Lightning's view of a LeRobotDataset: LeRobot's samples in LeRobot's order, decoded once if asked."""
 
-import copy
 import logging
 import multiprocessing
 import os
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hlrp.compat import mend_metadata
 from hlrp.config import LightningRun
+from hlrp.data.augmentation import augmented, blank_frame, check_transforms, image_transforms
 from hlrp.data.columns import read_columns, read_tasks
 from hlrp.data.dataset_info import TOLERANCE_S, check_episodes, check_resumed, read_dataset, require_training_features
 from hlrp.data.decode import frame_size
@@ -49,7 +49,8 @@ class LeRobotDataModule(LightningDataModule):
         eval_split: Share of the episodes of every task that is held out, by LeRobot's rule.
         seed: Of the order; none: the trainer's.
         cameras: Image features to use; none: all.
-        image_transforms: Applied to training frames, uint8 `[C, H, W]` or `[T, C, H, W]`.
+        image_transforms: Applied to training frames, uint8 `[C, H, W]` or `[T, C, H, W]`, whatever it draws from
+            PyTorch's generator depending on seed, epoch and sample alone.
         video_backend: Decoder without a cache: pyav, or torchcodec, which is LeRobot's own; none: pyav.
         max_val_samples: Most held-out samples, spread evenly over all of them; none: all.
         cache_root: Where frame stores live; none: in the platform's cache folder.
@@ -93,6 +94,9 @@ class LeRobotDataModule(LightningDataModule):
         self.cameras = [check_camera(self.info, c) for c in cameras] if cameras else self.info.cameras
         self._seed, self._video_backend = seed, video_backend
         self._image_transforms = image_transforms
+        if image_transforms is not None:
+            frames = {c: blank_frame(self.info.features[c], uncached=cache == "off") for c in self.cameras}
+            check_transforms(image_transforms, frames)
         self.num_workers = num_workers if num_workers is not None else (2 if cache == "off" else 0)
         self._max_val, self._limit_gb = max_val_samples, cache_limit_gb
         self._opening: dict[str, Any] = {"root": cache_root, "announce": announce, "progress": progress}
@@ -128,6 +132,7 @@ class LeRobotDataModule(LightningDataModule):
             eval_split=trainer.eval_split,
             seed=trainer.seed,
             cameras=data.cameras,
+            image_transforms=image_transforms(data.image_transforms),
             video_backend=data.video_backend,
             cache_limit_gb=data.cache_limit_gb,
             tolerance_s=data.tolerance_s,
@@ -195,13 +200,12 @@ class LeRobotDataModule(LightningDataModule):
 
         from hlrp.data.lerobot_reader import show_one_picture
 
-        def read(episodes: list[int] | None, transforms: Any) -> Any:
+        def read(episodes: list[int] | None) -> Any:
             dataset = LeRobotDataset(
                 self.info.repo_id,
                 root=self.info.root,
                 episodes=episodes,
                 delta_timestamps=stamps,
-                image_transforms=transforms,
                 tolerance_s=self.info.tolerance_s,
                 video_backend=self._video_backend or "pyav",
                 return_uint8=True,
@@ -210,8 +214,8 @@ class LeRobotDataModule(LightningDataModule):
             return show_one_picture(dataset, self._video_backend)
 
         everything = self.episodes is None and not self.val_episodes
-        train = read(None if everything else self.train_episodes, self._image_transforms)
-        return train, read(self.val_episodes, None) if self.val_episodes else None
+        train = read(None if everything else self.train_episodes)
+        return train, read(self.val_episodes) if self.val_episodes else None
 
     def _cached(self, stamps: dict[str, list[float]] | None) -> tuple[Dataset[Sample], Dataset[Sample] | None]:
         from lerobot.datasets.feature_utils import check_delta_timestamps, get_delta_indices
@@ -243,11 +247,8 @@ class LeRobotDataModule(LightningDataModule):
             dict(zip(self.cameras, readers, strict=True)),
             tasks=read_tasks(self.info),
             deltas={key: offsets for key, offsets in deltas.items() if key not in other},
-            image_transforms=self._image_transforms,
         )
-        val = copy.copy(train)
-        val.image_transforms = None
-        return train, val
+        return train, train
 
     def _samples(self) -> Dataset[Sample]:
         if self._train is None:
@@ -294,7 +295,9 @@ class LeRobotDataModule(LightningDataModule):
         """Training batches."""
         # LeRobot's loader draws its seed from the generator that the model goes on to use, once, when training begins.
         seed = int(torch.empty((), dtype=torch.int64).random_())
-        return self._loader(self._samples(), self.train_sampler(), seed)
+        keys = [camera for camera in self.cameras if camera not in self.meta.depth_keys]
+        samples, order = self._samples(), self.train_sampler()
+        return self._loader(*augmented(samples, order, self._image_transforms, keys, self.seed), seed)
 
     def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
         """Held-out batches in order; none if nothing is held out."""
@@ -315,9 +318,7 @@ class LeRobotDataModule(LightningDataModule):
 
         workers = self.num_workers
         forked = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
-        collate: Any = GatheredSamples.collate if isinstance(samples, GatheredSamples) else None
-        if self.meta.has_language_columns:
-            collate = lerobot_collate_fn
+        collate: Any = lerobot_collate_fn if self.meta.has_language_columns else GatheredSamples.collate
         return DataLoader(
             samples,
             batch_sampler=sampler,

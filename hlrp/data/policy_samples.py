@@ -1,7 +1,7 @@
 """Samples as LeRobotDataset gives them, gathered a batch at a time from frames that were decoded once."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,6 @@ class GatheredSamples(Dataset[Sample]):
         readers: Camera to its frames.
         tasks: Task sentences by `task_index`.
         deltas: Feature to the offsets, in frames, of which a sample has values; others are read at the frame alone.
-        image_transforms: Applied to the frames of every camera of a sample, uint8 `[C, H, W]` or `[T, C, H, W]`.
     """
 
     def __init__(
@@ -43,14 +42,12 @@ class GatheredSamples(Dataset[Sample]):
         *,
         tasks: Sequence[str],
         deltas: Mapping[str, Sequence[int]],
-        image_transforms: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._table = table
         self._columns = columns
         self._readers = readers
         self._tasks = list(tasks)
         self._deltas = {key: np.asarray(offsets, np.int64) for key, offsets in deltas.items()}
-        self.image_transforms = image_transforms
 
     def __len__(self) -> int:
         return self._table.info.frames
@@ -82,10 +79,7 @@ class GatheredSamples(Dataset[Sample]):
         # LeRobot drops the time of a single decoded frame, but not that of a single picture from a table.
         if rows.ndim == 2 and rows.shape[1] == 1 and self._table.info.features[key]["dtype"] == "video":
             frames = frames[:, 0]
-        tensor = torch.from_numpy(np.ascontiguousarray(frames))
-        if self.image_transforms is None:
-            return tensor
-        return torch.stack([self.image_transforms(sample) for sample in tensor])
+        return torch.from_numpy(np.ascontiguousarray(frames))
 
     @staticmethod
     def collate(batch: Sample | list[Sample]) -> Sample:

@@ -275,6 +275,12 @@ def check_policy_features(cfg: Any) -> None:
             where="trainer.lerobot_args: dataset.use_imagenet_stats",
             fix="leave the setting out, or use a dataset with statistics of its pictures",
         )
+    if cfg.dataset.image_transforms.enable and not cfg.resume:
+        from hlrp.data.augmentation import blank_frame, check_transforms, lerobot_transforms
+
+        colour = [c for c in meta.camera_keys if c not in meta.depth_keys]
+        frames = {c: blank_frame(meta.features[c], uncached=True) for c in colour}
+        check_transforms(lerobot_transforms(cfg.dataset.image_transforms), frames)
     features = dataset_to_policy_features(meta.features)
     if not cfg.resume:  # a resumed run keeps the statistics of its checkpoint
         check_normalisation(cfg.policy, features, meta.stats, str(meta.root / "meta" / "stats.json"))
