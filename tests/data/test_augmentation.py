@@ -37,7 +37,7 @@ def _epoch(module: FrameDataModule, epoch: int = 0, position: int = 0) -> list[d
 
 
 def test_all_frames_of_a_window_are_drawn_for_once_and_windows_differ(video_root: Path) -> None:
-    """Each frame by itself, from the window's seed, gives what the window has; the frames are those of the plain run."""
+    """Each frame by itself, from the window's seed, gives what the window has; samples are the plain run's."""
     module, plain = _windows(video_root), _windows(video_root, image_transforms=False)
     transforms = image_transforms(ImageTransformsSection.model_validate(STRONG))
     assert transforms is not None

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -155,7 +156,8 @@ def test_image_transforms_are_lerobots_own_config_in_both_trainers(toy_root: Pat
 
     ours = ImageTransformsSection().model_dump(exclude={"tfs"})
     assert ours == {name: getattr(ImageTransformsConfig(), name) for name in ours}
-    tfs = "{b: {weight: 2, type: ColorJitter, kwargs: {brightness: [0.5, 1.5]}}, s: {type: SharpnessJitter, kwargs: {sharpness: 2}}}"
+    bright = "{weight: 2, type: ColorJitter, kwargs: {brightness: [0.5, 1.5]}}"
+    tfs = "{b: " + bright + ", s: {type: SharpnessJitter, kwargs: {sharpness: 2}}}"
     for given in ("true", "{enable: true, max_num_transforms: 1, random_order: true, tfs: " + tfs + "}"):
         keys = (f"data.image_transforms={given}", "model.pretrained_backbone_weights=null")
         arguments = _arguments(toy_root, *keys)
