@@ -30,7 +30,7 @@ OBEYED: dict[str, frozenset[str]] = {
     "trainer_type": _EVERY,
     "output_dir": _EVERY,
     "job_name": _EVERY,
-    "allow_download": _POLICIES | {_FOUNDATION},
+    "allow_download": _EVERY,
     "push_to_hub": frozenset({_LEROBOT}),
     # trainer, both
     "trainer.steps": _EVERY,
@@ -138,7 +138,6 @@ OBEYED: dict[str, frozenset[str]] = {
 
 _FIX: dict[str, str] = {
     "push_to_hub": "leave it out; a finished policy lies in checkpoints/<step>/pretrained_model, ready to be uploaded",
-    "allow_download": "leave it out: nothing is fetched for it",
     "trainer.learning_rate": "leave it out; a class takes its learning rate in model.init_args",
     "trainer.eval_freq": "leave it out: only a policy can be rolled out",
     "trainer.eval_episodes": "leave it out",
