@@ -236,7 +236,7 @@ def test_rates_times_and_numbers_beside_the_video(tmp_path: Path) -> None:
     assert info.fps == float(ntsc)
     assert [p.message for p in dataset_problems(info)] == []
     assert info.features["observation.state"]["names"] == ["x", "y"]
-    assert [record_of(root)[n]["reason"] for n in "abcd"] == ["", "", "other times", "other times"]
+    assert [record_of(root)[n]["reason"] for n in "abcd"] == ["", "", *["of another rate or uneven times"] * 2]
     found = numbers_of(root)
     at_25 = [min(range(FRAMES), key=lambda i: abs(i / 25 - k / float(ntsc))) for k in range(14)]
     gap = [min(range(FRAMES), key=lambda i: abs(uneven[i] - k / float(ntsc))) for k in range(20)]
