@@ -76,10 +76,11 @@ def refuse_unfetched(run: LightningRun) -> None:
     Raises:
         UserError: Naming the dataset.
     """
-    for section in [run.data, *run.data.sources]:
-        if run.allow_download and section.repo_id and find_dataset(section.repo_id, section.root) is None:
+    named = [(run.data.repo_id, run.data.root), *((s.repo_id, s.root) for s in run.data.sources)]
+    for repo_id, root in named:
+        if run.allow_download and repo_id is not None and find_dataset(repo_id, root) is None:
             raise UserError(
-                f"dataset {section.repo_id!r} is not on this machine, and a dry run fetches nothing",
+                f"dataset {repo_id!r} is not on this machine, and a dry run fetches nothing",
                 where="--dry-run, --dataset",
                 fix="leave --dry-run out, or give a folder with --dataset-root",
             )

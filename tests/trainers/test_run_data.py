@@ -16,6 +16,7 @@ from hlrp.errors import UserError
 from hlrp.evaluation.plan import dataset_roots
 from hlrp.runs import RunDirectory
 from trainers import get_trainer
+from trainers.parity import parity_runs
 from trainers.run_data import (
     check_data,
     check_same_data,
@@ -299,3 +300,10 @@ def test_a_run_of_a_name_reads_the_part_that_was_fetched(
     if trainer == "lightning":
         with pytest.raises(UserError, match="a dry run fetches nothing"):
             _dry_run(load_config(None, [*keys[:2], "data.repo_id=me/none", keys[3]]).config)
+
+
+def test_runs_that_see_other_pictures_are_not_compared(root: Path, tmp_path: Path) -> None:
+    """LeRobot's data workers draw image transforms from numbers of their own."""
+    flags = {"model.policy_type": ("act", "--policy"), "data.root": (root, "--dataset-root")}
+    with pytest.raises(UserError, match=r"other pictures(.|\n)*data\.image_transforms"):
+        parity_runs(flags, ["data.image_transforms=true"], None, steps=2, output=tmp_path)
