@@ -1,5 +1,6 @@
 """`hlrp import-video`: a folder of videos as a LeRobotDataset."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,13 +88,21 @@ def _size_of(text: str) -> tuple[int, int]:
 def _show(result: "ImportResult") -> None:
     for name, reason in result.left_out:
         typer.echo(f"left out {name}: {reason}")
-    reasons = ", ".join(f"{count} for {reason}" for reason, count in sorted(result.encoded.items()))
-    encoded = f"{sum(result.encoded.values())} encoded ({reasons})" if reasons else "none encoded"
     height, width = result.size
-    typer.echo(
-        f"dataset  {result.output}: {result.episodes} episodes, {result.frames} frames of {height}x{width} at "
-        f"{result.fps:.5g} fps; {result.copied} copied, {encoded}; {result.seconds:.1f} s"
-    )
+    length = f"{result.frames} frames of {height}x{width} at {result.fps:.5g} fps"
+    typer.echo(f"dataset  {result.output}: {_episodes(result.episodes)}, {length}, in {result.seconds:.1f} s")
+    typer.echo(f"copied   {_episodes(result.copied)}, as they are in their files")
+    if result.encoded:
+        typer.echo(f"encoded  {_episodes(sum(result.encoded.values()))} once more")
+    for reason, count in sorted(result.encoded.items(), key=lambda item: (-item[1], item[0])):
+        typer.echo(f"         {count} {reason}")
+    if result.named_by_file:
+        typer.echo(f"task     {_episodes(result.named_by_file)} without a caption: the sentence is the file's name")
+    typer.echo(f"next     hlrp train --model laq --dataset-root {shlex.quote(str(result.output))}")
+
+
+def _episodes(number: int) -> str:
+    return f"{number} episode{'s' * (number != 1)}"
 
 
 @contextmanager

@@ -77,6 +77,12 @@ def parity_runs(
         merged = {**flags, **{key: (value, "hlrp parity") for key, value in own.items()}}
         runs.append(load_config(config, list(overrides), merged).config)
     native, lightning = runs
+    if native.data.image_transforms.enable:
+        raise UserError(
+            "LeRobot's loop draws image transforms from other random numbers: the two runs would see other pictures",
+            where="data.image_transforms",
+            fix="compare without them",
+        )
     if not isinstance(native, LeRobotRun) or not isinstance(lightning, LightningRun):
         raise UserError("parity compares policies", where="--policy", fix="give --policy NAME")
     return native, lightning

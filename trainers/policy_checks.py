@@ -195,6 +195,7 @@ def check_with_lerobot(run: Run, dataset: DatasetInfo | None) -> None:
     Raises:
         UserError: A setting that the policy's or environment's class refuses, or data that it cannot use.
     """
+    from hlrp.data.augmentation import image_transforms
     from hlrp.data.lerobot_data_module import LeRobotDataModule
     from hlrp.data.policy_data_module import MixtureDataModule
     from hlrp.policies.build import build_policy, check_dataset, optimizer_config, policy_config, scheduler_config
@@ -214,9 +215,9 @@ def check_with_lerobot(run: Run, dataset: DatasetInfo | None) -> None:
         scheduler_config(config, run.trainer.scheduler)
     if dataset is None:
         return
-    mixture = mixture_of(run)
+    mixture, transforms = mixture_of(run), image_transforms(data.image_transforms)
     seen = (
-        MixtureDataModule(mixture, eval_split=run.trainer.eval_split)
+        MixtureDataModule(mixture, eval_split=run.trainer.eval_split, image_transforms=transforms)
         if mixture is not None
         else LeRobotDataModule(
             dataset.repo_id,
@@ -224,6 +225,7 @@ def check_with_lerobot(run: Run, dataset: DatasetInfo | None) -> None:
             episodes=data.episodes,
             cameras=data.cameras,
             eval_split=run.trainer.eval_split,
+            image_transforms=transforms,
         )
     )
     make = build_policy if _is_small(config) else check_dataset

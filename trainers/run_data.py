@@ -1,14 +1,16 @@
 """The data of a run, for both trainers: where they lie, which they are, and whether anything is wrong with them."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from hlrp.config import FoundationModel, LeRobotRun, LightningRun, PolicyModel
+from hlrp.config import FoundationModel, LeRobotRun, LightningRun, PolicyModel, refuse_unused
 from hlrp.data.checks import dataset_problems, refuse_fatal
-from hlrp.data.dataset_info import DatasetInfo
+from hlrp.data.dataset_info import DatasetInfo, find_dataset
+from hlrp.data.hub import fetch_dataset
 from hlrp.data.policy_checks import STATE, policy_problems
 from hlrp.data.policy_sources import ACTION
 from hlrp.data.problems import Problem
@@ -19,6 +21,7 @@ from trainers.policy_labels import OURS, mixture_of
 if TYPE_CHECKING:
     from hlrp.data.policy_sources import PolicySource, PolicySources
 
+_log = logging.getLogger("hlrp.data")
 # Text that names a folder if there is one of that name, and else something on the Hub.
 _FOLDERS_OR_NAMES = ("init_from", "backbone", "vlm_model_name", "latent_table", "latent_laq")
 _KEYWORDS = ("tiny",)
@@ -45,6 +48,46 @@ def _absolute(name: str, value: Any) -> Any:
         path = Path(value).expanduser()
         return str(path.absolute()) if path.exists() else value
     return value
+
+
+def fetched[R: (LeRobotRun, LightningRun)](run: R) -> R:
+    """The run with its datasets on this machine: of those that are named, what it reads is fetched if it may be.
+
+    Raises:
+        UserError: A key without effect; or there is no such dataset, episode or camera, or no network.
+    """
+    if not run.allow_download:
+        return run
+    refuse_unused(run)
+    data = run.data
+    by_lerobot = isinstance(run.model, PolicyModel) and (isinstance(run, LeRobotRun) or data.cache == "off")
+    if data.repo_id is not None and data.root is None:
+        cameras = None if by_lerobot else data.cameras
+        root = fetch_dataset(data.repo_id, episodes=data.episodes, cameras=cameras, announce=_log.warning)
+        data = data.model_copy(update={"root": root})
+    sources = [
+        section.model_copy(update={"root": fetch_dataset(section.repo_id, announce=_log.warning)})
+        if section.repo_id is not None and section.root is None
+        else section
+        for section in data.sources
+    ]
+    return run.model_copy(update={"data": data.model_copy(update={"sources": sources})})
+
+
+def refuse_unfetched(run: LightningRun) -> None:
+    """Refuse a dry run of data that the run would fetch: it makes the data, but fetches nothing.
+
+    Raises:
+        UserError: Naming the dataset.
+    """
+    named = [(run.data.repo_id, run.data.root), *((s.repo_id, s.root) for s in run.data.sources)]
+    for repo_id, root in named:
+        if run.allow_download and repo_id is not None and find_dataset(repo_id, root) is None:
+            raise UserError(
+                f"dataset {repo_id!r} is not on this machine, and a dry run fetches nothing",
+                where="--dry-run, --dataset",
+                fix="leave --dry-run out, or give a folder with --dataset-root",
+            )
 
 
 def resumed_paths[R: (LeRobotRun, LightningRun)](directory: RunDirectory, run: R) -> R:

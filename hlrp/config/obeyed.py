@@ -30,7 +30,7 @@ OBEYED: dict[str, frozenset[str]] = {
     "trainer_type": _EVERY,
     "output_dir": _EVERY,
     "job_name": _EVERY,
-    "allow_download": _POLICIES | {_FOUNDATION},
+    "allow_download": _EVERY,
     "push_to_hub": frozenset({_LEROBOT}),
     # trainer, both
     "trainer.steps": _EVERY,
@@ -120,6 +120,14 @@ OBEYED: dict[str, frozenset[str]] = {
     "data.video_backend": _EVERY,
     "data.tolerance_s": _EVERY,
     "data.rename_map": _POLICIES,
+    "data.image_transforms": _EVERY,
+    "data.image_transforms.enable": _EVERY,
+    "data.image_transforms.max_num_transforms": _EVERY,
+    "data.image_transforms.random_order": _EVERY,
+    "data.image_transforms.tfs": _EVERY,
+    "data.image_transforms.tfs.weight": _EVERY,
+    "data.image_transforms.tfs.type": _EVERY,
+    "data.image_transforms.tfs.kwargs": _EVERY,
     # latents, env
     "latents.source": _POLICIES | {_FOUNDATION},
     "latents.table": _POLICIES | {_FOUNDATION},
@@ -132,7 +140,6 @@ OBEYED: dict[str, frozenset[str]] = {
 
 _FIX: dict[str, str] = {
     "push_to_hub": "leave it out; a finished policy lies in checkpoints/<step>/pretrained_model, ready to be uploaded",
-    "allow_download": "leave it out: nothing is fetched for it",
     "trainer.learning_rate": "leave it out; a class takes its learning rate in model.init_args",
     "trainer.eval_freq": "leave it out: only a policy can be rolled out",
     "trainer.eval_episodes": "leave it out",
@@ -157,6 +164,8 @@ _FIX: dict[str, str] = {
 _LABELS = ("model.labelled_episodes", "data.sources.labelled_episodes")
 _GIVE_LABELS = "give model.labelled_episodes, from whose actions the action head learns"
 
+_TRANSFORM = "give --augment, or data.image_transforms.enable=true"
+
 _NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "trainer.eval_episodes": (("trainer.eval_freq",), "give trainer.eval_freq, the steps between rollouts"),
     "trainer.val_check_interval": (("trainer.eval_split",), "give trainer.eval_split, the share held out"),
@@ -165,6 +174,10 @@ _NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "model.action_weight": (_LABELS, _GIVE_LABELS),
     "model.labelled_share": (_LABELS, _GIVE_LABELS),
     "data.rename_map": (("model.init_from",), "give --init-from: a new policy takes the dataset's own names"),
+    **{
+        f"data.image_transforms.{name}": (("data.image_transforms.enable",), _TRANSFORM)
+        for name in ("max_num_transforms", "random_order", "tfs")
+    },
 }
 """Keys that have no effect without another one, and what to do then."""
 
@@ -184,7 +197,8 @@ def given_keys(section: BaseModel, prefix: str = "") -> Iterator[str]:
         key, value = f"{prefix}{name}", getattr(section, name)
         if field.is_required() or value != field.get_default(call_default_factory=True):
             yield key
-        for part in value if isinstance(value, list) else [value]:
+        parts = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
+        for part in parts:
             if isinstance(part, BaseModel):
                 yield from given_keys(part, f"{key}.")
 

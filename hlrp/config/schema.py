@@ -33,7 +33,7 @@ class _Run(Section):
     @model_validator(mode="before")
     @classmethod
     def _accept_spellings(cls, value: Any) -> Any:
-        return normalise(value) if isinstance(value, dict) else value
+        return _with_image_transforms(normalise(value)) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> Self:
@@ -48,6 +48,29 @@ class _Run(Section):
                     "are the same thing but differ; keep one of them"
                 )
         return self
+
+
+_TRANSFORMS = "dataset.image_transforms."
+
+
+def _with_image_transforms(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with image transforms in their own key, where a file of 0.3 has them among LeRobot's arguments."""
+    trainer, data = tree.get("trainer"), tree.get("data", {})
+    if not isinstance(trainer, dict) or not isinstance(data, dict) or "image_transforms" in data:
+        return tree
+    extra = trainer.get("lerobot_args")
+    if not isinstance(extra, dict):
+        return tree
+    section: dict[str, Any] = {}
+    for key in [key for key in extra if key.startswith(_TRANSFORMS)]:
+        *outer, last = key.removeprefix(_TRANSFORMS).split(".")
+        place = section
+        for name in outer:
+            place = place.setdefault(name, {})
+        place[last] = extra[key]
+    kept = {key: value for key, value in extra.items() if not key.startswith(_TRANSFORMS)}
+    moved = {"trainer": trainer | {"lerobot_args": kept}, "data": data | {"image_transforms": section}}
+    return tree | moved if section else tree
 
 
 class LeRobotRun(_Run):

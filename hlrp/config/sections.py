@@ -45,6 +45,34 @@ class SourceSection(Settings):
         return self
 
 
+class ImageTransformSection(Settings):
+    """One of LeRobot's image transforms."""
+
+    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """How often it is drawn, relative to the others."""
+    type: str = Field(default="Identity", min_length=1)
+    """A class of torchvision.transforms.v2, or of LeRobot's own, such as SharpnessJitter."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class ImageTransformsSection(Settings):
+    """Random changes of colour and place of the frames that are trained on, in LeRobot's terms."""
+
+    enable: bool = False
+    max_num_transforms: int = Field(default=3, ge=1)
+    """Transforms that are drawn for each sample."""
+    random_order: bool = False
+    """Whether they are applied in the order drawn; else in the order of `tfs`."""
+    tfs: dict[str, ImageTransformSection] | None = Field(default=None, min_length=1)
+    """Transforms to draw from, in place of LeRobot's own six."""
+
+    @property
+    def lerobot_fields(self) -> dict[str, Any]:
+        """What was set, by the names of LeRobot's `ImageTransformsConfig`; empty if nothing is to be transformed."""
+        given = self.model_dump(exclude_unset=True, exclude=None if self.tfs else {"tfs"})
+        return given if self.enable else {}
+
+
 class DataSection(Settings):
     """What is trained on."""
 
@@ -74,6 +102,8 @@ class DataSection(Settings):
     """Most seconds between a frame's time in the table and the nearest frame of its video; beyond it, it is refused."""
     rename_map: dict[str, str] = Field(default_factory=dict)
     """Dataset key -> the key that a pretrained policy knows it by."""
+    image_transforms: ImageTransformsSection = Field(default_factory=ImageTransformsSection)
+    """Augmentation of the frames that are trained on; `true`: LeRobot's own."""
 
     _unique = field_validator("episodes")(lambda value: value and unique_episodes(value))
 

@@ -124,6 +124,8 @@ def _owner_of(argument: str) -> str | None:
     name = argument.lstrip("-")
     if name in OWNED_LEROBOT_ARGS:
         return OWNED_LEROBOT_ARGS[name]
+    if name.startswith("dataset.image_transforms"):
+        return "data.image_transforms"
     section, _, rest = name.partition(".")
     return {"policy": f"model.{rest}", "env": f"env.{rest}"}.get(section) if rest else None
 

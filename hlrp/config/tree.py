@@ -136,8 +136,8 @@ def normalise(tree: Tree) -> Tree:
     """Bring one source of configuration, in any accepted spelling, to the schema's own shape.
 
     Accepted are ``trainer``/``data`` as ``{class_path, init_args}``, ``trainer.max_steps`` for ``trainer.steps``,
-    ``model.type`` for ``model.policy_type``, and dotted or nested keys in ``trainer.lerobot_args`` and
-    ``data.rename_map``. The result shares unchanged parts with ``tree``.
+    ``model.type`` for ``model.policy_type``, ``data.image_transforms: true``, and dotted or nested keys in
+    ``trainer.lerobot_args`` and ``data.rename_map``. The result shares unchanged parts with ``tree``.
 
     Raises:
         UserError: An unknown class, or two spellings of one key that disagree.
@@ -151,6 +151,9 @@ def normalise(tree: Tree) -> Tree:
     if isinstance(tree.get("data"), dict):
         data, _ = _unwrap(tree["data"], "data", _DATA_CLASSES)
         tree["data"] = _flatten(data, "rename_map")
+        transforms = data.get("image_transforms")
+        if isinstance(value_of(transforms), bool):
+            tree["data"]["image_transforms"] = {"enable": transforms}
     if isinstance(tree.get("model"), dict):
         tree["model"] = _rename(tree["model"], "type", "policy_type", "model")
     return tree

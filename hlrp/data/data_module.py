@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from hlrp.config import LightningRun, SourceSection, require_dataset
+from hlrp.data.augmentation import DrawnOrder, augmented, blank_frame, check_transforms, image_transforms
 from hlrp.data.dataset_info import check_episodes, check_resumed, named_episodes, read_dataset
 from hlrp.data.episodes import check_camera, read_episodes, split_episodes, window_offset
 from hlrp.data.mixture import Batch, Mixture
@@ -38,6 +39,8 @@ class FrameDataModule(LightningDataModule):
     Episodes are held out per source by `split_episodes` (LeRobot's own rule, `trainer.eval_split`), so a run of either
     trainer holds out the same ones. Loaders are ordered by `ResumableSampler`, which mixes sources by weight and starts
     anywhere in an epoch; Lightning's own distributed sampler must be off (`use_distributed_sampler=False`).
+
+    With `data.image_transforms` all frames of a training sample are transformed alike, those of held-out ones never.
 
     Worker processes are forked: nothing is imported again, and the frame store is shared with them, not copied. With a
     cache there are none unless `data.num_workers` is given.
@@ -110,8 +113,25 @@ class FrameDataModule(LightningDataModule):
             self.train_sources = [part for s in self.train_sources for part in _by_label(s, labelled_share)]
         for source in self.train_sources:
             _check_fits(source, run.data.num_frames or 2, offset)
+        self._transforms = image_transforms(run.data.image_transforms)
+        if self._transforms is not None:
+            check_transforms(self._transforms, self._blank_frames(size))
         self.train_windows: Mixture | None = None
         self.val_windows: Mixture | None = None
+
+    @property
+    def frame_keys(self) -> tuple[str, ...]:
+        """Entries of a sample that hold what the model sees."""
+        return ("frames",)
+
+    def _blank_frames(self, size: int | tuple[int, int] | None) -> dict[str, torch.Tensor]:
+        """A frame of every camera that is read, as `data.image_transforms` is given it."""
+        found: dict[str, torch.Tensor] = {}
+        for source in self.train_sources:
+            for camera in source.cameras or [check_camera(source.info, None)]:
+                check_camera(source.info, camera)
+                found[camera] = blank_frame(source.info.features[camera], size)
+        return found
 
     @staticmethod
     def _split(
@@ -165,7 +185,8 @@ class FrameDataModule(LightningDataModule):
         """Batches of training windows."""
         self.setup("fit")
         assert self.train_windows is not None
-        return self._loader(self.train_windows, self.train_sampler())
+        windows, order, seed = self.train_windows, self.train_sampler(), self.run.trainer.seed
+        return self._loader(*augmented(windows, order, self._transforms, self.frame_keys, seed))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Batches of held-out windows, evenly spread and always the same; none if nothing is held out."""
@@ -187,7 +208,7 @@ class FrameDataModule(LightningDataModule):
         unasked = "num_workers" not in data.model_fields_set
         return 0 if unasked and data.cache != "off" else data.num_workers
 
-    def _loader(self, windows: Mixture | Spread, sampler: ResumableSampler) -> DataLoader[Batch]:
+    def _loader(self, windows: Dataset[Batch], sampler: ResumableSampler | DrawnOrder) -> DataLoader[Batch]:
         workers = self._workers()
         forked = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
         return DataLoader(

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from hlrp.runs.kinds import refuse_other
 _LOG = logging.getLogger("hlrp.data")
 INFO = Path("meta/info.json")
 SUPPORTED_FORMAT = "v3.0"
+_CONVERTED_FORMAT = "v2.1"
 TOLERANCE_S = 1e-4
 """How far a frame's time in the video may lie from its time in the table: LeRobot's own default."""
 
@@ -80,7 +82,7 @@ def find_dataset(repo_id: str | None, root: Path | None) -> Path | None:
         return root
     if repo_id is None:
         return None
-    home = Path(os.environ.get("HF_LEROBOT_HOME") or Path(_hf_home()) / "lerobot").expanduser()
+    home = lerobot_home()
     if (home / repo_id / INFO).is_file():
         return home / repo_id
     snapshots = home / "hub" / f"datasets--{repo_id.replace('/', '--')}" / "snapshots"
@@ -88,8 +90,10 @@ def find_dataset(repo_id: str | None, root: Path | None) -> Path | None:
     return cached[-1].parents[1] if cached else None
 
 
-def _hf_home() -> str:
-    return os.environ.get("HF_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
+def lerobot_home() -> Path:
+    """LeRobot's own folder: datasets by name, and below `hub` what it fetched."""
+    cache = os.environ.get("HF_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
+    return Path(os.environ.get("HF_LEROBOT_HOME") or Path(cache) / "lerobot").expanduser()
 
 
 def read_dataset(
@@ -140,7 +144,7 @@ def read_dataset(
         raise UserError(
             f"the dataset has format {version}, LeRobot reads {SUPPORTED_FORMAT}",
             where=str(info),
-            fix="convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=... --root=...",
+            fix=conversion(version, result.repo_id, folder),
         )
     if result.fps > 0 and tolerance_s >= 0.5 / result.fps:
         raise UserError(
@@ -151,6 +155,23 @@ def read_dataset(
     if result.frames == 0:
         raise UserError("the dataset has no frames", where=str(info), fix="record again")
     return result
+
+
+def conversion(version: Any, repo_id: str, root: Path | None) -> str:
+    """What to do with a dataset of another format.
+
+    Args:
+        version: Its format, as `meta/info.json` has it.
+        repo_id: Its name.
+        root: Its folder; None: it is on the Hub alone.
+    """
+    if version != _CONVERTED_FORMAT:
+        return f"LeRobot converts {_CONVERTED_FORMAT} alone: bring it to that with the LeRobot that recorded it"
+    words = ["python", "-m", "lerobot.scripts.convert_dataset_v21_to_v30", f"--repo-id={repo_id}"]
+    # It would upload the result unless told not to.
+    words += [] if root is None else [f"--root={root.absolute()}"]
+    kept = "" if root is None else f" (what it was stays in {root.name}_old)"
+    return f"convert it: {shlex.join([*words, '--push-to-hub=false'])}{kept}"
 
 
 def _find_info(folder: Path, where: str) -> Path:

@@ -1,17 +1,16 @@
 """Lightning's view of a LeRobotDataset: LeRobot's samples in LeRobot's order, decoded once if asked."""
 
-import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from hlrp.compat import mend_metadata
 from hlrp.config import LightningRun
+from hlrp.data.augmentation import Transforms, blank_frame, check_transforms, image_transforms
 from hlrp.data.columns import read_columns, read_tasks
 from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo, check_episodes, read_dataset, require_training_features
 from hlrp.data.decode import frame_size
@@ -45,7 +44,8 @@ class LeRobotDataModule(PolicyDataModule):
         eval_split: Share of the episodes of every task that is held out, by LeRobot's rule.
         seed: Of the order; none: the trainer's.
         cameras: Image features to use; none: all.
-        image_transforms: Applied to training frames, uint8 `[C, H, W]` or `[T, C, H, W]`.
+        image_transforms: Applied to training frames, uint8 `[C, H, W]` or `[T, C, H, W]`, whatever it draws from
+            PyTorch's generator depending on seed, epoch and sample alone.
         video_backend: Decoder without a cache: pyav, or torchcodec, which is LeRobot's own; none: pyav.
         max_val_samples: Most held-out samples, spread evenly over all of them; none: all.
         cache_root: Where frame stores live; none: in the platform's cache folder.
@@ -70,7 +70,7 @@ class LeRobotDataModule(PolicyDataModule):
         eval_split: float = 0.0,
         seed: int | None = None,
         cameras: list[str] | None = None,
-        image_transforms: Callable[[Tensor], Tensor] | None = None,
+        image_transforms: Transforms | None = None,
         video_backend: str | None = None,
         max_val_samples: int | None = None,
         cache_root: Path | None = None,
@@ -85,6 +85,7 @@ class LeRobotDataModule(PolicyDataModule):
             num_workers=num_workers,
             eval_split=eval_split,
             seed=seed,
+            image_transforms=image_transforms,
             max_val_samples=max_val_samples,
         )
         folder = Path(root) if root is not None else None
@@ -94,8 +95,10 @@ class LeRobotDataModule(PolicyDataModule):
         self.episodes = episodes
         self.cameras = [check_camera(self.info, c) for c in cameras] if cameras else self.info.cameras
         self._video_backend = video_backend
-        self._image_transforms = image_transforms
         self._limit_gb = cache_limit_gb
+        if image_transforms is not None:
+            frames = {c: blank_frame(self.info.features[c], uncached=cache == "off") for c in self.cameras}
+            check_transforms(image_transforms, frames)
         self._opening: dict[str, Any] = {"root": cache_root, "announce": announce, "progress": progress}
         self.train_episodes, self.val_episodes = split_episodes(self.info, eval_split, episodes=episodes)
         self._meta: Any = None
@@ -116,6 +119,7 @@ class LeRobotDataModule(PolicyDataModule):
             eval_split=trainer.eval_split,
             seed=trainer.seed,
             cameras=data.cameras,
+            image_transforms=image_transforms(data.image_transforms),
             video_backend=data.video_backend,
             cache_limit_gb=data.cache_limit_gb,
             tolerance_s=data.tolerance_s,
@@ -174,13 +178,12 @@ class LeRobotDataModule(PolicyDataModule):
 
         from hlrp.data.lerobot_reader import show_one_picture
 
-        def read(episodes: list[int] | None, transforms: Any) -> Any:
+        def read(episodes: list[int] | None) -> Any:
             dataset = LeRobotDataset(
                 self.info.repo_id,
                 root=self.info.root,
                 episodes=episodes,
                 delta_timestamps=stamps,
-                image_transforms=transforms,
                 tolerance_s=self.info.tolerance_s,
                 video_backend=self._video_backend or "pyav",
                 return_uint8=True,
@@ -189,8 +192,8 @@ class LeRobotDataModule(PolicyDataModule):
             return show_one_picture(dataset, self._video_backend)
 
         everything = self.episodes is None and not self.val_episodes
-        train = read(None if everything else self.train_episodes, self._image_transforms)
-        return train, read(self.val_episodes, None) if self.val_episodes else None
+        train = read(None if everything else self.train_episodes)
+        return train, read(self.val_episodes) if self.val_episodes else None
 
     def _cached(self, stamps: dict[str, list[float]] | None) -> tuple[Dataset[Sample], Dataset[Sample] | None]:
         from lerobot.datasets.feature_utils import check_delta_timestamps, get_delta_indices
@@ -224,11 +227,8 @@ class LeRobotDataModule(PolicyDataModule):
             deltas={key: offsets for key, offsets in deltas.items() if key not in other},
             # LeRobot drops the time of a single decoded frame, but not that of a single picture from a table.
             single=self.meta.video_keys,
-            image_transforms=self._image_transforms,
         )
-        val = copy.copy(train)
-        val.image_transforms = None
-        return train, val
+        return train, train
 
     def order(self) -> "EpisodeAwareSampler":
         """LeRobot's own.

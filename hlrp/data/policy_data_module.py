@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hlrp.config import LightningRun
+from hlrp.data.augmentation import Transforms, augmented, check_transforms, image_transforms
 from hlrp.data.dataset_info import DatasetInfo, check_resumed
-from hlrp.data.mixture import Mixture
 from hlrp.data.policy_mixture import MixtureMetadata, PolicyMixture
 from hlrp.data.policy_samples import GatheredSamples, HeldOutSampler, PolicySampler, Sample
 from hlrp.data.sampler import MixtureOrder
@@ -43,6 +42,8 @@ class PolicyDataModule(LightningDataModule):
         num_workers: Processes that read; none: 2, or 0 with a cache.
         eval_split: Share of the episodes of every task that is held out, by LeRobot's rule.
         seed: Of the order; none: the trainer's.
+        image_transforms: Applied to training frames, uint8 `[C, H, W]` or `[T, C, H, W]`, whatever it draws from
+            PyTorch's generator depending on seed, epoch and sample alone.
         max_val_samples: Most held-out samples, spread evenly over all of them; none: all.
     """
 
@@ -57,12 +58,14 @@ class PolicyDataModule(LightningDataModule):
         num_workers: int | None,
         eval_split: float,
         seed: int | None,
+        image_transforms: Transforms | None = None,
         max_val_samples: int | None = None,
     ) -> None:
         super().__init__()
         self.batch_size, self.cache, self.eval_split = batch_size, cache, eval_split
         self.num_workers = num_workers if num_workers is not None else (2 if cache == "off" else 0)
         self._seed, self._max_val = seed, max_val_samples
+        self._image_transforms = image_transforms
         self._policy: Any = None
         self._train: Dataset[Sample] | None = None
         self._val: Dataset[Sample] | None = None
@@ -134,7 +137,9 @@ class PolicyDataModule(LightningDataModule):
         """Training batches."""
         # LeRobot's loader draws its seed from the generator that the model goes on to use, once, when training begins.
         seed = int(torch.empty((), dtype=torch.int64).random_())
-        return self._loader(self._samples(), self.train_sampler(), seed)
+        keys = [camera for camera in self.cameras if camera not in self.meta.depth_keys]
+        samples, order = self._samples(), self.train_sampler()
+        return self._loader(*augmented(samples, order, self._image_transforms, keys, self.seed), seed)
 
     def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
         """Held-out batches in order; none if nothing is held out."""
@@ -153,10 +158,7 @@ class PolicyDataModule(LightningDataModule):
 
         workers = self.num_workers
         forked = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
-        whole = isinstance(samples, GatheredSamples | Mixture)
-        collate: Any = GatheredSamples.collate if whole else None
-        if self.meta.has_language_columns:
-            collate = lerobot_collate_fn
+        collate: Any = lerobot_collate_fn if self.meta.has_language_columns else GatheredSamples.collate
         return DataLoader(
             samples,
             batch_sampler=sampler,
@@ -214,7 +216,7 @@ class MixtureDataModule(PolicyDataModule):
         num_workers: int | None = None,
         eval_split: float = 0.0,
         seed: int | None = None,
-        image_transforms: Callable[[Tensor], Tensor] | None = None,
+        image_transforms: Transforms | None = None,
         max_val_samples: int | None = None,
         cache_root: Path | None = None,
         cache_limit_gb: float = 50.0,
@@ -227,11 +229,14 @@ class MixtureDataModule(PolicyDataModule):
             num_workers=num_workers,
             eval_split=eval_split,
             seed=seed,
+            image_transforms=image_transforms,
             max_val_samples=max_val_samples,
         )
         self.sources, self.cameras = sources, sources.cameras
         self.parts = sources.split(eval_split)
-        self._image_transforms = image_transforms
+        if image_transforms is not None:
+            frames = {c: torch.zeros((3, *sources.sizes[c]), dtype=torch.uint8) for c in self.cameras}
+            check_transforms(image_transforms, frames)
         opening = {"root": cache_root, "limit_gb": cache_limit_gb, "announce": announce, "progress": progress}
         self._opening: dict[str, Any] = opening
         self._meta = MixtureMetadata(sources)
@@ -249,6 +254,7 @@ class MixtureDataModule(PolicyDataModule):
             num_workers=data.num_workers if "num_workers" in data.model_fields_set else None,
             eval_split=trainer.eval_split,
             seed=trainer.seed,
+            image_transforms=image_transforms(data.image_transforms),
             cache_limit_gb=data.cache_limit_gb,
             announce=announce,
         )
@@ -280,7 +286,7 @@ class MixtureDataModule(PolicyDataModule):
         """See `PolicyDataModule.open_samples`."""
         train, held_out = ([part[i] for part in self.parts] for i in (0, 1))
         options: dict[str, Any] = {"cache": self.cache, "opening": self._opening}
-        samples = PolicyMixture(self.sources, config, train, image_transforms=self._image_transforms, **options)
+        samples = PolicyMixture(self.sources, config, train, **options)
         return samples, PolicyMixture(self.sources, config, held_out, **options) if any(held_out) else None
 
     def order(self) -> MixtureOrder:

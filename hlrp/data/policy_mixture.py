@@ -1,15 +1,15 @@
 """Samples of a policy's mixture of datasets, for either trainer: what a source lacks is flagged, never invented."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
+from hlrp.data.augmentation import Transforms
 from hlrp.data.columns import read_columns, read_tasks
 from hlrp.data.episodes import read_episodes
 from hlrp.data.labelled_statistics import LabelledRows, labelled_statistics
@@ -124,7 +124,6 @@ class _SourceSamples:
         episodes: list[int],
         deltas: Mapping[str, Sequence[int]],
         tasks: Mapping[str, int],
-        transforms: Callable[[Tensor], Tensor] | None,
     ) -> None:
         """Read the tables; ``deltas`` are offsets in frames by feature, ``tasks`` the sentences' numbers."""
         own = self.source.own_name
@@ -140,7 +139,6 @@ class _SourceSamples:
             readers,
             tasks=sentences,
             deltas={name: offsets for name, offsets in deltas.items() if name in {*names, *readers}},
-            image_transforms=transforms,
             single=[*readers],
         )
 
@@ -222,7 +220,6 @@ class PolicyMixture(Mixture):
         config: LeRobot's configuration of the policy, which says what belongs to a sample.
         episodes: Episodes of each source that samples are of.
         cache: off: decode at every access; ram, disk: from a frame store, made now if need be.
-        image_transforms: Applied to frames, uint8 `[C, H, W]` or `[T, C, H, W]`.
         opening: `limit_gb`, `root`, `announce` and `progress` of the cache; see `open_readers`.
 
     Raises:
@@ -236,7 +233,6 @@ class PolicyMixture(Mixture):
         episodes: Sequence[list[int]],
         *,
         cache: Literal["off", "ram", "disk"] = "off",
-        image_transforms: Callable[[Tensor], Tensor] | None = None,
         opening: Mapping[str, Any] | None = None,
     ) -> None:
         drop_last = getattr(config, "drop_n_last_frames", 0)
@@ -261,7 +257,7 @@ class PolicyMixture(Mixture):
         numbers = {task: number for number, task in enumerate(self.tasks)}
         for part, kept in zip(parts, episodes, strict=True):
             mine = {camera: next(readers) for camera in part.cameras}
-            part.open(mine, list(kept), deltas, numbers, image_transforms)
+            part.open(mine, list(kept), deltas, numbers)
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
         batch = super().__getitems__(positions)
@@ -275,23 +271,30 @@ class LoopSamples(Dataset[Batch]):
     Args:
         samples: The mixture's.
         meta: Its metadata.
+        image_transforms: Applied to the frames of every camera of a sample, as LeRobot's own dataset does.
     """
 
     episodes = absolute_to_relative_idx = None
 
-    def __init__(self, samples: PolicyMixture, meta: MixtureMetadata) -> None:
-        self._samples, self.meta = samples, meta
+    def __init__(
+        self, samples: PolicyMixture, meta: MixtureMetadata, image_transforms: Transforms | None = None
+    ) -> None:
+        self._samples, self.meta, self._transforms = samples, meta, image_transforms
         self.num_frames, self.num_episodes = len(samples), meta.total_episodes
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, position: int) -> Batch:
-        return self._samples[position]
+        return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[Batch]:
         batch = self._samples.__getitems__(positions)
-        return [{name: values[i] for name, values in batch.items()} for i in range(len(positions))]
+        samples = [{name: values[i] for name, values in batch.items()} for i in range(len(positions))]
+        if self._transforms is not None:
+            for sample in samples:
+                sample.update({camera: self._transforms(sample[camera]) for camera in self.meta.camera_keys})
+        return samples
 
 
 _NOTHING: dict[str, Any] = {"root": None, "limit_gb": 50.0, "announce": _log.warning, "progress": None}

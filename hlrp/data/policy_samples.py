@@ -1,7 +1,7 @@
 """Samples as LeRobotDataset gives them, gathered a batch at a time from frames that were decoded once."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,6 @@ class GatheredSamples(Dataset[Sample]):
         tasks: Task sentences by `task_index`.
         deltas: Feature to the offsets, in frames, of which a sample has values; others are read at the frame alone.
         single: Cameras whose axis of time is left out where a sample has one frame of them.
-        image_transforms: Applied to the frames of every camera of a sample, uint8 `[C, H, W]` or `[T, C, H, W]`.
     """
 
     def __init__(
@@ -47,7 +46,6 @@ class GatheredSamples(Dataset[Sample]):
         tasks: Sequence[str],
         deltas: Mapping[str, Sequence[int]],
         single: Collection[str],
-        image_transforms: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._table = table
         self._columns = columns
@@ -55,7 +53,6 @@ class GatheredSamples(Dataset[Sample]):
         self._tasks = list(tasks)
         self._single = frozenset(single)
         self._deltas = {key: np.asarray(offsets, np.int64) for key, offsets in deltas.items()}
-        self.image_transforms = image_transforms
 
     def __len__(self) -> int:
         return self._table.info.frames
@@ -86,10 +83,7 @@ class GatheredSamples(Dataset[Sample]):
         frames = reader.read(rows.reshape(-1)).reshape(*rows.shape, -1, *reader.size)
         if rows.ndim == 2 and rows.shape[1] == 1 and key in self._single:
             frames = frames[:, 0]
-        tensor = torch.from_numpy(np.ascontiguousarray(frames))
-        if self.image_transforms is None:
-            return tensor
-        return torch.stack([self.image_transforms(sample) for sample in tensor])
+        return torch.from_numpy(np.ascontiguousarray(frames))
 
     @staticmethod
     def collate(batch: Sample | list[Sample]) -> Sample:

@@ -9,6 +9,7 @@ import torch
 
 from hlrp.config import FoundationModel, LightningRun, SourceSection, require_dataset
 from hlrp.data import FrameDataModule, WindowSource, read_dataset
+from hlrp.data.augmentation import blank_frame
 from hlrp.data.mixture import Batch
 from hlrp.errors import UserError
 from hlrp.foundation.windows import FoundationSamples, cameras_of, is_read_on_host
@@ -56,6 +57,7 @@ class FoundationDataModule(FrameDataModule):
         self._model = run.model
         super().__init__(
             run,
+            size=run.model.image_size,
             offset_seconds=self.labels.spec.offset_seconds,
             max_val_windows=max_val_windows,
             cache_root=cache_root,
@@ -63,6 +65,15 @@ class FoundationDataModule(FrameDataModule):
             announce=announce,
             progress=progress,
         )
+
+    @property
+    def frame_keys(self) -> tuple[str, ...]:
+        """The cameras: labels made while training are of the frames as recorded, as those of a table are."""
+        return self.cameras
+
+    def _blank_frames(self, size: int | tuple[int, int] | None) -> dict[str, torch.Tensor]:
+        infos = [source.info for source in self.train_sources]
+        return {c: blank_frame(info.features[c], size) for info in infos for c in self.cameras if c in info.cameras}
 
     def open_windows(self, sources: list[WindowSource]) -> FoundationSamples:
         """The samples of some sources."""

@@ -110,6 +110,14 @@ GIVEN: dict[str, list[str]] = {
     "data.sources.table": ["data.sources=[{root: a, table: t}]"],
     "data.video_backend": ["data.video_backend=pyav"],
     "data.tolerance_s": ["data.tolerance_s=0.01"],
+    "data.image_transforms": ["data.image_transforms=true"],
+    "data.image_transforms.enable": ["data.image_transforms.enable=true"],
+    "data.image_transforms.max_num_transforms": ["data.image_transforms={enable: true, max_num_transforms: 2}"],
+    "data.image_transforms.random_order": ["data.image_transforms={enable: true, random_order: true}"],
+    "data.image_transforms.tfs": ["data.image_transforms={enable: true, tfs: {a: {type: RandomInvert}}}"],
+    "data.image_transforms.tfs.weight": ["data.image_transforms={enable: true, tfs: {a: {weight: 2}}}"],
+    "data.image_transforms.tfs.type": ["data.image_transforms={enable: true, tfs: {a: {type: RandomInvert}}}"],
+    "data.image_transforms.tfs.kwargs": ["data.image_transforms={enable: true, tfs: {a: {kwargs: {p: 1}}}}"],
     "data.rename_map": ["data.rename_map={a: b}", "model.init_from=x"],
     "latents.source": ["latents.source=precomputed"],
     "latents.table": ["latents.table=t"],
@@ -170,6 +178,7 @@ def test_a_default_that_is_written_out_is_not_refused() -> None:
         (["model.kind=laq", "trainer.val_check_interval=2"], "trainer.val_check_interval"),
         (["trainer_type=lightning", "model.policy_type=act", "trainer.eval_episodes=3"], "trainer.eval_episodes"),
         (["model.policy_type=act", "data.rename_map={a: b}"], "data.rename_map"),
+        (["model.kind=laq", "data.image_transforms.random_order=true"], "data.image_transforms.random_order"),
     ],
 )
 def test_a_key_that_has_no_effect_without_another_is_refused(arguments: list[str], key: str) -> None:

@@ -50,6 +50,17 @@ def test_online_labels_bring_their_window_and_nothing_else_changes(square_root, 
     assert torch.equal(b[FRAMES], windows.__getitems__(b["index"].tolist())["frames"])
 
 
+def test_transforms_change_what_the_model_sees_and_not_what_is_labelled(square_root, laq3):
+    bright = {"enable": True, "tfs": {"a": {"type": "ColorJitter", "kwargs": {"brightness": [0.4, 0.6]}}}}
+    runs = [make_run(square_root, {"laq": laq3}, image_transforms=given) for given in (bright, False)]
+    modules = [FoundationDataModule(run) for run in runs]
+    changed, plain = (next(iter(module.train_dataloader())) for module in modules)
+    ratio = changed[CAMERA].double().mean((1, 2, 3)) / plain[CAMERA].double().mean((1, 2, 3))
+    assert ratio.min() > 0.38 and ratio.max() < 0.62 and ratio.max() - ratio.min() > 0.02
+    assert torch.equal(changed[FRAMES], plain[FRAMES]) and torch.equal(changed["index"], plain["index"])
+    assert torch.equal(*(next(iter(module.val_dataloader()))[CAMERA] for module in modules))
+
+
 def test_held_out_episodes_and_workers(square_root, table2):
     data = FoundationDataModule(make_run(square_root, {"table": table2}, num_workers=1, cache="off"))
     held_out = torch.cat([b["episode_index"] for b in data.val_dataloader()])

@@ -22,7 +22,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 def _args(root: Path, out: Path, steps: int, *more: str) -> list[str]:
     base = ["train", "--model", "laq", "--dataset-root", str(root), "--device", "cpu", "--batch-size", "3"]
     keys = ["trainer.log_freq=1", "trainer.save_freq=20", "trainer.eval_split=0.5", "trainer.eval_steps=10"]
-    data = ["data.num_workers=1", "data.offset_seconds=0.1"]
+    data = ["data.num_workers=1", "data.offset_seconds=0.1", "--augment"]
     return instead([*base, "--steps", str(steps), "--output-dir", str(out), *keys, *data, *TINY], more)
 
 
@@ -75,7 +75,10 @@ def test_the_run_directory(whole: Path, toy_root: Path) -> None:
 
 
 def test_forty_steps_equal_twenty_sigkill_twenty(whole: Path, toy_root: Path, tmp_path: Path) -> None:
-    """Loss, held-out scores and weights bit for bit; an epoch has 7 batches, so step 20 lies inside the third."""
+    """Loss, held-out scores and weights bit for bit, of frames that are transformed at random.
+
+    An epoch has 7 batches, so step 20 lies inside the third.
+    """
     out = tmp_path / "killed"
     code, said = _stop_after(_args(toy_root, out, 40), out, 25, signal.SIGKILL)
     assert code == -signal.SIGKILL, said

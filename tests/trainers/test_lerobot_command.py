@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,6 +106,32 @@ BECOMES: dict[str, tuple[list[str], str]] = {
     "data.video_backend": (["data.video_backend=pyav"], "--dataset.video_backend=pyav"),
     "data.tolerance_s": (["data.tolerance_s=0.01"], "--tolerance_s=0.01"),
     "data.rename_map": (["data.rename_map={a: b}", "model.init_from=/x"], '--rename_map={"a": "b"}'),
+    "data.image_transforms": (["data.image_transforms=true"], "--dataset.image_transforms.enable=true"),
+    "data.image_transforms.enable": (["data.image_transforms.enable=true"], "--dataset.image_transforms.enable=true"),
+    "data.image_transforms.max_num_transforms": (
+        ["data.image_transforms=true", "data.image_transforms.max_num_transforms=2"],
+        "--dataset.image_transforms.max_num_transforms=2",
+    ),
+    "data.image_transforms.random_order": (
+        ["data.image_transforms={enable: true, random_order: true}"],
+        "--dataset.image_transforms.random_order=true",
+    ),
+    "data.image_transforms.tfs": (
+        ["data.image_transforms={enable: true, tfs: {b: {type: ColorJitter, kwargs: {brightness: [0.5, 1.5]}}}}"],
+        '--dataset.image_transforms.tfs={"b": {"type": "ColorJitter", "kwargs": {"brightness": [0.5, 1.5]}}}',
+    ),
+    "data.image_transforms.tfs.weight": (
+        ["data.image_transforms={enable: true, tfs: {b: {weight: 2}}}"],
+        '--dataset.image_transforms.tfs={"b": {"weight": 2.0}}',
+    ),
+    "data.image_transforms.tfs.type": (
+        ["data.image_transforms={enable: true, tfs: {b: {type: RandomInvert}}}"],
+        '--dataset.image_transforms.tfs={"b": {"type": "RandomInvert"}}',
+    ),
+    "data.image_transforms.tfs.kwargs": (
+        ["data.image_transforms={enable: true, tfs: {b: {kwargs: {p: 1}}}}"],
+        '--dataset.image_transforms.tfs={"b": {"kwargs": {"p": 1}}}',
+    ),
     "latents.source": ([OURS, "latents.source=precomputed"], "--policy.latent_source=precomputed"),
     "latents.table": ([OURS, "latents.table=/t"], "--policy.latent_table=/t"),
     "latents.laq": ([OURS, "latents.laq={laq}"], "--policy.latent_laq={laq}"),
@@ -116,6 +143,40 @@ BECOMES: dict[str, tuple[list[str], str]] = {
 
 def test_the_table_of_arguments_has_every_key_that_the_lerobot_trainer_obeys() -> None:
     assert set(BECOMES) == {key for key, obeyers in OBEYED.items() if "lerobot policy" in obeyers}
+
+
+def test_image_transforms_are_lerobots_own_config_in_both_trainers(toy_root: Path) -> None:
+    """What LeRobot's parser makes of the arguments is what the Lightning trainer builds its transforms from."""
+    import draccus
+    from lerobot.configs.train import TrainPipelineConfig
+    from lerobot.transforms import ImageTransformsConfig
+
+    from hlrp.config.sections import ImageTransformsSection
+    from hlrp.data.augmentation import image_transforms
+
+    ours = ImageTransformsSection().model_dump(exclude={"tfs"})
+    assert ours == {name: getattr(ImageTransformsConfig(), name) for name in ours}
+    bright = "{weight: 2, type: ColorJitter, kwargs: {brightness: [0.5, 1.5]}}"
+    tfs = "{b: " + bright + ", s: {type: SharpnessJitter, kwargs: {sharpness: 2}}}"
+    for given in ("true", "{enable: true, max_num_transforms: 1, random_order: true, tfs: " + tfs + "}"):
+        keys = (f"data.image_transforms={given}", "model.pretrained_backbone_weights=null")
+        arguments = _arguments(toy_root, *keys)
+        listed = [f"--{key}={value}" for key, value in arguments.items()]
+        parsed = draccus.parse(TrainPipelineConfig, args=listed).dataset.image_transforms
+        built: Any = image_transforms(_run(f"data.root={toy_root}", *keys).data.image_transforms)
+        assert parsed == built._cfg and parsed.enable
+    assert parsed.tfs["b"].weight == 2 and parsed.tfs["b"].kwargs == {"brightness": [0.5, 1.5]}
+    assert parsed.tfs["s"].type == "SharpnessJitter" and parsed.max_num_transforms == 1
+    assert not [key for key in _arguments(toy_root) if "image_transforms" in key]
+
+
+def test_image_transforms_among_lerobots_arguments_as_an_older_file_has_them(toy_root: Path) -> None:
+    old = "trainer.lerobot_args={dataset.image_transforms.enable: true, dataset.image_transforms.max_num_transforms: 2}"
+    run = _run(f"data.root={toy_root}", old)
+    assert run.data.image_transforms.lerobot_fields == {"enable": True, "max_num_transforms": 2}
+    assert run.trainer.lerobot_args == {}
+    with pytest.raises(UserError, match=r"use data\.image_transforms"):
+        _run(f"data.root={toy_root}", old, "data.image_transforms=true")
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,14 @@ POLICY_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["episode_lenght", "episode_length"],
     ),
     "everything held out": (["trainer.eval_split=0.99"], ["leaves none of 3 episodes"]),
+    "unknown transform": (
+        ["data.image_transforms={enable: true, tfs: {a: {type: ColourJitter}}}"],
+        ["'ColourJitter'", "data.image_transforms.tfs.a"],
+    ),
+    "a transform of another size": (
+        ["data.image_transforms={enable: true, tfs: {a: {type: Resize, kwargs: {size: [16, 16]}}}}"],
+        ["(3, 16, 16)", "observation.image"],
+    ),
     "labels for a policy without use for them": (["latents.source=precomputed"], ["no use for latent labels"]),
 }
 
@@ -129,6 +137,10 @@ OTHER_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "labels for a quantizer": (["model.kind=laq", "latents.table=t"], ["latents.table", "'laq'"]),
     "a quantizer for a quantizer": (["model.kind=laq", "latents.laq=t"], ["latents.laq", "'laq'"]),
     "a quantizer's sizes": (["model.kind=laq", "model.preset=tiny", "model.patch_size=7"], ["patch_size 7"]),
+    "a quantizer's transforms": (
+        ["model.kind=laq", "data.image_transforms={enable: true, tfs: {a: {type: JPEGCompression}}}"],
+        ["'a' (JPEGCompression)", "8 bits"],
+    ),
     "a quantizer's camera": (["model.kind=laq", "data.cameras=[observation.imgae]"], ["'observation.imgae'"]),
     "a quantizer's decoder": (["model.kind=laq", "data.video_backend=torchcodec"], ["PyAV"]),
     "no labels": (["model.kind=foundation"], ["latents.source is none"]),

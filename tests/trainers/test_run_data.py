@@ -16,7 +16,15 @@ from hlrp.errors import UserError
 from hlrp.evaluation.plan import dataset_roots
 from hlrp.runs import RunDirectory
 from trainers import get_trainer
-from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
+from trainers.parity import parity_runs
+from trainers.run_data import (
+    check_data,
+    check_same_data,
+    describe_data,
+    fetched,
+    resumed_paths,
+    with_absolute_paths,
+)
 
 BOTH = ("lerobot", "lightning")
 
@@ -271,3 +279,31 @@ def test_a_state_that_is_shown_all_the_same_is_checked_everywhere(root: Path) ->
     _spoil(root, "observation.state", 0)
     with pytest.raises(UserError, match=r"'observation\.state' is nan"):
         check_data(run, [read_dataset(None, root)])
+
+
+@pytest.mark.parametrize("trainer", BOTH)
+def test_a_run_of_a_name_reads_the_part_that_was_fetched(
+    trainer: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All files are in the cache, so that no network is needed; without the flag nothing is looked for."""
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path / "home"))
+    snapshot = tmp_path / "home/hub/datasets--me--toy/snapshots/0123456789"
+    shutil.copytree(root, snapshot)
+    keys = ["model.policy_type=act", f"trainer_type={trainer}", "data.repo_id=me/toy", "allow_download=true"]
+    run: Any = load_config(None, [*keys, "data.episodes=[1]"]).config
+    part = fetched(run).data.root
+    assert part.parent == snapshot.parents[1] / "hlrp-parts"
+    info = read_dataset("me/toy", part)
+    assert check_data(fetched(run), [info]) == check_data(run, [read_dataset("me/toy", snapshot)])
+    assert fetched(load_config(None, keys).config).data.root == snapshot
+    assert fetched(load_config(None, keys[:3]).config).data.root is None
+    if trainer == "lightning":
+        with pytest.raises(UserError, match="a dry run fetches nothing"):
+            _dry_run(load_config(None, [*keys[:2], "data.repo_id=me/none", keys[3]]).config)
+
+
+def test_runs_that_see_other_pictures_are_not_compared(root: Path, tmp_path: Path) -> None:
+    """LeRobot's data workers draw image transforms from numbers of their own."""
+    flags = {"model.policy_type": ("act", "--policy"), "data.root": (root, "--dataset-root")}
+    with pytest.raises(UserError, match=r"other pictures(.|\n)*data\.image_transforms"):
+        parity_runs(flags, ["data.image_transforms=true"], None, steps=2, output=tmp_path)

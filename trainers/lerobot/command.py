@@ -161,6 +161,7 @@ def build_arguments(
     arguments["dataset.video_backend"] = data.video_backend or "pyav"
     if data.tolerance_s != TOLERANCE_S:
         arguments["tolerance_s"] = data.tolerance_s
+    arguments |= {f"dataset.image_transforms.{k}": v for k, v in data.image_transforms.lerobot_fields.items()}
     if trainer.eval_split:
         arguments["dataset.eval_split"] = trainer.eval_split
     arguments |= {

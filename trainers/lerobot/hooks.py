@@ -227,6 +227,7 @@ def read_mixture(script: Any, mixture: "Callable[[Any], MixtureMetadata]") -> No
         script: `lerobot.scripts.lerobot_train`.
         mixture: Gives the mixture's metadata for a `TrainPipelineConfig`.
     """
+    from hlrp.data.augmentation import lerobot_transforms
     from hlrp.data.policy_mixture import LoopSamples, PolicyMixture
     from hlrp.data.sampler import MixtureOrder
 
@@ -238,7 +239,9 @@ def read_mixture(script: Any, mixture: "Callable[[Any], MixtureMetadata]") -> No
         train, held_out = ([part[i] for part in parts] for i in (0, 1))
         opened[:] = [PolicyMixture(meta.sources, cfg.trainable_config, train)]
         later = PolicyMixture(meta.sources, cfg.trainable_config, held_out) if any(held_out) else None
-        return LoopSamples(opened[0], meta), None if later is None else LoopSamples(later, meta)
+        transforms = cfg.dataset.image_transforms
+        drawn = lerobot_transforms(transforms) if transforms.enable else None
+        return LoopSamples(opened[0], meta, drawn), None if later is None else LoopSamples(later, meta)
 
     class Order(MixtureOrder):
         """LeRobot makes its sampler from boundaries of episodes; of those only the seed is of use here."""
@@ -318,6 +321,12 @@ def check_policy_features(cfg: Any, meta: Any = None) -> None:
             where="trainer.lerobot_args: dataset.use_imagenet_stats",
             fix="leave the setting out, or use a dataset with statistics of its pictures",
         )
+    if cfg.dataset.image_transforms.enable and not cfg.resume:
+        from hlrp.data.augmentation import blank_frame, check_transforms, lerobot_transforms
+
+        colour = [c for c in meta.camera_keys if c not in meta.depth_keys]
+        frames = {c: blank_frame(meta.features[c], uncached=True) for c in colour}
+        check_transforms(lerobot_transforms(cfg.dataset.image_transforms), frames)
     features = dataset_to_policy_features(meta.features)
     if not cfg.resume:  # a resumed run keeps the statistics of its checkpoint
         check_normalisation(cfg.policy, features, meta.stats, str(meta.root / "meta" / "stats.json"))

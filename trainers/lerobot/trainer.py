@@ -17,7 +17,7 @@ from trainers.lerobot.session import TrainingSession
 from trainers.lifecycle import RunLifecycle, resumable
 from trainers.policy_checks import check_policy_run, check_with_lerobot
 from trainers.policy_labels import foundation_of, mixture_of
-from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
+from trainers.run_data import check_data, check_same_data, describe_data, fetched, resumed_paths, with_absolute_paths
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvmap")
 
@@ -70,7 +70,7 @@ class LeRobotTrainer(BaseTrainer):
             if not isinstance(loaded, LeRobotRun):
                 raise UserError("this trainer runs LeRobot configurations", where="trainer_type")
             run = loaded
-        run = with_absolute_paths(run)
+        run = with_absolute_paths(fetched(run))
         with claim_run_path(run.output_dir, run.job_name or run.model.policy_type) as lock:
             command, datasets, _, path, steps, warnings = plan(run, lock.folder)
             lifecycle = RunLifecycle(warnings)

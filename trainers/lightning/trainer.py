@@ -30,7 +30,15 @@ from trainers.lightning.models import (
     job_name,
     orders_itself,
 )
-from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
+from trainers.run_data import (
+    check_data,
+    check_same_data,
+    describe_data,
+    fetched,
+    refuse_unfetched,
+    resumed_paths,
+    with_absolute_paths,
+)
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -76,7 +84,7 @@ class LightningTrainer(BaseTrainer):
             run = self._run_for(module, datamodule)
         if output_dir is not None:
             run = run.model_copy(update={"output_dir": Path(output_dir)})
-        run = with_absolute_paths(run)
+        run = with_absolute_paths(fetched(run) if datamodule is None else run)
         dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
         return _execute(run, module, datamodule, dataset=dataset, notes=check_data(run, dataset))
 
@@ -149,6 +157,7 @@ class LightningTrainer(BaseTrainer):
         checkpoint = None
         if resume is not None:
             checkpoint, _, run = plan_resume(resume, run, steps)
+        refuse_unfetched(run)
         datasets = LightningTrainer._check(run, needs_data=True, needs_module=True)
         if resume is not None:
             check_same_data(resume, datasets)

@@ -155,7 +155,7 @@ def _why_not_copy(job: Job, timeline: Timeline, picks: "NDArray[np.int64]") -> s
     if timeline.size != job.size:
         return f"size {timeline.size[0]}x{timeline.size[1]}"
     if not np.array_equal(picks, np.arange(picks[0], picks[0] + len(picks))):
-        return "other times"
+        return "of another rate or uneven times"
     chosen = (timeline.order >= picks[0]) & (timeline.order <= picks[-1])
     places = np.flatnonzero(chosen)
     if not timeline.key[places[0]] or timeline.order[places[0]] != picks[0]:

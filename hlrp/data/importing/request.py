@@ -135,6 +135,7 @@ class ImportResult:
         encoded: Episodes that were encoded again, by the reason.
         left_out: Name and reason of every file, or part of one, that no episode could be made of.
         seconds: Duration of the import.
+        named_by_file: Episodes whose sentence is their file's name, for want of another.
     """
 
     output: Path
@@ -146,6 +147,7 @@ class ImportResult:
     encoded: dict[str, int]
     left_out: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
+    named_by_file: int = 0
 
 
 Report = Callable[[ImportProgress], None]

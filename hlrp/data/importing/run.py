@@ -150,8 +150,18 @@ class _Run:
         fsync_folder(request.output.absolute().parent)
         shutil.rmtree(self._work)
         left_out = [(f.name, f.reason) for f in (*faults, *bad.values())]
-        fps = float(plan.fps)
-        return ImportResult(request.output, total, frames, fps, plan.size, copied, dict(reasons), left_out)
+        named_by_file = sum(request.task is None and part.task == name.rpartition("/")[2] for _, part, name in kept)
+        return ImportResult(
+            request.output,
+            total,
+            frames,
+            float(plan.fps),
+            plan.size,
+            copied,
+            dict(reasons),
+            left_out,
+            named_by_file=named_by_file,
+        )
 
     def _write(self, plan: Plan, clips: Sequence[Clip], assembly: Assembly) -> dict[int, Fault]:
         """Write the episodes that are not there; what is wrong with those that cannot be written, by number."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from hlrp.data.dataset_info import SUPPORTED_FORMAT, conversion
 from hlrp.errors import UserError
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
@@ -89,9 +90,8 @@ def _refuse_dataset(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return
     fix = "it needs no import: give it as --dataset-root"
-    if version != "v3.0":
-        place = f"--repo-id={folder.name} --root={folder.absolute()}"
-        fix = f"convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 {place} --push-to-hub=false"
+    if version != SUPPORTED_FORMAT:
+        fix = conversion(version, folder.name, folder)
     raise UserError(f"this is a LeRobotDataset already, of format {version}", where=f"SOURCE {folder}", fix=fix)
 
 
