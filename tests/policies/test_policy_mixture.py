@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from mixtures import CAMERA, SIDE, TOP, edit_column, joined, make_sources, sections, tables
 
 from hlrp.config import load_config
+from hlrp.data.policy_data_module import MixtureDataModule
 from hlrp.data.policy_mixture import LoopSamples, MixtureMetadata, PolicyMixture
 from hlrp.errors import UserError
 
@@ -81,6 +82,25 @@ def test_numbers_that_are_not_labelled_reach_no_sample(roots: dict[str, Path], t
     stats = [MixtureMetadata(joined(sections(r))).stats for r in (roots, blank)]
     for feature in ("action", STATE):
         assert all(np.array_equal(v, stats[1][feature][k]) for k, v in stats[0][feature].items())
+
+
+def test_frames_of_a_mixture_are_transformed_in_both_trainers(roots: dict[str, Path]) -> None:
+    def invert(frames: torch.Tensor) -> torch.Tensor:
+        return 255 - frames
+
+    batches = []
+    for transforms in (None, invert):
+        data = MixtureDataModule(
+            joined(sections(roots)), batch_size=4, seed=0, num_workers=0, image_transforms=transforms
+        )
+        data.for_policy(CONFIG)
+        batches.append(next(iter(data.train_dataloader())))
+    plain, inverted = batches
+    assert inverted[CAMERA].equal(255 - plain[CAMERA])
+    assert inverted["index"].equal(plain["index"]) and inverted["action"].equal(plain["action"])
+    samples = _samples(sections(roots))
+    loop = LoopSamples(samples, MixtureMetadata(joined(sections(roots))), invert)
+    assert loop[3][CAMERA].equal(255 - samples[3][CAMERA])
 
 
 def test_a_camera_that_a_source_lacks_is_flagged(roots: dict[str, Path]) -> None:
@@ -189,7 +209,7 @@ def test_settings_that_mean_one_dataset_are_refused(roots: dict[str, Path], tmp_
     for overrides, words in (
         (["model.labelled_episodes=[0]"], "model.labelled_episodes does not say which of data.sources"),
         (["data.rename_map={a: b}", "model.init_from=x"], "data.rename_map does not say which"),
-        (["trainer.lerobot_args={dataset.image_transforms.enable: true}"], "which does not read mixtures"),
+        (["trainer.lerobot_args={dataset.use_imagenet_stats: false}"], "which does not read mixtures"),
         (["latents.source=precomputed"], "no dataset of the run has labels"),
     ):
         with pytest.raises(UserError) as refused:
