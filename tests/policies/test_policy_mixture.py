@@ -252,3 +252,26 @@ def test_a_mixture_made_in_python_says_how_to_make_it_again(roots: dict[str, Pat
     assert [s.describe() for s in again.sources] == said["data"]["sources"]
     assert again.info == joined(sections(roots)).info
     assert said["trainer"] == {"batch_size": 8, "eval_split": 0.2}
+
+
+def test_codes_are_looked_up_in_each_sources_own_table(roots: dict[str, Path], tmp_path: Path) -> None:
+    from make_labels import make_quantizer, make_table
+
+    from hlrp.latents.joined import JoinedRows
+    from hlrp.latents.table import LatentTable
+
+    laq = make_quantizer(tmp_path / "laq")
+    tables = [LatentTable.open(make_table(roots[n], laq, tmp_path / n)) for n in ("robot", "video")]
+    rows = JoinedRows([tables[0], None, tables[1]], [72, 40, 60])
+    codes, valid = rows.codes([5, 80, 112 + 50, 70, 112])
+    for number, (table, index) in enumerate(((0, 5), (None, 0), (1, 50), (0, 70), (1, 0))):
+        if table is None:
+            assert not codes[number].any() and not valid[number].any()
+            continue
+        own_codes, own_valid = tables[table].codes([index])
+        assert codes[number].equal(own_codes[0]) and valid[number].equal(own_valid[0])
+    other = LatentTable.open(make_table(roots["video"], make_quantizer(tmp_path / "laq2", seed=4), tmp_path / "other"))
+    with pytest.raises(UserError, match="quantizer"):
+        JoinedRows([tables[0], other], [72, 60])
+    with pytest.raises(UserError, match="no dataset of the run has labels"):
+        JoinedRows([None], [72])

@@ -15,7 +15,7 @@ from hlrp.data.dataset_info import read_dataset
 from hlrp.data.episodes import split_episodes
 from hlrp.errors import UserError
 from trainers.lerobot.command import build_arguments, build_command, encode
-from trainers.lerobot.events import ASKED_POLICY
+from trainers.lerobot.events import ASKED_POLICY, SOURCES
 from trainers.lerobot.session import metrics_row
 from trainers.lifecycle import default_log_freq, default_save_freq, explain_failure
 
@@ -75,6 +75,7 @@ def test_schema_keys_become_lerobot_arguments(toy_root: Path) -> None:
 
 # Key that the LeRobot trainer obeys: arguments that give it, and what becomes of it: `--NAME=VALUE` for LeRobot, a
 # variable of its process (`$NAME=VALUE`), or a word of the command that starts it.
+SOURCE = "data.sources=[{root: /d}]"
 BECOMES: dict[str, tuple[list[str], str]] = {
     "trainer_type": ([], "trainers.lerobot.worker"),
     "output_dir": ([], "--output_dir=/runs/x"),
@@ -103,6 +104,17 @@ BECOMES: dict[str, tuple[list[str], str]] = {
     "data.episodes": (["data.episodes=[1]"], "--dataset.episodes=[1]"),
     "data.num_workers": (["data.num_workers=1"], "--num_workers=1"),
     "data.cameras": (["data.cameras=[observation.image]"], '"cameras": ["observation.image"]'),
+    "data.sources": ([SOURCE], '"root": "/d"'),
+    "data.sources.repo_id": (["data.sources=[{repo_id: a/b}]"], '"repo_id": "a/b"'),
+    "data.sources.root": ([SOURCE], '"root": "/d"'),
+    "data.sources.weight": (["data.sources=[{root: /d, weight: 3}]"], '"weight": 3.0'),
+    "data.sources.labelled_episodes": (
+        ["data.sources=[{root: /d, labelled_episodes: [0, 1, 2, 9]}]"],
+        '"labelled_episodes": "0-2,9-9"',
+    ),
+    "data.sources.table": ([OURS, "data.sources=[{root: /d, table: /t}]"], '"table": "/t"'),
+    "data.sources.rename_map": (["data.sources=[{root: /d, rename_map: {a: b}}]"], '"rename_map": {"a": "b"}'),
+    "data.sources.action_space": (["data.sources=[{root: /d, action_space: arm}]"], '"action_space": "arm"'),
     "data.video_backend": (["data.video_backend=pyav"], "--dataset.video_backend=pyav"),
     "data.tolerance_s": (["data.tolerance_s=0.01"], "--tolerance_s=0.01"),
     "data.rename_map": (["data.rename_map={a: b}", "model.init_from=/x"], '--rename_map={"a": "b"}'),
@@ -194,14 +206,15 @@ def laq(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_key_reaches_lerobot(key: str, toy_root: Path, laq: Path) -> None:
     given, expected = BECOMES[key]
     places = {"root": toy_root.absolute(), "laq": laq}
-    run = _run(f"data.root={toy_root}", *[text.replace("{laq}", str(laq)) for text in given])
-    info = read_dataset(run.data.repo_id, run.data.root)
+    root = [] if key.startswith("data.sources") else [f"data.root={toy_root}"]
+    run = _run(*root, *[text.replace("{laq}", str(laq)) for text in given])
+    info = read_dataset(None, toy_root)
     steps = run.trainer.total_steps(info.frames)
     command = build_command(run, build_arguments(run, info, Path("/runs/x"), steps, None))
     variables = [f"${name}={value}" for name, value in command.environment.items()]
     wanted = expected.replace("{root}", str(places["root"])).replace("{laq}", str(places["laq"]))
     if wanted.startswith('"'):
-        assert wanted in command.environment[ASKED_POLICY]
+        assert wanted in command.environment[SOURCES if not root else ASKED_POLICY]
     else:
         assert wanted in [*command.argv, *variables]
 

@@ -228,7 +228,7 @@ def test_epochs_are_passes_over_what_is_trained_on(root: Path, tmp_path: Path) -
     settings = {"trainer.max_epochs": (2, ""), "data.root": (root, ""), "output_dir": (tmp_path / "run", "")}
     more = ["model.policy_type=act", "trainer.batch_size=10", "trainer.eval_split=0.5", "data.episodes=[0, 2]"]
     run: Any = load_config(None, more, settings).config
-    assert plan(run)[3] == 2 * 3
+    assert plan(run).steps == 2 * 3
 
 
 @pytest.mark.parametrize("name", ["null", "a${x}"])

@@ -143,7 +143,7 @@ def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
     refuse_unused(run)
     require_dataset(run)
     _check_device(run.trainer.device)
-    datasets, whole, frames = _local_data(run)
+    datasets, whole, kept = _local_data(run)
     warnings = check_data(run, datasets)
     known = check_policy_run(run, whole)
     if run.push_to_hub and not run.model.policy_fields.get("repo_id"):
@@ -160,14 +160,15 @@ def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
         )
     if run.model.init_from and not foundation_of(run.model):
         run = _resolve_start(run)
-    steps = run.trainer.total_steps(frames) if datasets else run.trainer.steps
+    frames = [int(read_episodes(d).lengths[episodes].sum()) for d, episodes in zip(datasets, kept, strict=True)]
+    steps = run.trainer.total_steps(sum(frames)) if datasets else run.trainer.steps
     path = path or new_run_path(run.output_dir, run.job_name or run.model.policy_type)
     command = build_command(run, build_arguments(run, whole, path, steps, known))
     return Plan(command, datasets, whole, path, steps, warnings)
 
 
-def _local_data(run: LeRobotRun) -> tuple[list[DatasetInfo], DatasetInfo | None, int]:
-    """The run's datasets, all of them as one, and the frames that are trained on; nothing if LeRobot may download it.
+def _local_data(run: LeRobotRun) -> tuple[list[DatasetInfo], DatasetInfo | None, list[list[int]]]:
+    """The run's datasets, all as one, and the episodes of each that are trained on; nothing if LeRobot may download it.
 
     Raises:
         UserError: There is none, or nothing would be left to train on.
@@ -181,15 +182,13 @@ def _local_data(run: LeRobotRun) -> tuple[list[DatasetInfo], DatasetInfo | None,
                 where="trainer.lerobot_args",
                 fix="leave it out",
             )
-        parts = zip(mixture.sources, mixture.split(eval_split), strict=True)
-        frames = sum(int(read_episodes(source.info).lengths[kept].sum()) for source, (kept, _) in parts)
-        return [source.info for source in mixture.sources], mixture.info, frames
+        return [s.info for s in mixture.sources], mixture.info, [kept for kept, _ in mixture.split(eval_split)]
     if run.allow_download and find_dataset(data.repo_id, data.root) is None:
-        return [], None, 0
+        return [], None, []
     dataset = read_dataset(data.repo_id, data.root, tolerance_s=data.tolerance_s)
     # Of the chosen episodes, without those that are held out.
     kept, _ = split_episodes(dataset, eval_split, episodes=data.episodes)
-    return [dataset], dataset, int(read_episodes(dataset).lengths[kept].sum())
+    return [dataset], dataset, [kept]
 
 
 def _check_arguments(arguments: list[str]) -> None:
