@@ -22,7 +22,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 def _args(root: Path, out: Path, steps: int, *more: str) -> list[str]:
     base = ["train", "--model", "laq", "--dataset-root", str(root), "--device", "cpu", "--batch-size", "3"]
     keys = ["trainer.log_freq=1", "trainer.save_freq=20", "trainer.eval_split=0.5", "trainer.eval_steps=10"]
-    data = ["data.num_workers=1", "data.offset_seconds=0.1", "--augment"]
+    data = ["data.num_workers=1", "data.offset_seconds=0.1"]
     return instead([*base, "--steps", str(steps), "--output-dir", str(out), *keys, *data, *TINY], more)
 
 
@@ -52,9 +52,9 @@ def _stop_after(args: list[str], run: Path, rows: int, number: int, *, group: bo
 
 @pytest.fixture(scope="module")
 def whole(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 steps in one go."""
+    """40 steps in one go, on frames that are transformed at random."""
     out = tmp_path_factory.mktemp("laq") / "whole"
-    done = hlrp(*_args(toy_root, out, 40), env=ONE_THREAD)
+    done = hlrp(*_args(toy_root, out, 40, "--augment"), env=ONE_THREAD)
     assert done.code == 0, done.err
     assert f"hlrp laq-report {out} --dataset-root" in done.out
     return out
@@ -80,7 +80,7 @@ def test_forty_steps_equal_twenty_sigkill_twenty(whole: Path, toy_root: Path, tm
     An epoch has 7 batches, so step 20 lies inside the third.
     """
     out = tmp_path / "killed"
-    code, said = _stop_after(_args(toy_root, out, 40), out, 25, signal.SIGKILL)
+    code, said = _stop_after(_args(toy_root, out, 40, "--augment"), out, 25, signal.SIGKILL)
     assert code == -signal.SIGKILL, said
     assert [c.step for c in RunDirectory.open(out).checkpoints()] == [20]
     done = hlrp("train", "--resume", out, "--json", env=ONE_THREAD)

@@ -45,9 +45,9 @@ def pusht_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(pusht_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """14 steps in one go: an epoch has 12."""
+    """14 steps in one go on frames that are transformed at random: an epoch has 12."""
     out = tmp_path_factory.mktemp("lightning") / "whole"
-    done = hlrp(*_args(pusht_root, out, 14), env=ONE_THREAD)
+    done = hlrp(*_args(pusht_root, out, 14, "--augment"), env=ONE_THREAD)
     assert done.code == 0, done.err
     assert f"hlrp eval {out}" in done.out
     return out
@@ -57,7 +57,7 @@ def test_rollouts_on_the_way_change_no_number(whole: Path, pusht_root: Path, tmp
     """Two checkpoints are rolled out between the steps; losses, order and weights stay those of the run without."""
     out = tmp_path / "rolled"
     asked = ["trainer.eval_freq=7", "trainer.eval_episodes=2", "env.type=pusht", *PUSHT]
-    done = hlrp(*_args(pusht_root, out, 14, *asked), env=ONE_THREAD)
+    done = hlrp(*_args(pusht_root, out, 14, "--augment", *asked), env=ONE_THREAD)
     assert done.code == 0, done.err
     rows = _rows(out)
     scored = [row for row in rows if "eval_success" in row]
