@@ -179,10 +179,15 @@ def check_features(
         problems.append(f"the policy gives actions of {given[0]} numbers, the environment takes {actions}")
     if not problems:
         return warnings
-    policy_side = ", ".join(f"{k} {list(f.shape)}" for k, f in (config.input_features or {}).items())
+    inputs = {k: _acting_shape(config, k, tuple(f.shape)) for k, f in (config.input_features or {}).items()}
+    policy_side = ", ".join(f"{k} {list(shape)}" for k, shape in inputs.items())
     env_side = ", ".join(f"{k} {list(v)}" for k, v in have.items())
     unused = [k for k in observed if rename.get(k, k) not in (config.input_features or {})]
     hint = f", or rename: --rename-map {unused[0]}={missing[0]}" if missing and unused else ""
+    acting = getattr(config, "action_space", None)
+    if acting is not None:
+        others = [name for name in config.action_spaces if name != acting]
+        hint += f", or the --action-space of this one: it acts as {acting}, and knows {', '.join(others)}"
     raise UserError(
         f"the policy and the environment do not fit: {'; '.join(problems)}",
         where=f"policy takes {policy_side}; environment gives {env_side}, takes actions [{actions}]",

