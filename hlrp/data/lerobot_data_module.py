@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hlrp.compat import mend_metadata
-from hlrp.config import LightningRun
+from hlrp.config import FilterSection, LightningRun
 from hlrp.data.columns import read_columns, read_tasks
 from hlrp.data.dataset_info import TOLERANCE_S, check_episodes, check_resumed, read_dataset, require_training_features
 from hlrp.data.decode import frame_size
 from hlrp.data.episodes import check_camera, read_episodes, split_episodes
-from hlrp.data.policy_samples import GatheredSamples, HeldOutSampler, PolicySampler, Sample
-from hlrp.data.readers import FramesWanted, open_readers
+from hlrp.data.filtering import Selection, select_for_policy
+from hlrp.data.policy_samples import GatheredSamples, HeldOutSampler, PolicySampler, Sample, episode_order
+from hlrp.data.readers import FrameReader, FramesWanted, open_readers
 from hlrp.errors import UserError
 
 _log = logging.getLogger("hlrp.data")
@@ -51,6 +52,7 @@ class LeRobotDataModule(LightningDataModule):
         cameras: Image features to use; none: all.
         image_transforms: Applied to training frames, uint8 `[C, H, W]` or `[T, C, H, W]`.
         video_backend: Decoder without a cache: pyav, or torchcodec, which is LeRobot's own; none: pyav.
+        frame_filter: Frames at which no training sample begins; none: all are used.
         max_val_samples: Most held-out samples, spread evenly over all of them; none: all.
         cache_root: Where frame stores live; none: in the platform's cache folder.
         cache_limit_gb: Most that may have to be decoded into the cache.
@@ -76,6 +78,7 @@ class LeRobotDataModule(LightningDataModule):
         cameras: list[str] | None = None,
         image_transforms: Callable[[Tensor], Tensor] | None = None,
         video_backend: str | None = None,
+        frame_filter: FilterSection | None = None,
         max_val_samples: int | None = None,
         cache_root: Path | None = None,
         cache_limit_gb: float = 50.0,
@@ -97,6 +100,8 @@ class LeRobotDataModule(LightningDataModule):
         self._max_val, self._limit_gb = max_val_samples, cache_limit_gb
         self._opening: dict[str, Any] = {"root": cache_root, "announce": announce, "progress": progress}
         self.train_episodes, self.val_episodes = split_episodes(self.info, eval_split, episodes=episodes)
+        self.frame_filter = frame_filter or FilterSection()
+        self._selections: list[Selection] | None = None
         self._meta: Any = None
         self._policy: Any = None
         self._train: Dataset[Sample] | None = None
@@ -104,9 +109,9 @@ class LeRobotDataModule(LightningDataModule):
 
     @classmethod
     def from_run(
-        cls, run: LightningRun, *, announce: Callable[[str], None] = _log.warning, cache_root: Path | None = None
+        cls, run: LightningRun, *, announce: Callable[[str], None] = _log.warning, **opening: Any
     ) -> "LeRobotDataModule":
-        """The data of a run's configuration.
+        """The data of a run's configuration; ``opening`` may be `cache_root` and `progress`.
 
         Raises:
             UserError: Also for a mixture of datasets.
@@ -129,10 +134,11 @@ class LeRobotDataModule(LightningDataModule):
             seed=trainer.seed,
             cameras=data.cameras,
             video_backend=data.video_backend,
+            frame_filter=data.filter,
             cache_limit_gb=data.cache_limit_gb,
             tolerance_s=data.tolerance_s,
             announce=announce,
-            cache_root=cache_root,
+            **opening,
         )
 
     def describe(self) -> dict[str, dict[str, Any]]:
@@ -147,6 +153,7 @@ class LeRobotDataModule(LightningDataModule):
             "video_backend": self._video_backend,
             "cache_limit_gb": self._limit_gb,
             "tolerance_s": self.info.tolerance_s,
+            "filter": self.frame_filter,
         }
         trainer = {"batch_size": self.batch_size, "eval_split": self.eval_split}
         if self._seed is not None:
@@ -174,10 +181,7 @@ class LeRobotDataModule(LightningDataModule):
         return self._meta
 
     def for_policy(self, config: Any) -> None:
-        """Read the samples that a policy needs; a second call with the same policy does nothing.
-
-        Args:
-            config: LeRobot's configuration of the policy.
+        """Read the samples that a policy needs, given LeRobot's configuration of it; a second call does nothing.
 
         Raises:
             UserError: The cache would be too large, or cannot hold this dataset.
@@ -232,10 +236,7 @@ class LeRobotDataModule(LightningDataModule):
         if stamps is not None:
             check_delta_timestamps(stamps, self.info.fps, self.info.tolerance_s)
             deltas = get_delta_indices(stamps, self.info.fps)
-        table = read_episodes(self.info)
-        episodes = sorted({*self.train_episodes, *self.val_episodes})
-        wanted = [FramesWanted(table, camera, frame_size(self.info, camera), episodes) for camera in self.cameras]
-        readers = open_readers(wanted, cache=self.cache, limit_gb=self._limit_gb, **self._opening)
+        table, readers = read_episodes(self.info), self._readers()
         other = set(self.info.cameras) - set(self.cameras)
         train = GatheredSamples(
             table,
@@ -248,6 +249,19 @@ class LeRobotDataModule(LightningDataModule):
         val = copy.copy(train)
         val.image_transforms = None
         return train, val
+
+    def _readers(self) -> list[FrameReader]:
+        table, episodes = read_episodes(self.info), sorted({*self.train_episodes, *self.val_episodes})
+        wanted = [FramesWanted(table, camera, frame_size(self.info, camera), episodes) for camera in self.cameras]
+        return open_readers(wanted, cache=self.cache, limit_gb=self._limit_gb, **self._opening)
+
+    def selections(self) -> list[Selection]:
+        """What the filter leaves of the training frames, measured now if need be; empty without a filter."""
+        if self._selections is None:
+            prepare = self._readers if self.cache == "disk" else None
+            chosen = (self.frame_filter, self.info, self.train_episodes, self.cameras)
+            self._selections = select_for_policy(*chosen, prepare=prepare, **self._opening)
+        return self._selections
 
     def _samples(self) -> Dataset[Sample]:
         if self._train is None:
@@ -268,25 +282,15 @@ class LeRobotDataModule(LightningDataModule):
         Raises:
             UserError: The policy is not known, or leaves no frame to train on.
         """
-        from lerobot.datasets.sampler import EpisodeAwareSampler
-
-        table, samples = read_episodes(self.info), self._samples()
-        try:
-            order = EpisodeAwareSampler(
-                table.start.tolist(),
-                table.end.tolist(),
-                episode_indices_to_use=self.train_episodes,
-                drop_n_last_frames=getattr(self._policy, "drop_n_last_frames", 0),
-                shuffle=True,
-                seed=self.seed,
-                absolute_to_relative_idx=getattr(samples, "absolute_to_relative_idx", None),
-            )
-        except ValueError as error:
-            raise UserError(
-                f"no frame is left to train on: {error}",
-                where="model.drop_n_last_frames",
-                fix="use longer episodes, or a smaller drop_n_last_frames",
-            ) from error
+        samples, kept, table = self._samples(), self.selections(), read_episodes(self.info)
+        order = episode_order(
+            table,
+            self.train_episodes,
+            drop_last=getattr(self._policy, "drop_n_last_frames", 0),
+            seed=self.seed,
+            relative=getattr(samples, "absolute_to_relative_idx", None),
+            keep=kept[0].keep if kept else None,
+        )
         rank, world_size = self._place()
         return PolicySampler(order, self.batch_size, rank=rank, world_size=world_size)
 
@@ -332,7 +336,9 @@ class LeRobotDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must have in common with this one."""
-        return {"fingerprints": [self.info.fingerprint()], **(self.train_sampler().signature() if self._train else {})}
+        marks = [selection.mark for selection in self.selections()]
+        order = self.train_sampler().signature() if self._train else {}
+        return {"fingerprints": [self.info.fingerprint()], "filter": marks, **order}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Check that the data are those of the run that is resumed.

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.compat import check_features, check_normalisation, mend_metadata
-from hlrp.data.episodes import check_camera_names
+from hlrp.config import DataSection
+from hlrp.data.dataset_info import read_dataset
+from hlrp.data.episodes import check_camera_names, read_episodes
+from hlrp.data.filtering import kept_ranges, select_for_policy
 from hlrp.errors import HlrpError, UserError
 from hlrp.files import new_folder, replace_link
 from hlrp.finite import FiniteLoss, require_finite_weights
@@ -22,7 +25,11 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
 def install_training_hooks(
-    emit: Emit, stop: StopRequests, preflight: Callable[[Any], None], loss: FiniteLoss
+    emit: Emit,
+    stop: StopRequests,
+    preflight: Callable[[Any], None],
+    loss: FiniteLoss,
+    asked_filter: str | None = None,
 ) -> Callable[[], None]:
     """Prepare `lerobot.scripts.lerobot_train` and return its `main`.
 
@@ -39,13 +46,15 @@ def install_training_hooks(
     - a stop request saves a checkpoint at the end of the running step, then ends the loop,
     - a loss that is no number for many steps, and weights that are none when they are to be saved, end it too,
     - on resume the random state is restored right before the first update, so that what the data loader drew
-      from it in between does not shift dropout and noise; and the data go on in the epoch they had reached.
+      from it in between does not shift dropout and noise; and the data go on in the epoch they had reached,
+    - no sample begins where the run's filter leaves frames out.
 
     Args:
         emit: Called as ``emit(event, **fields)``; only on the main process does it write.
         stop: Read at the end of every step.
         preflight: May raise UserError.
         loss: Sees the loss of every step.
+        asked_filter: What of the run's `data` section decides its samples, as JSON; None: there is no filter.
     """
     from lerobot.configs.train import TrainPipelineConfig
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
@@ -59,6 +68,8 @@ def install_training_hooks(
     _save_atomically(lerobot_train, emit, stop)
     _restore_random_state(lerobot_train)
     _restore_epoch(lerobot_train)
+    if asked_filter:
+        _filter_samples(lerobot_train, DataSection.model_validate_json(asked_filter))
     refuse_unbuildable_policies(lerobot_train)
     install_reader(lerobot_train)
     return lerobot_train.main
@@ -207,6 +218,46 @@ def _restore_epoch(script: Any) -> None:
             super().set_epoch(self._resumed_epoch + epoch)
 
     script.EpisodeAwareSampler = ResumedSampler
+
+
+def _filter_samples(script: Any, data: DataSection) -> None:
+    """Have LeRobot's sampler count through the ranges of frames that the filter leaves, in place of whole episodes."""
+    make, sampler_class, tracker_class = (
+        script.make_train_eval_datasets,
+        script.EpisodeAwareSampler,
+        script.MetricsTracker,
+    )
+    found: dict[str, Any] = {}
+
+    def make_train_eval_datasets(cfg: Any) -> tuple[Any, Any]:
+        train, held_out = make(cfg)
+        found["info"] = read_dataset(train.repo_id, Path(train.root), tolerance_s=data.tolerance_s)
+        return train, held_out
+
+    class FilteredSampler(sampler_class):  # type: ignore[misc, valid-type]
+        def __init__(
+            self, starts: Any, ends: Any, *, episode_indices_to_use: Any, drop_n_last_frames: int = 0, **rest: Any
+        ) -> None:
+            info = found["info"]
+            episodes = range(info.episodes) if episode_indices_to_use is None else episode_indices_to_use
+            [selection] = select_for_policy(data.filter, info, episodes, data.cameras)
+            kept = kept_ranges(read_episodes(info), episodes, selection.keep, drop_last=drop_n_last_frames)
+            if not kept[0]:
+                raise UserError(
+                    f"the filter and the policy's drop_n_last_frames={drop_n_last_frames} leave no frame to train on",
+                    where="data.filter",
+                    fix="lower its thresholds, or use longer episodes",
+                )
+            super().__init__(*kept, **rest)
+            found["frames"] = len(self)
+
+    class CountingTracker(tracker_class):  # type: ignore[misc, valid-type]
+        def __init__(self, batch_size: int, num_frames: int, *rest: Any, **named: Any) -> None:
+            super().__init__(batch_size, found.get("frames", num_frames), *rest, **named)
+
+    script.make_train_eval_datasets = make_train_eval_datasets
+    script.EpisodeAwareSampler = FilteredSampler
+    script.MetricsTracker = CountingTracker
 
 
 def refuse_unbuildable_policies(script: Any) -> None:

@@ -9,7 +9,9 @@ from typing import Any, ClassVar, NamedTuple
 from hlrp.config import LeRobotRun, load_config, refuse_unused, require_dataset
 from hlrp.data.dataset_info import DatasetInfo, find_dataset, read_dataset
 from hlrp.data.episodes import read_episodes, split_episodes
+from hlrp.data.filtering import Selection, select_for_policy
 from hlrp.errors import UserError
+from hlrp.progress import counted_lines
 from hlrp.runs import Checkpoint, DatasetRecord, RunDirectory, claim_run_path, new_run_path, resolve_pretrained
 from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.lerobot.command import Command, build_arguments, build_command, resume_arguments
@@ -17,7 +19,15 @@ from trainers.lerobot.session import TrainingSession
 from trainers.lifecycle import RunLifecycle, resumable
 from trainers.policy_checks import check_policy_run, check_with_lerobot
 from trainers.policy_labels import foundation_of
-from trainers.run_data import check_data, check_same_data, describe_data, resumed_paths, with_absolute_paths
+from trainers.run_data import (
+    check_data,
+    check_same_data,
+    check_same_filter,
+    describe_data,
+    error_console,
+    resumed_paths,
+    with_absolute_paths,
+)
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvmap")
 
@@ -72,7 +82,7 @@ class LeRobotTrainer(BaseTrainer):
             run = loaded
         run = with_absolute_paths(run)
         with claim_run_path(run.output_dir, run.job_name or run.model.policy_type) as lock:
-            command, dataset, path, steps, warnings = plan(run, lock.folder)
+            command, dataset, path, steps, warnings, selections = plan(run, lock.folder)
             lifecycle = RunLifecycle(warnings)
 
             def create() -> RunDirectory:
@@ -80,7 +90,9 @@ class LeRobotTrainer(BaseTrainer):
                     path,
                     run,
                     policy=run.model.policy_type,
-                    dataset=describe_data([dataset]) if dataset else DatasetRecord(repo_id=run.data.repo_id),
+                    dataset=describe_data([dataset], selections)
+                    if dataset
+                    else DatasetRecord(repo_id=run.data.repo_id),
                     steps=steps,
                     command=command.argv,
                 )
@@ -119,6 +131,7 @@ class Plan(NamedTuple):
         path: The run directory.
         steps: Its steps.
         warnings: What may be wrong with the data.
+        selections: What the filter leaves of them; empty without one.
     """
 
     command: Command
@@ -126,6 +139,7 @@ class Plan(NamedTuple):
     path: Path
     steps: int
     warnings: list[str]
+    selections: list[Selection]
 
 
 def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
@@ -160,9 +174,36 @@ def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
         )
     if run.model.init_from and not foundation_of(run.model):
         run = _resolve_start(run)
-    steps = run.trainer.total_steps(_frames(dataset, run)) if dataset else run.trainer.steps
+    selections = _select(run, dataset)
+    frames = selections[0].kept if selections else _frames(dataset, run) if dataset else 0
+    steps = run.trainer.total_steps(frames) if dataset else run.trainer.steps
     path = path or new_run_path(run.output_dir, run.job_name or run.model.policy_type)
-    return Plan(build_command(run, build_arguments(run, dataset, path, steps, known)), dataset, path, steps, warnings)
+    command = build_command(run, build_arguments(run, dataset, path, steps, known))
+    return Plan(command, dataset, path, steps, warnings, selections)
+
+
+def _select(run: LeRobotRun, dataset: DatasetInfo | None) -> list[Selection]:
+    """What the run's filter leaves of its dataset, and say so; the training process comes to the same.
+
+    Raises:
+        UserError: Nothing, or the dataset is not here yet.
+    """
+    if not run.data.filter.given:
+        return []
+    if dataset is None:
+        raise UserError(
+            "what the filter leaves cannot be known before the dataset is here",
+            where="data.filter",
+            fix="fetch it first: hf download --repo-type dataset NAME --local-dir DIR, then give --dataset-root DIR",
+        )
+    episodes, _ = split_episodes(dataset, run.trainer.eval_split, episodes=run.data.episodes)
+    console = error_console()
+    progress = counted_lines(console, "reading frames", "frames")
+    chosen = (run.data.filter, dataset, episodes, run.data.cameras)
+    selections = select_for_policy(*chosen, announce=console.print, progress=progress)
+    for selection in selections:
+        console.print(selection.describe())
+    return selections
 
 
 def _local_dataset(run: LeRobotRun) -> DatasetInfo | None:
@@ -245,6 +286,7 @@ def plan_resume(
     if (dataset := _local_dataset(run)) is not None:
         check_same_data(directory, [dataset])
         warnings += check_data(run, [dataset])
+    check_same_filter(directory, _select(run, dataset))
     _check_device(run.trainer.device)
     arguments = resume_arguments(checkpoint, directory.path, total, run.trainer.lerobot_args)
     return build_command(run, arguments), checkpoint, warnings, total

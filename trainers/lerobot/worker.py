@@ -20,7 +20,14 @@ from hlrp.devices import choose_device
 from hlrp.errors import HlrpError
 from hlrp.finite import FiniteLoss, NonFiniteError
 from hlrp.processes import StoppedBySignal, StopRequests, stop_signals
-from trainers.lerobot.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS, Emitter
+from trainers.lerobot.events import (
+    ALLOW_DOWNLOAD,
+    ASKED_DEVICE,
+    ASKED_FILTER,
+    ASKED_POLICY,
+    MAX_NONFINITE_STEPS,
+    Emitter,
+)
 
 
 def _stop_with_parent() -> None:
@@ -96,7 +103,7 @@ def main() -> int:
         from trainers.lerobot.hooks import install_training_hooks
 
         loss = FiniteLoss(int(os.environ[MAX_NONFINITE_STEPS]))
-        train = install_training_hooks(report, stop, _preflight(emit), loss)
+        train = install_training_hooks(report, stop, _preflight(emit), loss, os.environ.get(ASKED_FILTER))
         train()
     except StoppedBySignal:
         emit("interrupted", signal=stop.number)
