@@ -52,6 +52,11 @@ class MotionFilter(Settings):
             raise ValueError(f"'above' is {self.above:g}, less than 'below', {self.below:g}")
         return self
 
+    @property
+    def picture(self) -> tuple[float, float]:
+        """Both thresholds of the picture's motion."""
+        return self.below, self.above or 2 * self.below
+
 
 class IdleFilter(Settings):
     """Leave runs of frames out in which neither the picture nor the robot moves.
@@ -82,6 +87,16 @@ class IdleFilter(Settings):
             if above is not None and above < below:
                 raise ValueError(f"'{name}_above' is {above:g}, less than '{name}_below', {below:g}")
         return self
+
+    @property
+    def picture(self) -> tuple[float, float]:
+        """Both thresholds of the picture's motion."""
+        return self.picture_below, self.picture_above or 2 * self.picture_below
+
+    @property
+    def robot(self) -> tuple[float, float]:
+        """Both thresholds of the robot's motion."""
+        return self.robot_below, self.robot_above or 2 * self.robot_below
 
 
 def _short_form(key: str) -> Callable[[Any], Any]:

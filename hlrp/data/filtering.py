@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -126,11 +126,7 @@ def select_frames(
         if part is None:
             continue
         signals = _signals(part, table, chosen, view, announce, progress)
-        least = round(part.min_seconds * info.fps)
-        quiet = np.zeros(info.frames, bool)
-        for episode in chosen:
-            for first, end in quiet_runs(signals, int(table.start[episode]), int(table.end[episode]), least):
-                quiet[first:end] = True
+        quiet = quiet_frames(signals, table, chosen, part.min_seconds)
         keep &= ~quiet
         dropped[name] = int(quiet.sum())
     selection = Selection(info, keep, len(rows), dropped)
@@ -144,32 +140,43 @@ def select_frames(
     return selection
 
 
-def quiet_runs(signals: Sequence[Signal], first: int, end: int, least: int) -> Iterator[tuple[int, int]]:
-    """Runs of frames in which nothing moves, by two thresholds: noise around one of them cuts no run into pieces.
+def quiet_frames(
+    signals: Sequence[Signal], table: Episodes, episodes: Sequence[int], min_seconds: float
+) -> "NDArray[np.bool_]":
+    """Frames of runs in which nothing moves, by two thresholds: noise around one of them cuts no run into pieces.
 
     A run is as long as every signal stays under its `above`. It counts if at one frame at least all signals are under
-    their `below`, and if it has ``least`` frames or more.
+    their `below`, and if it is long enough.
 
     Args:
         signals: Measures of motion; a score that is NaN says nothing.
-        first: Of the frames to look at, those of one episode.
-        end: After the last.
-        least: Frames.
+        table: Episode table.
+        episodes: Episodes to look at; no run crosses the end of one.
+        min_seconds: Length of the shortest run that counts.
 
-    Yields:
-        First frame, and frame after the last.
+    Returns:
+        bool `[frames]` by global frame index.
     """
     import numpy as np
 
-    low, lowest = np.ones(end - first, bool), np.ones(end - first, bool)
-    for scores, below, above in signals:
-        part = np.nan_to_num(scores[first:end], nan=0.0)
-        low &= part < above
-        lowest &= part < below
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], low.astype(np.int8), [0]]))).reshape(-1, 2)
-    for begin, stop in edges.tolist():
-        if stop - begin >= least and lowest[begin:stop].any():
-            yield first + begin, first + stop
+    quiet, least = np.zeros(table.info.frames, bool), round(min_seconds * table.info.fps)
+    for episode in episodes:
+        span = slice(int(table.start[episode]), int(table.end[episode]))
+        scores = [(np.nan_to_num(signal.scores[span], nan=0.0), signal.below, signal.above) for signal in signals]
+        low = np.all([part < above for part, _, above in scores], axis=0)
+        lowest = np.all([part < below for part, below, _ in scores], axis=0)
+        for first, end in runs_of(low):
+            if end - first >= least and lowest[first:end].any():
+                quiet[span.start + first : span.start + end] = True
+    return quiet
+
+
+def runs_of(mask: "NDArray[np.bool_]") -> list[tuple[int, int]]:
+    """Runs of True: the first position of each, and the one after its last."""
+    import numpy as np
+
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
 
 
 def kept_ranges(
@@ -187,16 +194,14 @@ def kept_ranges(
     Returns:
         First frame of each range, and frame after its last one.
     """
-    import numpy as np
-
     begins: list[int] = []
     ends: list[int] = []
     for episode in sorted(episodes):
         first, end = int(table.start[episode]) + drop_first, int(table.end[episode]) - drop_last
         if end > first:
-            edges = np.flatnonzero(np.diff(np.concatenate([[0], keep[first:end].astype(np.int8), [0]])))
-            begins += (first + edges[::2]).tolist()
-            ends += (first + edges[1::2]).tolist()
+            runs = runs_of(keep[first:end])
+            begins += [first + begin for begin, _ in runs]
+            ends += [first + stop for _, stop in runs]
     return begins, ends
 
 
@@ -259,16 +264,16 @@ def _signals(
             )
         seconds = view.offset_seconds or part.seconds or _POLICY_SECONDS
         scores = picture_motion(table, episodes, view, seconds, announce=announce, progress=progress)
-        return [Signal(scores, part.below, part.above or 2 * part.below)]
+        return [Signal(scores, *part.picture)]
     signals = []
     if view.cameras:
         scores = picture_motion(table, episodes, view, part.seconds, announce=announce, progress=progress)
-        signals.append(Signal(scores, part.picture_below, part.picture_above or 2 * part.picture_below))
+        signals.append(Signal(scores, *part.picture))
     from hlrp.data.robot_motion import robot_motion
 
     moved = robot_motion(info, table, episodes, window_offset(part.seconds, info.fps))
     if moved is not None:
-        signals.append(Signal(moved, part.robot_below, part.robot_above or 2 * part.robot_below))
+        signals.append(Signal(moved, *part.robot))
     if not signals:
         raise UserError(
             f"{info.repo_id} has no camera, action or observation.state that could say what is idle",
@@ -286,7 +291,6 @@ def picture_motion(
     *,
     announce: Callable[[str], None] = _log.warning,
     progress: Callable[[int, int], None] | None = None,
-    on_bad: Callable[[Any], None] | None = None,
 ) -> "NDArray[np.float32]":
     """The largest motion over the cameras of a view, in grey levels, float32 `[frames]`; see `MotionScores.read`."""
     import numpy as np
@@ -297,6 +301,6 @@ def picture_motion(
     motions = [MotionScores(table, camera, view.size, offset, root=view.cache_root) for camera in view.cameras]
     if view.prepare and any(motion.missing(episodes) for motion in motions):
         view.prepare()
-    found = [motion.read(episodes, announce=announce, progress=progress, on_bad=on_bad) for motion in motions]
+    found = [motion.read(episodes, announce=announce, progress=progress)[0] for motion in motions]
     largest: NDArray[np.float32] = np.fmax.reduce(found)
     return largest

@@ -54,14 +54,20 @@ class EpisodeMotion:
         self._offset = offset
         self._held: NDArray[np.float32] | None = None
         self._found: list[NDArray[np.float32]] = []
+        self._brightness: list[NDArray[np.float32]] = []
 
     def add(self, frames: NDArray[np.uint8]) -> None:
         """Take the next frames, uint8 `[n, H, W, 3]`."""
         grey = grey_blocks(frames)
+        self._brightness.append(grey.mean((1, 2)))
         grey = grey if self._held is None else np.concatenate([self._held, grey])
         if len(grey) > self._offset:
             self._found.append(_difference(grey[: -self._offset], grey[self._offset :]))
         self._held = grey[-self._offset :]
+
+    def brightness(self) -> NDArray[np.float32]:
+        """Mean of every frame so far, in grey levels."""
+        return np.concatenate(self._brightness)
 
     def scores(self, length: int) -> NDArray[np.float32]:
         """Motion at every frame, float32 `[length]`, in grey levels.
@@ -82,7 +88,7 @@ def _difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDAr
 
 
 class MotionScores:
-    """The motion of one camera at one size, for all frames of a dataset.
+    """Motion and brightness of one camera at one size, for all frames of a dataset.
 
     Kept as `<cache>/frames/<key>/motion-v1-<frames apart>.npy`, in the folder of the frame store whose frames it is
     computed from: other data, another size or decoder is another folder. Frames come from that store where they are in
@@ -123,16 +129,17 @@ class MotionScores:
         progress: Callable[[int, int], None] | None = None,
         on_bad: Callable[[BadVideoError], None] | None = None,
     ) -> NDArray[np.float32]:
-        """Motion of the frames of some episodes; what is missing is computed, saved every now and then.
+        """What the pictures of some episodes show; what is missing is computed, saved every now and then.
 
         Args:
             episodes: Which.
             announce: Given a sentence before frames are read, if any are.
             progress: Called meanwhile as (frames done, frames to do).
-            on_bad: Called with an episode that cannot be decoded, whose motion is NaN; none: the error is raised.
+            on_bad: Called with an episode that cannot be decoded, which stays NaN; none: the error is raised.
 
         Returns:
-            float32 `[frames]` by global frame index, in grey levels; NaN outside ``episodes``.
+            float32 `[2, frames]` by global frame index, in grey levels: motion, and the mean of the picture. NaN
+            outside ``episodes``.
 
         Raises:
             BadVideoError: Naming file and episode, when ``on_bad`` is none.
@@ -142,24 +149,24 @@ class MotionScores:
             with locked(self._folder, announce):
                 self._compute(episodes, announce, progress, on_bad)
         scores = self._load()
-        chosen = np.full(len(scores), np.nan, np.float32)
+        chosen = np.full_like(scores, np.nan)
         rows = self._table.frame_indices(list(episodes))
-        chosen[rows] = scores[rows]
+        chosen[:, rows] = scores[:, rows]
         return chosen
 
     def _load(self) -> NDArray[np.float32]:
-        frames = self._table.info.frames
+        shape = (2, self._table.info.frames)
         try:
             found = np.load(self.path, allow_pickle=False)
-            if found.dtype == np.float32 and found.shape == (frames,):
+            if found.dtype == np.float32 and found.shape == shape:
                 return np.asarray(found)
         except (OSError, ValueError, EOFError):
             pass  # absent, or damaged: it is computed anew
-        return np.full(frames, np.nan, np.float32)
+        return np.full(shape, np.nan, np.float32)
 
     def _missing(self, scores: NDArray[np.float32], episodes: Sequence[int]) -> list[int]:
         begins, ends = self._table.start, self._table.end
-        return [e for e in sorted(set(episodes)) if np.isnan(scores[begins[e] : ends[e]]).any()]
+        return [e for e in sorted(set(episodes)) if np.isnan(scores[:, begins[e] : ends[e]]).any()]
 
     def _compute(
         self,
@@ -185,7 +192,7 @@ class MotionScores:
             done, unsaved = done + len(item.frames), unsaved + len(item.frames)
             first, length = int(self._table.start[item.episode]), int(self._table.lengths[item.episode])
             if item.start + len(item.frames) == length:
-                scores[first : first + length] = motion.scores(length)
+                scores[:, first : first + length] = motion.scores(length), motion.brightness()
                 if unsaved >= _SAVE_FRAMES:
                     self._save(scores)
                     unsaved = 0
