@@ -21,16 +21,6 @@ QUIET = [[*range(10, 25)], [], [*range(15)], [*range(40, 60)]]
 CAMERA = "observation.image"
 
 
-@pytest.fixture(scope="session")
-def idle_root(tmp_path_factory):
-    return make_idle_dataset(tmp_path_factory.mktemp("data") / "idle")
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 def left_out(keep):
     """Frames of each episode that are not kept."""
     return [np.flatnonzero(~keep[e * LENGTH : (e + 1) * LENGTH]).tolist() for e in range(len(keep) // LENGTH)]

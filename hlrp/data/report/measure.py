@@ -287,7 +287,7 @@ def _stream(path: Path) -> tuple[str, float | None]:
     with suppress(av.FFmpegError, OSError, IndexError), av.open(str(path)) as container:
         stream = container.streams.video[0]
         rate = float(stream.average_rate) if stream.average_rate else None
-        return f"{stream.codec_context.name} {stream.codec_context.pix_fmt}", rate
+        return f"{stream.codec_context.codec.canonical_name} {stream.codec_context.pix_fmt}", rate
     return "?", None
 
 
