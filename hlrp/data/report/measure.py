@@ -181,11 +181,17 @@ def measure(
         progress: Called meanwhile as (frames done, frames to do).
 
     Raises:
-        UserError: The tables cannot be read.
+        UserError: The tables cannot be read, or none is here.
     """
     section = thresholds or IdleFilter()
     table = read_episodes(info)
     episodes = table.present
+    if not episodes:
+        raise UserError(
+            "no table of the dataset is here",
+            where=str(info.root / "data"),
+            fix="copy it here; `hlrp data check DIR` names what is missing",
+        )
     bad: dict[int, BadVideoError] = {}
 
     def on_bad(error: BadVideoError) -> None:

@@ -48,7 +48,7 @@ def tables(report: SourceReport) -> Iterator[Table]:
             f"{c.height}x{c.width}",
             c.codec,
             number(c.fps, "g"),
-            f"{c.files} files, {c.megabytes:.1f} MB",
+            f"{c.files} file{'' if c.files == 1 else 's'}, {c.megabytes:.1f} MB",
             " ".join(number(c.motion.get(p), ".1f") for p in ("p5", "p50", "p95")),
         )
         for c in report.cameras
