@@ -1,6 +1,7 @@
 """`hlrp data`: look at datasets, and write them with other names."""
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,7 +77,7 @@ def report(
     All frames are decoded, once: a second report, and the filter of a policy's training, remember what they show.
     """
     from hlrp.data.dataset_info import read_dataset
-    from hlrp.data.report.measure import measure, now
+    from hlrp.data.report.measure import measure
     from hlrp.data.report.page import check_page, tables, write_page
     from hlrp.files import json_text
     from hlrp.progress import counted_lines
@@ -93,7 +94,7 @@ def report(
     shown = pictures if output is not None else 0
     reports = [measure(info, pictures=shown, announce=announce, progress=progress) for info in infos]
     if output is not None:
-        write_page(reports, output, now())
+        write_page(reports, output, time.strftime("%Y-%m-%d %H:%M"))
     if json_output:
         typer.echo(json_text({"sources": [report.to_json() for report in reports]}))
         return

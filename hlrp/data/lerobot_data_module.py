@@ -336,9 +336,8 @@ class LeRobotDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must have in common with this one."""
-        marks = [selection.mark for selection in self.selections()]
         order = self.train_sampler().signature() if self._train else {}
-        return {"fingerprints": [self.info.fingerprint()], "filter": marks, **order}
+        return {"fingerprints": [self.info.fingerprint()], "filter": [s.mark for s in self.selections()], **order}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Check that the data are those of the run that is resumed.

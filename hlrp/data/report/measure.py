@@ -1,6 +1,5 @@
 """A dataset measured: every frame decoded once, tables read once."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -21,12 +20,11 @@ from hlrp.data.filtering import Signal, is_depth, quiet_frames
 from hlrp.data.images import BadVideoError
 from hlrp.data.motion import MotionScores
 from hlrp.data.problems import Problem
-from hlrp.data.readers import DirectReader
 from hlrp.data.report.doubts import Doubt, Evidence, find_doubts, outliers
+from hlrp.data.report.thumbnails import choose_episodes, thumbnails
 from hlrp.data.robot_motion import ACTION, numbers_of, rate_dimensions, robot_motion
 from hlrp.errors import UserError
 
-_THUMBNAIL = 160
 _PERCENTILES = (5, 25, 50, 75, 95)
 
 
@@ -238,7 +236,7 @@ def measure(
         problems=[*dataset_problems(info, episodes, needs_statistics=ACTION in info.features)],
         doubts=doubts,
         rows=rows,
-        thumbnails=_thumbnails(table, seen, _shown(episodes, doubts, pictures)),
+        thumbnails=thumbnails(table, seen, choose_episodes(episodes, doubts, pictures)),
     )
 
 
@@ -320,37 +318,3 @@ def _dimensions(
             far = int(outliers(x).sum())
             missing = len(x) - len(finite)
             yield Dimension(column, str(name), low, high, mean, std, bool(low == high), kind, far, missing)
-
-
-def _shown(episodes: Sequence[int], doubts: Sequence[Doubt], count: int) -> list[int]:
-    """Doubtful episodes first, then others evenly, at most ``count``."""
-    first = list(dict.fromkeys(d.episode for d in doubts))[:count]
-    others = [e for e in episodes if e not in set(first)]
-    left = min(count - len(first), len(others))
-    return [*first, *(others[i * len(others) // left] for i in range(left))]
-
-
-def _thumbnails(
-    table: Episodes, cameras: Sequence[str], episodes: Sequence[int]
-) -> dict[int, dict[str, list[NDArray[np.uint8]]]]:
-    """First, middle and last frame; an episode that cannot be decoded has none."""
-    from hlrp.data.decode import resize_frames
-
-    readers = {camera: DirectReader(table, camera) for camera in cameras}
-    shown: dict[int, dict[str, list[NDArray[np.uint8]]]] = {}
-    for e in episodes:
-        first, last = int(table.start[e]), int(table.end[e]) - 1
-        shown[e] = {}
-        for camera, reader in readers.items():
-            height, width = reader.size
-            scale = min(1.0, _THUMBNAIL / max(height, width))
-            small = max(1, round(height * scale)), max(1, round(width * scale))
-            with suppress(BadVideoError, UserError):
-                frames = reader.read(np.array([first, (first + last) // 2, last]))
-                shown[e][camera] = [f.transpose(1, 2, 0).copy() for f in resize_frames(frames, small)]
-    return shown
-
-
-def now() -> str:
-    """Local time to the minute."""
-    return time.strftime("%Y-%m-%d %H:%M")
