@@ -1,6 +1,7 @@
 """Showing how far work is: a live bar on a terminal, a line every few seconds anywhere else."""
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -23,14 +24,15 @@ class ProgressDisplay:
     Args:
         console: Where to draw; a bar only if it is a terminal.
         unit: What is counted: steps, episodes, frames.
+        bar: False: lines on a terminal too.
     """
 
-    def __init__(self, console: "Console", unit: str) -> None:
+    def __init__(self, console: "Console", unit: str, *, bar: bool = True) -> None:
         self._console = console
         self._unit = unit
         self._what = ""
         self._total = 0
-        self._bar: Progress | None = self._make_bar() if console.is_terminal else None
+        self._bar: Progress | None = self._make_bar() if bar and console.is_terminal else None
         self._task: TaskID | None = None
         self._began: float | None = None
         self._first = 0
@@ -101,3 +103,25 @@ class ProgressDisplay:
         elif line and (self._last_line is None or now - self._last_line >= _LINE_INTERVAL_S or done >= self._total):
             self._last_line = now
             self.note(f"{self._what}: {done}/{self._total} {self._unit}{said and ', ' + said}")
+
+
+def counted_lines(console: "Console", what: str, unit: str) -> Callable[[int, int], None]:
+    """A function to call as (done, to do): prints a line every few seconds, with rate and ETA.
+
+    Args:
+        console: Where to.
+        what: Is being done.
+        unit: What is counted.
+    """
+    display: ProgressDisplay | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal display
+        if display is None:
+            display = ProgressDisplay(console, unit, bar=False)
+            display.begin(what, total)
+        display.update(done, total=total)
+        if done >= total:
+            display = None  # what is counted next is other work
+
+    return progress

@@ -1,6 +1,7 @@
 """`hlrp data`: look at datasets, and write them with other names."""
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from hlrp_cli.flags import episodes_of
 if TYPE_CHECKING:
     from hlrp.data.dataset_info import DatasetInfo
     from hlrp.data.problems import Problem
+    from hlrp.data.report.page import Table
 
 
 group = typer.Typer(help="Look at datasets, rename their features.", no_args_is_help=True)
@@ -61,6 +63,70 @@ def check(
         typer.echo(f"{verdict}; {info.root}: {count} of {info.episodes} episodes, {info.fps:g} fps")
     if fatal:
         raise typer.Exit(2)
+
+
+@group.command()
+def report(
+    roots: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of datasets.")],
+    output: Annotated[Path | None, typer.Option(help="HTML page to write, with pictures of the episodes.")] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Episodes to show on the page, doubtful ones first.")] = 24,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Say what datasets hold: idle frames, lengths, cameras, tasks, statistics, doubtful episodes.
+
+    All frames are decoded, once: a second report, and the filter of a policy's training, remember what they show.
+    """
+    from hlrp.data.dataset_info import read_dataset
+    from hlrp.data.report.measure import measure
+    from hlrp.data.report.page import check_page, tables, write_page
+    from hlrp.files import json_text
+    from hlrp.progress import counted_lines
+    from hlrp_cli.console import console
+
+    infos = [read_dataset(None, root, where="DIR") for root in roots]
+    if output is not None:
+        check_page(output)
+    progress = counted_lines(console(), "reading frames", "frames")
+
+    def announce(text: str) -> None:
+        console().print(text, markup=False)
+
+    shown = pictures if output is not None else 0
+    reports = [measure(info, pictures=shown, announce=announce, progress=progress) for info in infos]
+    if output is not None:
+        write_page(reports, output, time.strftime("%Y-%m-%d %H:%M"))
+    if json_output:
+        typer.echo(json_text({"sources": [report.to_json() for report in reports]}))
+        return
+    for source in reports:
+        for table in tables(source):
+            _show(table)
+    if output is not None:
+        typer.echo(f"page      {output}")
+
+
+def _show(table: "Table") -> None:
+    """A table on a terminal; lines of columns anywhere else, with nothing cut off."""
+    from hlrp_cli.console import console
+
+    target = console(result=True)
+    if target.is_terminal:
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        drawn = RichTable(title=table.title, title_justify="left", show_edge=False)
+        for name in table.head:
+            drawn.add_column(name, overflow="fold")
+        for row in table.rows:
+            drawn.add_row(*map(Text, row))
+        target.print(drawn)
+        target.print()
+        return
+    rows = [table.head, *table.rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.head) - 1)]
+    typer.echo(table.title)
+    for row in rows:
+        typer.echo("  " + "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]))
 
 
 @group.command()

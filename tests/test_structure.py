@@ -20,6 +20,7 @@ COMMANDS = [
     ["fit-actions"],
     ["pseudo-label"],
     ["data", "check"],
+    ["data", "report"],
     ["data", "rename"],
     ["collect"],
     ["import-video"],

@@ -10,21 +10,37 @@ from pydantic import BaseModel
 from hlrp.config import FoundationModel, LeRobotRun, LightningRun, PolicyModel, refuse_unused
 from hlrp.data.checks import dataset_problems, refuse_fatal
 from hlrp.data.dataset_info import DatasetInfo, find_dataset
+from hlrp.data.filtering import Selection
 from hlrp.data.hub import fetch_dataset
 from hlrp.data.policy_checks import STATE, policy_problems
 from hlrp.data.policy_sources import ACTION
 from hlrp.data.problems import Problem
 from hlrp.errors import UserError
+from hlrp.progress import counted_lines
 from hlrp.runs import DatasetRecord, RunDirectory
 from trainers.policy_labels import OURS, mixture_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from hlrp.data.policy_sources import PolicySource, PolicySources
 
 _log = logging.getLogger("hlrp.data")
 # Text that names a folder if there is one of that name, and else something on the Hub.
 _FOLDERS_OR_NAMES = ("init_from", "backbone", "vlm_model_name", "latent_table", "latent_laq")
 _KEYWORDS = ("tiny",)
+
+
+def error_console() -> "Console":
+    """Where people are told what goes on before there is a run."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def reading_told(console: "Console") -> dict[str, Any]:
+    """How one is told, on a console, of frames that have to be read before training begins."""
+    return {"announce": console.print, "progress": counted_lines(console, "reading frames", "frames")}
 
 
 def with_absolute_paths[M: BaseModel](section: M) -> M:
@@ -132,8 +148,34 @@ def _relative(section: BaseModel, prefix: str) -> list[tuple[str, Path]]:
     return relative
 
 
-def describe_data(datasets: Sequence[DatasetInfo]) -> DatasetRecord:
-    """What `run.json` keeps of the datasets of a run."""
+def describe_data(datasets: Sequence[DatasetInfo], selections: Sequence[Selection] = ()) -> DatasetRecord:
+    """What `run.json` keeps of the datasets of a run, and of what its filter leaves of them."""
+    record = _describe(datasets)
+    return record.model_copy(update={"filter": filter_mark(selections)}) if selections else record
+
+
+def filter_mark(selections: Sequence[Selection]) -> str | None:
+    """Identity of what a filter leaves; None without a filter."""
+    return "+".join(selection.mark for selection in selections) or None
+
+
+def check_same_filter(directory: RunDirectory, selections: Sequence[Selection]) -> None:
+    """Refuse to continue with another filter: a position in the order would mean other samples.
+
+    Raises:
+        UserError: With what was left then and what is left now.
+    """
+    before, now = directory.manifest.dataset.filter, filter_mark(selections)
+    if before != now:
+        raise UserError(
+            f"the filter of the run has changed: it left {before or 'all frames'} when the run began, and leaves "
+            f"{now or 'all frames'} now",
+            where=f"data.filter, {directory.path / 'config.yaml'}",
+            fix=f"restore it, or start a new run from the weights: hlrp train --init-from {directory.path} ...",
+        )
+
+
+def _describe(datasets: Sequence[DatasetInfo]) -> DatasetRecord:
     described = [
         DatasetRecord(
             repo_id=d.repo_id,

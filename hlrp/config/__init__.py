@@ -24,7 +24,15 @@ if TYPE_CHECKING:
         RunConfig,
         require_dataset,
     )
-    from hlrp.config.sections import DataSection, EnvSection, LatentsSection, SourceSection
+    from hlrp.config.sections import (
+        DataSection,
+        EnvSection,
+        FilterSection,
+        IdleFilter,
+        LatentsSection,
+        MotionFilter,
+        SourceSection,
+    )
     from hlrp.config.shipped import find_config, shipped_config, shipped_names
     from hlrp.config.trainer_sections import (
         ClassPath,
@@ -40,14 +48,17 @@ __all__ = [
     "EnvSection",
     "EvalConfig",
     "EvalFile",
+    "FilterSection",
     "FoundationModel",
     "FromConfig",
+    "IdleFilter",
     "LaqModel",
     "LatentsSection",
     "LeRobotRun",
     "LeRobotTrainerSection",
     "LightningRun",
     "LightningTrainerSection",
+    "MotionFilter",
     "OtherRun",
     "PolicyModel",
     "Resolved",
@@ -81,7 +92,15 @@ __getattr__ = lazy_names(
         "models": ["FoundationModel", "LaqModel", "PolicyModel"],
         "obeyed": ["refuse_unused"],
         "schema": ["EvalConfig", "EvalFile", "LeRobotRun", "LightningRun", "OtherRun", "RunConfig", "require_dataset"],
-        "sections": ["DataSection", "EnvSection", "LatentsSection", "SourceSection"],
+        "sections": [
+            "DataSection",
+            "EnvSection",
+            "FilterSection",
+            "IdleFilter",
+            "LatentsSection",
+            "MotionFilter",
+            "SourceSection",
+        ],
         "shipped": ["find_config", "shipped_config", "shipped_names"],
         "trainer_sections": [
             "ClassPath",

@@ -1,5 +1,6 @@
 """The sections `data`, `latents` and `env` of a run's configuration."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -73,6 +74,106 @@ class ImageTransformsSection(Settings):
         return given if self.enable else {}
 
 
+class MotionFilter(Settings):
+    """Leave samples out whose picture hardly changes.
+
+    Motion is the mean absolute difference, in grey levels of 0 to 255, of two small grey pictures: those of a window's
+    first pair, or a policy's frame and the one `seconds` later.
+    """
+
+    below: float = Field(default=1.0, gt=0, le=255)
+    """A run of frames is left out if its motion falls below this, in grey levels."""
+    above: float | None = Field(default=None, gt=0, le=255)
+    """A run ends where motion reaches this, in grey levels; none: twice `below`."""
+    seconds: float | None = Field(default=None, gt=0, le=60)
+    """Time between the two pictures, for policies; none: 0.5. Windows compare the frames of their own first pair."""
+    min_seconds: float = Field(default=0.0, ge=0, le=3600)
+    """Shorter runs are kept."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.above is not None and self.above < self.below:
+            raise ValueError(f"'above' is {self.above:g}, less than 'below', {self.below:g}")
+        return self
+
+    @property
+    def picture(self) -> tuple[float, float]:
+        """Both thresholds of the picture's motion."""
+        return self.below, self.above or 2 * self.below
+
+
+class IdleFilter(Settings):
+    """Leave runs of frames out in which neither the picture nor the robot moves.
+
+    The robot's motion is the largest over the dimensions of `action` and `observation.state`: the change within
+    `seconds` as a share of the dimension's range, or, of actions that are speeds, their mean as a share of the largest.
+    """
+
+    picture_below: float = Field(default=1.0, gt=0, le=255)
+    """A run is left out if the picture's motion falls below this, in grey levels, while the robot's is low too."""
+    picture_above: float | None = Field(default=None, gt=0, le=255)
+    """A run ends where the picture's motion reaches this; none: twice `picture_below`."""
+    robot_below: float = Field(default=0.02, gt=0, le=1)
+    """The same of the robot's motion, as a share of its range."""
+    robot_above: float | None = Field(default=None, gt=0, le=1)
+    """A run ends where the robot's motion reaches this; none: twice `robot_below`."""
+    seconds: float = Field(default=0.5, gt=0, le=60)
+    """Time over which picture and robot are compared."""
+    min_seconds: float = Field(default=1.0, ge=0, le=3600)
+    """Shorter runs are kept."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        for name, below, above in (
+            ("picture", self.picture_below, self.picture_above),
+            ("robot", self.robot_below, self.robot_above),
+        ):
+            if above is not None and above < below:
+                raise ValueError(f"'{name}_above' is {above:g}, less than '{name}_below', {below:g}")
+        return self
+
+    @property
+    def picture(self) -> tuple[float, float]:
+        """Both thresholds of the picture's motion."""
+        return self.picture_below, self.picture_above or 2 * self.picture_below
+
+    @property
+    def robot(self) -> tuple[float, float]:
+        """Both thresholds of the robot's motion."""
+        return self.robot_below, self.robot_above or 2 * self.robot_below
+
+
+def _short_form(key: str) -> Callable[[Any], Any]:
+    """Reads `true` as the usual thresholds, `false` as none, and a number as the value of ``key``."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, bool):
+            return {} if value else None
+        return {key: value} if isinstance(value, int | float) else value
+
+    return read
+
+
+class FilterSection(Settings):
+    """Which frames no sample begins at, of every source; held-out episodes are never filtered."""
+
+    motion: Annotated[
+        MotionFilter | None,
+        BeforeValidator(_short_form("below"), json_schema_input_type=MotionFilter | float | bool | None),
+    ] = None
+    """Leave out what does not move in the picture: true, a threshold in grey levels, or a mapping."""
+    idle: Annotated[
+        IdleFilter | None,
+        BeforeValidator(_short_form("min_seconds"), json_schema_input_type=IdleFilter | float | bool | None),
+    ] = None
+    """Leave out runs in which neither picture nor robot moves: true, their least length in seconds, or a mapping."""
+
+    @property
+    def given(self) -> bool:
+        """Whether anything may be left out."""
+        return self.motion is not None or self.idle is not None
+
+
 class DataSection(Settings):
     """What is trained on."""
 
@@ -104,6 +205,8 @@ class DataSection(Settings):
     """Dataset key -> the key that a pretrained policy knows it by."""
     image_transforms: ImageTransformsSection = Field(default_factory=ImageTransformsSection)
     """Augmentation of the frames that are trained on; `true`: LeRobot's own."""
+    filter: FilterSection = Field(default_factory=FilterSection)
+    """Frames at which no training sample begins, because nothing moves there."""
 
     _unique = field_validator("episodes")(lambda value: value and unique_episodes(value))
 

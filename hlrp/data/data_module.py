@@ -15,6 +15,7 @@ from hlrp.config import LightningRun, SourceSection, require_dataset
 from hlrp.data.augmentation import DrawnOrder, augmented, blank_frame, check_transforms, image_transforms
 from hlrp.data.dataset_info import check_episodes, check_resumed, named_episodes, read_dataset
 from hlrp.data.episodes import check_camera, read_episodes, split_episodes, window_offset
+from hlrp.data.filtering import Selection, View, select_frames
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.sampler import ResumableSampler
 from hlrp.data.windows import FrameWindows, WindowSource
@@ -116,6 +117,7 @@ class FrameDataModule(LightningDataModule):
         self._transforms = image_transforms(run.data.image_transforms)
         if self._transforms is not None:
             check_transforms(self._transforms, self._blank_frames(size))
+        self._selections: list[Selection] | None = None
         self.train_windows: Mixture | None = None
         self.val_windows: Mixture | None = None
 
@@ -156,9 +158,53 @@ class FrameDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Open the windows, decoding them into the cache if the run asks for one; a second call does nothing."""
         if self.train_windows is None and stage in ("fit", None):
-            self.train_windows = self.open_windows(self.train_sources)
+            sources, selections = self.train_sources, self.selections()
+            if selections:
+                sources = [replace(s, keep=part.keep) for s, part in zip(sources, selections, strict=True)]
+            self.train_windows = self.open_windows(sources)
         if self.val_windows is None and self.val_sources:
             self.val_windows = self.open_windows(self.val_sources)
+
+    def selections(self) -> list[Selection]:
+        """What the filter leaves of each training source, measured now if need be; empty without a filter.
+
+        Raises:
+            UserError: It leaves nothing of one of them.
+        """
+        section = self.run.data.filter
+        if self._selections is None:
+            told = {name: self._options[name] for name in ("announce", "progress")}
+            self._selections = [
+                select_frames(
+                    section,
+                    source.info,
+                    source.episodes if source.episodes is not None else range(source.info.episodes),
+                    self._view(source),
+                    **told,
+                )
+                for source in (self.train_sources if section.given else [])
+            ]
+        return self._selections
+
+    def _view(self, source: WindowSource) -> View:
+        """The pictures by whose motion the windows of a source are judged: those that the model reads."""
+        return View(
+            self.filtered_cameras(source),
+            self.filtered_size,
+            self._options["offset_seconds"],
+            self._options["cache_root"],
+            (lambda: self.open_windows(self.train_sources)) if self._options["cache"] == "disk" else None,
+        )
+
+    def filtered_cameras(self, source: WindowSource) -> list[str]:
+        """Cameras in whose picture something must move."""
+        return source.cameras or [check_camera(source.info, None)]
+
+    @property
+    def filtered_size(self) -> int | tuple[int, int] | None:
+        """Size at which motion is measured."""
+        size: int | tuple[int, int] | None = self._options["size"]
+        return size
 
     def open_windows(self, sources: list[WindowSource]) -> Mixture:
         """The samples of some sources; a subclass may give others."""
@@ -226,7 +272,9 @@ class FrameDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must have in common with this one."""
         prints = [source.info.fingerprint() for source in self.train_sources]
-        return {"fingerprints": prints, **(self.train_sampler().signature() if self.train_windows else {})}
+        marks = [selection.mark for selection in self.selections()]
+        order = self.train_sampler().signature() if self.train_windows else {}
+        return {"fingerprints": prints, "filter": marks, **order}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Check that the data are those of the run that is resumed.

@@ -134,7 +134,7 @@ class FrameStore:
                 announce(self._sentence(episodes, "memory"))
                 self._make_ram(episodes, progress)
             else:
-                with _lock(self.folder, announce):
+                with locked(self.folder, announce):
                     self._make_disk(self.folder, episodes, announce, progress)
         if self.folder is not None:
             self._map()
@@ -286,7 +286,12 @@ class _DiskStorage:
 
 
 @contextmanager
-def _lock(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
+def locked(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
+    """The sole right to write into a store's folder, which is made; a wait for another process is announced.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
     from filelock import FileLock, Timeout
 
     try:

@@ -9,15 +9,16 @@ import torch
 from torch.utils.data import Dataset
 
 from hlrp.compat import mend_metadata
-from hlrp.config import LightningRun
+from hlrp.config import FilterSection, LightningRun
 from hlrp.data.augmentation import Transforms, blank_frame, check_transforms, image_transforms
 from hlrp.data.columns import read_columns, read_tasks
 from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo, check_episodes, read_dataset, require_training_features
 from hlrp.data.decode import frame_size
 from hlrp.data.episodes import check_camera, read_episodes, split_episodes
+from hlrp.data.filtering import Selection, select_for_policy
 from hlrp.data.policy_data_module import PolicyDataModule
-from hlrp.data.policy_samples import GatheredSamples, Sample
-from hlrp.data.readers import FramesWanted, open_readers
+from hlrp.data.policy_samples import GatheredSamples, Sample, episode_order
+from hlrp.data.readers import FrameReader, FramesWanted, open_readers
 from hlrp.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class LeRobotDataModule(PolicyDataModule):
         image_transforms: Applied to training frames, uint8 `[C, H, W]` or `[T, C, H, W]`, whatever it draws from
             PyTorch's generator depending on seed, epoch and sample alone.
         video_backend: Decoder without a cache: pyav, or torchcodec, which is LeRobot's own; none: pyav.
+        frame_filter: Frames at which no training sample begins; none: all are used.
         max_val_samples: Most held-out samples, spread evenly over all of them; none: all.
         cache_root: Where frame stores live; none: in the platform's cache folder.
         cache_limit_gb: Most that may have to be decoded into the cache.
@@ -72,6 +74,7 @@ class LeRobotDataModule(PolicyDataModule):
         cameras: list[str] | None = None,
         image_transforms: Transforms | None = None,
         video_backend: str | None = None,
+        frame_filter: FilterSection | None = None,
         max_val_samples: int | None = None,
         cache_root: Path | None = None,
         cache_limit_gb: float = 50.0,
@@ -86,6 +89,7 @@ class LeRobotDataModule(PolicyDataModule):
             eval_split=eval_split,
             seed=seed,
             image_transforms=image_transforms,
+            frame_filter=frame_filter,
             max_val_samples=max_val_samples,
         )
         folder = Path(root) if root is not None else None
@@ -105,9 +109,9 @@ class LeRobotDataModule(PolicyDataModule):
 
     @classmethod
     def from_run(
-        cls, run: LightningRun, *, announce: Callable[[str], None] = _log.warning, cache_root: Path | None = None
+        cls, run: LightningRun, *, announce: Callable[[str], None] = _log.warning, **opening: Any
     ) -> "LeRobotDataModule":
-        """The data of a run's configuration that names one dataset."""
+        """The data of a run that names one dataset; ``opening`` may be `cache_root` and `progress`."""
         data, trainer = run.data, run.trainer
         return cls(
             data.repo_id,
@@ -121,10 +125,11 @@ class LeRobotDataModule(PolicyDataModule):
             cameras=data.cameras,
             image_transforms=image_transforms(data.image_transforms),
             video_backend=data.video_backend,
+            frame_filter=data.filter,
             cache_limit_gb=data.cache_limit_gb,
             tolerance_s=data.tolerance_s,
             announce=announce,
-            cache_root=cache_root,
+            **opening,
         )
 
     def describe(self) -> dict[str, dict[str, Any]]:
@@ -139,6 +144,7 @@ class LeRobotDataModule(PolicyDataModule):
             "video_backend": self._video_backend,
             "cache_limit_gb": self._limit_gb,
             "tolerance_s": self.info.tolerance_s,
+            "filter": self.frame_filter,
         }
         trainer = {"batch_size": self.batch_size, "eval_split": self.eval_split}
         if self._seed is not None:
@@ -214,10 +220,7 @@ class LeRobotDataModule(PolicyDataModule):
         if stamps is not None:
             check_delta_timestamps(stamps, self.info.fps, self.info.tolerance_s)
             deltas = get_delta_indices(stamps, self.info.fps)
-        table = read_episodes(self.info)
-        episodes = sorted({*self.train_episodes, *self.val_episodes})
-        wanted = [FramesWanted(table, camera, frame_size(self.info, camera), episodes) for camera in self.cameras]
-        readers = open_readers(wanted, cache=self.cache, limit_gb=self._limit_gb, **self._opening)
+        table, readers = read_episodes(self.info), self._readers()
         other = set(self.info.cameras) - set(self.cameras)
         train = GatheredSamples(
             table,
@@ -230,31 +233,32 @@ class LeRobotDataModule(PolicyDataModule):
         )
         return train, train
 
+    def _readers(self) -> list[FrameReader]:
+        table, episodes = read_episodes(self.info), sorted({*self.train_episodes, *self.val_episodes})
+        wanted = [FramesWanted(table, camera, frame_size(self.info, camera), episodes) for camera in self.cameras]
+        return open_readers(wanted, cache=self.cache, limit_gb=self._limit_gb, **self._opening)
+
+    def measure(self) -> list[Selection]:
+        """See `PolicyDataModule.measure`."""
+        prepare = self._readers if self.cache == "disk" else None
+        chosen = (self.frame_filter, self.info, self.train_episodes, self.cameras)
+        return select_for_policy(*chosen, prepare=prepare, **self._opening)
+
     def order(self) -> "EpisodeAwareSampler":
-        """LeRobot's own.
+        """LeRobot's own, of the frames that the filter leaves.
 
         Raises:
             UserError: The policy leaves no frame to train on.
         """
-        from lerobot.datasets.sampler import EpisodeAwareSampler
-
-        table, samples = read_episodes(self.info), self._samples()
-        try:
-            return EpisodeAwareSampler(
-                table.start.tolist(),
-                table.end.tolist(),
-                episode_indices_to_use=self.train_episodes,
-                drop_n_last_frames=getattr(self._policy, "drop_n_last_frames", 0),
-                shuffle=True,
-                seed=self.seed,
-                absolute_to_relative_idx=getattr(samples, "absolute_to_relative_idx", None),
-            )
-        except ValueError as error:
-            raise UserError(
-                f"no frame is left to train on: {error}",
-                where="model.drop_n_last_frames",
-                fix="use longer episodes, or a smaller drop_n_last_frames",
-            ) from error
+        samples, kept, table = self._samples(), self.selections(), read_episodes(self.info)
+        return episode_order(
+            table,
+            self.train_episodes,
+            drop_last=getattr(self._policy, "drop_n_last_frames", 0),
+            seed=self.seed,
+            relative=getattr(samples, "absolute_to_relative_idx", None),
+            keep=kept[0].keep if kept else None,
+        )
 
     def held_out(self) -> list[int]:
         """Frames of the held-out episodes."""

@@ -12,9 +12,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from hlrp.config import LightningRun
+from hlrp.config import FilterSection, LightningRun
 from hlrp.data.augmentation import Transforms, augmented, check_transforms, image_transforms
 from hlrp.data.dataset_info import DatasetInfo, check_resumed
+from hlrp.data.filtering import Selection
 from hlrp.data.policy_mixture import MixtureMetadata, PolicyMixture
 from hlrp.data.policy_samples import GatheredSamples, HeldOutSampler, PolicySampler, Sample
 from hlrp.data.sampler import MixtureOrder
@@ -44,6 +45,7 @@ class PolicyDataModule(LightningDataModule):
         seed: Of the order; none: the trainer's.
         image_transforms: Applied to training frames, uint8 `[C, H, W]` or `[T, C, H, W]`, whatever it draws from
             PyTorch's generator depending on seed, epoch and sample alone.
+        frame_filter: Frames at which no training sample begins; none: all are used.
         max_val_samples: Most held-out samples, spread evenly over all of them; none: all.
     """
 
@@ -59,6 +61,7 @@ class PolicyDataModule(LightningDataModule):
         eval_split: float,
         seed: int | None,
         image_transforms: Transforms | None = None,
+        frame_filter: FilterSection | None = None,
         max_val_samples: int | None = None,
     ) -> None:
         super().__init__()
@@ -66,6 +69,8 @@ class PolicyDataModule(LightningDataModule):
         self.num_workers = num_workers if num_workers is not None else (2 if cache == "off" else 0)
         self._seed, self._max_val = seed, max_val_samples
         self._image_transforms = image_transforms
+        self.frame_filter = frame_filter or FilterSection()
+        self._selections: list[Selection] | None = None
         self._policy: Any = None
         self._train: Dataset[Sample] | None = None
         self._val: Dataset[Sample] | None = None
@@ -87,6 +92,16 @@ class PolicyDataModule(LightningDataModule):
     @abstractmethod
     def order(self) -> "EpisodeAwareSampler | MixtureOrder":
         """The order of training samples, over all processes."""
+
+    @abstractmethod
+    def measure(self) -> list[Selection]:
+        """What the filter leaves of the training frames of each dataset; empty without a filter."""
+
+    def selections(self) -> list[Selection]:
+        """What the filter leaves of the training frames of each dataset, measured now if need be; empty without one."""
+        if self._selections is None:
+            self._selections = self.measure()
+        return self._selections
 
     @abstractmethod
     def held_out(self) -> Sequence[int]:
@@ -173,8 +188,9 @@ class PolicyDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must have in common with this one."""
-        prints = [info.fingerprint() for info in self.infos]
-        return {"fingerprints": prints, **(self.train_sampler().signature() if self._train else {})}
+        prints, marks = [i.fingerprint() for i in self.infos], [s.mark for s in self.selections()]
+        order = self.train_sampler().signature() if self._train else {}
+        return {"fingerprints": prints, "filter": marks, **order}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Check that the data are those of the run that is resumed.
@@ -197,6 +213,7 @@ class MixtureDataModule(PolicyDataModule):
         eval_split: Share of the episodes of every task of every source that is held out, by LeRobot's rule.
         seed: Of the order; none: the trainer's.
         image_transforms: Applied to training frames, uint8 `[C, H, W]` or `[T, C, H, W]`.
+        frame_filter: Frames at which no training sample begins; none: all are used.
         max_val_samples: Most held-out samples, spread evenly over all of them; none: all.
         cache_root: Where frame stores live; none: in the platform's cache folder.
         cache_limit_gb: Most that may have to be decoded into the cache.
@@ -217,6 +234,7 @@ class MixtureDataModule(PolicyDataModule):
         eval_split: float = 0.0,
         seed: int | None = None,
         image_transforms: Transforms | None = None,
+        frame_filter: FilterSection | None = None,
         max_val_samples: int | None = None,
         cache_root: Path | None = None,
         cache_limit_gb: float = 50.0,
@@ -230,6 +248,7 @@ class MixtureDataModule(PolicyDataModule):
             eval_split=eval_split,
             seed=seed,
             image_transforms=image_transforms,
+            frame_filter=frame_filter,
             max_val_samples=max_val_samples,
         )
         self.sources, self.cameras = sources, sources.cameras
@@ -243,7 +262,12 @@ class MixtureDataModule(PolicyDataModule):
 
     @classmethod
     def from_run(
-        cls, run: LightningRun, sources: "PolicySources", *, announce: Callable[[str], None] = _log.warning
+        cls,
+        run: LightningRun,
+        sources: "PolicySources",
+        *,
+        announce: Callable[[str], None] = _log.warning,
+        progress: Callable[[int, int], None] | None = None,
     ) -> "MixtureDataModule":
         """The data of a run's configuration, whose mixture is ``sources``."""
         data, trainer = run.data, run.trainer
@@ -255,8 +279,10 @@ class MixtureDataModule(PolicyDataModule):
             eval_split=trainer.eval_split,
             seed=trainer.seed,
             image_transforms=image_transforms(data.image_transforms),
+            frame_filter=data.filter,
             cache_limit_gb=data.cache_limit_gb,
             announce=announce,
+            progress=progress,
         )
 
     def describe(self) -> dict[str, dict[str, Any]]:
@@ -268,6 +294,7 @@ class MixtureDataModule(PolicyDataModule):
             "num_workers": self.num_workers,
             "cache_limit_gb": self._opening["limit_gb"],
             "tolerance_s": self.infos[0].tolerance_s,
+            "filter": self.frame_filter,
         }
         trainer = {"batch_size": self.batch_size, "eval_split": self.eval_split}
         return {"data": data, "trainer": trainer | ({} if self._seed is None else {"seed": self._seed})}
@@ -286,8 +313,13 @@ class MixtureDataModule(PolicyDataModule):
         """See `PolicyDataModule.open_samples`."""
         train, held_out = ([part[i] for part in self.parts] for i in (0, 1))
         options: dict[str, Any] = {"cache": self.cache, "opening": self._opening}
-        samples = PolicyMixture(self.sources, config, train, **options)
+        samples = PolicyMixture(self.sources, config, train, selections=self.selections(), **options)
         return samples, PolicyMixture(self.sources, config, held_out, **options) if any(held_out) else None
+
+    def measure(self) -> list[Selection]:
+        """See `PolicyDataModule.measure`."""
+        told = {key: value for key, value in self._opening.items() if key != "limit_gb"}
+        return self.sources.selections(self.frame_filter, [train for train, _ in self.parts], **told)
 
     def order(self) -> MixtureOrder:
         """Shares by weight, spread evenly."""

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from hlrp.data.augmentation import Transforms
 from hlrp.data.columns import read_columns, read_tasks
 from hlrp.data.episodes import read_episodes
+from hlrp.data.filtering import Selection
 from hlrp.data.labelled_statistics import LabelledRows, labelled_statistics
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.policy_checks import STATE
@@ -94,12 +95,21 @@ def _side_by_side(parts: "Sequence[dict[str, NDArray[Any]]]") -> "dict[str, NDAr
 class _SourceSamples:
     """What `PolicyMixture` keeps of one source; starts are the frames that samples are of."""
 
-    def __init__(self, number: int, mixture: PolicySources, episodes: Sequence[int], drop_last: int) -> None:
+    def __init__(
+        self,
+        number: int,
+        mixture: PolicySources,
+        episodes: Sequence[int],
+        drop_last: int,
+        selection: Selection | None,
+    ) -> None:
         self.source: PolicySource = mixture.sources[number]
         self._mixture = mixture
         self.table = read_episodes(self.source.info)
         kept = [np.arange(self.table.start[e], self.table.end[e] - drop_last, dtype=np.int64) for e in sorted(episodes)]
         self.starts: NDArray[np.int64] = np.concatenate(kept) if kept else np.zeros(0, np.int64)
+        if selection is not None:
+            self.starts = self.starts[selection.keep[self.starts]]
         self._first = {_INDEX: mixture.first_frame[number], _EPISODE: mixture.first_episode[number]}
         self._labelled = np.zeros(len(self.table), bool)
         self._labelled[self.source.labelled] = True
@@ -219,6 +229,7 @@ class PolicyMixture(Mixture):
         sources: The mixture.
         config: LeRobot's configuration of the policy, which says what belongs to a sample.
         episodes: Episodes of each source that samples are of.
+        selections: What a filter leaves of each source; empty without a filter.
         cache: off: decode at every access; ram, disk: from a frame store, made now if need be.
         opening: `limit_gb`, `root`, `announce` and `progress` of the cache; see `open_readers`.
 
@@ -232,18 +243,23 @@ class PolicyMixture(Mixture):
         config: Any,
         episodes: Sequence[list[int]],
         *,
+        selections: Sequence[Selection] = (),
         cache: Literal["off", "ram", "disk"] = "off",
         opening: Mapping[str, Any] | None = None,
     ) -> None:
         drop_last = getattr(config, "drop_n_last_frames", 0)
-        parts = [_SourceSamples(n, sources, kept, drop_last) for n, kept in enumerate(episodes)]
+        left: Sequence[Selection | None] = selections or [None] * len(episodes)
+        parts = [
+            _SourceSamples(n, sources, kept, drop_last, selection)
+            for n, (kept, selection) in enumerate(zip(episodes, left, strict=True))
+        ]
         super().__init__(parts, [s.weight for s in sources.sources])
         self._parts: Sequence[_SourceSamples] = parts
         for part in parts:
-            if not len(part.starts) and drop_last:
+            if not len(part.starts) and (drop_last or selections):
                 raise UserError(
                     f"no frame of {part.source.info.repo_id} is left to train on",
-                    where=f"{part.source.where}, model.drop_n_last_frames",
+                    where=f"{part.source.where}, model.drop_n_last_frames, data.filter",
                     fix="use longer episodes, or a smaller drop_n_last_frames",
                 )
         self.tasks = list(dict.fromkeys(task for s in sources.sources for task in read_tasks(s.info)))

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from hlrp.data.episodes import Episodes
+from hlrp.data.filtering import kept_ranges
 from hlrp.data.readers import FrameReader
+from hlrp.errors import UserError
 
 if TYPE_CHECKING:
     from lerobot.datasets.sampler import EpisodeAwareSampler
@@ -94,6 +96,46 @@ class GatheredSamples(Dataset[Sample]):
             return batch
         collated: Sample = default_collate(batch)
         return collated
+
+
+def episode_order(
+    table: Episodes,
+    episodes: Sequence[int],
+    *,
+    drop_last: int,
+    seed: int,
+    relative: dict[int, int] | None = None,
+    keep: NDArray[np.bool_] | None = None,
+) -> "EpisodeAwareSampler":
+    """LeRobot's sampler of the frames of some episodes.
+
+    Args:
+        table: Episode table of the dataset.
+        episodes: Which.
+        drop_last: Frames that are left out at the end of every episode.
+        seed: Start of the order.
+        relative: Global frame index to the position in the samples; none: they are the same.
+        keep: bool `[frames]`: frames that samples may begin at; none: all.
+
+    Raises:
+        UserError: No frame is left.
+    """
+    from lerobot.datasets.sampler import EpisodeAwareSampler
+
+    shared: dict[str, Any] = {"shuffle": True, "seed": seed, "absolute_to_relative_idx": relative}
+    try:
+        if keep is not None:
+            return EpisodeAwareSampler(*kept_ranges(table, episodes, keep, drop_last=drop_last), **shared)
+        starts, ends = table.start.tolist(), table.end.tolist()
+        return EpisodeAwareSampler(
+            starts, ends, episode_indices_to_use=list(episodes), drop_n_last_frames=drop_last, **shared
+        )
+    except ValueError as error:
+        raise UserError(
+            f"no frame is left to train on: {error}",
+            where="model.drop_n_last_frames",
+            fix="use longer episodes, or a smaller drop_n_last_frames",
+        ) from error
 
 
 class PolicySampler(Sampler[list[int]]):

@@ -7,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hlrp.config import FilterSection
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.data.episodes import split_episodes
+from hlrp.data.filtering import Selection, select_for_policy
 from hlrp.data.policy_checks import STATE
 from hlrp.errors import UserError, suggest
 
@@ -234,6 +236,14 @@ class PolicySources:
                 fix="label more episodes, or train without trainer.eval_split",
             )
         return parts
+
+    def selections(self, section: FilterSection, episodes: Sequence[Sequence[int]], **options: Any) -> list[Selection]:
+        """What a filter leaves of each source's ``episodes``; empty without a filter. See `select_for_policy`."""
+        found: list[Selection] = []
+        for source, kept in zip(self.sources, episodes, strict=True):
+            cameras = [source.own_name(camera) for camera in self.cameras if camera in source.features]
+            found += select_for_policy(section, source.info, kept, cameras, **options)
+        return found
 
 
 def _width(source: PolicySource, name: str) -> int:

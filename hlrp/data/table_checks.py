@@ -195,9 +195,7 @@ class _Tables:
             yield from self.once("nan", "timestamp", Problem(problem, f"{path}, column timestamp, {where}", _RESTORE))
         inside = np.flatnonzero((np.diff(episode) == 0) & (np.diff(frame) == 1))
         steps = np.diff(stamps)[inside]
-        # Long episodes: float32 has no more digits.
-        allowed = _TOLERANCE_S + 2 * np.spacing(np.abs(stamps[1:][inside]).astype(np.float32)).astype(np.float64)
-        for at in np.flatnonzero(np.abs(steps - 1 / self.info.fps) > allowed)[:1]:
+        for at in np.flatnonzero(_wrong(steps, stamps[1:][inside], self.info.fps))[:1]:
             after = inside[at] + 1
             yield from self.once(
                 "rate",
@@ -268,6 +266,23 @@ class _Tables:
                 str(self.info.root / "data"),
                 "the dataset is incomplete: copy or record it again",
             )
+
+
+def wrong_steps(stamps: "NDArray[np.float64]", fps: float) -> "NDArray[np.int64]":
+    """Frames of an episode after which the next does not come 1/fps later, from their times `[n]` in seconds."""
+    import numpy as np
+
+    return np.flatnonzero(_wrong(np.diff(stamps), stamps[1:], fps))
+
+
+def _wrong(steps: "NDArray[np.float64]", stamps: "NDArray[np.float64]", fps: float) -> "NDArray[np.bool_]":
+    """Which steps, each up to one of ``stamps``, are not 1/fps long."""
+    import numpy as np
+
+    # Long episodes: float32 has no more digits.
+    allowed = _TOLERANCE_S + 2 * np.spacing(np.abs(stamps).astype(np.float32)).astype(np.float64)
+    wrong: NDArray[np.bool_] = np.abs(steps - 1 / fps) > allowed
+    return wrong
 
 
 def _declared(dtype: str) -> str | None:

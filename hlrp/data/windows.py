@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +33,7 @@ class WindowSource:
         cameras: Features to read, in this order; none: the only one there is.
         weight: How often it is sampled, relative to the other sources, > 0.
         labelled_episodes: Episodes whose actions may be used; none: all that have actions.
+        keep: bool `[frames]`: frames at which windows may begin; none: all of the episodes.
     """
 
     info: DatasetInfo
@@ -40,6 +41,7 @@ class WindowSource:
     cameras: list[str] | None = None
     weight: float = 1.0
     labelled_episodes: list[int] | None = None
+    keep: "NDArray[np.bool_] | None" = field(default=None, compare=False)
 
 
 class SourceWindows:
@@ -62,6 +64,8 @@ class SourceWindows:
         self.table: Episodes = read_episodes(spec.info)
         self.offset = window_offset(offset_seconds, spec.info.fps)
         self.starts = self.table.frame_indices(spec.episodes)
+        if spec.keep is not None:
+            self.starts = self.starts[spec.keep[self.starts]]
         self._steps = np.arange(num_frames, dtype=np.int64) * self.offset
 
     def keep_valid(self) -> None:

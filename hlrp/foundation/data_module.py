@@ -87,6 +87,15 @@ class FoundationDataModule(FrameDataModule):
             **{name: self._options[name] for name in shared},
         )
 
+    def filtered_cameras(self, source: WindowSource) -> list[str]:
+        """Those of the model's cameras that the source has."""
+        return [camera for camera in self.cameras if camera in source.info.cameras]
+
+    @property
+    def filtered_size(self) -> int | tuple[int, int] | None:
+        """The model's."""
+        return self._model.image_size
+
     @property
     def train_samples(self) -> FoundationSamples:
         """What is trained on; opened if need be."""

@@ -22,6 +22,7 @@ class DatasetRecord(BaseModel):
         episodes: How many.
         frames: How many.
         fps: Frames per second.
+        filter: What its filter leaves of the frames that are trained on; of several datasets joined by `+`. None: all.
         sources: The datasets of a mixture, which has none of the above but the fingerprint.
     """
 
@@ -33,6 +34,7 @@ class DatasetRecord(BaseModel):
     episodes: int | None = None
     frames: int | None = None
     fps: float | None = None
+    filter: str | None = None
     sources: list["DatasetRecord"] = []
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from idle_dataset import make_idle_dataset
 from small_datasets import LENGTHS, TOP, WRIST, camera, record
 
 
@@ -19,3 +20,15 @@ def image_root(tmp_path_factory) -> Path:
     """2 episodes at 30 fps of one 48x64 camera kept as pictures, without actions."""
     features = {"observation.image": camera("image", 48, 64)}
     return record(tmp_path_factory.mktemp("data") / "image", features, 30, [12, 15], ["observation.image"])
+
+
+@pytest.fixture(scope="session")
+def idle_root(tmp_path_factory) -> Path:
+    """4 episodes of 60 frames at 10 fps in which it is known what is idle; see `make_idle_dataset`."""
+    return make_idle_dataset(tmp_path_factory.mktemp("data") / "idle")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """A folder for frame stores and what is measured of them."""
+    return tmp_path_factory.mktemp("cache")

@@ -1,12 +1,14 @@
 """Samples: one frame with its instruction and state, the same whatever makes the labels, and in the same order."""
 
+import numpy as np
 import pytest
 import torch
 from foundation_toys import CAMERA, TASKS, make_run
 from make_dataset import make_dataset
 
-from hlrp.data import FrameWindows, WindowSource, read_dataset
+from hlrp.data import FrameWindows, WindowSource, read_dataset, read_episodes
 from hlrp.data.columns import read_column
+from hlrp.data.motion import MotionScores
 from hlrp.errors import UserError
 from hlrp.foundation import FoundationDataModule
 from hlrp.foundation.windows import STATE, present
@@ -59,6 +61,20 @@ def test_transforms_change_what_the_model_sees_and_not_what_is_labelled(square_r
     assert ratio.min() > 0.38 and ratio.max() < 0.62 and ratio.max() - ratio.min() > 0.02
     assert torch.equal(changed[FRAMES], plain[FRAMES]) and torch.equal(changed["index"], plain["index"])
     assert torch.equal(*(next(iter(module.val_dataloader()))[CAMERA] for module in modules))
+
+
+def test_a_filter_leaves_frames_out_by_the_motion_of_the_labels_pair(square_root, table2, tmp_path):
+    plain = FoundationDataModule(make_run(square_root, {"table": table2}))
+    table, episodes = read_episodes(read_dataset(None, square_root)), plain.train_sources[0].episodes
+    motion = MotionScores(table, CAMERA, plain.filtered_size, 2, root=tmp_path).read(episodes)[0]
+    starts = plain.train_samples.ids()[:, 1]
+    middle = float(np.median(motion[starts]))
+    run = make_run(square_root, {"table": table2}, filter={"motion": {"below": middle, "above": middle}})
+    filtered = FoundationDataModule(run, cache_root=tmp_path)
+    filtered.setup("fit")
+    assert filtered.train_samples.ids()[:, 1].tolist() == starts[motion[starts] >= middle].tolist()
+    assert filtered.val_windows is not None and len(filtered.val_windows) == 2 * 18
+    assert filtered.state_dict()["filter"] != plain.state_dict()["filter"] == []
 
 
 def test_held_out_episodes_and_workers(square_root, table2):

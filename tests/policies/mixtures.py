@@ -61,7 +61,7 @@ def lerobots_loop(run: Any, out: Path, monkeypatch: Any) -> tuple[list[float], l
     from lerobot.scripts import lerobot_train
     from lerobot.utils.import_utils import register_third_party_plugins
 
-    from trainers.lerobot.hooks import read_mixture
+    from trainers.lerobot.data_hooks import read_mixture
     from trainers.lerobot.trainer import plan
     from trainers.lerobot.worker import requested_mixture
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hlrp.data import read_dataset, read_episodes
+from hlrp.data.robot_motion import numbers_of, rate_dimensions
 from hlrp.errors import UserError, WorkError
 from hlrp.sim import collect as recording
 from hlrp.sim.collect import CollectProgress, CollectRequest, CollectResult, collect
@@ -51,6 +53,13 @@ def test_the_dataset_holds_what_the_expert_did(recorded: tuple[CollectResult, li
     image = first["observation.image"].numpy().transpose(1, 2, 0) * 255
     assert np.abs(image - again.image[0]).mean() < 8
     assert np.abs(image - again.image[0][::-1]).mean() > 16
+
+
+def test_hand_deltas_are_speeds_and_the_gripper_is_not(recorded: tuple[CollectResult, list[CollectProgress]]) -> None:
+    info = read_dataset(None, recorded[0].output)
+    values = numbers_of(info, None)
+    rates = rate_dimensions(values["action"], values["observation.state"], read_episodes(info))
+    assert rates.tolist() == [True, True, True, False]
 
 
 def test_recorded_actions_replay_to_success(recorded: tuple[CollectResult, list[CollectProgress]]) -> None:

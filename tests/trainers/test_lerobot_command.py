@@ -15,7 +15,7 @@ from hlrp.data.dataset_info import read_dataset
 from hlrp.data.episodes import split_episodes
 from hlrp.errors import UserError
 from trainers.lerobot.command import build_arguments, build_command, encode
-from trainers.lerobot.events import ASKED_POLICY, SOURCES
+from trainers.lerobot.events import ASKED_FILTER, ASKED_POLICY, SOURCES
 from trainers.lerobot.session import metrics_row
 from trainers.lifecycle import default_log_freq, default_save_freq, explain_failure
 
@@ -144,6 +144,19 @@ BECOMES: dict[str, tuple[list[str], str]] = {
         ["data.image_transforms={enable: true, tfs: {b: {kwargs: {p: 1}}}}"],
         '--dataset.image_transforms.tfs={"b": {"kwargs": {"p": 1}}}',
     ),
+    "data.filter": (["data.filter.motion=true"], '"motion":{"below":1.0'),
+    "data.filter.motion": (["data.filter.motion=true"], '"motion":{"below":1.0'),
+    "data.filter.motion.below": (["data.filter.motion=2"], '"below":2.0'),
+    "data.filter.motion.above": (["data.filter.motion.above=4"], '"above":4.0'),
+    "data.filter.motion.seconds": (["data.filter.motion.seconds=0.2"], '"seconds":0.2'),
+    "data.filter.motion.min_seconds": (["data.filter.motion.min_seconds=2"], '"min_seconds":2.0'),
+    "data.filter.idle": (["data.filter.idle=true"], '"idle":{"picture_below":1.0'),
+    "data.filter.idle.picture_below": (["data.filter.idle.picture_below=2"], '"picture_below":2.0'),
+    "data.filter.idle.picture_above": (["data.filter.idle.picture_above=4"], '"picture_above":4.0'),
+    "data.filter.idle.robot_below": (["data.filter.idle.robot_below=0.01"], '"robot_below":0.01'),
+    "data.filter.idle.robot_above": (["data.filter.idle.robot_above=0.5"], '"robot_above":0.5'),
+    "data.filter.idle.seconds": (["data.filter.idle.seconds=0.2"], '"seconds":0.2'),
+    "data.filter.idle.min_seconds": (["data.filter.idle=2"], '"min_seconds":2.0'),
     "latents.source": ([OURS, "latents.source=precomputed"], "--policy.latent_source=precomputed"),
     "latents.table": ([OURS, "latents.table=/t"], "--policy.latent_table=/t"),
     "latents.laq": ([OURS, "latents.laq={laq}"], "--policy.latent_laq={laq}"),
@@ -214,7 +227,8 @@ def test_a_key_reaches_lerobot(key: str, toy_root: Path, laq: Path) -> None:
     variables = [f"${name}={value}" for name, value in command.environment.items()]
     wanted = expected.replace("{root}", str(places["root"])).replace("{laq}", str(places["laq"]))
     if wanted.startswith('"'):
-        assert wanted in command.environment[SOURCES if not root else ASKED_POLICY]
+        told = ASKED_FILTER if key.startswith("data.filter") else ASKED_POLICY if root else SOURCES
+        assert wanted in command.environment[told]
     else:
         assert wanted in [*command.argv, *variables]
 

@@ -17,7 +17,14 @@ from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo
 from hlrp.errors import UserError
 from hlrp.processes import child_environment
 from hlrp.runs import Checkpoint
-from trainers.lerobot.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS, SOURCES
+from trainers.lerobot.events import (
+    ALLOW_DOWNLOAD,
+    ASKED_DEVICE,
+    ASKED_FILTER,
+    ASKED_POLICY,
+    MAX_NONFINITE_STEPS,
+    SOURCES,
+)
 from trainers.lifecycle import default_log_freq, default_save_freq
 from trainers.policy_checks import policy_fields
 from trainers.policy_labels import foundation_of
@@ -237,6 +244,8 @@ def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
         environment[ALLOW_DOWNLOAD] = "1"
     else:
         environment |= {"HF_HUB_OFFLINE": "1"}
+    if run.data.filter.given:
+        environment[ASKED_FILTER] = run.data.model_dump_json(include={"filter", "cameras", "tolerance_s"})
     if run.trainer.device:
         environment[ASKED_DEVICE] = run.trainer.device
     if run.trainer.precision:

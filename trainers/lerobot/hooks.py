@@ -1,4 +1,4 @@
-"""Everything that is changed around LeRobot's own training loop, which stays as it is.
+"""Everything that is changed around LeRobot's own training loop, which stays as it is; its data: `data_hooks`.
 
 Nothing of LeRobot is imported at module level: the worker first chooses what LeRobot is to import.
 """
@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hlrp.compat import check_features, check_normalisation, mend_metadata
-from hlrp.data.episodes import check_camera_names
+from hlrp.compat import mend_metadata
+from hlrp.config import DataSection
 from hlrp.errors import HlrpError, UserError
 from hlrp.files import new_folder, replace_link
 from hlrp.finite import FiniteLoss, require_finite_weights
 from hlrp.processes import StoppedBySignal, StopRequests
+from trainers.lerobot.data_hooks import filter_samples, read_mixture
 
 if TYPE_CHECKING:
     from hlrp.data.policy_mixture import MixtureMetadata
@@ -30,6 +31,7 @@ def install_training_hooks(
     preflight: Callable[[Any], None],
     loss: FiniteLoss,
     mixture: "Callable[[Any], MixtureMetadata] | None" = None,
+    asked_filter: str | None = None,
 ) -> Callable[[], None]:
     """Prepare `lerobot.scripts.lerobot_train` and return its `main`.
 
@@ -46,7 +48,8 @@ def install_training_hooks(
     - a stop request saves a checkpoint at the end of the running step, then ends the loop,
     - a loss that is no number for many steps, and weights that are none when they are to be saved, end it too,
     - on resume the random state is restored right before the first update, so that what the data loader drew
-      from it in between does not shift dropout and noise; and the data go on in the epoch they had reached.
+      from it in between does not shift dropout and noise; and the data go on in the epoch they had reached,
+    - no sample begins where the run's filter leaves frames out.
 
     Args:
         emit: Called as ``emit(event, **fields)``; only on the main process does it write.
@@ -54,6 +57,7 @@ def install_training_hooks(
         preflight: May raise UserError.
         loss: Sees the loss of every step.
         mixture: Gives the mixture's metadata for a configuration; None: LeRobot reads its own dataset.
+        asked_filter: What of the run's `data` section decides its samples, as JSON; None: there is no filter.
     """
     from lerobot.configs.train import TrainPipelineConfig
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
@@ -66,9 +70,12 @@ def install_training_hooks(
     _report_metrics(lerobot_train, emit, loss, _follow_codes(lerobot_train))
     _save_atomically(lerobot_train, emit, stop)
     _restore_random_state(lerobot_train)
+    asked = DataSection.model_validate_json(asked_filter) if asked_filter else None
     if mixture is not None:
-        read_mixture(lerobot_train, mixture)
+        read_mixture(lerobot_train, mixture, asked.filter if asked else None)
     _restore_epoch(lerobot_train)
+    if asked is not None and mixture is None:
+        filter_samples(lerobot_train, asked)
     refuse_unbuildable_policies(lerobot_train)
     if mixture is None:
         install_reader(lerobot_train)
@@ -220,39 +227,6 @@ def _restore_epoch(script: Any) -> None:
     script.EpisodeAwareSampler = ResumedSampler
 
 
-def read_mixture(script: Any, mixture: "Callable[[Any], MixtureMetadata]") -> None:
-    """Have LeRobot's loop train on a mixture of datasets in its weighted order.
-
-    Args:
-        script: `lerobot.scripts.lerobot_train`.
-        mixture: Gives the mixture's metadata for a `TrainPipelineConfig`.
-    """
-    from hlrp.data.augmentation import lerobot_transforms
-    from hlrp.data.policy_mixture import LoopSamples, PolicyMixture
-    from hlrp.data.sampler import MixtureOrder
-
-    opened: list[PolicyMixture] = []
-
-    def make_train_eval_datasets(cfg: Any) -> tuple[LoopSamples, LoopSamples | None]:
-        meta = mixture(cfg)
-        parts = meta.sources.split(cfg.dataset.eval_split)
-        train, held_out = ([part[i] for part in parts] for i in (0, 1))
-        opened[:] = [PolicyMixture(meta.sources, cfg.trainable_config, train)]
-        later = PolicyMixture(meta.sources, cfg.trainable_config, held_out) if any(held_out) else None
-        transforms = cfg.dataset.image_transforms
-        drawn = lerobot_transforms(transforms) if transforms.enable else None
-        return LoopSamples(opened[0], meta, drawn), None if later is None else LoopSamples(later, meta)
-
-    class Order(MixtureOrder):
-        """LeRobot makes its sampler from boundaries of episodes; of those only the seed is of use here."""
-
-        def __init__(self, *_: Any, seed: int, **__: Any) -> None:
-            super().__init__(opened[0].lengths, opened[0].weights, seed=seed)
-
-    script.make_train_eval_datasets = make_train_eval_datasets
-    script.EpisodeAwareSampler = Order
-
-
 def refuse_unbuildable_policies(script: Any) -> None:
     """Turn what a policy's constructor raises at its settings into one message."""
     make_policy = script.make_policy
@@ -273,61 +247,3 @@ def refuse_unbuildable_policies(script: Any) -> None:
             ) from error
 
     script.make_policy = make
-
-
-def choose_cameras(cfg: Any, cameras: list[str] | None) -> None:
-    """Have a new policy see only some of the dataset's cameras, as the Lightning trainer does.
-
-    Args:
-        cfg: LeRobot's `TrainPipelineConfig` after validation; the policy's input features are filled in.
-        cameras: Image features to use; None: all.
-
-    Raises:
-        UserError: The dataset has no such camera.
-    """
-    if cameras is None or cfg.policy is None or cfg.policy.input_features:
-        return
-    from lerobot.datasets import LeRobotDatasetMetadata
-    from lerobot.utils.feature_utils import dataset_to_policy_features
-
-    meta = LeRobotDatasetMetadata(cfg.dataset.repo_id, root=cfg.dataset.root, revision=cfg.dataset.revision)
-    check_camera_names(cameras, meta.camera_keys, f"dataset {meta.root}")
-    features = dataset_to_policy_features(meta.features)
-    left_out = set(meta.camera_keys) - set(cameras)
-    cfg.policy.input_features = {k: f for k, f in features.items() if f.type.value != "ACTION" and k not in left_out}
-
-
-def check_policy_features(cfg: Any, meta: Any = None) -> None:
-    """Check that the dataset has what the policy needs, before frames are read or weights made.
-
-    Args:
-        cfg: LeRobot's `TrainPipelineConfig` after validation.
-        meta: Metadata of a mixture; None: those of the dataset that ``cfg`` names.
-
-    Raises:
-        UserError: The dataset lacks a feature of a pretrained policy, or the policy's own check refuses it.
-    """
-    from lerobot.datasets import LeRobotDatasetMetadata
-    from lerobot.utils.feature_utils import dataset_to_policy_features
-
-    if cfg.policy is None:
-        return
-    place = {"root": cfg.dataset.root, "revision": cfg.dataset.revision}
-    meta = LeRobotDatasetMetadata(cfg.dataset.repo_id, **place) if meta is None else meta
-    bare = sorted(c for c in meta.camera_keys if not (meta.stats or {}).get(c) and c not in meta.depth_keys)
-    if bare and not cfg.dataset.use_imagenet_stats:
-        raise UserError(
-            f"the dataset has no statistics of {', '.join(bare)}, and ImageNet's are not to be used",
-            where="trainer.lerobot_args: dataset.use_imagenet_stats",
-            fix="leave the setting out, or use a dataset with statistics of its pictures",
-        )
-    if cfg.dataset.image_transforms.enable and not cfg.resume:
-        from hlrp.data.augmentation import blank_frame, check_transforms, lerobot_transforms
-
-        colour = [c for c in meta.camera_keys if c not in meta.depth_keys]
-        frames = {c: blank_frame(meta.features[c], uncached=True) for c in colour}
-        check_transforms(lerobot_transforms(cfg.dataset.image_transforms), frames)
-    features = dataset_to_policy_features(meta.features)
-    if not cfg.resume:  # a resumed run keeps the statistics of its checkpoint
-        check_normalisation(cfg.policy, features, meta.stats, str(meta.root / "meta" / "stats.json"))
-    check_features(cfg.policy, features, cfg.rename_map, f"dataset {cfg.dataset.root or cfg.dataset.repo_id}")

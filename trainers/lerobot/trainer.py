@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from hlrp.config import LeRobotRun, load_config, refuse_unused, require_dataset
 from hlrp.data.dataset_info import DatasetInfo, find_dataset, read_dataset
 from hlrp.data.episodes import read_episodes, split_episodes
+from hlrp.data.filtering import Selection, select_for_policy
 from hlrp.errors import UserError
 from hlrp.runs import Checkpoint, DatasetRecord, RunDirectory, claim_run_path, new_run_path, resolve_pretrained
 from trainers.base import BaseTrainer, RunResult, without_log_lines
@@ -17,7 +18,17 @@ from trainers.lerobot.session import TrainingSession
 from trainers.lifecycle import RunLifecycle, resumable
 from trainers.policy_checks import check_policy_run, check_with_lerobot
 from trainers.policy_labels import foundation_of, mixture_of
-from trainers.run_data import check_data, check_same_data, describe_data, fetched, resumed_paths, with_absolute_paths
+from trainers.run_data import (
+    check_data,
+    check_same_data,
+    check_same_filter,
+    describe_data,
+    error_console,
+    fetched,
+    reading_told,
+    resumed_paths,
+    with_absolute_paths,
+)
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvmap")
 
@@ -72,7 +83,7 @@ class LeRobotTrainer(BaseTrainer):
             run = loaded
         run = with_absolute_paths(fetched(run))
         with claim_run_path(run.output_dir, run.job_name or run.model.policy_type) as lock:
-            command, datasets, _, path, steps, warnings = plan(run, lock.folder)
+            command, datasets, _, path, steps, warnings, selections = plan(run, lock.folder)
             lifecycle = RunLifecycle(warnings)
 
             def create() -> RunDirectory:
@@ -80,7 +91,9 @@ class LeRobotTrainer(BaseTrainer):
                     path,
                     run,
                     policy=run.model.policy_type,
-                    dataset=describe_data(datasets) if datasets else DatasetRecord(repo_id=run.data.repo_id),
+                    dataset=describe_data(datasets, selections)
+                    if datasets
+                    else DatasetRecord(repo_id=run.data.repo_id),
                     steps=steps,
                     command=command.argv,
                 )
@@ -120,6 +133,7 @@ class Plan(NamedTuple):
         path: The run directory.
         steps: Its steps.
         warnings: What may be wrong with the data.
+        selections: What the filter leaves of them; empty without one.
     """
 
     command: Command
@@ -128,6 +142,7 @@ class Plan(NamedTuple):
     path: Path
     steps: int
     warnings: list[str]
+    selections: list[Selection]
 
 
 def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
@@ -160,11 +175,38 @@ def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
         )
     if run.model.init_from and not foundation_of(run.model):
         run = _resolve_start(run)
-    frames = [int(read_episodes(d).lengths[episodes].sum()) for d, episodes in zip(datasets, kept, strict=True)]
+    selections = _select(run, datasets, kept)
+    whole_frames = [int(read_episodes(d).lengths[episodes].sum()) for d, episodes in zip(datasets, kept, strict=True)]
+    frames = [s.kept for s in selections] or whole_frames
     steps = run.trainer.total_steps(sum(frames)) if datasets else run.trainer.steps
     path = path or new_run_path(run.output_dir, run.job_name or run.model.policy_type)
     command = build_command(run, build_arguments(run, whole, path, steps, known))
-    return Plan(command, datasets, whole, path, steps, warnings)
+    return Plan(command, datasets, whole, path, steps, warnings, selections)
+
+
+def _select(run: LeRobotRun, datasets: list[DatasetInfo], kept: list[list[int]]) -> list[Selection]:
+    """What the run's filter leaves of its datasets, and say so; the training process comes to the same.
+
+    Raises:
+        UserError: Nothing, or the dataset is not here yet.
+    """
+    if not run.data.filter.given:
+        return []
+    if not datasets:
+        raise UserError(
+            "what the filter leaves cannot be known before the dataset is here",
+            where="data.filter",
+            fix="fetch it first: hf download --repo-type dataset NAME --local-dir DIR, then give --dataset-root DIR",
+        )
+    console, mixture = error_console(), mixture_of(run)
+    told = reading_told(console)
+    if mixture is not None:
+        selections = mixture.selections(run.data.filter, kept, **told)
+    else:
+        selections = select_for_policy(run.data.filter, datasets[0], kept[0], run.data.cameras, **told)
+    for selection in selections:
+        console.print(selection.describe())
+    return selections
 
 
 def _local_data(run: LeRobotRun) -> tuple[list[DatasetInfo], DatasetInfo | None, list[list[int]]]:
@@ -255,9 +297,10 @@ def plan_resume(
     total = steps or directory.manifest.steps or run.trainer.steps
     checkpoint, warnings = resumable(directory, total)
     run = resumed_paths(directory, run)
-    datasets, _, _ = _local_data(run)
+    datasets, _, kept = _local_data(run)
     check_same_data(directory, datasets)
     warnings += check_data(run, datasets)
+    check_same_filter(directory, _select(run, datasets, kept))
     _check_device(run.trainer.device)
     arguments = resume_arguments(checkpoint, directory.path, total, run.trainer.lerobot_args)
     return build_command(run, arguments), checkpoint, warnings, total

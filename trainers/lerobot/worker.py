@@ -22,7 +22,15 @@ from hlrp.devices import choose_device
 from hlrp.errors import HlrpError
 from hlrp.finite import FiniteLoss, NonFiniteError
 from hlrp.processes import StoppedBySignal, StopRequests, stop_signals
-from trainers.lerobot.events import ALLOW_DOWNLOAD, ASKED_DEVICE, ASKED_POLICY, MAX_NONFINITE_STEPS, SOURCES, Emitter
+from trainers.lerobot.events import (
+    ALLOW_DOWNLOAD,
+    ASKED_DEVICE,
+    ASKED_FILTER,
+    ASKED_POLICY,
+    MAX_NONFINITE_STEPS,
+    SOURCES,
+    Emitter,
+)
 
 if TYPE_CHECKING:
     from hlrp.data.policy_mixture import MixtureMetadata
@@ -74,7 +82,7 @@ def requested_mixture() -> "Callable[[Any], MixtureMetadata] | None":
 
 
 def _preflight(emit: Emitter, mixture: "Callable[[Any], MixtureMetadata] | None") -> Any:
-    from trainers.lerobot.hooks import check_policy_features, choose_cameras
+    from trainers.lerobot.data_hooks import check_policy_features, choose_cameras
 
     def check(cfg: Any) -> None:
         if os.environ.get(ALLOW_DOWNLOAD) != "1":
@@ -129,8 +137,8 @@ def main() -> int:
         from trainers.lerobot.hooks import install_training_hooks
 
         loss = FiniteLoss(int(os.environ[MAX_NONFINITE_STEPS]))
-        mixture = requested_mixture()
-        train = install_training_hooks(report, stop, _preflight(emit, mixture), loss, mixture)
+        mixture, asked = requested_mixture(), os.environ.get(ASKED_FILTER)
+        train = install_training_hooks(report, stop, _preflight(emit, mixture), loss, mixture, asked)
         train()
     except StoppedBySignal:
         emit("interrupted", signal=stop.number)

@@ -68,12 +68,17 @@ def check_model(run: LightningRun, datasets: "Sequence[DatasetInfo]") -> None:
         )
 
 
-def build_datamodule(run: LightningRun, announce: "Callable[[str], None]") -> "LightningDataModule":
+def build_datamodule(
+    run: LightningRun,
+    announce: "Callable[[str], None]",
+    progress: "Callable[[int, int], None] | None" = None,
+) -> "LightningDataModule":
     """The run's data: what its model asks for, of the sizes and spacing that it asks for.
 
     Args:
         run: The configuration.
         announce: Told what takes its time, such as decoding into the frame store.
+        progress: Called meanwhile as (frames done, frames to do).
 
     Raises:
         UserError: The `data` section does not fit the dataset.
@@ -85,14 +90,14 @@ def build_datamodule(run: LightningRun, announce: "Callable[[str], None]") -> "L
 
         mixture = mixture_of(run)
         if mixture is not None:
-            return MixtureDataModule.from_run(run, mixture, announce=announce)
-        return LeRobotDataModule.from_run(run, announce=announce)
+            return MixtureDataModule.from_run(run, mixture, announce=announce, progress=progress)
+        return LeRobotDataModule.from_run(run, announce=announce, progress=progress)
     from hlrp.data.data_module import FrameDataModule
 
     if isinstance(run.model, FoundationModel):
         from hlrp.foundation.data_module import FoundationDataModule
 
-        return FoundationDataModule(run, announce=announce)
+        return FoundationDataModule(run, announce=announce, progress=progress)
     options: dict[str, Any] = {"cameras": run.data.cameras, "cache_limit_gb": run.data.cache_limit_gb}
     if isinstance(run.model, LaqModel):
         from hlrp.laq.config import LAQConfig
@@ -103,7 +108,7 @@ def build_datamodule(run: LightningRun, announce: "Callable[[str], None]") -> "L
         if grounded(run):
             options |= {"with_actions": True, "labelled_share": run.model.labelled_share}
             options["labelled_episodes"] = run.model.labelled_episodes
-    return FrameDataModule(run, announce=announce, **options)
+    return FrameDataModule(run, announce=announce, progress=progress, **options)
 
 
 def orders_itself(datamodule: Any) -> bool:

@@ -33,8 +33,11 @@ from trainers.lightning.models import (
 from trainers.run_data import (
     check_data,
     check_same_data,
+    check_same_filter,
     describe_data,
+    error_console,
     fetched,
+    reading_told,
     refuse_unfetched,
     resumed_paths,
     with_absolute_paths,
@@ -44,7 +47,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
     from torch.utils.data import DataLoader
 
-    from hlrp.runs import Checkpoint
+    from hlrp.data.filtering import Selection
+    from hlrp.runs import Checkpoint, DatasetRecord
 
 
 class LightningTrainer(BaseTrainer):
@@ -164,7 +168,11 @@ class LightningTrainer(BaseTrainer):
         check_data(run, datasets)
         path = resume.path if resume else new_run_path(run.output_dir, run.job_name or job_name(run))
         with without_log_lines():
-            _prepare(run, path, None, None, checkpoint=checkpoint, announce=lambda _: None)
+            told: dict[str, Any] = {"announce": lambda _: None}
+            if run.data.filter.given:
+                told = reading_told(error_console())  # it may have to read all frames
+            *_, data = _prepare(run, path, None, None, checkpoint=checkpoint, **told)
+            selections = _selections(data, resume)
             if isinstance(run.model, PolicyModel) and checkpoint is None:
                 from trainers.policy_checks import check_with_lerobot
 
@@ -172,10 +180,9 @@ class LightningTrainer(BaseTrainer):
         trainer, start = run.trainer, checkpoint.step if checkpoint else 0
         length = f"{trainer.max_epochs} epochs" if trainer.max_epochs else f"steps {start} to {trainer.steps}"
         batch = trainer.batch_size * trainer.devices * trainer.accumulate_grad_batches
-        data = "\n".join(
-            f"data      {d.root} ({d.episodes} episodes, {d.frames} frames, {d.fps:g} fps)" for d in datasets
-        )
-        return f"train     {job_name(run)} with Lightning, {length}, {batch} samples per step\n{data}"
+        lines = [f"train     {job_name(run)} with Lightning, {length}, {batch} samples per step"]
+        lines += [f"data      {d.root} ({d.episodes} episodes, {d.frames} frames, {d.fps:g} fps)" for d in datasets]
+        return "\n".join([*lines, *(selection.describe() for selection in selections)])
 
 
 def find_datasets(run: LightningRun) -> list[DatasetInfo]:
@@ -240,9 +247,13 @@ def _execute(
 
         announce(f"making the model and the data ({job_name(run)})")
         seed_everything(run.trainer.seed, workers=True, verbose=False)
-        trainer, module, data = _prepare(run, path, module, datamodule, checkpoint=checkpoint, announce=announce)
+        told = reading_told(lifecycle.console)
+        trainer, module, data = _prepare(run, path, module, datamodule, checkpoint=checkpoint, **told)
+        selections = _selections(data, directory)
+        for selection in selections:
+            announce(selection.describe())
         if first:
-            _begin(lifecycle, run, path, dataset, directory, checkpoint)
+            _begin(lifecycle, run, path, describe_data(dataset, selections), directory, checkpoint)
             if datamodule is None:
                 _announce(announce, run, trainer)
         rollouts = None
@@ -263,6 +274,7 @@ def _prepare(
     *,
     checkpoint: "Checkpoint | None",
     announce: "Callable[[str], None]",
+    progress: "Callable[[int, int], None] | None" = None,
 ) -> "tuple[Trainer, LightningModule, Any]":
     """Make what is missing of data, trainer and module, in this order; a refusal leaves nothing on disk.
 
@@ -280,12 +292,20 @@ def _prepare(
         check_environment_fields(run.env)
     if module is None:
         check_classes(run)
-    data = datamodule if datamodule is not None else build_datamodule(run, announce)
+    data = datamodule if datamodule is not None else build_datamodule(run, announce, progress)
     start = checkpoint.step if checkpoint else 0
     trainer = make_trainer(resolve_defaults(run), path, start=start, shard_samples=not orders_itself(data))
     if module is None:
         module = build_module(run, data, checkpoint.path if checkpoint else None)
     return trainer, module, data
+
+
+def _selections(data: Any, directory: RunDirectory | None) -> "list[Selection]":
+    """What the run's filter leaves of its data; of a run that is continued it must be what it began with."""
+    selections: list[Selection] = data.selections() if hasattr(data, "selections") else []
+    if directory is not None:
+        check_same_filter(directory, selections)
+    return selections
 
 
 @contextmanager
@@ -304,13 +324,12 @@ def _begin(
     lifecycle: RunLifecycle,
     run: LightningRun,
     path: Path,
-    dataset: list[DatasetInfo],
+    record: "DatasetRecord",
     directory: RunDirectory | None,
     checkpoint: "Checkpoint | None",
 ) -> None:
     steps = run.trainer.steps
     if directory is None or checkpoint is None:
-        record = describe_data(dataset)
         lifecycle.create(path, run, policy=job_name(run), dataset=record, steps=steps, command=sys.argv)
         return
     clear_leftovers(directory.path / "checkpoints")

@@ -1,12 +1,9 @@
 """Pictures for the quality card: what is predicted, and what one pair's codes do to other frames."""
 
-import base64
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
@@ -193,10 +190,3 @@ def _picture(pixels: Tensor) -> Tensor:
         size = [max(1, round(s * LARGEST / longer)) for s in pixels.shape[1:]]
         pixels = F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True)[0]
     return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def data_uri(picture: Tensor) -> str:
-    """A picture uint8 ``[3, H, W]`` as a PNG that stands in the page itself."""
-    stream = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(stream, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

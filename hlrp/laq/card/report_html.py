@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import Tensor
 
-from hlrp.laq.card.pictures import data_uri
+from hlrp.pages import data_uri, page_environment
 from hlrp.runs.directory import package_versions
 
 if TYPE_CHECKING:
@@ -16,14 +16,8 @@ if TYPE_CHECKING:
 
 def render(report: "Report") -> str:
     """The whole page; whatever the report holds is escaped."""
-    pages = Environment(
-        loader=PackageLoader("hlrp.laq.card"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.filters |= {"number": _number, "mean": _mean, "data_uri": data_uri}
+    pages = page_environment("hlrp.laq.card")
+    pages.filters |= {"mean": _mean, "picture_uri": _picture_uri}
     return pages.get_template("card.html").render(
         report=report,
         name=(report.run or report.model).name,
@@ -32,13 +26,9 @@ def render(report: "Report") -> str:
     )
 
 
-def _number(value: float | None, form: str) -> str:
-    """``value`` for people, in the format ``form``; a dash for None and nan."""
-    if value is None or math.isnan(value):
-        return "–"
-    text = format(value, form)
-    # What rounds to nothing has no sign.
-    return text.replace("-", "−") if text.strip("+-0.%") else format(abs(value), form)
+def _picture_uri(picture: Tensor) -> str:
+    """A picture uint8 ``[3, H, W]`` as a PNG that stands in the page itself."""
+    return data_uri(picture.permute(1, 2, 0).contiguous().numpy())
 
 
 def _mean(values: Iterable[float]) -> float:
