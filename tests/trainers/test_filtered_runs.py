@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from idle_dataset import LENGTH, make_idle_dataset
 from lerobot_runs import TINY_ACT
 from test_run_data import _config, _dry_run, _stored
 
-from hlrp.config import DataSection, FilterSection, load_config
+from hlrp.config import DataSection, FilterSection, SourceSection, load_config
 from hlrp.data.dataset_info import read_dataset
 from hlrp.data.lerobot_data_module import LeRobotDataModule
 from hlrp.errors import UserError
@@ -71,6 +72,40 @@ def test_both_trainers_see_the_same_samples_in_the_same_order(root: Path, monkey
     assert sum(len(batch["index"]) for batch in direct.val_dataloader()) == 2 * LENGTH
     tracker = script.MetricsTracker(5, train.num_frames, train.num_episodes, {})
     assert tracker._num_frames == len(frames), "an epoch is what is trained on"
+
+
+def test_a_mixture_is_filtered_source_by_source_in_both_trainers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lerobot.scripts import lerobot_train as script
+
+    from hlrp.data.policy_data_module import MixtureDataModule
+    from hlrp.data.policy_mixture import MixtureMetadata
+    from hlrp.data.source_sections import read_policy_sources
+    from trainers.lerobot.data_hooks import read_mixture
+
+    given = [SourceSection(root=root), SourceSection(root=root, weight=2.0)]
+    sources = read_policy_sources(DataSection(sources=given), "hlrp_vla_direct", masks=True)
+    section = FilterSection.model_validate({"idle": True})
+    policy: Any = SimpleNamespace(
+        observation_delta_indices=None, action_delta_indices=[0, 1], reward_delta_indices=None
+    )
+    data = MixtureDataModule(sources, batch_size=5, seed=3, num_workers=0, frame_filter=section)
+    data.for_policy(policy)
+    left = set(range(4 * LENGTH)) - IDLE
+    samples: Any = data._train
+    assert {*samples.__getitems__(range(len(samples)))["index"].tolist()} == left | {4 * LENGTH + i for i in left}
+    for name in ("make_train_eval_datasets", "EpisodeAwareSampler"):
+        monkeypatch.setattr(script, name, getattr(script, name))
+    read_mixture(script, lambda _: MixtureMetadata(sources), section)
+    transforms = SimpleNamespace(enable=False)
+    cfg: Any = SimpleNamespace(
+        trainable_config=policy, dataset=SimpleNamespace(eval_split=0.0, image_transforms=transforms)
+    )
+    train, _ = script.make_train_eval_datasets(cfg)
+    assert train.num_frames == 2 * len(left)
+    order: Any = script.EpisodeAwareSampler
+    assert [*order(seed=3)] == [i for batch in data.train_sampler() for i in batch]
+    marks = [selection.mark for selection in data.selections()]
+    assert data.state_dict()["filter"] == marks and len(marks) == 2
 
 
 @pytest.mark.parametrize("trainer", BOTH)
