@@ -86,6 +86,13 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
                 where="--init-from / model.init_from",
                 fix=f"train it as --policy {saved}",
             )
+    named = [model.policy_fields.get("labelled_episodes"), *(s.labelled_episodes for s in run.data.sources)]
+    if run.data.filter.idle is not None and any(each not in (None, "all") for each in named):
+        raise UserError(
+            "what is idle is told by actions and states, of which those of unlabelled episodes are to stay unknown",
+            where="data.filter.idle, labelled_episodes",
+            fix="use data.filter.motion, which looks at pictures alone",
+        )
     if dataset is not None:
         require_training_features(dataset)
         if run.data.cameras is not None:

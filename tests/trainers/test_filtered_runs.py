@@ -116,6 +116,14 @@ def test_a_dry_run_says_what_is_left_out(trainer: str, root: Path, capsys: pytes
         _dry_run(_config(trainer, root, "data.filter.motion=200", *TINY_ACT))
 
 
+@pytest.mark.parametrize("trainer", BOTH)
+def test_numbers_that_must_stay_unknown_choose_no_frames(trainer: str, root: Path) -> None:
+    ours = ("model.policy_type=hlrp_vla_direct", "model.labelled_episodes=[0]")
+    with pytest.raises(UserError, match="of which those of unlabelled episodes are to stay unknown") as refused:
+        _dry_run(_config(trainer, root, "data.filter.idle=true", *ours))
+    assert "use data.filter.motion" in str(refused.value)
+
+
 def test_epochs_are_of_what_is_left(root: Path, tmp_path: Path) -> None:
     from trainers.lerobot.trainer import plan
 
