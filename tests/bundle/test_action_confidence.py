@@ -14,6 +14,7 @@ from hlrp.data import read_dataset
 from hlrp.data.columns import ACTION_CONFIDENCE, ACTION_SOURCE
 from hlrp.data.linked_copy import column_of, rewrite_json, rewrite_table, with_columns
 from hlrp.errors import UserError
+from lerobot_policy_felix_bundle.policies.common.action_weights import JoinedWeights
 
 DIRECT, WEIGHT = "hlrp_action_expert_direct", "hlrp.action_weight"
 INDEX = [3, 17, 39, 79]
@@ -168,3 +169,13 @@ def test_columns_that_are_wrong_are_refused(squares, columns, tmp_path):
     info.write_text(json.dumps(said))
     with pytest.raises(UserError, match=ACTION_SOURCE):
         policy._labels.label({"index": torch.tensor([0])})
+
+
+def test_of_a_mixture_each_dataset_has_its_own_weights(squares, weighed, columns):
+    """Frames are numbered through both; the second's actions stand behind two numbers of another robot."""
+    plain = {"root": str(squares), "frames": 80, "confidence": False, "action": [0, 2]}
+    pseudo = {"root": str(weighed), "frames": 80, "confidence": True, "action": [2, 5]}
+    found = JoinedWeights([plain, pseudo]).chunks(torch.tensor([79, *(80 + i for i in INDEX)]), 6)
+    assert found.shape == (5, 6, 5)
+    assert (found[0] == 1).all() and (found[1:, :, :2] == 1).all()
+    assert torch.equal(found[1:, :, 2:], expected(columns, INDEX))
