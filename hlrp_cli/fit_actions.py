@@ -1,6 +1,7 @@
 """`hlrp fit-actions`: learn from a few labelled episodes what the latents of all videos mean as actions."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -54,6 +55,8 @@ def fit_actions(
     With --suggest: say which episodes to label, from the latents alone.
     """
     labelled = _check(laq, latents, episodes, output, suggest)
+    if floor is not None and not -math.inf < floor <= 1:
+        raise UserError(f"an R2 of {floor:g} cannot be asked for", where="--floor", fix="give a number of at most 1")
     if kind == "ridge":
         _refuse_idle(seed, device if laq is None else None, suggest)
     from hlrp.data import read_dataset
