@@ -16,22 +16,34 @@ import typer
 from hlrp.errors import Interrupted, UserError, WorkError
 
 TASKS = ("button-press-v3", "drawer-close-v3")
+FEW_TASKS = ("button-press-topdown-v3", "window-close-v3")
+"""Tasks that two episodes with actions do not suffice for, and video helps with; docs/few_labels.md has others."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much the demo records, trains and evaluates; None: what each configuration says."""
+    """How much the demo records, trains and evaluates; None: what each configuration says.
+
+    Args:
+        recorded: Episodes of each task.
+        labelled: Of each of `FEW_TASKS`, the episodes whose actions are used: the first ones.
+        evaluated: Episodes of each task.
+        steps: Updates of each training.
+    """
 
     recorded: int
+    labelled: int
     evaluated: int
     steps: int | None
 
 
-FULL = Size(recorded=30, evaluated=20, steps=None)
-QUICK = Size(recorded=2, evaluated=1, steps=4)
+FULL = Size(recorded=30, labelled=2, evaluated=20, steps=None)
+QUICK = Size(recorded=2, labelled=1, evaluated=1, steps=4)
 
 POLICIES = {"latent_expert": "hlrp_action_expert_latent", "act": "ACT"}
 """Configuration, and folder, of what is trained on the recorded data, and its name in the table."""
+FEW_POLICIES = {"few_actions": "few actions", "few_video": "and video"}
+"""Folder of what learns from few actions, alone or with the video of all episodes, and its name in the table."""
 
 
 def demo(
@@ -42,7 +54,8 @@ def demo(
 ) -> None:
     """From video to policies that act: record, quantizer, labels, foundation, latent expert, next to ACT; evaluated.
 
-    Stages that are done are skipped.
+    Then two more tasks of which two episodes each have actions: what is the video of the others worth? Stages that are
+    done are skipped.
     """
     size = QUICK if quick else FULL
     from hlrp.processes import FolderLock
@@ -57,9 +70,7 @@ def demo(
 def _run(root: Path, size: Size) -> None:
     started = time.monotonic()
     data, laq, table, foundation = (root / name for name in ("data", "laq", "latents", "foundation"))
-    collect = ["collect", "--env", "metaworld", "--tasks", ",".join(TASKS), "--episodes", size.recorded]
-    collect += ["--image-size", 96, "--noise", 0.1, "--seed", 0, "--output", data]
-    _stage("record", (data / "meta" / "info.json").is_file(), collect)
+    _record("record", TASKS, data, size)
     _train("quantizer", "laq", laq, data, size)
     label = ["precompute-latents", "--laq", laq, "--dataset-root", data, "--output", table]
     _stage("labels", (table / "manifest.json").is_file(), label)
@@ -68,10 +79,42 @@ def _run(root: Path, size: Size) -> None:
     for name, title in POLICIES.items():
         _train(title, name, root / name, data, size, *latents.get(name, []))
     for name, title in POLICIES.items():
-        results = root / f"eval_{name}"
-        evaluate = ["eval", root / name, "--episodes", size.evaluated, "--seed", 1000, "--videos", 2]
-        _stage(f"evaluate {title}", (results / "results.json").is_file(), [*evaluate, "--output", results])
-    _report(root, time.monotonic() - started)
+        _evaluate(title, root, name, size)
+    _few_labels(root, size)
+    _report(root, size, time.monotonic() - started)
+
+
+def _few_labels(root: Path, size: Size) -> None:
+    """Two tasks that the quantizer has not seen: the actions of few episodes, without and with video of the others."""
+    data, table, decoder, labelled = (root / f"few_{name}" for name in ("data", "latents", "decoder", "pseudo_labels"))
+    # The tasks lie in turn in what `hlrp collect` records.
+    episodes = f"0-{len(FEW_TASKS) * size.labelled - 1}"
+    _record("record two tasks more", FEW_TASKS, data, size)
+    where = ["--dataset-root", data]
+    label = ["precompute-latents", "--laq", root / "laq", *where, "--vectors", "--output", table]
+    _stage("their latents", (table / "manifest.json").is_file(), label)
+    fit = ["fit-actions", "--latents", table, *where, "--episodes", episodes, "--output", decoder]
+    _stage("from latents to actions", (decoder / "manifest.json").is_file(), fit)
+    write = ["pseudo-label", "--decoder", decoder, *where, "--latents", table, "--mask-below-floor"]
+    _stage("pseudo-labels", (labelled / "meta/info.json").is_file(), [*write, "--output", labelled])
+    # The statistics of actions, too, are of the few episodes; those of pseudo-labels are so anyway.
+    alone = ["--episodes", episodes, f"model.labelled_episodes={episodes}"]
+    for name, source, more in (("few_actions", data, alone), ("few_video", labelled, [])):
+        _train(FEW_POLICIES[name], "few_labels", root / name, source, size, *more)
+    for name, title in FEW_POLICIES.items():
+        _evaluate(title, root, name, size, "env.episode_length=160")
+
+
+def _record(stage: str, tasks: Sequence[str], data: Path, size: Size) -> None:
+    collect = ["collect", "--env", "metaworld", "--tasks", ",".join(tasks), "--episodes", size.recorded]
+    collect += ["--image-size", 96, "--noise", 0.1, "--seed", 0, "--output", data]
+    _stage(stage, (data / "meta" / "info.json").is_file(), collect)
+
+
+def _evaluate(title: str, root: Path, name: str, size: Size, *more: str) -> None:
+    results = root / f"eval_{name}"
+    evaluate = ["eval", root / name, "--episodes", size.evaluated, "--seed", 1000, "--videos", 2, "--output", results]
+    _stage(f"evaluate {title}", (results / "results.json").is_file(), [*evaluate, *more])
 
 
 def _train(stage: str, config: str, run: Path, data: Path, size: Size, *more: Any) -> None:
@@ -139,21 +182,32 @@ def _run_command(args: Sequence[Any]) -> int:
     return 128 - code if code < 0 else code
 
 
-def _report(root: Path, seconds: float) -> None:
+def _report(root: Path, size: Size, seconds: float) -> None:
+    from hlrp_cli.console import console
+
+    out = console(result=True)
+    _show(root, "success on seeds that were not recorded, 95 % interval", TASKS, POLICIES)
+    given = f"actions of {size.labelled} of {size.recorded} episodes a task"
+    few = _show(root, f"success with {given}", FEW_TASKS, FEW_POLICIES)
+    alone, video = (f"{row['success_rate']:.0%}" for row in few)
+    out.print(f"{given}: {alone} -> with the video of all: {video}")
+    out.print(f"runs, results and videos: {root}")
+    out.print(f"the whole demo took {seconds:.0f} s")
+
+
+def _show(root: Path, title: str, tasks: Sequence[str], policies: dict[str, str]) -> list[dict[str, Any]]:
+    """Print the results of some policies; gives their rows over all tasks."""
     from rich.table import Table
 
     from hlrp_cli.console import console
 
-    found = {name: json.loads((root / f"eval_{name}" / "results.json").read_text(encoding="utf8")) for name in POLICIES}
-    table = Table("task", title="success on seeds that were not recorded, 95 % interval", title_justify="left")
-    for title in POLICIES.values():
-        table.add_column(title)
-    for task in TASKS:
-        table.add_row(task, *[_success(results["tasks"][task]) for results in found.values()])
-    table.add_row("all", *[_success(results["overall"]) for results in found.values()])
+    found = [json.loads((root / f"eval_{name}" / "results.json").read_text(encoding="utf8")) for name in policies]
+    table = Table("task", *policies.values(), title=title, title_justify="left")
+    for task in tasks:
+        table.add_row(task, *[_success(results["tasks"][task]) for results in found])
+    table.add_row("all", *[_success(results["overall"]) for results in found])
     console(result=True).print(table)
-    console(result=True).print(f"runs, results and videos: {root}")
-    console(result=True).print(f"the whole demo took {seconds:.0f} s")
+    return [results["overall"] for results in found]
 
 
 def _success(row: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """`hlrp fit-actions`: learn from a few labelled episodes what the latents of all videos mean as actions."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -54,8 +55,10 @@ def fit_actions(
     With --suggest: say which episodes to label, from the latents alone.
     """
     labelled = _check(laq, latents, episodes, output, suggest)
+    if floor is not None and not -math.inf < floor <= 1:
+        raise UserError(f"an R2 of {floor:g} cannot be asked for", where="--floor", fix="give a number of at most 1")
     if kind == "ridge":
-        _refuse_idle({"--seed": seed, "--device": device if laq is None else None})
+        _refuse_idle(seed, device if laq is None else None, suggest)
     from hlrp.data import read_dataset
     from hlrp.data.dataset_info import check_episodes
     from hlrp.devices import choose_device
@@ -106,13 +109,14 @@ def _check(
     return labelled
 
 
-def _refuse_idle(flags: dict[str, object]) -> None:
-    """Refuse flags that have no effect on a ridge regression."""
-    for flag, value in flags.items():
-        if value is not None:
-            raise UserError(
-                f"{flag} has no effect without --kind ensemble", where=flag, fix="add --kind ensemble, or leave it out"
-            )
+def _refuse_idle(seed: int | None, device: str | None, suggest: int | None) -> None:
+    """Refuse flags that have no effect where nothing but a ridge regression is fitted, or nothing at all."""
+    for flag, value in (("--seed", seed), ("--device", device)):
+        if value is None:
+            continue
+        # A suggestion out of a table takes no network at all.
+        needed = "--kind ensemble" if suggest is None else "--laq"
+        raise UserError(f"{flag} has no effect without {needed}", where=flag, fix=f"add {needed}, or leave it out")
 
 
 def _table(

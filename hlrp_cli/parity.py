@@ -27,7 +27,9 @@ def parity(
     init_from: Annotated[str | None, typer.Option(help="Weights to start from: run, checkpoint, folder.")] = None,
     latents: Annotated[Path | None, typer.Option(help="Latent table with the labels.")] = None,
     online_laq: Annotated[Path | None, typer.Option(help="Run of a quantizer that labels while training.")] = None,
-    cache: Annotated[str, typer.Option(help="Frame store of the Lightning run: off, ram or disk.")] = "off",
+    cache: Annotated[
+        str | None, typer.Option(help="Frame store of the Lightning run: off, ram or disk; LeRobot has none.")
+    ] = None,
     tolerance: Annotated[float, typer.Option(min=0, help="Largest relative difference that passes.")] = 1e-5,
     output_dir: Annotated[Path | None, typer.Option(help="Keep both runs here; else they are deleted.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

@@ -131,6 +131,8 @@ def _say(ranks: "Ranks", what: str, json_output: bool) -> None:
 
 
 def _show(result: "PseudoLabelResult", request: "PseudoLabelRequest", json_output: bool) -> None:
+    from hlrp.data.pseudo_label_checks import first_few
+
     if not result.complete:
         _say(request.ranks, "dataset", json_output)
         return
@@ -144,11 +146,15 @@ def _show(result: "PseudoLabelResult", request: "PseudoLabelRequest", json_outpu
             "recorded_frames": recorded,
             "predicted_frames": predicted,
             "unknown_frames": unknown,
+            "episodes_of_zeros": result.zeros,
             "masked": masked,
         }
         typer.echo(json.dumps(values))
         return
     typer.echo(f"actions  {recorded} frames recorded, {predicted} predicted, {unknown} neither (confidence 0)")
+    if result.zeros:
+        shown = first_few(result.zeros)
+        typer.echo(f"zeros    episodes {shown} have no latent: policies that know no confidence need them left out")
     if len(masked) == len(manifest.dimensions):
         typer.echo("masked   every dimension: hlrp's own policies learn no action from predicted episodes")
     elif masked:

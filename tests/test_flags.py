@@ -59,6 +59,53 @@ def test_a_flag_without_effect_is_refused(arguments: list[str], mention: str) ->
     assert mention in _refusal(*arguments)
 
 
+FITTED = ("--episodes 0", "--output new")
+LABELLED = ("--decoder decoder", "--output new")
+VALUES = {"kind": "ridge", "inputs": "codes", "action_form": "direct"}
+"""Choices have to be one of what there is; every other flag takes a 1."""
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "idle"),
+    [
+        ("fit-actions", ("--laq laq", *FITTED), {"latents", "seed", "suggest"}),
+        ("fit-actions", ("--laq laq", "--kind ensemble", *FITTED), {"latents", "suggest"}),
+        ("fit-actions", ("--latents table", *FITTED), {"laq", "camera", "seed", "device", "suggest"}),
+        ("fit-actions", ("--latents table", "--kind ensemble", *FITTED), {"laq", "camera", "suggest"}),
+        (
+            "fit-actions",
+            ("--laq laq", "--suggest 1"),
+            {"latents", "kind", "action_form", "horizon", "floor", "seed", "output"},
+        ),
+        (
+            "fit-actions",
+            ("--latents table", "--suggest 1"),
+            {"laq", "camera", "device", "kind", "action_form", "horizon", "floor", "seed", "output"},
+        ),
+        ("pseudo-label", ("--laq laq", *LABELLED), {"latents"}),
+        ("pseudo-label", ("--latents table", *LABELLED), {"laq", "device", "skip_bad"}),
+    ],
+)
+def test_every_flag_of_a_mode_has_an_effect_or_is_refused(
+    name: str, given: tuple[str, ...], idle: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is refused names the flag; what is not goes on to the dataset, which is not there."""
+    monkeypatch.chdir(tmp_path)
+    words = [name, "--dataset-root", "missing", *" ".join(given).split()]
+    refused = set()
+    for option in COMMANDS[name].params:
+        flag = max(option.opts, key=len)
+        if option.name in (None, "help") or flag in words:
+            continue
+        value = "cpu" if option.name == "device" else VALUES.get(str(option.name), "1")
+        message = _refusal(*words, *([flag] if getattr(option, "is_flag", False) else [flag, value]))
+        if "missing" in message:
+            continue
+        assert ("has no effect without" in message or "exclude each other" in message) and flag in message
+        refused.add(option.name)
+    assert refused == idle
+
+
 @pytest.mark.parametrize(
     "flag",
     [

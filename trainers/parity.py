@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hlrp.config import LeRobotRun, LightningRun, load_config
+from hlrp.config import DataSection, LeRobotRun, LightningRun, load_config
 from hlrp.errors import UserError, WorkError
 from hlrp.runs import RunDirectory
 
 _WARM_UP = 3  # steps that are not timed: first batches, first allocations
+_FRAME_STORE = {f"data.{name}": DataSection.model_fields[name].default for name in ("cache", "cache_limit_gb")}
+"""Where Lightning keeps decoded frames, and what LeRobot, which has no such place, is given."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,19 @@ def parity_runs(
 ) -> tuple[LeRobotRun, LightningRun]:
     """Two runs of one configuration, one for each trainer, that log every step and save halfway and at the end.
 
+    The frame store is Lightning's alone: LeRobot reads every frame from its video, as ever.
+
     Raises:
         UserError: The configuration is none of both trainers.
     """
+    given = list(overrides)
     every = {"trainer.steps": steps, "trainer.log_freq": 1, "trainer.save_freq": max(1, steps // 2)}
+    without_store = [text for text in given if text.partition("=")[0].strip() not in _FRAME_STORE]
     runs: list[Any] = []
-    for name in ("lerobot", "lightning"):
-        own = {"trainer_type": name, "output_dir": str(output / name), **every}
+    for name, arguments, more in (("lerobot", without_store, _FRAME_STORE), ("lightning", given, {})):
+        own = {"trainer_type": name, "output_dir": str(output / name), **every, **more}
         merged = {**flags, **{key: (value, "hlrp parity") for key, value in own.items()}}
-        runs.append(load_config(config, list(overrides), merged).config)
+        runs.append(load_config(config, arguments, merged).config)
     native, lightning = runs
     if native.data.image_transforms.enable:
         raise UserError(

@@ -15,6 +15,7 @@ from hlrp.data.hub import fetch_dataset
 from hlrp.data.policy_checks import STATE, policy_problems
 from hlrp.data.policy_sources import ACTION
 from hlrp.data.problems import Problem
+from hlrp.data.pseudo_label_checks import unweighted_problems
 from hlrp.errors import UserError
 from hlrp.progress import counted_lines
 from hlrp.runs import DatasetRecord, RunDirectory
@@ -232,7 +233,11 @@ def check_data(run: LeRobotRun | LightningRun, datasets: Sequence[DatasetInfo]) 
         if isinstance(run.model, PolicyModel):
             # A pretrained policy's own list of features is held against the dataset when it is loaded.
             problems += policy_problems(info, None if run.model.init_from else run.model.policy_type, cameras)
-        problems += dataset_problems(info, run.data.episodes, cameras, **_reading(run, info))
+        reading = _reading(run, info)
+        problems += dataset_problems(info, run.data.episodes, cameras, **reading)
+        if isinstance(run.model, PolicyModel) and not _counts_by_confidence(run.model):
+            episodes = reading["labelled"].get("action", run.data.episodes)
+            problems += unweighted_problems(info, run.model.policy_type, episodes)
         warnings += refuse_fatal(iter(problems), info)
     return warnings
 
@@ -273,6 +278,11 @@ def _reading(run: LeRobotRun | LightningRun, info: DatasetInfo) -> Mapping[str, 
         return {"used": used, "by_lerobot": by_lerobot, "fetchable": fetchable, "labelled": labelled}
     used = [STATE] if isinstance(model, FoundationModel) and model.use_state else []
     return {"used": used, "by_lerobot": False, "needs_statistics": False}
+
+
+def _counts_by_confidence(model: PolicyModel) -> bool:
+    """Whether the policy counts every action of a dataset with pseudo-labels by its confidence."""
+    return model.policy_type.startswith(OURS) and bool(model.policy_fields.get("use_action_confidence", True))
 
 
 def _labelled(model: PolicyModel, info: DatasetInfo, used: Sequence[str]) -> dict[str, Sequence[int]]:

@@ -26,6 +26,7 @@ from hlrp.data.linked_copy import (
     rewrite_table,
     with_columns,
 )
+from hlrp.data.pseudo_label_checks import episodes_without_actions
 from hlrp.data.video_times import nearest_index
 from hlrp.errors import UserError
 from hlrp.files import fsync_folder, fsync_tree, new_file, write_json
@@ -70,12 +71,14 @@ class PseudoLabelResult:
         complete: Whether it is there.
         missing_files: Tables that other processes have yet to write.
         frames: Frames by where their action is from: recorded, predicted, neither; zeros until it is complete.
+        zeros: Episodes without any latent, whose actions are zeros.
     """
 
     output: Path
     complete: bool
     missing_files: int
     frames: tuple[int, int, int] = (0, 0, 0)
+    zeros: list[int] = field(default_factory=list)
 
 
 def pseudo_label(
@@ -113,7 +116,8 @@ def pseudo_label(
     made = replace(info, root=output, features=work.features())
     source = read_columns(made, [ACTION_SOURCE])[ACTION_SOURCE]
     recorded, predicted, unknown = np.bincount(source, minlength=3).tolist()
-    return PseudoLabelResult(output, True, 0, (recorded, predicted, unknown))
+    zeros = episodes_without_actions(made, source, read_episodes(made).present)
+    return PseudoLabelResult(output, True, 0, (recorded, predicted, unknown), zeros)
 
 
 class _PseudoLabelling:

@@ -92,6 +92,7 @@ def test_mistakes_are_one_message(data: Path, laq: Path, fitted: tuple[Path, Pat
         ("--episodes", "0", "--output", folder): "is there already",
         ("--episodes", "0", "--output", new, "--seed", "1"): "--seed has no effect without --kind ensemble",
         ("--episodes", "0", "--output", new, "--device", "cpu"): "--device has no effect",
+        ("--episodes", "0", "--output", new, "--floor", "nan"): "an R2 of nan cannot be asked for",
         ("--episodes", "0", "--output", new, "--camera", "x"): "--camera has no effect without --laq",
         ("--suggest", "1", "--output", new): "--suggest and --output exclude each other",
         ("--suggest", "5"): "5 episodes cannot be suggested",

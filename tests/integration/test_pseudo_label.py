@@ -12,7 +12,7 @@ from lerobot_runs import TINY_ACT, metrics_of, train_args
 from make_dataset import make_dataset
 from make_labels import make_quantizer
 
-from hlrp.data import read_dataset
+from hlrp.data import read_dataset, read_episodes
 from hlrp.data.checks import dataset_problems
 from hlrp.data.columns import ACTION_CONFIDENCE, ACTION_SOURCE, read_columns
 from hlrp.data.pseudo_label_checks import pseudo_label_problems
@@ -105,17 +105,55 @@ def test_the_dataset_is_good_and_damaged_columns_are_found(made: dict[str, Path]
     ]
 
 
-@pytest.mark.parametrize("trainer", ["lerobot", "lightning"])
-def test_any_policy_of_lerobot_trains_on_it(
-    trainer: str, made: dict[str, Path], labelled: Finished, tmp_path: Path
+def train_act(made: dict[str, Path], root: Path, out: Path) -> dict[str, list[float]]:
+    """Two steps of a tiny ACT in each trainer; gives the losses."""
+    losses = {}
+    for trainer in ("lerobot", "lightning"):
+        args = train_args(root, out / trainer, "act", 2, "--trainer", trainer, *TINY_ACT, "trainer.log_freq=1")
+        done = run(made, *args)
+        assert done.code == 0, done.err
+        assert "policy 'act' learns all actions alike" in " ".join(done.err.split())
+        losses[trainer] = [row["loss"] for row in metrics_of(out / trainer).values()]
+        config = json.loads((out / trainer / "checkpoints/last/pretrained_model/config.json").read_text())
+        assert set(config["output_features"]) == {"action"}
+        assert not [name for name in config["input_features"] if not name.startswith("observation.")]
+    return losses
+
+
+def test_any_policy_of_lerobot_trains_on_it_alike_in_both_trainers(
+    made: dict[str, Path], labelled: Finished, tmp_path: Path
 ) -> None:
-    args = train_args(made["output"], tmp_path / "act", "act", 2, "--trainer", trainer, *TINY_ACT, "trainer.log_freq=1")
-    done = run(made, *args)
+    losses = train_act(made, made["output"], tmp_path)
+    assert losses["lerobot"] == pytest.approx(losses["lightning"], rel=1e-5)
+    assert len(losses["lerobot"]) == 2 and all(0 < loss < 200 for loss in losses["lerobot"])
+
+
+@pytest.mark.slow
+def test_a_real_robot_with_three_labelled_episodes(g1_root: Path, tmp_path: Path) -> None:
+    """A map that is not to be trusted is refused and masked; ACT trains on the result, with a warning."""
+    made = {"cache": tmp_path / "cache"}
+    common = [
+        "--laq",
+        make_quantizer(tmp_path / "laq", camera="observation.images.cam_high"),
+        "--dataset-root",
+        g1_root,
+    ]
+    fitted = run(made, "fit-actions", *common, "--episodes", "5-7", "--output", tmp_path / "decoder", "--json")
+    assert fitted.code == 0, fitted.err
+    joints = fitted.json()["dimensions"]
+    assert [d["name"] for d in joints] == [f"joint_{i}" for i in range(26)]
+    assert all(d[rival] is not None for d in joints for rival in ("r2", "no_motion", "replay"))
+    write = ["pseudo-label", *common, "--decoder", tmp_path / "decoder", "--output", tmp_path / "out"]
+    assert_user_error(run(made, *write), "of 26 dimensions of the action lie below", "--mask-below-floor")
+    done = run(made, *write, "--mask-below-floor", "--json")
     assert done.code == 0, done.err
-    losses = [row["loss"] for row in metrics_of(tmp_path / "act").values()]
-    assert len(losses) == 2 and all(0 < loss < 200 for loss in losses)
-    config = json.loads((tmp_path / "act/checkpoints/last/pretrained_model/config.json").read_text())
-    assert set(config["output_features"]) == {"action"} and ACTION_CONFIDENCE not in config["input_features"]
+    said, info = done.json(), read_dataset(None, g1_root)
+    assert (said["recorded_frames"], said["predicted_frames"], said["unknown_frames"]) == (1156, 1871, 0)
+    start = int(read_episodes(info).start[5])
+    before, after = (read_columns(i, ["action"])["action"] for i in (info, read_dataset(None, tmp_path / "out")))
+    assert after[start:].tobytes() == before[start:].tobytes() and not (after[:start] == before[:start]).all()
+    losses = train_act(made, tmp_path / "out", tmp_path)
+    assert losses["lerobot"] == pytest.approx(losses["lightning"], rel=1e-5)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_runs import STEPS, assert_equal_runs, rows_of, train_in_lightning, train_natively
 
-from trainers.parity import compare_runs, relative
+from trainers.parity import compare_runs, parity_runs, relative
 
 
 @pytest.mark.parametrize("policy", ["act", "diffusion", "vqbet"])
@@ -41,3 +41,24 @@ def test_a_difference_is_seen(square_root: Path, tmp_path: Path) -> None:
     found = compare_runs(one, other)
     assert found.loss[0] > 1e-3 and found.weights[STEPS] > 1e-3 and found.worst_tensor
     assert relative(1.0, float("nan")) == float("inf") and relative(2.0, 1.0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("cache_flag", "overrides", "in_file", "expected"),
+    [
+        ("ram", ["data.cache_limit_gb=3"], "", ("ram", 3.0)),
+        (None, ["data.cache=ram"], "", ("ram", 50.0)),
+        (None, [], "data: {cache: disk, cache_limit_gb: 2}", ("disk", 2.0)),
+        ("off", [], "data: {cache: disk}", ("off", 50.0)),
+    ],
+)
+def test_the_frame_store_is_lightnings_alone(
+    cache_flag: str | None, overrides: list[str], in_file: str, expected: tuple[str, float], tmp_path: Path
+) -> None:
+    """LeRobot, which has none and would refuse it, is given the rest of the same configuration."""
+    (tmp_path / "run.yaml").write_text(f"model: {{policy_type: act, chunk_size: 6}}\n{in_file}\n")
+    flags = {"data.root": ("data", "--dataset-root"), "data.cache": (cache_flag, "--cache")}
+    native, lightning = parity_runs(flags, overrides, str(tmp_path / "run.yaml"), steps=4, output=tmp_path)
+    assert (lightning.data.cache, lightning.data.cache_limit_gb) == expected
+    assert (native.data.cache, native.data.cache_limit_gb) == ("off", 50.0)
+    assert native.model == lightning.model
