@@ -118,9 +118,10 @@ def test_a_dry_run_says_what_is_left_out(trainer: str, root: Path, capsys: pytes
 
 @pytest.mark.parametrize("trainer", BOTH)
 def test_numbers_that_must_stay_unknown_choose_no_frames(trainer: str, root: Path) -> None:
-    ours = ("model.policy_type=hlrp_vla_direct", "model.labelled_episodes=[0]")
+    ours = ["model.policy_type=hlrp_vla_direct", "model.labelled_episodes=[0]", "data.filter.idle=true"]
+    run: Any = load_config(None, [*ours, f"trainer_type={trainer}", f"data.root={root}"]).config
     with pytest.raises(UserError, match="of which those of unlabelled episodes are to stay unknown") as refused:
-        _dry_run(_config(trainer, root, "data.filter.idle=true", *ours))
+        _dry_run(run)
     assert "use data.filter.motion" in str(refused.value)
 
 
