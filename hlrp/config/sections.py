@@ -10,7 +10,12 @@ from hlrp.config.tree import normalise
 
 
 def _word_or_episodes(value: Any) -> Any:
-    return value if value in ("all", "none") else parse_episodes(value)
+    if value in ("all", "none"):
+        return value
+    try:
+        return parse_episodes(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or one of the words all and none") from error
 
 
 Labelled = Annotated[
