@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from hlrp.errors import UserError
+from hlrp.runs import resolve_pretrained
 from hlrp_cli.console import quiet_libraries
 from hlrp_cli.flags import rename_pairs
 
@@ -40,6 +41,7 @@ def serve(
 
     access.require_packages("serve")
     pairs = rename_pairs(rename_map or [])
+    pretrained = resolve_pretrained(policy.absolute())
     open_to_others = not access.is_loopback(host)
     if open_to_others and token_file is None:
         raise UserError(
@@ -58,7 +60,7 @@ def serve(
     from hlrp.deploy.served import load_served
     from hlrp.deploy.server import ServerSettings, serve_policy
 
-    served = load_served(policy, device=device, rename=pairs, task=task)
+    served = load_served(pretrained, device=device, rename=pairs, task=task)
     for text in served.loaded.warnings:
         _log(f"warning: {text}")
     said = served.metadata

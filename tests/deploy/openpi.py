@@ -1,6 +1,7 @@
 """A client in openpi's protocol, as its public source describes it, independent of the code under test."""
 
 import functools
+import ssl
 from typing import Any
 
 import msgpack
@@ -31,9 +32,9 @@ unpackb = functools.partial(msgpack.unpackb, object_hook=_decode)
 class OpenpiClient:
     """Connects, takes the metadata, and sends one observation at a time."""
 
-    def __init__(self, address: str, api_key: str | None = None) -> None:
+    def __init__(self, address: str, api_key: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
-        opened = connect(address, compression=None, max_size=None, additional_headers=headers, proxy=None)
+        opened = connect(address, compression=None, max_size=None, additional_headers=headers, proxy=None, ssl=tls)
         # Newer releases of the package want it entered, older ones do not mind.
         self.socket = opened.__enter__()
         self.metadata = unpackb(self.socket.recv())

@@ -1,5 +1,7 @@
 """The server on real sockets: each client has the policy to itself, and no message of a stranger does harm."""
 
+import asyncio
+import copy
 import random
 import threading
 import time
@@ -11,6 +13,7 @@ import msgpack
 import numpy as np
 import pytest
 import torch
+from lerobot.processor import ProcessorStep
 from openpi import OpenpiClient, packb
 from serving import acted, in_process, observations, running
 from tiny_policies import DIFFUSION, save_tiny
@@ -18,6 +21,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from hlrp.deploy.served import Served, load_served
+from hlrp.deploy.server import PolicyServer, ServerSettings
+from hlrp.deploy.session import Session
+from hlrp.errors import UserError
 
 TOKEN = "a-token-of-the-tests"
 
@@ -208,3 +214,29 @@ def test_what_a_client_is_told_first_and_what_the_log_says(served: Served) -> No
         "requests 4",
         "requests 4 in all",
     ]
+
+
+def test_what_cannot_be_served_is_refused(act: Path, served: Served) -> None:
+    with pytest.raises(UserError, match="no input 'b'"):
+        load_served(act, device="cpu", rename={"a": "b"})
+    with running(served) as server:
+        port = int(server.address.rpartition(":")[2])
+        with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}"):
+            asyncio.run(PolicyServer(served, ServerSettings(port=port), print).run(asyncio.Event(), print))
+    stubborn = copy.copy(served.loaded)
+    stubborn.preprocessor = copy.copy(stubborn.preprocessor)
+    stubborn.preprocessor.steps = [*stubborn.preprocessor.steps, _Uncopied()]
+    with pytest.raises(UserError, match="cannot each have a state of their own: no copies"):
+        Session(stubborn)
+    assert Session(stubborn, alone=True)
+
+
+class _Uncopied(ProcessorStep):
+    def __deepcopy__(self, memo: object) -> Any:
+        raise TypeError("no copies")
+
+    def __call__(self, transition: Any) -> Any:
+        return transition
+
+    def transform_features(self, features: Any) -> Any:
+        return features
