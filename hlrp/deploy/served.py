@@ -26,7 +26,9 @@ from hlrp.evaluation.policy import (
 from hlrp.runs import checkpoint_step, resolve_pretrained
 
 # Fields of configuration classes that hold the size a policy brings pictures to; None stands for no resizing.
-_SIZES = ("resize_imgs_with_padding", "image_resolution", "resize_shape", "image_resize_shape", "image_size")
+_SIZES = ("resize_imgs_with_padding", "image_resolution", "resize_shape", "image_resize_shape")
+# Where there is this one, the backbone has a resizing of its own beside it (this project's policies, GR00T, FastWAM).
+_BACKBONE_SIZE = "image_size"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def load_served(
     language = getattr(config, "use_language", False) or any(hasattr(s, "task_key") for s in loaded.preprocessor.steps)
     if task is not None and not language:
         loaded.warnings.append(f"policy {config.type!r} is not known to read instructions: --task may have no effect")
-    resizes = any(getattr(config, name, None) is not None for name in _SIZES)
+    resizes = hasattr(config, _BACKBONE_SIZE) or any(getattr(config, name, None) is not None for name in _SIZES)
     reader = ObservationReader(_inputs(config), names, resizes=resizes, language=language, task=task)
     return Served(loaded, reader, _metadata(pretrained, config, reader, resizes=resizes, language=language, task=task))
 

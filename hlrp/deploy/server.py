@@ -27,7 +27,7 @@ from hlrp.deploy.protocol import MessageError, UnreadableError, pack, unpack
 from hlrp.deploy.served import Served
 from hlrp.deploy.session import Session
 from hlrp.errors import Interrupted, UserError
-from hlrp.processes import stop_signals
+from hlrp.processes import leave_closed_terminal, stop_signals
 
 HEALTH = "/healthz"
 _WARM_UP = 2
@@ -284,6 +284,7 @@ def serve_policy(
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
         def take(number: int) -> None:
+            leave_closed_terminal()
             came.append(number)
             stop.set()
             # A second one does not wait for an inference to end.

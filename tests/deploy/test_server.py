@@ -20,6 +20,7 @@ from tiny_policies import DIFFUSION, save_tiny
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from hlrp.deploy.protocol import MessageError
 from hlrp.deploy.served import Served, load_served
 from hlrp.deploy.server import PolicyServer, ServerSettings
 from hlrp.deploy.session import Session
@@ -240,3 +241,31 @@ class _Uncopied(ProcessorStep):
 
     def transform_features(self, features: Any) -> Any:
         return features
+
+
+def test_an_instruction_reaches_the_policy_and_its_pictures_may_have_any_size(tmp_path: Path) -> None:
+    import sys
+
+    sys.path.append(str(Path(__file__).parents[1] / "bundle"))
+    from bundle_toys import make_policy
+    from lerobot.policies.factory import make_pre_post_processors
+
+    policy, ones = make_policy("hlrp_action_expert_direct"), torch.ones
+    numbers = {name: {"mean": ones(n), "std": ones(n)} for name, n in (("observation.state", 2), ("action", 3))}
+    for part in (policy, *make_pre_post_processors(policy.config, dataset_stats=numbers)):
+        part.save_pretrained(tmp_path / "pretrained_model")
+    served = load_served(tmp_path, device="cpu")
+    assert served.metadata["prompt"] == "needed"
+    assert served.metadata["observation"]["observation.images.front"]["resized"] is True
+    message = {"images": {"front": np.zeros((100, 120, 3), np.uint8)}, "state": [0.0, 1.0]}
+    with pytest.raises(MessageError, match="reads an instruction"):
+        served.reader.read(message)
+    session = Session(served.loaded, seed=3)
+    found = []
+    for prompt in ("push", "pull the lever", "push"):
+        session.begin_episode()
+        found.append(session.act(served.reader.read({**message, "prompt": prompt})))
+    assert found[0].shape == (4, 3)
+    assert np.array_equal(found[0], found[2]) and not np.array_equal(found[0], found[1])
+    shared = {id(parameter) for parameter in served.loaded.policy.parameters()}
+    assert {id(parameter) for parameter in session._policy.parameters()} == shared

@@ -17,6 +17,7 @@ import torch
 from command import assert_user_error, hlrp_argv, hlrp_in_turn
 from make_dataset import make_dataset
 from tiny_policies import save_tiny_act
+from websockets.exceptions import ConnectionClosed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
 from openpi import OpenpiClient
@@ -76,8 +77,8 @@ def test_a_server_with_tls_and_a_token_from_its_start_to_ctrl_c(act, token, cert
     flags = [act, "--token-file", token, *tls, "--log-every", "10"]
     with serving(*flags, cwd=tmp_path / "empty") as (address, process):
         assert address.startswith("wss://127.0.0.1:")
-        with OpenpiClient(address, TOKEN, ssl.create_default_context(cafile=certificate)) as client:
-            served = acted(client, shown)
+        client = OpenpiClient(address, TOKEN, ssl.create_default_context(cafile=certificate))
+        served = acted(client, shown)
         usual = ["client", address, "--dataset-root", root, "--json"]
         found, refused, distrusted = hlrp_in_turn(
             [
@@ -87,6 +88,8 @@ def test_a_server_with_tls_and_a_token_from_its_start_to_ctrl_c(act, token, cert
             ]
         )
         process.send_signal(signal.SIGINT)
+        with client, pytest.raises(ConnectionClosed, match="1001"):
+            client.infer(shown[0])
         out, err = process.communicate(timeout=60)
     assert served.dtype == alone.dtype and np.array_equal(served, alone)
     assert found.code == 0, found.err
