@@ -5,7 +5,8 @@
 A tiny diffusion policy with random weights, which resizes its pictures and so is quick, is served by `hlrp serve` in a
 process of its own. In turn, an observation is sent there and acted on here. `overhead` is a round trip less the
 inference that the server reports for it: coding, sockets, checks, waiting for a turn. On a machine with other work most
-of it is waiting for the others; p5 is nearer to what an idle machine shows.
+of that is waiting for the others. `CPU overhead` does not wait: the processor time of both processes for a request,
+less that of the same inference here; the mean, since the system counts in steps of 10 ms.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from hlrp.deploy.client import PolicyClient
 from hlrp.deploy.served import load_served
@@ -61,31 +63,36 @@ def percentiles(times: list[float]) -> dict[str, float]:
     return {f"p{p}": round(float(np.percentile(times, p)) * 1e3, 2) for p in (5, 50, 99)}
 
 
-def measure(folder: Path, address: str, requests: int) -> dict[str, Any]:
+def measure(folder: Path, address: str, requests: int, server: psutil.Process) -> dict[str, Any]:
     """Round trips and inference here, in turn."""
     served = load_served(folder, device="cpu")
     session = Session(served.loaded, seed=0, alone=True)
     rng = np.random.default_rng(0)
     told: dict[str, list[float]] = {"round trip": [], "inference there": [], "overhead": [], "inference here": []}
+    cpu_trip, cpu_here, cpu_there = 0.0, 0.0, 0.0
     with PolicyClient(address) as client:
         for number in range(requests + 3):
+            if number == 3:
+                cpu_trip, cpu_here, cpu_there = 0.0, 0.0, sum(server.cpu_times()[:2])
             message = {
                 name: rng.integers(0, 255, said["shape"]).astype(said["dtype"])
                 for name, said in client.metadata["observation"].items()
             }
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             answer = client.infer(message)
-            trip = time.perf_counter() - began
-            began = time.perf_counter()
+            trip, cpu_trip = time.perf_counter() - began, cpu_trip + time.process_time() - cpu
+            began, cpu = time.perf_counter(), time.process_time()
             actions = session.act(served.reader.read(message))
-            here = time.perf_counter() - began
+            here, cpu_here = time.perf_counter() - began, cpu_here + time.process_time() - cpu
             if number == 0:
                 assert np.array_equal(actions, answer["actions"]), "served actions are not those of this process"
             if number >= 3:
                 there = answer["server_timing"]["infer_ms"] / 1e3
                 for name, value in zip(told, (trip, there, trip - there, here), strict=True):
                     told[name].append(value)
-    return {name: percentiles(times) for name, times in told.items()}
+        cpu = cpu_trip + sum(server.cpu_times()[:2]) - cpu_there - cpu_here
+    found = {name: percentiles(times) for name, times in told.items()}
+    return found | {"CPU overhead": {"mean": round(cpu / requests * 1e3, 2)}}
 
 
 def main() -> None:
@@ -104,7 +111,7 @@ def main() -> None:
             assert server.stdout is not None
             try:
                 address = server.stdout.readline().split()[-1]
-                found = measure(folder, address, arguments.requests)
+                found = measure(folder, address, arguments.requests, psutil.Process(server.pid))
             finally:
                 server.terminate()
     load = round(os.getloadavg()[0], 1)
