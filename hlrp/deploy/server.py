@@ -94,6 +94,7 @@ class PolicyServer:
         self._hello = pack(served.metadata)
         self._clients: dict[int, _Client] = {}
         self._numbers = itertools.count(1)
+        self._stopping = False
         # All of torch in one thread: requests take turns, and what it keeps per thread is warmed up once.
         self._worker = ThreadPoolExecutor(1, "inference")
 
@@ -117,12 +118,13 @@ class PolicyServer:
             port = server.sockets[0].getsockname()[1]
             ready(server_url(self._settings.host, port, tls=self._settings.tls is not None))
             await stop.wait()
+            self._stopping = True
+            server.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(server.wait_closed(), _CLOSE_S)
         finally:
-            # What waits for its turn is dropped; the inference that runs is waited for by the interpreter's exit.
+            # An inference that still runs is waited for by the interpreter's exit.
             self._worker.shutdown(wait=False, cancel_futures=True)
-        server.close()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(server.wait_closed(), _CLOSE_S)
         if self.latencies.count:
             self._log(f"requests {self.latencies.count} in all; {self.latencies.line()}")
 
@@ -224,6 +226,8 @@ class PolicyServer:
 
     def _answer(self, client: _Client, message: bytes | str) -> _Answer:
         """What to send back, and whether to go on; runs in the worker."""
+        if self._stopping:
+            return _Answer("the server is stopping", CloseCode.GOING_AWAY)
         try:
             return self._act(client, message)
         except MessageError as error:
