@@ -1,7 +1,6 @@
 """`hlrp eval`: evaluate a policy in a simulator, compare two, or replay recorded actions."""
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hlrp.errors import Interrupted, UserError
+from hlrp_cli.console import quiet_libraries
+from hlrp_cli.flags import rename_pairs
 
 if TYPE_CHECKING:
     from hlrp.evaluation.request import EvalRequest, EvalResult
@@ -66,7 +67,7 @@ def eval(  # noqa: A001 - the name of the command
         given["policy"], overrides = None, [policy, *(overrides or [])]
     given["task"] = [name.strip() for item in task or [] for name in item.split(",") if name.strip()] or None
     request = _request(given, overrides or [])
-    _quiet(allow_download)
+    quiet_libraries(allow_download)
     from hlrp.evaluation.compare import evaluate_against
     from hlrp.evaluation.run import evaluate
     from hlrp_cli.eval_view import EvalView, show
@@ -117,7 +118,7 @@ def _request(given: dict[str, Any], overrides: list[str]) -> "EvalRequest":
         tasks=tasks,
         env_fields=fields,
         replay=given["replay"],
-        rename_map=_pairs(given["rename_map"] or []),
+        rename_map=rename_pairs(given["rename_map"] or []),
         action_space=given["action_space"],
         async_envs=given["async_envs"],
         **settings,
@@ -161,39 +162,3 @@ def _environment_fields(overrides: list[str]) -> tuple[dict[str, Any], list[str]
         else:
             rest.append(f"eval.{key}={value}")
     return fields, rest
-
-
-def _pairs(items: list[str]) -> dict[str, str]:
-    pairs = {}
-    for item in items:
-        key, found, value = item.partition("=")
-        if not (found and key and value):
-            raise UserError(
-                f"{item!r} is not ENV_KEY=POLICY_KEY",
-                where="--rename-map",
-                fix="for example --rename-map observation.image=observation.images.top",
-            )
-        pairs[key] = value
-    return pairs
-
-
-def _quiet(allow_download: bool) -> None:
-    """Keep libraries from writing over the progress display, and off the network, before they are imported."""
-    import logging
-
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not allow_download:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-    class OneLine(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            reason = f": {record.exc_info[1]}" if record.exc_info and record.exc_info[1] else ""
-            return f"{record.levelname.lower()}: {record.getMessage()}{reason}"
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(OneLine())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.captureWarnings(True)
-    logging.getLogger("py.warnings").setLevel(logging.ERROR)

@@ -14,6 +14,7 @@ NEEDS: dict[str, dict[str, str]] = {
     "precompute-latents": {"copy": "write_column"},
     "fit-actions": {"camera": "laq"},
     "pseudo-label": {"device": "laq", "skip_bad": "laq"},
+    "serve": {"certificate": "key", "key": "certificate"},
 }
 # Command to pairs of flags of which only one can hold.
 EXCLUDE: dict[str, tuple[tuple[str, str], ...]] = {
@@ -101,3 +102,22 @@ def episodes_of(asked: str | None) -> list[int] | None:
     except ValueError as error:
         raise UserError(str(error), where="--episodes", fix="write 0-9,12") from error
     return sorted(set(found))
+
+
+def rename_pairs(items: list[str]) -> dict[str, str]:
+    """The map that ``--rename-map ENV=POLICY`` means, given once or more.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    pairs = {}
+    for item in items:
+        key, found, value = item.partition("=")
+        if not (found and key and value):
+            raise UserError(
+                f"{item!r} is not ENV_KEY=POLICY_KEY",
+                where="--rename-map",
+                fix="for example --rename-map observation.image=observation.images.top",
+            )
+        pairs[key] = value
+    return pairs

@@ -36,6 +36,8 @@ app = typer.Typer(
 COMMANDS = (
     "train",
     "eval",
+    "serve",
+    "client",
     "laq_report",
     "precompute_latents",
     "latents",

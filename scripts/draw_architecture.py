@@ -37,6 +37,7 @@ WHAT = {
     "hlrp_cli": "one module per command",
     "trainers": "how a run is executed: LeRobot's loop, Lightning's loop",
     "lerobot_policy_felix_bundle": "the three policies that LeRobot finds as a plugin",
+    "hlrp.deploy": "a policy behind a websocket, and its client",
     "hlrp.evaluation": "rollouts, statistics, comparisons",
     "hlrp.policies": "LeRobot's policies in Lightning",
     "hlrp.foundation": "vision-language models that predict codes",

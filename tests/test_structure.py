@@ -13,6 +13,8 @@ COMMANDS = [
     [],
     ["train"],
     ["eval"],
+    ["serve"],
+    ["client"],
     ["laq-report"],
     ["precompute-latents"],
     ["latents"],

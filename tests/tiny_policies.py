@@ -1,6 +1,7 @@
 """Tiny checkpoints with random weights, saved by LeRobot's own classes, for tests that need one to evaluate."""
 
 from pathlib import Path
+from typing import Any
 
 SHAPES = {
     "pusht": {"state": 2, "action": 2, "image": 96, "high": 512.0},
@@ -8,38 +9,68 @@ SHAPES = {
 }
 
 
-def save_tiny_act(folder: Path, env: str = "pusht", *, seed: int = 0, camera: str = "observation.image", stats=True):
+ACT = {
+    "dim_model": 32,
+    "n_heads": 2,
+    "dim_feedforward": 32,
+    "n_encoder_layers": 1,
+    "n_vae_encoder_layers": 1,
+    "chunk_size": 10,
+    "n_action_steps": 10,
+}
+DIFFUSION = {
+    "n_obs_steps": 2,
+    "horizon": 8,
+    "n_action_steps": 6,
+    "num_inference_steps": 2,
+    "down_dims": (16, 32),
+    "n_groups": 4,
+    "spatial_softmax_num_keypoints": 4,
+    "crop_shape": None,
+}
+"""Its actions come from noise and two observations, the one at hand and the one before."""
+
+
+def save_tiny_act(folder: Path, env: str = "pusht", **options: Any) -> Path:
     """Save an ACT of width 32 that fits an environment's observations, as a `pretrained_model` folder."""
+    return save_tiny("act", folder, env, **{"fields": ACT, **options})
+
+
+def save_tiny(
+    name: str,
+    folder: Path,
+    env: str = "pusht",
+    *,
+    fields: dict[str, Any],
+    seed: int = 0,
+    camera: str = "observation.image",
+    stats: bool = True,
+) -> Path:
+    """Save a policy with random weights that fits an environment's observations, as a `pretrained_model` folder."""
     import torch
     from lerobot.configs.types import FeatureType, PolicyFeature
-    from lerobot.policies.act.configuration_act import ACTConfig
-    from lerobot.policies.act.modeling_act import ACTPolicy
-    from lerobot.policies.factory import make_pre_post_processors
+    from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
 
     shape = SHAPES[env]
     size, high = shape["image"], shape["high"]
-    config = ACTConfig(
+    config = make_policy_config(
+        name,
         device="cpu",
         push_to_hub=False,
-        dim_model=32,
-        n_heads=2,
-        dim_feedforward=32,
-        n_encoder_layers=1,
-        n_vae_encoder_layers=1,
-        chunk_size=10,
-        n_action_steps=10,
         pretrained_backbone_weights=None,
         input_features={
             camera: PolicyFeature(FeatureType.VISUAL, (3, size, size)),
             "observation.state": PolicyFeature(FeatureType.STATE, (shape["state"],)),
         },
         output_features={"action": PolicyFeature(FeatureType.ACTION, (shape["action"],))},
+        **fields,
     )
     torch.manual_seed(seed)
-    policy = ACTPolicy(config)
+    policy = get_policy_class(name)(config)
 
     def vector(n: int) -> dict:
-        return {"mean": torch.full((n,), high / 2), "std": torch.full((n,), high / 4)}
+        limits = {"min": torch.zeros(n), "max": torch.full((n,), high)}
+        return {"mean": torch.full((n,), high / 2), "std": torch.full((n,), high / 4), **limits}
 
     image = {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.25)}
     values = {camera: image, "observation.state": vector(shape["state"]), "action": vector(shape["action"])}

@@ -276,3 +276,11 @@ def check_resumed(saved: Mapping[str, Any], now: Mapping[str, Any], infos: Seque
                 where="--resume",
                 fix="resume with the data, seed, batch size and processes of the run, or start a new one",
             )
+
+
+def feature_names(feature: dict[str, Any], count: int) -> list[str] | None:
+    """The names of a feature's ``count`` numbers, None where it has not as many; LeRobot writes lists or maps."""
+    names = feature.get("names")
+    if isinstance(names, dict):
+        names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]
+    return [str(name) for name in names] if isinstance(names, list) and len(names) == count else None

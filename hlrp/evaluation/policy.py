@@ -7,9 +7,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from hlrp.errors import UserError, causes, suggest
+from hlrp.files import sha256_of
 
 PREPROCESSOR = "policy_preprocessor.json"
 _DERIVED_FIELDS = ("features", "features_map")
@@ -203,6 +205,17 @@ def _acting_shape(config: Any, name: str, shape: tuple[int, ...]) -> tuple[int, 
     return shape if width is None else (width,)
 
 
+def saved_device(pretrained: Path) -> str | None:
+    """The device that a checkpoint was saved with."""
+    return json.loads((pretrained / "config.json").read_text(encoding="utf8")).get("device")
+
+
+def weights_sha256(pretrained: Path) -> str | None:
+    """SHA-256 of a checkpoint's weights, or of its adapter's; None: it has neither file."""
+    weights = next((p for n in ("model", "adapter_model") if (p := pretrained / f"{n}.safetensors").is_file()), None)
+    return None if weights is None else sha256_of(weights)
+
+
 def policy_config(pretrained: Path, device: str) -> Any:
     """LeRobot configuration of a checkpoint, set to a device.
 
@@ -264,7 +277,7 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
 
     Args:
         config: From `policy_config`.
-        env_cfg: From `environment_config`.
+        env_cfg: From `environment_config`; None: the policy acts outside of simulators.
         rename: From `effective_rename_map`.
         rename_given: Whether it replaces the one saved with the checkpoint.
 
@@ -277,6 +290,9 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
 
     pretrained = Path(config.pretrained_path)
     inputs, outputs = dict(config.input_features or {}), dict(config.output_features or {})
+    if env_cfg is None:
+        # LeRobot makes no policy without an environment or a dataset that names its actions; here they are its own.
+        env_cfg = SimpleNamespace(features=outputs, features_map={name: name for name in outputs})
     try:
         with without_prints():
             policy = make_policy(cfg=config, env_cfg=env_cfg, rename_map=rename or None)

@@ -1,6 +1,5 @@
 """Evaluating a policy in a simulator on LeRobot's rollout: `evaluate(EvalRequest(...)) -> EvalResult`."""
 
-import json
 import platform
 import time
 import warnings
@@ -10,7 +9,7 @@ from typing import Any
 
 from hlrp.evaluation.plan import EvalPlan, find_run, make_plan
 from hlrp.evaluation.request import RESULTS, Episode, EvalRequest, EvalResult, Listener, TaskResult
-from hlrp.files import sha256_of, write_json
+from hlrp.files import write_json
 from hlrp.processes import FolderLock
 from hlrp.runs import checkpoint_step, claim_folder
 from hlrp.runs.code_effect import code_effect_warning, last_code_effect
@@ -90,9 +89,8 @@ def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Lis
     result.provenance["env"]["config"] = _plain(env_cfgs[0])
     loaded = None
     if plan.pretrained is not None:
-        config = policies.policy_config(
-            plan.pretrained, choose_device(request.device, saved=_saved_device(plan.pretrained))
-        )
+        device = choose_device(request.device, saved=policies.saved_device(plan.pretrained))
+        config = policies.policy_config(plan.pretrained, device)
         policies.choose_action_space(config, request.action_space)
         result.provenance["policy"] |= {"type": config.type, "device": str(config.device)}
         if getattr(config, "action_space", None):
@@ -146,7 +144,7 @@ def _load(request: EvalRequest, plan: EvalPlan, config: Any, env_cfg: Any, resul
         close_envs([e for _, e in environments])
     loaded = policies.load_policy(config, env_cfg, rename, bool(request.rename_map))
     result.warnings += loaded.warnings
-    result.provenance["policy"] |= _identity(plan.pretrained)
+    result.provenance["policy"] |= {"weights_sha256": policies.weights_sha256(plan.pretrained)}
     return loaded
 
 
@@ -208,15 +206,6 @@ def _take_code_effect(pretrained: Path, result: EvalResult) -> None:
     result.code_effect = {**found, "source": str(run.path / METRICS)}
     if problem := code_effect_warning(found):
         result.warnings.append(problem)
-
-
-def _saved_device(pretrained: Path) -> str | None:
-    return json.loads((pretrained / "config.json").read_text(encoding="utf8")).get("device")
-
-
-def _identity(pretrained: Path) -> dict[str, Any]:
-    weights = next((p for n in ("model", "adapter_model") if (p := pretrained / f"{n}.safetensors").is_file()), None)
-    return {"weights_sha256": None if weights is None else sha256_of(weights)}
 
 
 def _provenance(request: EvalRequest, plan: EvalPlan) -> dict[str, Any]:

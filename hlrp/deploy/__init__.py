@@ -1,0 +1,1 @@
+"""A policy behind a network socket: serving it, and the client that checks a server."""
