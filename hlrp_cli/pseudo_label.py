@@ -39,7 +39,7 @@ def pseudo_label(
     ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Experimental: write a dataset in which every episode has actions, recorded ones or those of a decoder.
+    """Write a dataset in which every episode has actions, recorded ones or those of a decoder.
 
     Recorded actions of the decoder's labelled episodes stay bit for bit; actions of others are not read. Killed or
     stopped, the same command continues. Under torchrun or srun every process writes its share.

@@ -179,7 +179,8 @@ def _find_info(folder: Path, where: str) -> Path:
     if not folder.is_dir():
         near = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
         here = "" if folder.is_absolute() else f" in {Path.cwd()}"
-        raise UserError(f"there is no dataset folder {folder}{here}", where=where, fix=suggest(folder.name, near))
+        fix = suggest(folder.name, near) if near else "give the folder that holds meta/, data/ and videos/"
+        raise UserError(f"there is no dataset folder {folder}{here}", where=where, fix=fix)
     if not info.is_file():
         refuse_other(folder, "a dataset", where)
         raise UserError(

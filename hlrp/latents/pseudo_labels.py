@@ -1,6 +1,6 @@
 """Pseudo-labels: a new dataset in which every episode has actions, the recorded ones or those that a map gives.
 
-Experimental. Shapes: n frames of an episode, A action dimensions.
+Shapes: n frames of an episode, A action dimensions.
 """
 
 from collections.abc import Callable
