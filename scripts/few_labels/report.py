@@ -263,6 +263,7 @@ def plot(results: Results, path: Path, k: int = 2) -> None:
         gain = results.of_arm("pseudo_laq", k, seeds) - results.of_arm("actions", k, seeds)
         right.plot(trust, 100 * gain.mean((1, 2)), "o")
         right.axhline(0, color="grey", linewidth=0.8)
+    right.locator_params(axis="x", nbins=4)
     right.set(xlabel="R2 of the map, left-out episodes", ylabel="gain of pseudo-labels, points")
     figure.savefig(path, format="svg", metadata={"Date": None})
     plt.close(figure)
