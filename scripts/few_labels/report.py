@@ -188,7 +188,9 @@ def trust_lines(results: Results, k: int = 2) -> list[str]:
         ):
             rho, p = rank_correlation(trust, values)
             lines.append(f"- Rank correlation of trust and {name} over {len(seeds)} draws: {rho:+.2f} (p = {p:.2g}).")
-    scored = [cell for cell in results.trust if cell.k == k and cell.seed != SUGGESTED]
+    # A grounded quantizer has seen the labelled episodes, left out of the map or not: its trust is not comparable.
+    comparable = [cell for cell in results.trust if cell.arm != "pseudo_grounded" and cell.seed != SUGGESTED]
+    scored = [cell for cell in comparable if cell.k == k]
     kinds = {cell.arm for cell in scored}
     if len(kinds) > 1:
         trust = np.array([results.trust[cell] for cell in scored])
