@@ -54,9 +54,7 @@ def fit_actions(
 
     With --suggest: say which episodes to label, from the latents alone.
     """
-    labelled = _check(laq, latents, episodes, output, suggest)
-    if floor is not None and not -math.inf < floor <= 1:
-        raise UserError(f"an R2 of {floor:g} cannot be asked for", where="--floor", fix="give a number of at most 1")
+    labelled = _check(laq, latents, episodes, output, suggest, floor)
     if kind == "ridge":
         _refuse_idle(seed, device if laq is None else None, suggest)
     from hlrp.data import read_dataset
@@ -83,7 +81,12 @@ def fit_actions(
 
 
 def _check(
-    laq: Path | None, latents: Path | None, episodes: str | None, output: Path | None, suggest: int | None
+    laq: Path | None,
+    latents: Path | None,
+    episodes: str | None,
+    output: Path | None,
+    suggest: int | None,
+    floor: float | None,
 ) -> list[int]:
     """Check what can be known before any work; gives the labelled episodes."""
     from hlrp.latents.decoder_manifest import check_output
@@ -93,6 +96,8 @@ def _check(
         raise UserError(
             "nothing says where the latents are from", where="--laq", fix="give --laq RUN or --latents TABLE"
         )
+    if floor is not None and not -math.inf < floor <= 1:
+        raise UserError(f"an R2 of {floor:g} cannot be asked for", where="--floor", fix="give a number of at most 1")
     labelled = episodes_of(episodes) or []
     if suggest is not None:
         return labelled

@@ -1,7 +1,7 @@
 """`hlrp serve`: a policy for robots and simulators elsewhere, over openpi's websocket protocol."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from hlrp.errors import UserError
 from hlrp.runs import resolve_pretrained
 from hlrp_cli.console import quiet_libraries
 from hlrp_cli.flags import rename_pairs
+
+if TYPE_CHECKING:
+    import ssl
 
 
 def serve(
@@ -42,20 +45,7 @@ def serve(
     access.require_packages("serve")
     pairs = rename_pairs(rename_map or [])
     pretrained = resolve_pretrained(policy.absolute())
-    open_to_others = not access.is_loopback(host)
-    if open_to_others and token_file is None:
-        raise UserError(
-            f"others than this machine can reach a server on {host or 'all addresses'}, so it needs a token",
-            where=f"--host {host}",
-            fix="give --token-file FILE, or leave --host out and reach it through an SSH tunnel",
-        )
-    token = None if token_file is None else access.read_token(token_file)
-    tls = None if certificate is None or key is None else access.server_tls(certificate, key)
-    for path in filter(None, (token_file, key)):
-        if access.readable_by_others(path):
-            _log(f"warning: others may read {path}: chmod 600 {path}")
-    if open_to_others and tls is None:
-        _log("warning: without --certificate and --key, token and pictures pass the network unencrypted")
+    token, tls = _protection(host, token_file, certificate, key)
     quiet_libraries(allow_download)
     from hlrp.deploy.served import load_served
     from hlrp.deploy.server import ServerSettings, serve_policy
@@ -78,6 +68,29 @@ def serve(
         seed=seed,
     )
     serve_policy(served, settings, log=_log, ready=lambda address: typer.echo(f"ready    {address}"))
+
+
+def _protection(
+    host: str, token_file: Path | None, certificate: Path | None, key: Path | None
+) -> "tuple[str | None, ssl.SSLContext | None]":
+    """Token and TLS of the server; warns of what others could read."""
+    from hlrp.deploy import access
+
+    open_to_others = not access.is_loopback(host)
+    if open_to_others and token_file is None:
+        raise UserError(
+            f"others than this machine can reach a server on {host or 'all addresses'}, so it needs a token",
+            where=f"--host {host}",
+            fix="give --token-file FILE, or leave --host out and reach it through an SSH tunnel",
+        )
+    token = None if token_file is None else access.read_token(token_file)
+    tls = None if certificate is None or key is None else access.server_tls(certificate, key)
+    for path in filter(None, (token_file, key)):
+        if access.readable_by_others(path):
+            _log(f"warning: others may read {path}: chmod 600 {path}")
+    if open_to_others and tls is None:
+        _log("warning: without --certificate and --key, token and pictures pass the network unencrypted")
+    return token, tls
 
 
 def _log(text: str) -> None:

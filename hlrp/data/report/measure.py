@@ -1,7 +1,7 @@
 """A dataset measured: every frame decoded once, tables read once."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -182,34 +182,8 @@ def measure(
         UserError: The tables cannot be read, or none is here.
     """
     section = thresholds or IdleFilter()
-    table = read_episodes(info)
-    episodes = table.present
-    if not episodes:
-        raise UserError(
-            "no table of the dataset is here",
-            where=str(info.root / "data"),
-            fix="copy it here; `hlrp data check DIR` names what is missing",
-        )
-    bad: dict[int, BadVideoError] = {}
-
-    def on_bad(error: BadVideoError) -> None:
-        bad[error.episode] = error
-
-    offset = window_offset(section.seconds, info.fps)
-    seen = [c for c in info.cameras if not is_depth(info.features[c])]
-    scores = {
-        camera: MotionScores(table, camera, None, offset, root=cache_root).read(
-            episodes, announce=announce, progress=progress, on_bad=on_bad
-        )
-        for camera in seen
-    }
-    motion = np.fmax.reduce([s[0] for s in scores.values()]) if scores else None
-    values = numbers_of(info, episodes)
-    robot = robot_motion(info, table, episodes, offset)
-    quiet = _quiet(section, table, episodes, motion, robot)
-    rates = rate_dimensions(values.get(ACTION), values.get("observation.state"), table)
-    stamps = read_columns(info, ["timestamp"], episodes)["timestamp"]
-    evidence = Evidence(table, episodes, values, rates, stamps, scores, robot, quiet, bad)
+    evidence = _gather(info, section, cache_root, announce, progress)
+    table, episodes, quiet, scores = evidence.table, evidence.episodes, evidence.quiet, evidence.scores
     doubts = find_doubts(evidence)
     lengths = table.lengths[episodes] / info.fps
     rows = [
@@ -232,12 +206,50 @@ def measure(
         idle=_idle(section, table, episodes, quiet),
         cameras=[_camera(table, camera, scores.get(camera)) for camera in info.cameras],
         tasks=_tasks(table, episodes),
-        dimensions=list(_dimensions(info, table.frame_indices(episodes), values, rates)),
+        dimensions=list(_dimensions(info, table.frame_indices([*episodes]), evidence.values, evidence.rates)),
         problems=[*dataset_problems(info, episodes, needs_statistics=ACTION in info.features)],
         doubts=doubts,
         rows=rows,
-        thumbnails=thumbnails(table, seen, choose_episodes(episodes, doubts, pictures)),
+        thumbnails=thumbnails(table, [*scores], choose_episodes(episodes, doubts, pictures)),
     )
+
+
+def _gather(
+    info: DatasetInfo,
+    section: IdleFilter,
+    cache_root: Path | None,
+    announce: Callable[[str], None],
+    progress: Callable[[int, int], None] | None,
+) -> Evidence:
+    """Read and decode what the report is made of."""
+    table = read_episodes(info)
+    episodes = table.present
+    if not episodes:
+        raise UserError(
+            "no table of the dataset is here",
+            where=str(info.root / "data"),
+            fix="copy it here; `hlrp data check DIR` names what is missing",
+        )
+    bad: dict[int, BadVideoError] = {}
+
+    def on_bad(error: BadVideoError) -> None:
+        bad[error.episode] = error
+
+    offset = window_offset(section.seconds, info.fps)
+    scores = {
+        camera: MotionScores(table, camera, None, offset, root=cache_root).read(
+            episodes, announce=announce, progress=progress, on_bad=on_bad
+        )
+        for camera in info.cameras
+        if not is_depth(info.features[camera])
+    }
+    motion = np.fmax.reduce([s[0] for s in scores.values()]) if scores else None
+    values = numbers_of(info, episodes)
+    robot = robot_motion(info, table, episodes, offset)
+    quiet = _quiet(section, table, episodes, motion, robot)
+    rates = rate_dimensions(values.get(ACTION), values.get("observation.state"), table)
+    stamps = read_columns(info, ["timestamp"], episodes)["timestamp"]
+    return Evidence(table, episodes, values, rates, stamps, scores, robot, quiet, bad)
 
 
 def _quiet(
@@ -304,7 +316,7 @@ def _tasks(table: Episodes, episodes: Sequence[int]) -> list[Task]:
 
 
 def _dimensions(
-    info: DatasetInfo, rows: NDArray[np.int64], values: dict[str, NDArray[np.float32]], rates: NDArray[np.bool_]
+    info: DatasetInfo, rows: NDArray[np.int64], values: Mapping[str, NDArray[np.float32]], rates: NDArray[np.bool_]
 ) -> Iterator[Dimension]:
     for column, numbers in values.items():
         names = info.features[column].get("names")
