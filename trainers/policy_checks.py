@@ -65,12 +65,14 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
         UserError: Naming the mistake.
     """
     lerobot_version()
-    model, known = policy_of(run), None
+    model, catalog = policy_of(run), _catalog(run)
     if run.env is not None:
         check_environment(run.env)
-    if (catalog := _catalog(run)) is not None:
-        known = catalog.policy(model.policy_type).fields
-        catalog.check_fields(model.policy_type, policy_fields(run, dataset, known))
+    known = None if catalog is None else catalog.policy(model.policy_type).fields
+    # Asked for either way: which mistake is told first does not depend on whether the list of policies is at hand.
+    fields = policy_fields(run, dataset, known)
+    if catalog is not None:
+        catalog.check_fields(model.policy_type, fields)
     foundation = foundation_of(model)
     if foundation is not None and run.data.rename_map:
         raise UserError(
