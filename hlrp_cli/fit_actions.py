@@ -69,14 +69,9 @@ def fit_actions(
         _suggest(table, info, suggest, labelled, inputs, json_output)
         return
     assert output is not None, "checked above"
-    options: dict[str, Any] = {
-        "estimator": kind,
-        "inputs": inputs,
-        "horizon": horizon,
-        "seed": seed or 0,
-        "device": chosen,
-    }
-    options |= {"action_form": action_form.replace("-", "_")} | ({} if floor is None else {"floor": floor})
+    options: dict[str, Any] = {"estimator": kind, "inputs": inputs, "horizon": horizon, "seed": seed or 0}
+    options |= {"device": chosen, "action_form": action_form.replace("-", "_")}
+    options |= {} if floor is None else {"floor": floor}
     _fit(table, info, labelled, output, json_output, options)
 
 

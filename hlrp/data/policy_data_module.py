@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from hlrp.config import FilterSection, LightningRun
-from hlrp.data.augmentation import Transforms, augmented, check_transforms, image_transforms
+from hlrp.data.augmentation import Transforms, augmented, blank_frame, check_transforms, image_transforms
 from hlrp.data.dataset_info import DatasetInfo, check_resumed
 from hlrp.data.filtering import Selection
 from hlrp.data.policy_mixture import MixtureMetadata, PolicyMixture
@@ -254,7 +254,7 @@ class MixtureDataModule(PolicyDataModule):
         self.sources, self.cameras = sources, sources.cameras
         self.parts = sources.split(eval_split)
         if image_transforms is not None:
-            frames = {c: torch.zeros((3, *sources.sizes[c]), dtype=torch.uint8) for c in self.cameras}
+            frames = {camera: blank_frame(sources.info.features[camera]) for camera in self.cameras}
             check_transforms(image_transforms, frames)
         opening = {"root": cache_root, "limit_gb": cache_limit_gb, "announce": announce, "progress": progress}
         self._opening: dict[str, Any] = opening

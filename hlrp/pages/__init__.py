@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def page_environment(package: str) -> "Environment":
-    """The templates of a package's `templates/`, and `page.css` from here; whatever is put into them is escaped.
+    """The templates of a package's `templates/`, and those from here; whatever is put into them is escaped.
 
-    Filters: `number` and `data_uri`.
+    From here: `page.css`, and `table.html` with the macro `table`. Filters: `number` and `data_uri`.
     """
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lerobot.configs import PipelineFeatureType, PolicyFeature
 from lerobot.lerobot_types import EnvTransition, TransitionKey
-from lerobot.processor import ProcessorStep, ProcessorStepRegistry
+from lerobot.processor import ProcessorStepRegistry
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from hlrp.data.policy_mixture import SPACE_FLAGS
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
+from lerobot_policy_felix_bundle.policies.common.saved_step import SavedStep
 
 _KINDS = {ACTION: "action", OBS_STATE: "state"}
 
@@ -47,7 +47,7 @@ def own_numbers(config: HLRPPolicyConfig, batch: Mapping[str, Any], name: str, d
 
 @ProcessorStepRegistry.register(name="hlrp_action_space_state")
 @dataclass
-class PlaceState(ProcessorStep):
+class PlaceState(SavedStep):
     """Puts the state of a robot among those of all action spaces, before it is normalised.
 
     Args:
@@ -57,16 +57,6 @@ class PlaceState(ProcessorStep):
 
     spaces: dict[str, dict[str, int]] = field(default_factory=dict)
     acting: str = ""
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {"spaces": self.spaces, "acting": self.acting}
-
-    def transform_features(
-        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
-    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        """Features are named as before."""
-        return features
 
     def __call__(self, transition: EnvTransition) -> EnvTransition:
         """Place a state; those of a training batch stand where they belong.
@@ -93,7 +83,7 @@ class PlaceState(ProcessorStep):
 
 @ProcessorStepRegistry.register(name="hlrp_action_space_action")
 @dataclass
-class TakeAction(ProcessorStep):
+class TakeAction(SavedStep):
     """Takes the numbers of one action space out of an action, in the dataset's units.
 
     Args:
@@ -103,16 +93,6 @@ class TakeAction(ProcessorStep):
 
     spaces: dict[str, dict[str, int]] = field(default_factory=dict)
     acting: str = ""
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {"spaces": self.spaces, "acting": self.acting}
-
-    def transform_features(
-        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
-    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        """Features are named as before."""
-        return features
 
     def __call__(self, transition: EnvTransition) -> EnvTransition:
         """The same with the space's own action."""

@@ -10,19 +10,19 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lerobot.configs import PipelineFeatureType, PolicyFeature
 from lerobot.lerobot_types import EnvTransition, TransitionKey
-from lerobot.processor import ProcessorStep, ProcessorStepRegistry
+from lerobot.processor import ProcessorStepRegistry
 from lerobot.utils.constants import OBS_PREFIX
 
 from hlrp.errors import UserError
 from hlrp.latents.spec import describe
 from lerobot_policy_felix_bundle.policies.common.action_weights import ActionWeights, JoinedWeights
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPPolicyConfig
+from lerobot_policy_felix_bundle.policies.common.saved_step import SavedStep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ _PAD = "_is_pad"
 
 @ProcessorStepRegistry.register(name="hlrp_latent_labels")
 @dataclass
-class LatentLabelsStep(ProcessorStep):
+class LatentLabelsStep(SavedStep):
     """Adds latent codes and which actions may be trained on to a training batch.
 
     Args:
@@ -96,16 +96,6 @@ class LatentLabelsStep(ProcessorStep):
             chunk_size=None if config.confidence_dataset is None and config.sources is None else config.chunk_size,
             sources=config.sources,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    def transform_features(
-        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
-    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        """Labels are no features."""
-        return features
 
     def __call__(self, transition: EnvTransition) -> EnvTransition:
         """Label a batch that has an `index`; anything else passes unchanged.
