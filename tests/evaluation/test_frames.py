@@ -132,16 +132,26 @@ def test_the_policies_of_this_test_look_at_the_picture(tmp_path: Path) -> None:
         assert not torch.equal(*given)
 
 
-def test_a_video_is_whole(tmp_path: Path) -> None:
+def test_a_video_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import av
+    from lerobot.utils import io_utils
 
-    films = []
+    write, given = io_utils.write_video, []
+
+    def written(path: Path, frames: list[np.ndarray], fps: int) -> None:
+        given.append(np.stack(frames))
+        write(path, frames, fps)
+
+    monkeypatch.setattr(io_utils, "write_video", written)
     for name, on_demand in (("all", False), ("demand", True)):
         result, _, _ = run(tiny_act(n_action_steps=6), tmp_path / name, on_demand=on_demand, videos=1, copies=1)
         with av.open(result.videos[0]) as video:
-            films.append(np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]))
-    assert len(films[0]) == LENGTH + 1
-    np.testing.assert_array_equal(*films)
+            film = np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+        # Lossy, and of the very same frames the encoder makes another file once in a hundred: compared before it.
+        assert film.shape == given[-1].shape
+        assert np.abs(film.astype(int) - given[-1]).mean() < 8
+    assert len(given) == 2 and len(given[0]) == LENGTH + 1
+    np.testing.assert_array_equal(*given)
 
 
 def test_what_is_not_drawn_is_black_and_an_episode_ends_with_its_frame() -> None:
