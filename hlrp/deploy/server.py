@@ -245,7 +245,9 @@ class PolicyServer:
     def _act(self, client: _Client, message: bytes | str) -> _Answer:
         if isinstance(message, str):
             raise UnreadableError("messages are binary: msgpack, not text")
-        request = self._served.reader.read(unpack(message))
+        values = unpack(message)
+        began = time.perf_counter()
+        request = self._served.reader.read(values)
         for name in request.unknown:
             if name not in client.unknown and len(client.unknown) < _UNKNOWN_LOGGED:
                 client.unknown.add(name)
@@ -257,7 +259,6 @@ class PolicyServer:
             client.session.begin_episode()
         if not request.arrays:
             return _Answer(pack({"__ack__": request.control or "reset"}))
-        began = time.perf_counter()
         actions = client.session.act(request)
         took = time.perf_counter() - began
         timing: dict[str, Any] = {"infer_ms": took * 1e3}
