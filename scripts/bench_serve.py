@@ -4,9 +4,9 @@
 
 A tiny diffusion policy with random weights, which resizes its pictures and so is quick, is served by `hlrp serve` in a
 process of its own. In turn, an observation is sent there and acted on here. `overhead` is a round trip less what the
-server reports from the arrays to the actions, which is also done here: so coding, sockets, waiting for a turn. On a machine with other work most
-of that is waiting for the others. `CPU overhead` does not wait: the processor time of both processes for a request,
-less that of the same inference here; the mean, since the system counts in steps of 10 ms.
+server reports from the arrays to the actions, which is also done here: so coding, sockets, waiting for a turn. On a
+machine with other work most of that is waiting for the others. `CPU overhead` does not wait: the processor time of both
+processes for a request, less that of the same inference here; the mean, since the system counts in steps of 10 ms.
 """
 
 import argparse
