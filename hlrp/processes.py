@@ -280,6 +280,10 @@ class FolderLock:
                 folder.rmdir()
         self._lock.release()
 
+    def owns(self, path: Path) -> bool:
+        """Whether a file of the folder is the lock's own."""
+        return path in (self._lock_file, self._record)
+
     def add_process(self, pid: int) -> None:
         """Name a child that writes the folder too, and may do so a little longer than this process."""
         self._processes.append((pid, _born(pid)))

@@ -13,7 +13,11 @@ from hlrp.foundation.backends.registry import BACKENDS
 from hlrp.processes import is_first_process
 
 if TYPE_CHECKING:
+    from hlrp.runs import RunDirectory
     from trainers.base import RunResult
+
+_AUTO = "auto"
+"""In place of a run's folder; a folder of that name is `./auto`."""
 
 # Flag to schema key; the flags' names are the schema's in kebab-case where nothing shorter is settled.
 FLAGS = {
@@ -69,7 +73,9 @@ def train(
     init_from: Annotated[str | None, typer.Option(help="Weights to start from: run, checkpoint, Hub name.")] = None,
     latents: Annotated[Path | None, typer.Option(help="Latent table with the labels.")] = None,
     online_laq: Annotated[Path | None, typer.Option(help="Run of a quantizer that labels while training.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Run folder to continue.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN|auto", help="Run to continue; auto: begin, or continue, --output-dir.")
+    ] = None,
     allow_import: Annotated[
         list[str] | None, typer.Option(metavar="PREFIX", help="Package whose classes may be named; repeatable.")
     ] = None,
@@ -89,10 +95,12 @@ def train(
         from hlrp.config import allow_import as allow
 
         allow(allow_import)
-    if resume is not None:
-        result = _resume(resume, flags, overrides or [], config, dry_run=dry_run)
+    if resume is None:
+        result = _execute(_configured(config, overrides or [], flags), dry_run=dry_run)
+    elif resume == _AUTO:
+        result = _begin_or_go_on(_configured(config, overrides or [], flags), dry_run=dry_run)
     else:
-        result = _fresh(config, overrides or [], flags, dry_run=dry_run)
+        result = _resume(Path(resume), flags, overrides or [], config, dry_run=dry_run)
     if result is None or not is_first_process():
         return  # of several processes one speaks
     if json_output:
@@ -115,9 +123,8 @@ def _next_command(path: Path) -> str:
     return f"hlrp eval {path}"
 
 
-def _fresh(
-    config: str | None, overrides: list[str], flags: dict[str, tuple[Any, str]], *, dry_run: bool
-) -> "RunResult | None":
+def _configured(config: str | None, overrides: list[str], flags: dict[str, tuple[Any, str]]) -> Any:
+    """What is asked for, with the defaults of everything else."""
     from hlrp.config import load_config
 
     if init_from := flags.get("model.init_from"):
@@ -127,15 +134,38 @@ def _fresh(
         raise UserError(
             "nothing says what to train", where="--policy", fix="give --policy NAME, --model laq or --config FILE"
         )
-    run = load_config(config, overrides, flags).config
+    return load_config(config, overrides, flags).config
+
+
+def _execute(
+    run: Any, directory: "RunDirectory | None" = None, steps: int | None = None, *, dry_run: bool
+) -> "RunResult | None":
+    """Train a run anew, or go on with the one in ``directory``; None: it was only looked at."""
     from trainers import get_trainer
 
     trainer = get_trainer(run.trainer_type)
     _prepare_process(run)
     if dry_run:
-        typer.echo(trainer.dry_run(run))
+        typer.echo(trainer.dry_run(run, resume=directory, steps=steps))
         return None
-    return trainer().fit(run=run)
+    return trainer().fit(run=run) if directory is None else trainer().resume(directory, run, steps=steps)
+
+
+def _begin_or_go_on(run: Any, *, dry_run: bool) -> "RunResult | None":
+    from trainers.auto_resume import find_start, set_aside
+
+    start = find_start(run)
+    if start.done is not None and not dry_run:
+        return start.done
+    if start.directory is None and start.path.exists():
+        if dry_run:
+            raise UserError(
+                "the run there has no checkpoint: it would be put aside, and a new one begin",
+                where=str(start.path),
+                fix="look at the new one with another --output-dir",
+            )
+        set_aside(start.path)
+    return _execute(start.run, start.directory, start.steps, dry_run=dry_run)
 
 
 def _prepare_process(run: Any) -> None:
@@ -192,11 +222,4 @@ def _resume(
     elif isinstance(run, LightningRun):
         run = resumed_paths(directory, run)
     longer = run.trainer.steps if flags or overrides else None
-    from trainers import get_trainer
-
-    trainer = get_trainer(run.trainer_type)
-    _prepare_process(run)
-    if dry_run:
-        typer.echo(trainer.dry_run(run, resume=directory, steps=longer))
-        return None
-    return trainer().resume(directory, run, steps=longer)
+    return _execute(run, directory, longer, dry_run=dry_run)

@@ -62,7 +62,8 @@ def test_checkpoint_loads_in_stock_lerobot_in_another_process(straight: Path) ->
 
 def test_kill_and_resume_equal_an_uninterrupted_run(straight: Path, toy_root: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
-    process = start(train_args(toy_root, run, "act", 30, *TINY_ACT, *LOGGED, workers=1))
+    command = [*train_args(toy_root, run, "act", 30, *TINY_ACT, *LOGGED, workers=1), "--resume", "auto"]
+    process = start(command)
     wait_for_rows(run, 12, process)
     family = family_of(process)
     process.kill()  # SIGKILL: nothing of ours can run any more
@@ -77,7 +78,8 @@ def test_kill_and_resume_equal_an_uninterrupted_run(straight: Path, toy_root: Pa
     whole = (run / "checkpoints/000010/pretrained_model/model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     (broken / "config.json").write_text("{}")
-    done = hlrp("train", "--resume", run)
+    assert_user_error(hlrp(*command, "--lr", "0.5"), "other settings: trainer.learning_rate is None there, 0.5 here")
+    done = hlrp(*command)
     assert done.code == 0, done.err
     assert "checkpoint 000015 is skipped: model.safetensors is truncated" in done.err
     first, second = metrics_of(straight), metrics_of(run)
@@ -87,6 +89,10 @@ def test_kill_and_resume_equal_an_uninterrupted_run(straight: Path, toy_root: Pa
     ours, theirs = _weights(run), _weights(straight)
     assert ours.keys() == theirs.keys()
     assert all(bool((ours[k] == theirs[k]).all()) for k in ours)  # type: ignore[attr-defined]
+    ended = RunDirectory.open(run).manifest.ended
+    done = hlrp(*command)
+    assert done.code == 0 and str(run / "checkpoints/000030") in done.out, done.err
+    assert RunDirectory.open(run).manifest.ended == ended, "a run that has all its steps is left as it is"
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,11 @@ def test_forty_steps_equal_twenty_sigkill_twenty(whole: Path, toy_root: Path, tm
     An epoch has 7 batches, so step 20 lies inside the third.
     """
     out = tmp_path / "killed"
-    code, said = _stop_after(_args(toy_root, out, 40, "--augment"), out, 25, signal.SIGKILL)
+    command = _args(toy_root, out, 40, "--augment", "--resume", "auto")
+    code, said = _stop_after(command, out, 25, signal.SIGKILL)
     assert code == -signal.SIGKILL, said
     assert [c.step for c in RunDirectory.open(out).checkpoints()] == [20]
-    done = hlrp("train", "--resume", out, "--json", env=ONE_THREAD)
+    done = hlrp(*command, "--json", env=ONE_THREAD)
     assert done.code == 0, done.err
     assert json.loads(done.out)["checkpoint"] == str(out / "checkpoints" / "000040")
     assert _rows(out) == _rows(whole)

@@ -1,0 +1,88 @@
+"""`--resume auto` before anything is trained: where it begins, what it refuses, what it moves away."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from make_dataset import make_dataset
+
+from hlrp.config import LeRobotRun, load_config, to_yaml
+from hlrp.errors import UserError
+from hlrp.processes import FolderLock
+from hlrp.runs import RunDirectory
+from trainers.auto_resume import find_start, set_aside
+from trainers.run_data import with_absolute_paths
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data") / "small", episodes=1, length=4)
+
+
+def _run(root: Path, folder: Path | None, *overrides: str) -> LeRobotRun:
+    flags = {"model.policy_type": "act", "data.root": root, "output_dir": folder}
+    run = load_config(None, overrides, {k: (v, k) for k, v in flags.items() if v is not None}).config
+    assert isinstance(run, LeRobotRun)
+    return run
+
+
+def _begun(run: LeRobotRun) -> Path:
+    """The folder of a run that was killed before its first checkpoint."""
+    assert run.output_dir is not None
+    fields = {"trainer": "lerobot", "policy": "act", "steps": 20}
+    RunDirectory.create(run.output_dir, config_yaml=to_yaml(with_absolute_paths(run)), **fields)
+    (run.output_dir / "log.txt").write_text("it begins\n")
+    return run.output_dir
+
+
+def test_begins_where_nothing_is_or_a_claim_was_left(root: Path, tmp_path: Path) -> None:
+    run = _run(root, tmp_path / "run")
+    start = find_start(run)
+    assert (start.path, start.directory, start.done) == (tmp_path / "run", None, None)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".hlrp-lock").touch()
+    with FolderLock(tmp_path / "other") as lock:
+        names = [path.name for path in lock.folder.iterdir()]
+    (tmp_path / "run" / ".hlrp-lock").rename(tmp_path / "run" / names[0])
+    assert find_start(run).directory is None
+
+
+def test_needs_a_folder_and_a_run_in_it(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing says which run to go on with") as refused:
+        find_start(_run(root, None))
+    assert refused.value.where == "--resume auto"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(UserError, match="not a run"):
+        find_start(_run(root, tmp_path / "mine"))
+
+
+def test_other_settings_are_refused_by_name_and_a_path_may_be_spelled_anew(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _begun(_run(root, tmp_path / "run"))
+    monkeypatch.chdir(tmp_path)
+    spelled = _run(Path(os.path.relpath(root, tmp_path)), Path("run"), "trainer.steps=30")
+    assert find_start(spelled).path == folder
+    with pytest.raises(UserError) as refused:
+        find_start(_run(root, folder, "trainer.learning_rate=0.5", "model.chunk_size=7"))
+    assert "trainer.learning_rate is None there, 0.5 here" in str(refused.value)
+    assert "chunk_size is None there, 7 here" in str(refused.value)
+
+
+def test_what_died_before_its_first_checkpoint_is_moved_away_whole(root: Path, tmp_path: Path) -> None:
+    folder = _begun(_run(root, tmp_path / "run"))
+    with FolderLock(folder):
+        code = "import sys, pathlib; from trainers.auto_resume import set_aside; set_aside(pathlib.Path(sys.argv[1]))"
+        other = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+        assert other.returncode == 1 and "another process is writing this folder" in other.stderr
+    assert (folder / "run.json").is_file()
+    set_aside(folder)
+    assert not folder.exists()
+    aside = tmp_path / "run.no-checkpoint-1"
+    assert sorted(path.name for path in aside.iterdir()) == ["config.yaml", "log.txt", "run.json"]
+    _begun(_run(root, folder))
+    set_aside(folder)
+    assert (tmp_path / "run.no-checkpoint-2" / "log.txt").read_text() == "it begins\n"

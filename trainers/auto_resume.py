@@ -1,0 +1,119 @@
+"""`--resume auto`: one command, given any number of times, begins the run of its output folder or goes on with it."""
+
+import itertools
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hlrp.config import LeRobotRun, LightningRun, RunConfig, load_config
+from hlrp.errors import UserError
+from hlrp.processes import FolderLock, is_first_process, is_unwritten
+from hlrp.runs import RunDirectory
+from hlrp.runs.directory import CONFIG
+from trainers.base import RunResult
+from trainers.run_data import fetched, with_absolute_paths
+
+_log = logging.getLogger("hlrp.runs")
+# A run may become longer; the others decide nothing of its numbers.
+_FREE = frozenset({"trainer.steps", "output_dir", "allow_download", "push_to_hub"})
+_MOST_SHOWN = 5
+
+
+class Start(NamedTuple):
+    """How a run begins, or goes on.
+
+    Args:
+        path: Its folder.
+        run: Its configuration.
+        directory: The run, if it has a checkpoint to go on from.
+        steps: Those that it is to have; None: it counts epochs.
+        done: What it left, if it has them all.
+    """
+
+    path: Path
+    run: LeRobotRun | LightningRun
+    directory: RunDirectory | None = None
+    steps: int | None = None
+    done: RunResult | None = None
+
+
+def find_start(run: RunConfig) -> Start:
+    """Where the run of an output folder stands; of several processes all come to the same answer.
+
+    Args:
+        run: What the command asks for.
+
+    Raises:
+        UserError: No output folder is named, the one that is holds no run, or one of other settings.
+    """
+    if not isinstance(run, LeRobotRun | LightningRun):
+        raise UserError(
+            f"trainer {run.trainer_type!r} has no --resume auto", where="--resume", fix="name the run: --resume RUN"
+        )
+    if run.output_dir is None:
+        raise UserError(
+            "nothing says which run to go on with", where="--resume auto", fix="name its folder: --output-dir DIR"
+        )
+    path = run.output_dir.absolute()
+    if not path.exists() or (path.is_dir() and is_unwritten(path)):
+        return Start(path, run)
+    directory = RunDirectory.open(path)
+    saved = load_config(path / CONFIG).config
+    asked: LeRobotRun | LightningRun
+    if isinstance(run, LeRobotRun):  # noqa: SIM108 - one type at a time, for the type checker
+        asked = with_absolute_paths(fetched(run))
+    else:
+        asked = with_absolute_paths(fetched(run))
+    if other := list(_differences(asked.model_dump(mode="json"), saved.model_dump(mode="json"))):
+        more = f" and {len(other) - _MOST_SHOWN} more" if len(other) > _MOST_SHOWN else ""
+        raise UserError(
+            f"the run there has other settings: {'; '.join(other[:_MOST_SHOWN])}{more}",
+            where=str(path / CONFIG),
+            fix="choose another --output-dir, or give the settings with which the run began",
+        )
+    latest, manifest = directory.latest(), directory.manifest
+    if latest is None:
+        return Start(path, run)
+    steps = asked.trainer.steps if asked.trainer.max_epochs is None else None
+    done = latest.step >= (steps or manifest.steps or latest.step + 1)
+    left = RunResult(directory.path, latest.path, manifest.final_metrics or {}, manifest.warnings) if done else None
+    return Start(path, asked, directory, steps, left)
+
+
+def aside_of(path: Path) -> Path:
+    """Where `set_aside` would put what is in a folder."""
+    numbered = (path.with_name(f"{path.name}.no-checkpoint-{number}") for number in itertools.count(1))
+    return next(place for place in numbered if not place.exists())
+
+
+def set_aside(path: Path) -> None:
+    """Make room for a new start where a run has died before its first checkpoint; its log can still be read.
+
+    Of several processes the first one does so.
+
+    Raises:
+        LockedError: It has not died.
+    """
+    if not is_first_process() or not path.is_dir() or is_unwritten(path):
+        return
+    with FolderLock(path) as lock:
+        aside = aside_of(path)
+        aside.mkdir()
+        for item in path.iterdir():
+            if not lock.owns(item):
+                item.rename(aside / item.name)
+    with suppress(OSError):
+        path.rmdir()  # unless another process has come by and claims it
+    _log.warning("the run in %s has no checkpoint: what it wrote is in %s now, and it begins anew", path, aside.name)
+
+
+def _differences(asked: Any, saved: Any, key: str = "") -> Iterator[str]:
+    if key in _FREE:
+        return
+    if isinstance(asked, dict) and isinstance(saved, dict):
+        for name in {**saved, **asked}:
+            yield from _differences(asked.get(name), saved.get(name), f"{key}.{name}".lstrip("."))
+    elif asked != saved:
+        yield f"{key} is {saved} there, {asked} here"
