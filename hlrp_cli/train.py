@@ -11,6 +11,7 @@ from hlrp.errors import UserError
 from hlrp.files import json_text
 from hlrp.foundation.backends.registry import BACKENDS
 from hlrp.processes import is_first_process
+from hlrp.runs.published import folder_of
 
 if TYPE_CHECKING:
     from trainers.base import RunResult
@@ -121,7 +122,9 @@ def _fresh(
     from hlrp.config import load_config
 
     if init_from := flags.get("model.init_from"):
-        _name_policy_of(Path(str(init_from[0])), flags, config, overrides)
+        fetch = "allow_download" in flags and not dry_run
+        start = folder_of(Path(str(init_from[0])), "--init-from", allow_download=fetch)
+        _name_policy_of(start, flags, config, overrides)
     named = {"model.policy_type", "model.kind"} & flags.keys() or any(o.startswith("model.") for o in overrides)
     if config is None and not named:
         raise UserError(

@@ -28,6 +28,7 @@ from trainers.run_data import (
     reading_told,
     resumed_paths,
     with_absolute_paths,
+    with_published,
 )
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvmap")
@@ -117,7 +118,7 @@ class LeRobotTrainer(BaseTrainer):
         if resume is not None:
             return plan_resume(resume, run, steps)[0].shown()
         with without_log_lines():
-            planned = plan(run)
+            planned = plan(with_published(run, allow_download=False))
             check_with_lerobot(run, planned.whole)
             _check_arguments(planned.command.arguments)
         return planned.command.shown()

@@ -41,6 +41,7 @@ from trainers.run_data import (
     refuse_unfetched,
     resumed_paths,
     with_absolute_paths,
+    with_published,
 )
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ class LightningTrainer(BaseTrainer):
         if resume is not None:
             checkpoint, _, run = plan_resume(resume, run, steps)
         refuse_unfetched(run)
+        run = with_published(run, allow_download=False)
         datasets = LightningTrainer._check(run, needs_data=True, needs_module=True)
         if resume is not None:
             check_same_data(resume, datasets)

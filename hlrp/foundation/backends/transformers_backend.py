@@ -111,8 +111,8 @@ def refuse_unlike(pairs: Iterable[Sequence[object]], *others: str) -> None:
 def _template_as_json(folder: Path) -> None:
     """Keep a processor's chat template as `chat_template.json`, which transformers reads as well.
 
-    LeRobot uploads a policy's JSON, YAML, Markdown and safetensors files alone: from a Hub a `chat_template.jinja` would
-    be missing. Of several templates the default one is kept: prompts are made with no other.
+    LeRobot uploads a policy's JSON, YAML, Markdown and safetensors files alone: a `chat_template.jinja` would not be
+    among them. Of several templates the default one is kept: prompts are made with no other.
     """
     template = folder / "chat_template.jinja"
     if template.is_file():
