@@ -75,7 +75,9 @@ def train(
         list[str] | None, typer.Option(metavar="PREFIX", help="Package whose classes may be named; repeatable.")
     ] = None,
     allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
-    push_to_hub: Annotated[bool, typer.Option("--push-to-hub", help="Upload the finished policy.")] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Publish the finished run as USER/NAME on the Hub.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and stop.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -101,6 +103,8 @@ def train(
         return
     typer.echo(f"run         {result.path}")
     typer.echo(f"checkpoint  {result.checkpoint}")
+    if result.published is not None:
+        typer.echo(f"published   {result.published}")
     typer.echo(f"next        {_next_command(result.path)}")
 
 

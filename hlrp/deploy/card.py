@@ -34,7 +34,7 @@ _USE: dict[str, str] = {
     "actions of its own and drives no robot.",
     "an action decoder": "Actions for videos of the same robot and camera that have none (pseudo-labels), from the "
     "latents of the quantizer above and no other. Numbers with a low R2 are not to be trusted.",
-    "a latent table": "Training on the dataset above, whose frames it labels, and on no other: it is refused elsewhere.",
+    "a latent table": "Training on the dataset above, whose frames it labels; with any other it is refused.",
 }
 _LOADING: dict[str, str] = {
     "a latent action quantizer": "hlrp precompute-latents --laq {repo} --allow-download --dataset-root DIR",
