@@ -64,7 +64,7 @@ class LocalHub:
         self.asked: list[str] = []
         self.url = ""
         self.fails_at: str | None = None
-        """Part of a path whose requests are answered with 500, as by a Hub in trouble."""
+        """Part of a path whose requests are answered with 507, which the client does not try again."""
 
     def environment(self, home: Path) -> dict[str, str]:
         """Variables of a process that is logged in, with a cache of its own."""
@@ -113,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(self.path.partition("?")[0])
         self.hub.asked.append(f"{self.command} {path}")
         if self.hub.fails_at is not None and self.hub.fails_at in path:
-            self._error(500, "", "something went wrong")
+            self._error(507, "", "something went wrong")
             return
         for pattern, handler in _ROUTES:
             if found := re.fullmatch(pattern, f"{self.command} {path}"):
@@ -169,11 +169,13 @@ class _Handler(BaseHTTPRequestHandler):
         card = json.loads(body)["content"]
         found = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
         said = yaml.safe_load(found[1]) if found else {}
+        datasets = said.get("datasets", [])
+        datasets = [datasets] if isinstance(datasets, str) else datasets
         problems = [
             f"{key} is no text" for key in ("license", "pipeline_tag") if not isinstance(said.get(key, ""), str)
         ]
         problems += [f"unknown licence {said['license']}" for _ in [0] if said.get("license") in ("mine", "unheard-of")]
-        problems += [f"bad dataset {d}" for d in said.get("datasets", []) if not re.fullmatch(r"[\w-]+/[\w.-]+", d)]
+        problems += [f"bad dataset {d}" for d in datasets if not re.fullmatch(r"[\w-]+/[\w.-]+", d)]
         self._json({"errors": [{"message": text} for text in problems], "warnings": []}, 400 if problems else 200)
 
     def info(self, _: bytes, name: str, revision: str = "main") -> None:

@@ -97,6 +97,7 @@ def make_card(contents: Contents, repo_id: str, licence: str | None) -> str:
         "facts": [*_sizes(contents), *_FACTS.get(kind, _policy_facts)(described)],
         "features": features,
         "parts": [(d["name"], _number(d["r2"])) for d in described.get("dimensions", ())],
+        "about_data": {"an action decoder": "Fitted on", "a latent table": "The dataset"}.get(kind, "Trained on"),
         "datasets": datasets,
         "training": _training(contents.folder, run),
         "command": "" if run is None else " ".join(map(_quoted, _command(run))),
@@ -262,7 +263,16 @@ def _configuration(run: RunDirectory | None) -> str:
         return ""
     value = yaml.safe_load((run.path / CONFIG).read_text(encoding="utf8")) or {}
     value.pop("output_dir", None)
-    return yaml.safe_dump(map_strings(value, lambda _, text: shortened(text)), sort_keys=False).strip()
+    said = map_strings(_said(value), lambda _, text: shortened(text))
+    return yaml.safe_dump(said, sort_keys=False).strip()
+
+
+def _said(value: Any) -> Any:
+    """A configuration without keys that say nothing."""
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _said(item) for key, item in value.items()}
+    return {key: item for key, item in kept.items() if item not in (None, [], {})}
 
 
 def _curve(run: RunDirectory | None) -> dict[str, Any] | None:

@@ -163,9 +163,9 @@ def _rewritten(file: Path, name: str, kind: str) -> bytes | None:
         _forget(value, _OF_TRAINING)
         if "latent_source" in value:
             value["latent_source"] = "none"
-    elif kind == POLICY and isinstance(value, dict):
-        for step in value.get("steps") or []:
-            if isinstance(step, dict) and step.get("registry_name") == _LABELS_STEP:
+    elif kind == POLICY and isinstance(value, dict) and isinstance(value.get("steps"), list):
+        for step in value["steps"]:
+            if step.get("registry_name") == _LABELS_STEP:
                 _forget(step["config"], _OF_LABELS)
                 step["config"]["source"] = "none"
     # What only says where something came from.

@@ -120,13 +120,11 @@ def push(publication: Publication) -> Pushed:
         UserError: Not logged in, no right to, or the Hub cannot be reached; nothing is half there.
     """
     check_repo(publication.repo_id)
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi(library_name="hlrp")
     repo_id = publication.repo_id
     with _one_message(repo_id), _quiet_client():
-        # First: a card that is refused leaves no empty repository.
-        ModelCard(publication.card).validate()
         before = _repository(api, publication)
         there = {file.rfilename for file in before.siblings or ()}
         names = {file.name for file in publication.files}
