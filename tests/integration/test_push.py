@@ -287,12 +287,12 @@ def test_pushed_again_it_is_the_same_commit_or_an_update(made: Made, tmp_path: P
     assert "demo.gif" in files and "left.safetensors" not in files, "a user's own files stay, those of a push go"
     made.hub.repositories["me/again"].tags["v1"] = first.json()["commit"]
     code = (
-        "import json, sys; from pathlib import Path; from hlrp.laq.checkpoint import read_manifest as read\n"
-        "from hlrp.runs.published import folder_of\n"
-        "(names, target), fetch = json.loads(sys.argv[1]), dict(where='--laq', allow_download=True)\n"
-        "steps = [read(folder_of(Path(name), **fetch)).step for name in names]\n"
-        "local = read(folder_of(Path(names[0]), where='--laq', allow_download=False)).step\n"
-        "Path(target).write_text(json.dumps([*steps, local]))"
+        "import json, sys; from pathlib import Path; from hlrp.runs.published import folder_of\n"
+        "def step(name, fetch):\n"
+        "    folder = folder_of(Path(name), '--laq', allow_download=fetch)\n"
+        "    return json.loads((folder / 'manifest.json').read_text())['step']\n"
+        "names, target = json.loads(sys.argv[1])\n"
+        "Path(target).write_text(json.dumps([*(step(name, True) for name in names), step(names[0], False)]))"
     )
     names = ["me/again", "me/again@v1", f"me/again@{first.json()['commit'][:12]}"]
     _in_another_process(code, made, names, str(tmp_path / "steps"))
@@ -343,29 +343,53 @@ def test_what_keeps_it_from_being_published_is_one_message(made: Made, tmp_path:
     assert done.code == 0 and "pushed" in done.out, done.err
 
 
-def test_eval_and_serve_take_the_name(made: Made, tmp_path: Path) -> None:
-    """As the folder, once it may be fetched; and then without asking anybody."""
+def _on_the_page() -> dict[str, list[str]]:
+    """The commands of the page's part on publishing, by their words before the first argument."""
+    page = (TESTS.parent / "docs" / "deploy.md").read_text(encoding="utf8")
+    section = page.partition("## Publishing\n")[2].partition("\n## ")[0]
+    found = [line.split() for line in re.findall(r"^    hlrp (.+)$", section, re.MULTILINE)]
+    return {f"{words[0]} dry" if "--dry-run" in words else words[0]: words for words in found}
+
+
+def test_the_commands_of_the_page(made: Made, toy_root: Path, tmp_path: Path) -> None:
+    """A name is taken as the folder is, once it may be fetched; and then without asking anybody."""
     environment = made.environment | {"HF_HOME": str(tmp_path / "hf")}
     made.hub.environment(tmp_path / "hf")
-    simulator = ["--env", "pusht", "env.observation_height=96", "env.observation_width=96", "env.episode_length=6"]
+    simulator = ["env.observation_height=96", "env.observation_width=96", "env.episode_length=6"]
     simulator += ["--episodes", "2", "--videos", "0", "--device", "cpu", "--json"]
+    more = {"eval": simulator, "train": ["--dry-run"], "pseudo-label": ["--json"], "serve": ["--port", "0"]}
+    stands_for = {"RUN": str(made.sources["act"]), "DIR": str(made.root), "NEW": str(tmp_path / "new")}
+    page = {
+        name: [*(stands_for.get(word, word) for word in words), *more.get(name, ())]
+        for name, words in _on_the_page().items()
+    }
+    assert list(page) == ["push dry", "push", "train", "eval", "serve", "latents", "pseudo-label"]
+    page["train"][page["train"].index(str(made.root))] = str(toy_root)
+    pusht = ["--env", "pusht", *simulator]
     commands = [
-        ["eval", "me/act", *simulator],
-        ["eval", "me/act@unheard-of", "--allow-download", *simulator],
-        ["eval", "me/nothing", "--allow-download", *simulator],
-        ["eval", "me/act", "--allow-download", *simulator],
-        ["eval", made.folders["act"], "--output", tmp_path / "local", *simulator],
+        *(page[name] for name in ("push dry", "push")),
+        ["eval", "me/reach", *pusht],
+        ["eval", "me/reach@unheard-of", "--allow-download", *pusht],
+        ["eval", "me/nothing", "--allow-download", *pusht],
+        *(page[name] for name in ("train", "latents", "pseudo-label", "eval")),
+        ["eval", made.folders["act"], "--output", tmp_path / "local", *pusht],
     ]
-    unasked, revision, nothing, hub, local = hlrp_in_turn(commands, cwd=tmp_path, env=environment)
-    assert_user_error(unasked, "me/act does not exist", "--allow-download")
-    assert_user_error(revision, "me/act has no revision 'unheard-of'")
+    done = hlrp_in_turn(commands, cwd=tmp_path, env=environment)
+    dry, pushed, unasked, revision, nothing, train, verified, labelled, hub, local = done
+    assert "left out  training_state/" in dry.out and "library_name: lerobot" in dry.out and pushed.code == 0
+    assert made.hub.repositories["me/reach"].private
+    assert_user_error(unasked, "me/reach does not exist", "--allow-download")
+    assert_user_error(revision, "me/reach has no revision 'unheard-of'")
     assert_user_error(nothing, "there is no me/nothing on the Hub")
+    assert train.code == 0 and "--policy.push_to_hub=false" in train.out, train.err
+    assert verified.code == 0, verified.err
+    assert labelled.code == 0 and (tmp_path / "new/meta/info.json").is_file(), labelled.err
     assert hub.code == 0 and local.code == 0, (hub.err, local.err)
     assert hub.json()["episodes"] == local.json()["episodes"]
     assert Path(hub.json()["folder"]).is_relative_to(tmp_path / "outputs"), "not into the Hub's cache"
     asked = len(made.hub.asked)
-    argv = hlrp_argv("serve", "me/act", "--port", "0", "--device", "cpu")
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    argv = hlrp_argv(*page["serve"])
     with subprocess.Popen(argv, env=os.environ | environment, cwd=tmp_path, **pipes) as process:
         try:
             assert process.stdout is not None and process.stderr is not None
