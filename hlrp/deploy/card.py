@@ -37,7 +37,8 @@ _USE: dict[str, str] = {
     "a latent table": "Training on the dataset above, whose frames it labels; with any other it is refused.",
 }
 _LOADING: dict[str, str] = {
-    "a latent action quantizer": "hlrp precompute-latents --laq {repo} --allow-download --dataset-root DIR",
+    "a latent action quantizer": "hlrp precompute-latents --laq {repo} --allow-download --dataset-root DIR "
+    "--output TABLE",
     "a foundation model": "hlrp train --policy hlrp_action_expert_latent --init-from {repo} --allow-download "
     "--dataset-root DIR",
     "an action decoder": "hlrp pseudo-label --decoder {repo} --allow-download --latents TABLE --dataset-root DIR "
