@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hlrp.errors import Interrupted, UserError
+from hlrp.runs.published import folder_of
 from hlrp_cli.console import quiet_libraries
 from hlrp_cli.flags import rename_pairs
 
@@ -31,7 +32,8 @@ _SAME = ("episodes", "seed", "batch_size", "device", "videos", "output")
 
 def eval(  # noqa: A001 - the name of the command
     policy: Annotated[
-        str | None, typer.Argument(metavar="[RUN_OR_CHECKPOINT]", help="Run, checkpoint or pretrained_model folder.")
+        str | None,
+        typer.Argument(metavar="[RUN_OR_CHECKPOINT]", help="Run, checkpoint, pretrained_model folder or Hub name."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any key: env.episode_length=200")
@@ -67,6 +69,10 @@ def eval(  # noqa: A001 - the name of the command
         given["policy"], overrides = None, [policy, *(overrides or [])]
     given["task"] = [name.strip() for item in task or [] for name in item.split(",") if name.strip()] or None
     request = _request(given, overrides or [])
+    if request.policy_path is not None:
+        request.policy_path = folder_of(request.policy_path, "RUN_OR_CHECKPOINT", allow_download=allow_download)
+    if compare is not None:
+        compare = folder_of(compare, "--compare", allow_download=allow_download)
     quiet_libraries(allow_download)
     from hlrp.evaluation.compare import evaluate_against
     from hlrp.evaluation.run import evaluate

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hlrp.errors import UserError
+from hlrp.runs.published import folder_of
 from hlrp_cli.flags import episodes_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def fit_actions(
     suggest: Annotated[
         int | None, typer.Option(min=1, help="Fit nothing: name so many episodes whose labels would help most.")
     ] = None,
+    allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Fit the map from latents to actions on a few labelled episodes, and score it on those held out.
@@ -57,6 +59,8 @@ def fit_actions(
     labelled = _check(laq, latents, episodes, output, suggest, floor)
     if kind == "ridge":
         _refuse_idle(seed, device if laq is None else None, suggest)
+    laq = laq and folder_of(laq, "--laq", allow_download=allow_download)
+    latents = latents and folder_of(latents, "--latents", allow_download=allow_download)
     from hlrp.data import read_dataset
     from hlrp.data.dataset_info import check_episodes
     from hlrp.devices import choose_device

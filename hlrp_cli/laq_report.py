@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+from hlrp.errors import UserError
+from hlrp.runs.published import folder_of
+
 
 def laq_report(
     run: Annotated[Path, typer.Argument(help="Run of a quantizer, its checkpoint, or the folder of its weights.")],
@@ -20,6 +23,7 @@ def laq_report(
     batch_size: Annotated[int, typer.Option(min=2, help="Windows at a time.")] = 64,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn at random.")] = 0,
+    allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
     """Write the quality card of a latent action quantizer: report.json and report.html."""
@@ -28,6 +32,10 @@ def laq_report(
     from hlrp.runs.directory import check_writable
     from hlrp_cli.console import console
 
+    found = folder_of(run, "RUN", allow_download=allow_download)
+    if found != run and output is None:
+        raise UserError("a card of what is on the Hub needs a folder", where="--output", fix="give a new folder")
+    run = found
     find_model(run)
     folder = output if output is not None else run / "laq-report"
     check_writable(folder)

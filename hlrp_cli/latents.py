@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hlrp.data.dataset_info import TOLERANCE_S
+from hlrp.runs.published import folder_of
 
 group = typer.Typer(help="Check latent tables.", no_args_is_help=True)
 
@@ -23,13 +24,15 @@ def verify(
         typer.Option(min=1e-6, help="With --laq: most seconds between a frame's times in table and video."),
     ] = TOLERANCE_S,
     device: Annotated[str | None, typer.Option(help="With --laq: cpu, cuda, cuda:N or mps.")] = None,
+    allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check that a table holds every frame once, unchanged, of this dataset, as the quantizer codes it. 1 if not."""
     from hlrp.latents.verify import verify_table
 
-    chosen = "cpu"
+    chosen, table = "cpu", folder_of(table, "TABLE", allow_download=allow_download)
     if laq is not None:
+        laq = folder_of(laq, "--laq", allow_download=allow_download)
         from hlrp.devices import choose_device
 
         chosen = choose_device(device, per_process=True)

@@ -38,6 +38,7 @@ COMMANDS = (
     "eval",
     "serve",
     "client",
+    "push",
     "laq_report",
     "precompute_latents",
     "latents",

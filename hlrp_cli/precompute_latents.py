@@ -9,6 +9,7 @@ import typer
 
 from hlrp.data.dataset_info import TOLERANCE_S
 from hlrp.errors import UserError
+from hlrp.runs.published import folder_of
 
 if TYPE_CHECKING:
     from hlrp.latents.column import ColumnResult
@@ -34,6 +35,7 @@ def precompute_latents(
         float, typer.Option(min=1e-6, help="Most seconds between a frame's time in the tables and in its video.")
     ] = TOLERANCE_S,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Mark what cannot be decoded invalid; go on.")] = False,
+    allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write the codes of every frame of a dataset, each frame decoded once, into a latent table.
@@ -45,7 +47,10 @@ def precompute_latents(
 
     if dataset is None and dataset_root is None:
         raise UserError("nothing says what to label", where="--dataset-root", fix="give the folder of a dataset")
-    chosen = choose_device(device, per_process=True)
+    found = folder_of(laq, "--laq", allow_download=allow_download)
+    if found != laq and output is None:
+        raise UserError("labels by a quantizer on the Hub need a folder", where="--output", fix="give a new folder")
+    laq, chosen = found, choose_device(device, per_process=True)
     from hlrp.latents.column import check_column
     from hlrp_cli.latent_tables import label_here, usual_batch_size
 

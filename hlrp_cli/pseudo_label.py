@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hlrp.errors import UserError
+from hlrp.runs.published import folder_of
 
 if TYPE_CHECKING:
     from hlrp.data import DatasetInfo
@@ -37,6 +38,7 @@ def pseudo_label(
             "the same.",
         ),
     ] = False,
+    allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write a dataset in which every episode has actions, recorded ones or those of a decoder.
@@ -48,6 +50,9 @@ def pseudo_label(
         raise UserError(
             "nothing says where the latents are", where="--latents", fix="give a latent table, or --laq RUN to make it"
         )
+    decoder = folder_of(decoder, "--decoder", allow_download=allow_download)
+    latents = latents and folder_of(latents, "--latents", allow_download=allow_download)
+    laq = laq and folder_of(laq, "--laq", allow_download=allow_download)
     from hlrp.data import read_dataset
     from hlrp.latents.actions import ActionDecoder
     from hlrp.latents.pseudo_label_identity import check_pseudo_labels

@@ -7,6 +7,7 @@ import typer
 
 from hlrp.errors import UserError
 from hlrp.runs import resolve_pretrained
+from hlrp.runs.published import folder_of
 from hlrp_cli.console import quiet_libraries
 from hlrp_cli.flags import rename_pairs
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def serve(
     policy: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="Run, checkpoint or pretrained_model folder.")
+        Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="Run, checkpoint, pretrained_model folder or Hub name.")
     ],
     host: Annotated[str, typer.Option(help="Address to listen on; one that others reach needs --token-file.")] = (
         "127.0.0.1"
@@ -44,7 +45,8 @@ def serve(
 
     access.require_packages("serve")
     pairs = rename_pairs(rename_map or [])
-    pretrained = resolve_pretrained(policy.absolute())
+    found = folder_of(policy, "RUN_OR_CHECKPOINT", allow_download=allow_download)
+    pretrained = resolve_pretrained(found.absolute())
     token, tls = _protection(host, token_file, certificate, key)
     quiet_libraries(allow_download)
     from hlrp.deploy.served import load_served

@@ -11,6 +11,7 @@ from hlrp.errors import UserError
 from hlrp.files import json_text
 from hlrp.foundation.backends.registry import BACKENDS
 from hlrp.processes import is_first_process
+from hlrp.runs.published import folder_of
 
 if TYPE_CHECKING:
     from hlrp.runs import RunDirectory
@@ -80,7 +81,9 @@ def train(
         list[str] | None, typer.Option(metavar="PREFIX", help="Package whose classes may be named; repeatable.")
     ] = None,
     allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
-    push_to_hub: Annotated[bool, typer.Option("--push-to-hub", help="Upload the finished policy.")] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Publish the finished run as USER/NAME on the Hub.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and stop.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -108,6 +111,8 @@ def train(
         return
     typer.echo(f"run         {result.path}")
     typer.echo(f"checkpoint  {result.checkpoint}")
+    if result.published is not None:
+        typer.echo(f"published   {result.published}")
     typer.echo(f"next        {_next_command(result.path)}")
 
 
@@ -128,7 +133,9 @@ def _configured(config: str | None, overrides: list[str], flags: dict[str, tuple
     from hlrp.config import load_config
 
     if init_from := flags.get("model.init_from"):
-        _name_policy_of(Path(str(init_from[0])), flags, config, overrides)
+        fetch = "allow_download" in flags and not dry_run
+        start = folder_of(Path(str(init_from[0])), "--init-from", allow_download=fetch)
+        _name_policy_of(start, flags, config, overrides)
     named = {"model.policy_type", "model.kind"} & flags.keys() or any(o.startswith("model.") for o in overrides)
     if config is None and not named:
         raise UserError(

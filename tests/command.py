@@ -100,7 +100,9 @@ class InTurn(Finished):
     heavy: frozenset[str]
 
 
-def hlrp_in_turn(commands: Sequence[Sequence[str | Path]], *, cwd: Path | None = None) -> list[InTurn]:
+def hlrp_in_turn(
+    commands: Sequence[Sequence[str | Path]], *, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> list[InTurn]:
     """Run commands that end early, such as those with a mistake, one after another in one process.
 
     Each has its own output and exit code, and one start serves them all. What only a process of its own shows, like
@@ -114,6 +116,7 @@ def hlrp_in_turn(commands: Sequence[Sequence[str | Path]], *, cwd: Path | None =
             [sys.executable, "-c", _IN_TURN],
             input=json.dumps(asked),
             cwd=cwd,
+            env=os.environ | (env or {}),
             capture_output=True,
             text=True,
             timeout=300,

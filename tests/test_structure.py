@@ -21,6 +21,7 @@ COMMANDS = [
     ["latents", "verify"],
     ["fit-actions"],
     ["pseudo-label"],
+    ["push"],
     ["data", "check"],
     ["data", "report"],
     ["data", "rename"],

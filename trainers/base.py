@@ -24,17 +24,20 @@ class RunResult:
         checkpoint: Newest complete checkpoint folder; None when none was written.
         metrics: The last logged values (loss, grad_norm, lr, ...).
         warnings: What the user should know of the numbers.
+        published: Its page on the Hub, if it was to be published.
     """
 
     path: Path
     checkpoint: Path | None
     metrics: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
+    published: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
         checkpoint = str(self.checkpoint) if self.checkpoint else None
-        return {"run": str(self.path), "checkpoint": checkpoint, "metrics": self.metrics, "warnings": self.warnings}
+        found = {"run": str(self.path), "checkpoint": checkpoint, "metrics": self.metrics, "warnings": self.warnings}
+        return found if self.published is None else found | {"published": self.published}
 
 
 @contextmanager

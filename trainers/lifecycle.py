@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hlrp.config import LeRobotRun, LightningRun, to_yaml
+from hlrp.config import LeRobotRun, LightningRun, load_config, to_yaml
 from hlrp.errors import Interrupted, UserError, WorkError
 from hlrp.files import json_text
 from hlrp.runs import Checkpoint, DatasetRecord, ResumeRecord, RunDirectory
 from hlrp.runs.code_effect import code_effect_warning, last_code_effect
-from hlrp.runs.directory import LOG, METRICS, git_commit
+from hlrp.runs.directory import CONFIG, LOG, METRICS, git_commit
 from trainers.base import RunResult
+from trainers.pushing import push_finished
 
 
 class RunLifecycle:
@@ -37,6 +38,7 @@ class RunLifecycle:
         self.last_row: dict[str, Any] = {}
         self._code_effect: dict[str, Any] | None = None
         self._fresh = False
+        self._repo_id: str | None = None
         self._finite = True
         self._process = os.getpid()
         for note in notes:
@@ -58,6 +60,7 @@ class RunLifecycle:
             UserError: There is something in it.
         """
         self._fresh = True
+        self._repo_id = run.push_to_hub
         directory = RunDirectory.create(
             path,
             config_yaml=to_yaml(run),
@@ -84,6 +87,7 @@ class RunLifecycle:
             self.warn(lost)
         resumed = ResumeRecord(step=checkpoint.step, skipped=self.warnings)
         fields |= {"warnings": self.warnings} if self.warnings else {}
+        self._repo_id = load_config(directory.path / CONFIG).config.push_to_hub
         directory.update(status="running", reason=None, resumed=[*directory.manifest.resumed, resumed], **fields)
         return self._begin(directory)
 
@@ -133,12 +137,21 @@ class RunLifecycle:
         return True
 
     def finish(self) -> RunResult:
-        """Close a run that came to its end."""
+        """Close a run that came to its end, and publish it if that was asked for.
+
+        Raises:
+            WorkError: It was not published; it is closed.
+        """
         if self._code_effect is not None and (problem := code_effect_warning(self._code_effect)):
             self.warn(problem)
         latest = self.end("finished")
         assert self.directory is not None
-        return RunResult(self.directory.path, latest.path if latest else None, self.last_row, self.warnings)
+        published = None
+        if self._repo_id is not None:
+            self.console.print(f"publishing as {self._repo_id}")
+            published = push_finished(self.directory.path, self._repo_id)
+        checkpoint = latest.path if latest else None
+        return RunResult(self.directory.path, checkpoint, self.last_row, self.warnings, published)
 
     def end(self, status: str, **reason: str) -> Checkpoint | None:
         """Write how the run ended; gives the newest checkpoint that it left."""

@@ -1,7 +1,6 @@
 """What is checked of a policy's run by either trainer: first without LeRobot, and with it for a dry run."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ from hlrp.data.episodes import check_camera_names
 from hlrp.errors import UserError
 from hlrp.runs import resolve_pretrained
 from hlrp.runs.checkpoints import is_foundation
+from hlrp.runs.published import folder_of
 from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
 from trainers.policy_labels import foundation_of, label_fields, mixture_of
+from trainers.pushing import keep_offline
 
 DTYPES = {"32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # Policies that are made in a moment: a dry run makes them too, which is the one way to know that they can be.
@@ -147,7 +148,7 @@ def prepare_process(run: Run) -> None:
     if not run.allow_download:
         if run.model.init_from:
             start_of(run.model.init_from)
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        keep_offline()
     arguments = run.trainer.lerobot_args if isinstance(run, LeRobotRun) else {}
     if not any("peft" in key for key in (*arguments, *run.model.policy_fields)):
         without_unused_packages(run.model.policy_type)
@@ -188,13 +189,13 @@ def start_of(init_from: str) -> Path:
     Raises:
         UserError: It is not on this machine, or holds neither a policy nor a foundation model.
     """
-    if not Path(init_from).exists():
+    path = folder_of(Path(init_from), "--init-from / model.init_from", allow_download=False)
+    if not path.exists():
         raise UserError(
             f"{init_from!r} is not a folder on this machine",
             where="--init-from / model.init_from",
-            fix="give a local folder, or fetch it first: hf download",
+            fix="give a local folder, or what is on the Hub as USER/NAME",
         )
-    path = Path(init_from)
     return path if is_foundation(path) else resolve_pretrained(path)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from hlrp.config import FoundationModel, LeRobotRun, LightningRun, PolicyModel, refuse_unused
+from hlrp.config import ClassPath, FoundationModel, LeRobotRun, LightningRun, PolicyModel, refuse_unused
 from hlrp.data.checks import dataset_problems, refuse_fatal
 from hlrp.data.dataset_info import DatasetInfo, find_dataset
 from hlrp.data.filtering import Selection
@@ -19,6 +19,7 @@ from hlrp.data.pseudo_label_checks import unweighted_problems
 from hlrp.errors import UserError
 from hlrp.progress import counted_lines
 from hlrp.runs import DatasetRecord, RunDirectory
+from hlrp.runs.published import folder_of
 from trainers.policy_labels import OURS, mixture_of
 
 if TYPE_CHECKING:
@@ -68,11 +69,12 @@ def _absolute(name: str, value: Any) -> Any:
 
 
 def fetched[R: (LeRobotRun, LightningRun)](run: R) -> R:
-    """The run with its datasets on this machine: of those that are named, what it reads is fetched if it may be.
+    """The run with its data and models on this machine: of those that are named, what it reads is fetched if it may be.
 
     Raises:
-        UserError: A key without effect; or there is no such dataset, episode or camera, or no network.
+        UserError: A key without effect; or there is no such dataset, episode, camera or model, or no network.
     """
+    run = with_published(run, allow_download=run.allow_download)
     if not run.allow_download:
         return run
     refuse_unused(run)
@@ -89,6 +91,34 @@ def fetched[R: (LeRobotRun, LightningRun)](run: R) -> R:
         for section in data.sources
     ]
     return run.model_copy(update={"data": data.model_copy(update={"sources": sources})})
+
+
+def with_published[R: (LeRobotRun, LightningRun)](run: R, *, allow_download: bool) -> R:
+    """The run with folders in place of what it names on the Hub: weights to start from, quantizer, tables.
+
+    Args:
+        run: The run.
+        allow_download: Fetch what is not here; a dry run does not.
+
+    Raises:
+        UserError: Something is neither here nor, as far as may be looked, on the Hub.
+    """
+
+    def here(given: Path | None, where: str) -> Path | None:
+        return given and folder_of(given, where, allow_download=allow_download)
+
+    latents, model, data = run.latents, run.model, run.data
+    table, laq = here(latents.table, "--latents / latents.table"), here(latents.laq, "--online-laq / latents.laq")
+    update: dict[str, Any] = {"latents": latents.model_copy(update={"table": table, "laq": laq})}
+    if not isinstance(model, ClassPath) and model.init_from is not None:
+        start = folder_of(
+            Path(model.init_from).expanduser(), "--init-from / model.init_from", allow_download=allow_download
+        )
+        update["model"] = model.model_copy(update={"init_from": str(start)})
+    if data.sources:
+        sources = [s.model_copy(update={"table": here(s.table, "data.sources: table")}) for s in data.sources]
+        update["data"] = data.model_copy(update={"sources": sources})
+    return run.model_copy(update=update)
 
 
 def refuse_unfetched(run: LightningRun) -> None:

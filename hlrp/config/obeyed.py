@@ -31,7 +31,7 @@ OBEYED: dict[str, frozenset[str]] = {
     "output_dir": _EVERY,
     "job_name": _EVERY,
     "allow_download": _EVERY,
-    "push_to_hub": frozenset({_LEROBOT}),
+    "push_to_hub": _EVERY - {_CLASS},
     # trainer, both
     "trainer.steps": _EVERY,
     "trainer.max_epochs": _EVERY,
@@ -152,7 +152,7 @@ OBEYED: dict[str, frozenset[str]] = {
 """Key of the schema to those who obey it; the others refuse it."""
 
 _FIX: dict[str, str] = {
-    "push_to_hub": "leave it out; a finished policy lies in checkpoints/<step>/pretrained_model, ready to be uploaded",
+    "push_to_hub": "leave it out: only policies, quantizers and foundation models can be published",
     "trainer.learning_rate": "leave it out; a class takes its learning rate in model.init_args",
     "trainer.eval_freq": "leave it out: only a policy can be rolled out",
     "trainer.eval_episodes": "leave it out",

@@ -27,13 +27,13 @@ class _Run(Section):
     job_name: str | None = Field(default=None, min_length=1)
     allow_download: bool = False
     """Whether weights and datasets that are not on this machine may be fetched."""
-    push_to_hub: bool = False
-    """Whether the finished policy is uploaded."""
+    push_to_hub: str | None = Field(default=None, pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$")
+    """Name on the Hub, USER/NAME, that the finished run is published under; none: it is not."""
 
     @model_validator(mode="before")
     @classmethod
     def _accept_spellings(cls, value: Any) -> Any:
-        return _with_image_transforms(normalise(value)) if isinstance(value, dict) else value
+        return _with_hub_name(_with_image_transforms(normalise(value))) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> Self:
@@ -48,6 +48,17 @@ class _Run(Section):
                     "are the same thing but differ; keep one of them"
                 )
         return self
+
+
+def _with_hub_name(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with a name in `push_to_hub`, where a file of 0.3 says yes or no and has the name among the policy's."""
+    asked, model = tree.get("push_to_hub"), tree.get("model")
+    if not isinstance(asked, bool):
+        return tree
+    name = model.get("repo_id") if isinstance(model, dict) else None
+    if asked and name is None:
+        raise ValueError("'push_to_hub' is the name that the run is published under, such as me/my-policy")
+    return tree | {"push_to_hub": name if asked else None}
 
 
 _TRANSFORMS = "dataset.image_transforms."

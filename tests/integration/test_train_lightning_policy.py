@@ -159,7 +159,7 @@ def test_mistakes_are_refused_before_lerobot_and_lightning_are_imported(pusht_ro
     cases = [
         (_args(pusht_root, out, 2, "model.chunk_sice=3"), ["chunk_sice", "chunk_size"]),
         (_args(pusht_root, out, 2, "--init-from", str(tmp_path / "none")), ["none", "--init-from"]),
-        (_args(pusht_root, out, 2, "--push-to-hub"), ["push_to_hub"]),
+        (_args(pusht_root, out, 2, "--push-to-hub", "mine"), ["push_to_hub"]),
         (["train", "--model", "laq", "--dataset-root", str(pusht_root), "trainer.ema_decay=0.9"], ["ema_decay"]),
     ]
     for found, (_, mentions) in zip(hlrp_in_turn([arguments for arguments, _ in cases]), cases, strict=True):

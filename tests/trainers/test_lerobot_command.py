@@ -81,7 +81,7 @@ BECOMES: dict[str, tuple[list[str], str]] = {
     "output_dir": ([], "--output_dir=/runs/x"),
     "job_name": (["job_name=mine"], "--job_name=mine"),
     "allow_download": (["allow_download=true"], "$HLRP_ALLOW_DOWNLOAD=1"),
-    "push_to_hub": (["push_to_hub=true"], "--policy.push_to_hub=true"),
+    "push_to_hub": (["push_to_hub=me/x"], "--policy.push_to_hub=false"),
     "trainer.steps": (["trainer.steps=40"], "--steps=40"),
     "trainer.max_epochs": (["trainer.max_epochs=3", "trainer.batch_size=10"], "--steps=15"),
     "trainer.batch_size": (["trainer.batch_size=3"], "--batch_size=3"),

@@ -161,7 +161,7 @@ def test_a_lightning_runs_mistake_is_found_by_a_dry_run(case: str, root: Path, t
     [
         (["trainer.lerobot_args={wandb.enabel: true}"], "wandb.enabel"),
         (["trainer.lerobot_args={tolerance_s: many}"], "tolerance_s"),
-        (["push_to_hub=true"], "model.repo_id"),
+        (["push_to_hub=true"], "such as me/my-policy"),
     ],
 )
 def test_a_lerobot_runs_mistake_is_found_by_a_dry_run(

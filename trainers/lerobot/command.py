@@ -155,7 +155,7 @@ def build_arguments(
         arguments["policy.type"] = model.policy_type
     if trainer.device:
         arguments["policy.device"] = trainer.device
-    arguments["policy.push_to_hub"] = run.push_to_hub
+    arguments["policy.push_to_hub"] = False  # the run is published when it is finished, with a card of its own
     started = {"init_from": foundation} if foundation else {}
     for key, value in (policy_fields(run, dataset, known_fields) | started).items():
         arguments[f"policy.{key}"] = value
@@ -240,7 +240,7 @@ def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
     if run.data.sources:
         environment[SOURCES] = _described(run.data)
     environment[MAX_NONFINITE_STEPS] = str(run.trainer.max_nonfinite_steps)
-    if run.allow_download or run.push_to_hub:
+    if run.allow_download:
         environment[ALLOW_DOWNLOAD] = "1"
     else:
         environment |= {"HF_HUB_OFFLINE": "1"}

@@ -18,6 +18,7 @@ from trainers.lerobot.session import TrainingSession
 from trainers.lifecycle import RunLifecycle, resumable
 from trainers.policy_checks import check_policy_run, check_with_lerobot
 from trainers.policy_labels import foundation_of, mixture_of
+from trainers.pushing import check_push
 from trainers.run_data import (
     check_data,
     check_same_data,
@@ -28,6 +29,7 @@ from trainers.run_data import (
     reading_told,
     resumed_paths,
     with_absolute_paths,
+    with_published,
 )
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvmap")
@@ -82,6 +84,9 @@ class LeRobotTrainer(BaseTrainer):
                 raise UserError("this trainer runs LeRobot configurations", where="trainer_type")
             run = loaded
         run = with_absolute_paths(fetched(run))
+        if run.push_to_hub is not None:
+            refuse_unused(run)
+            check_push(run.push_to_hub)
         with claim_run_path(run.output_dir, run.job_name or run.model.policy_type) as lock:
             command, datasets, _, path, steps, warnings, selections = plan(run, lock.folder)
             lifecycle = RunLifecycle(warnings)
@@ -103,6 +108,8 @@ class LeRobotTrainer(BaseTrainer):
     def resume(self, directory: RunDirectory, run: LeRobotRun, *, steps: int | None = None) -> RunResult:
         """Continue a run from its newest complete checkpoint, in its own folder."""
         with directory.sole_writer() as lock:
+            if run.push_to_hub is not None:
+                check_push(run.push_to_hub)
             command, checkpoint, warnings, total = plan_resume(directory, run, steps)
             lifecycle = RunLifecycle(warnings)
 
@@ -117,7 +124,7 @@ class LeRobotTrainer(BaseTrainer):
         if resume is not None:
             return plan_resume(resume, run, steps)[0].shown()
         with without_log_lines():
-            planned = plan(run)
+            planned = plan(with_published(run, allow_download=False))
             check_with_lerobot(run, planned.whole)
             _check_arguments(planned.command.arguments)
         return planned.command.shown()
@@ -161,12 +168,6 @@ def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
     datasets, whole, kept = _local_data(run)
     warnings = check_data(run, datasets)
     known = check_policy_run(run, whole)
-    if run.push_to_hub and not run.model.policy_fields.get("repo_id"):
-        raise UserError(
-            "nothing says where the policy is to be uploaded to",
-            where="push_to_hub / --push-to-hub",
-            fix="give model.repo_id=USER/NAME",
-        )
     if run.trainer.max_epochs is not None and not datasets:
         raise UserError(
             "epochs cannot be converted to steps before the dataset is here",

@@ -30,6 +30,7 @@ from trainers.lightning.models import (
     job_name,
     orders_itself,
 )
+from trainers.pushing import check_push
 from trainers.run_data import (
     check_data,
     check_same_data,
@@ -41,6 +42,7 @@ from trainers.run_data import (
     refuse_unfetched,
     resumed_paths,
     with_absolute_paths,
+    with_published,
 )
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ class LightningTrainer(BaseTrainer):
             run = run.model_copy(update={"output_dir": Path(output_dir)})
         run = with_absolute_paths(fetched(run) if datamodule is None else run)
         dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
+        _check_push(run)
         return _execute(run, module, datamodule, dataset=dataset, notes=check_data(run, dataset))
 
     def _run_for(self, module: "LightningModule | None", datamodule: Any) -> LightningRun:
@@ -150,6 +153,7 @@ class LightningTrainer(BaseTrainer):
             checkpoint, notes, run = plan_resume(directory, run, steps)
             dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
             check_same_data(directory, dataset)
+            _check_push(run)
             notes += check_data(run, dataset)
             return _execute(
                 run, module, datamodule, dataset=dataset, directory=directory, checkpoint=checkpoint, notes=notes
@@ -162,6 +166,7 @@ class LightningTrainer(BaseTrainer):
         if resume is not None:
             checkpoint, _, run = plan_resume(resume, run, steps)
         refuse_unfetched(run)
+        run = with_published(run, allow_download=False)
         datasets = LightningTrainer._check(run, needs_data=True, needs_module=True)
         if resume is not None:
             check_same_data(resume, datasets)
@@ -183,6 +188,11 @@ class LightningTrainer(BaseTrainer):
         lines = [f"train     {job_name(run)} with Lightning, {length}, {batch} samples per step"]
         lines += [f"data      {d.root} ({d.episodes} episodes, {d.frames} frames, {d.fps:g} fps)" for d in datasets]
         return "\n".join([*lines, *(selection.describe() for selection in selections)])
+
+
+def _check_push(run: LightningRun) -> None:
+    if run.push_to_hub is not None and is_first_process():
+        check_push(run.push_to_hub)
 
 
 def find_datasets(run: LightningRun) -> list[DatasetInfo]:

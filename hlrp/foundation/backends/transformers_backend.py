@@ -1,5 +1,6 @@
 """Base of the backends whose backbone is a vision-language model of transformers with its processor."""
 
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from torch import Tensor
 
 from hlrp.errors import UserError
+from hlrp.files import write_json
 from hlrp.foundation.backbones import load_backbone
 from hlrp.foundation.backends.interfaces import FoundationBatch, VLABackend
 from hlrp.foundation.config import BackendConfig
@@ -55,6 +57,7 @@ class TransformersBackend(VLABackend):
         folder.mkdir(parents=True, exist_ok=True)
         self.vlm.config.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+        _template_as_json(folder)
 
     def _keep_layers(self, text: Any, *, least: int = 1) -> None:
         """Keep the first `config.layers` layers of the language model ``text``, which needs ``least`` of them."""
@@ -103,3 +106,16 @@ def refuse_unlike(pairs: Iterable[Sequence[object]], *others: str) -> None:
             where=WHERE,
             fix="use the files of one backbone",
         )
+
+
+def _template_as_json(folder: Path) -> None:
+    """Keep a processor's chat template as `chat_template.json`, which transformers reads as well.
+
+    LeRobot uploads a policy's JSON, YAML, Markdown and safetensors files alone: a `chat_template.jinja` would not be
+    among them. Of several templates the default one is kept: prompts are made with no other.
+    """
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        write_json(folder / "chat_template.json", {"chat_template": template.read_text(encoding="utf8")})
+        template.unlink()
+        shutil.rmtree(folder / "chat_templates", ignore_errors=True)

@@ -1,0 +1,328 @@
+"""The model card of what is published: made from the files themselves and from the run that they come from."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hlrp.deploy.contents import MANIFEST, POLICY, Contents, map_strings, shortened
+from hlrp.evaluation.plan import find_run
+from hlrp.files import sha256_of
+from hlrp.runs import RunDirectory, checkpoint_step
+from hlrp.runs.directory import CONFIG
+
+_PROJECT = "https://pypi.org/project/lerobot_policy_felix_bundle"
+_INSTALL = "pip install lerobot_policy_felix_bundle"
+_ON_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_COLUMNS = ("loss", "eval_loss", "val_loss", "val_psnr_gain", "val_gain", "eval_success", "code_effect")
+_ROWS = 10
+
+_TRAINED = (POLICY, "a latent action quantizer", "a foundation model")
+
+Facts = list[tuple[str, str]]
+
+_USE: dict[str, str] = {
+    POLICY: "Control of the robot, or of the simulator, that its data were recorded with: same cameras, same order and "
+    "units of joints and actions. It knows nothing of limits, forces or people: those are the robot's own controller's "
+    "to keep. Elsewhere, try it in simulation first.",
+    "a latent action quantizer": "Labelling video with discrete codes of what changes between frames, to pretrain on "
+    "video without actions. Codes of other cameras or rates than those above mean other things.",
+    "a foundation model": "Weights that a policy starts from, and predictions of the latent codes above. It has no "
+    "actions of its own and drives no robot.",
+    "an action decoder": "Actions for videos of the same robot and camera that have none (pseudo-labels), from the "
+    "latents of the quantizer above and no other. Numbers with a low R2 are not to be trusted.",
+    "a latent table": "Training on the dataset above, whose frames it labels; with any other it is refused.",
+}
+_LOADING: dict[str, str] = {
+    "a latent action quantizer": "hlrp precompute-latents --laq {repo} --allow-download --dataset-root DIR "
+    "--output TABLE",
+    "a foundation model": "hlrp train --policy hlrp_action_expert_latent --init-from {repo} --allow-download "
+    "--dataset-root DIR",
+    "an action decoder": "hlrp pseudo-label --decoder {repo} --allow-download --latents TABLE --dataset-root DIR "
+    "--output NEW",
+    "a latent table": "hlrp train --policy hlrp_action_expert_latent --latents {repo} --allow-download "
+    "--dataset-root DIR",
+}
+_OF_POLICIES = """With `{install}`, here:
+
+```bash
+hlrp eval {repo} --allow-download --env ENV
+hlrp serve {repo} --allow-download
+```
+
+In LeRobot:
+
+```bash
+lerobot-eval --policy.path={repo} --env.type=ENV
+```
+
+```python
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from lerobot.utils.import_utils import register_third_party_plugins
+
+register_third_party_plugins()
+policy = get_policy_class("{type}").from_pretrained("{repo}")
+preprocessor, postprocessor = make_pre_post_processors(policy.config, pretrained_path="{repo}")
+```"""
+
+
+def make_card(contents: Contents, repo_id: str, licence: str | None) -> str:
+    """The content of `README.md`, for one state of the files and of the run always the same.
+
+    Args:
+        contents: What is published.
+        repo_id: Where to.
+        licence: Its identifier on the Hub, such as `apache-2.0`; None: none is named.
+
+    Raises:
+        UserError: The run that the files lie in cannot be read.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    kind = contents.kind
+    # A table may lie in the run of its quantizer, which is not trained on it.
+    run = find_run(contents.folder) if kind in _TRAINED else None
+    described = contents.json("config.json") if kind == POLICY else contents.json(MANIFEST)
+    name = str(described["type"]) if kind == POLICY else kind.partition(" ")[2]
+    features = (described.get("input_features") or {}) | (described.get("output_features") or {})
+    loading = _LOADING.get(kind)
+    datasets = _datasets(described, run)
+    values = {
+        "title": repo_id.rpartition("/")[2],
+        "summary": f"A policy `{name}`." if kind == POLICY else f"{kind[0].upper()}{kind[1:]}.",
+        "project": _PROJECT,
+        "kind": kind,
+        "facts": [*_sizes(contents), *_FACTS.get(kind, _policy_facts)(described)],
+        "features": features,
+        "parts": [(d["name"], _number(d["r2"])) for d in described.get("dimensions", ())],
+        "about_data": {"an action decoder": "Fitted on", "a latent table": "The dataset"}.get(kind, "Trained on"),
+        "datasets": datasets,
+        "training": _training(contents.folder, run),
+        "command": "" if run is None else " ".join(map(_quoted, _command(run))),
+        "configuration": _configuration(run),
+        "curve": _curve(run),
+        "warnings": [] if run is None else [shortened(text) for text in run.manifest.warnings],
+        "evaluations": [] if run is None else list(_evaluations(contents.folder, run)),
+        "checks": _checks(run),
+        "use": _USE[kind],
+        "licence": licence,
+        "loading": _OF_POLICIES.format(repo=repo_id, type=name, install=_INSTALL)
+        if loading is None
+        else f"```bash\n{_INSTALL}\n{loading.format(repo=repo_id)}\n```",
+    }
+    front = _front_matter(contents, described, datasets, licence)
+    pages = Environment(
+        loader=PackageLoader("hlrp.deploy"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 - Markdown, which the Hub cleans
+    )
+    text = pages.get_template("card.md").render(front_matter=front, **values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _front_matter(
+    contents: Contents, described: Mapping[str, Any], datasets: list[dict[str, Any]], licence: str | None
+) -> str:
+    """What the Hub files the repository by, as YAML."""
+    from huggingface_hub import ModelCardData
+
+    policy = contents.kind == POLICY
+    tags = ["robotics", "lerobot", "hlrp"]
+    tags += [str(described["type"])] if policy else [contents.kind.partition(" ")[2].replace(" ", "-")]
+    base = described.get("backbone")
+    base = base.get("name") if isinstance(base, dict) else base
+    data = ModelCardData(
+        license=licence,
+        library_name="lerobot" if policy else "hlrp",
+        pipeline_tag="robotics",
+        tags=[*dict.fromkeys([*tags, *(described.get("tags") or [])])],
+        datasets=[d["name"] for d in datasets if _ON_HUB.fullmatch(d["name"])] or None,
+        base_model=base if isinstance(base, str) and _ON_HUB.fullmatch(base) else None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _sizes(contents: Contents) -> Facts:
+    count = 0
+    for file in contents.files:
+        if file.name in ("model.safetensors", "adapter_model.safetensors") and file.source is not None:
+            with file.source.open("rb") as stream:
+                header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+            for name, tensor in header.items():
+                size = 1
+                for length in tensor["shape"] if name != "__metadata__" else (0,):
+                    size *= length
+                count += size
+    return [("parameters", f"{count:,}")] if count else []
+
+
+def _policy_facts(config: Mapping[str, Any]) -> Facts:
+    names = ("chunk_size", "horizon", "n_action_steps", "n_obs_steps", "backbone", "codebook_size", "code_seq_len")
+    return [(name, str(config[name])) for name in names if config.get(name) is not None]
+
+
+def _spec_facts(spec: Mapping[str, Any]) -> Facts:
+    codes = f"{spec['codebook_size']} codes at {spec['code_seq_len']} positions of a transition"
+    window = f"{spec['num_frames']} frames, {spec['offset_seconds']:g} s apart"
+    made = spec.get("laq_sha256")
+    return [("codes", codes), ("window", window), *([("quantizer's weights", f"`{made[:16]}`")] if made else [])]
+
+
+def _laq_facts(manifest: Mapping[str, Any]) -> Facts:
+    height, width = manifest["image_size"]
+    cameras = ", ".join(f"`{camera}`" for camera in manifest["cameras"]) or "-"
+    return [*_spec_facts(manifest), ("pictures", f"{height}x{width}"), ("cameras", cameras)]
+
+
+def _foundation_facts(manifest: Mapping[str, Any]) -> Facts:
+    config, backbone = manifest["config"], manifest["backbone"]
+    cameras = ", ".join(f"`{camera}`" for camera in config["cameras"])
+    facts = [("backend", config["backend"]), ("backbone", backbone["name"]), ("predicts", config["mode"])]
+    return [*facts, ("cameras", cameras), *_spec_facts(config["spec"]), ("instructions", len(manifest["instructions"]))]
+
+
+def _decoder_facts(manifest: Mapping[str, Any]) -> Facts:
+    facts = [("estimator", manifest["estimator"]), ("reads", manifest["inputs"]), ("camera", f"`{manifest['camera']}`")]
+    labelled = f"{len(manifest['episodes'])} ({', '.join(map(str, manifest['episodes'][:20]))})"
+    return [*facts, ("labelled episodes", labelled), *_spec_facts(manifest["spec"])]
+
+
+def _table_facts(manifest: Mapping[str, Any]) -> Facts:
+    identity = manifest["identity"]
+    facts = [("camera", f"`{identity['camera']}`"), ("frames", str(identity["rows"]))]
+    return [*_spec_facts(identity), *facts, ("transitions with codes", str(manifest["valid_pairs"]))]
+
+
+_FACTS = {
+    "a latent action quantizer": _laq_facts,
+    "a foundation model": _foundation_facts,
+    "an action decoder": _decoder_facts,
+    "a latent table": _table_facts,
+}
+
+
+def _datasets(described: Mapping[str, Any], run: RunDirectory | None) -> list[dict[str, Any]]:
+    """What the run was trained on; without a run what the manifest says."""
+    found: list[dict[str, Any]] = []
+    if run is not None:
+        recorded = run.manifest.dataset
+        found = [d.model_dump() for d in (recorded.sources or [recorded])]
+        found = [d | {"repo_id": d["repo_id"] or Path(d["root"] or "").name} for d in found]
+    elif "sources" in described:
+        found = [d for d in described["sources"] or () if isinstance(d, dict)]
+    elif "dataset" in described:
+        found = [
+            {"repo_id": described["dataset"], "fingerprint": described["dataset_fingerprint"]}
+            | {"fps": described["fps"]}
+        ]
+    elif "identity" in described:
+        identity = described["identity"]
+        found = [{"fingerprint": identity["dataset_fingerprint"], "frames": identity["rows"]}]
+        found[0]["episodes"] = identity["episodes"]
+    return [
+        {
+            "name": shortened(str(d.get("repo_id") or "-")),
+            "fps": f"{d['fps']:g}" if d.get("fps") else "-",
+            **{name: d.get(name) or "-" for name in ("episodes", "frames", "fingerprint")},
+        }
+        for d in found
+        if d.get("repo_id") or d.get("fingerprint")
+    ]
+
+
+def _training(folder: Path, run: RunDirectory | None) -> Facts:
+    if run is None:
+        return []
+    manifest, step = run.manifest, checkpoint_step(folder.parent)
+    facts = {
+        "trainer": manifest.trainer,
+        "step": f"{step} of {manifest.steps}" if step is not None else None,
+        "seed": manifest.seed,
+        "started": manifest.started,
+        "commit of hlrp": manifest.git_commit,
+        "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
+    }
+    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
+
+
+def _command(run: RunDirectory) -> Iterator[str]:
+    """The process that trained, without folders of this machine, nor what was set for this machine alone."""
+    return (shortened(word) for word in run.manifest.command)
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if re.search(r"[\s\"$&|;<>(){}\[\]*?]", word) else word
+
+
+def _configuration(run: RunDirectory | None) -> str:
+    if run is None or not (run.path / CONFIG).is_file():
+        return ""
+    value = yaml.safe_load((run.path / CONFIG).read_text(encoding="utf8")) or {}
+    value.pop("output_dir", None)
+    said = map_strings(_said(value), lambda _, text: shortened(text))
+    return yaml.safe_dump(said, sort_keys=False).strip()
+
+
+def _said(value: Any) -> Any:
+    """A configuration without keys that say nothing."""
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _said(item) for key, item in value.items()}
+    return {key: item for key, item in kept.items() if item not in (None, [], {})}
+
+
+def _curve(run: RunDirectory | None) -> dict[str, Any] | None:
+    """Some rows of the metrics, evenly spread, those with losses on held-out data first."""
+    by_step: dict[int, dict[str, Any]] = {}
+    for row in run.metrics() if run is not None else ():
+        by_step.setdefault(int(row.get("step", 0)), {}).update(row)
+    columns = [name for name in _COLUMNS if any(isinstance(row.get(name), float | int) for row in by_step.values())]
+    held_out = [name for name in columns if name != "loss"]
+    steps = [step for step, row in by_step.items() if any(name in row for name in held_out)] or list(by_step)
+    if not columns or not steps:
+        return None
+    chosen = sorted({steps[round(i * (len(steps) - 1) / (_ROWS - 1))] for i in range(_ROWS)})
+    rows = [[str(step), *(_number(by_step[step].get(name)) for name in columns)] for step in chosen]
+    return {"columns": ["step", *columns], "rows": rows}
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float | int) else "-"
+
+
+def _evaluations(folder: Path, run: RunDirectory) -> Iterator[dict[str, Any]]:
+    """Rows of the evaluations in the run that were made with these weights."""
+    weights = sha256_of(folder / "model.safetensors") if (folder / "model.safetensors").is_file() else None
+    for path in sorted(run.path.glob("eval/*/results.json")):
+        try:
+            found = json.loads(path.read_text(encoding="utf8"))
+            if found["policy"]["weights_sha256"] != weights:
+                continue
+            for task, summary in found["tasks"].items():
+                low, high = summary["success_interval"]
+                yield {
+                    "env": found["env"]["type"],
+                    "task": task,
+                    "successes": summary["successes"],
+                    "episodes": summary["episodes"],
+                    "rate": f"{summary['success_rate']:.0%}",
+                    "interval": f"{low:.0%} to {high:.0%}",
+                    "seed": found["seed"],
+                }
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # of a rollout that was killed, or of somebody else
+
+
+def _checks(run: RunDirectory | None) -> list[dict[str, Any]]:
+    """The verdict of a quantizer's quality card, if it was made."""
+    path = None if run is None else run.path / "laq-report" / "report.json"
+    if path is None or not path.is_file():
+        return []
+    said = {True: "yes", False: "no", None: "not decided"}
+    verdict = json.loads(path.read_text(encoding="utf8")).get("verdict", [])
+    return [{"source": c["source"], "passed": said[c["passed"]], "text": shortened(c["text"])} for c in verdict]
