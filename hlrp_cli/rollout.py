@@ -45,9 +45,7 @@ def rollout(
         Path | None, typer.Option(help="Result folder; one that holds an unfinished series goes on.")
     ] = None,
     task: Annotated[str | None, typer.Option(help="Instruction; the only one of the data if not given.")] = None,
-    fps: Annotated[
-        float | None, typer.Option(min=0.1, help="Steps per second; the data's if not given.")
-    ] = None,
+    fps: Annotated[float | None, typer.Option(min=0.1, help="Steps per second; the data's if not given.")] = None,
     return_seconds: Annotated[
         float, typer.Option(min=0, help="Time for the way back after each trial; 0: the robot stays where it is.")
     ] = 3.0,

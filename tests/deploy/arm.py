@@ -1,6 +1,5 @@
 """Data of the simulated arm, recorded with LeRobot's own classes, and tiny policies of random weights for it."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ def record(root: Path, *, episodes: int = 2, length: int = 40, **settings: Any) 
 
     arm = SimArm(SimArmConfig(calibration_dir=root.parent / "calibration", fps=FPS, **settings))
     features = {
-        **hw_to_dataset_features(arm.action_features, "action"),
-        **hw_to_dataset_features(arm.observation_features, "observation"),
+        **hw_to_dataset_features(arm.action_features, "action", use_video=False),
+        **hw_to_dataset_features(arm.observation_features, "observation", use_video=False),
     }
-    dataset = LeRobotDataset.create(root.name, FPS, root=root, features=features, robot_type=arm.name)
+    dataset = LeRobotDataset.create(root.name, FPS, root=root, features=features, robot_type=arm.name, use_videos=False)
     middle, width = np.array([0.4, -0.7, 0.9]), np.array([0.5, 0.4, 0.6])
     scale = np.degrees(1) if arm.config.degrees else 1.0
     arm.connect()
@@ -43,11 +42,10 @@ def record(root: Path, *, episodes: int = 2, length: int = 40, **settings: Any) 
         dataset.finalize()
     finally:
         arm.disconnect()
-        if hasattr(os, "sched_setscheduler"):
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return root
 
 
+CODES = {"codebook_size": 8, "code_seq_len": 2, "num_frames": 2, "offset_seconds": 0.2, "laq_sha256": "a" * 64}
 FIELDS: dict[str, dict[str, Any]] = {
     "act": {
         "dim_model": 32,
@@ -59,25 +57,8 @@ FIELDS: dict[str, dict[str, Any]] = {
         "n_action_steps": 10,
         "pretrained_backbone_weights": None,
     },
-    LATENT: {
-        "chunk_size": 20,
-        "n_action_steps": 10,
-        "num_steps": 3,
-        "codebook_size": 8,
-        "code_seq_len": 2,
-        "num_frames": 2,
-        "offset_seconds": 0.2,
-        "laq_sha256": "a" * 64,
-    },
-    "hlrp_vla_direct": {
-        "chunk_size": 20,
-        "n_action_steps": 10,
-        "codebook_size": 8,
-        "code_seq_len": 2,
-        "num_frames": 2,
-        "offset_seconds": 0.2,
-        "laq_sha256": "a" * 64,
-    },
+    LATENT: {"chunk_size": 20, "n_action_steps": 10, "num_steps": 3, **CODES},
+    "hlrp_vla_direct": {"chunk_size": 20, "n_action_steps": 10, **CODES},
 }
 
 
