@@ -110,7 +110,11 @@ def rollout(
     )
     stop = Stop()
     result = run_trials(request, Operator(stop, _log), stop, _log)
-    if json_output:
+    if not (result.folder / "results.json").is_file():
+        _log("no trial was run, and nothing is written")
+    elif result.provenance["series"]["compared"] and result.comparison is None:
+        _log(f"nothing is shown before the comparison is complete; run it again to go on: {result.folder}")
+    elif json_output:
         typer.echo(json.dumps({**result.to_json(), "folder": str(result.folder)}))
     else:
         show(result)

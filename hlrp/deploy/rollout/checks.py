@@ -105,7 +105,11 @@ def _names(what: str, have: list[str], said: dict[str, Any]) -> Iterable[Mismatc
             return
         fix = "give the data that the policy was trained on: --dataset-root DIR"
         yield Mismatch(
-            "joints", f"nothing says which joints the policy's {what} is of: its data are not here", here, there, fix
+            "joints",
+            f"nothing says which joints the policy's {what} is of: its data are not here, or do not name them",
+            here,
+            there,
+            fix,
         )
     elif sorted(wanted) == sorted(have) and wanted != have:
         fix = "configure the robot with its joints in the order of the data, or train with this order"

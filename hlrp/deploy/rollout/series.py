@@ -86,7 +86,7 @@ def order(seed: int, compared: bool) -> Iterator[Trial]:
 
 
 class Series:
-    """Trials in a folder that is this process's own; every trial is on disk before the next one begins.
+    """Trials in a folder that is this process's own; each is on disk before the next begins, and nothing before the first.
 
     Args:
         folder: Where `results.json` is, and that of the other policy in `compared`.
@@ -111,7 +111,6 @@ class Series:
         for result in self.results:
             result.provenance["episodes_per_task"] = episodes
             result.provenance["series"] |= {"episodes": episodes, "seed": chosen}
-            save(result)
 
     @property
     def _sides(self) -> int:
@@ -198,6 +197,10 @@ class Series:
             result.tasks[0].episodes.append(episode)
             result.tasks[0].episodes.sort(key=lambda e: e.index)
             result.tasks[0].seconds += seconds
+        # Before the first trial there is nothing to keep. The order has to be known from then on, whoever acted.
+        for other in self.results:
+            if other is not result and not (other.folder / RESULTS).is_file():
+                save(other)
         save(result)
 
     def warn(self, texts: list[str]) -> None:

@@ -51,7 +51,7 @@ class Reading:
             return declared
         wrong = self._outside(self.values)
         for factor, robot, data in _CONVERSIONS:
-            if (wrong.any() and not self._outside(self.values * factor)[wrong].any()) or (
+            if (wrong.any() and not self._outside(self.values * factor)[self._joints].any()) or (
                 not wrong.any() and self._explains(factor)
             ):
                 ratio = max(factor, 1 / factor)
@@ -71,10 +71,16 @@ class Reading:
         return ", ".join(f"{name} {low:.4g} to {high:.4g}" for name, low, high in rows)
 
     @property
+    def _joints(self) -> list[int]:
+        """Those with a unit: LeRobot's grippers are in percent whatever the arm is in."""
+        return [i for i, name in enumerate(self.names) if "gripper" not in name]
+
+    @property
     def _width(self) -> "NDArray[np.float64]":
         width = self.high - self.low
         # A joint that hardly moved in the data may stand a little elsewhere.
-        return np.maximum(width, _LEAST_MARGIN / _MARGIN * width.max())
+        usual = float(np.median(width[self._joints])) if self._joints else 0.0
+        return np.maximum(width, max(_LEAST_MARGIN / _MARGIN * usual, 1e-6))
 
     def _outside(self, values: "NDArray[np.float64]") -> "NDArray[np.bool_]":
         margin = _MARGIN * self._width
@@ -90,14 +96,12 @@ class Reading:
         if self.recorded is None or not len(self.recorded):
             return 0.0
         off = np.abs(self.recorded - self.values * factor) / self._width
-        return float(off.max(1).min())
+        return float(off[:, self._joints].max(1, initial=0.0).min())
 
     def _declared(self) -> str | None:
-        # LeRobot's grippers are in percent whatever the arm is in.
-        joints = [i for i, name in enumerate(self.names) if "gripper" not in name]
-        if self.use_degrees is None or not joints:
+        if self.use_degrees is None or not self._joints:
             return None
-        largest = float(np.abs([self.low[joints], self.high[joints]]).max())
+        largest = float(np.abs([self.low[self._joints], self.high[self._joints]]).max())
         robot = "degrees" if self.use_degrees else "-100 to 100"
         said = f"the robot reports {robot} (robot.use_degrees={str(self.use_degrees).lower()})"
         if largest <= 2.02 * math.pi:
