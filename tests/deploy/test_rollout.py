@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import shutil
 import signal
 import threading
 import time
@@ -139,13 +140,15 @@ def trials(tmp_path: Path) -> Trials:
     return Trials(tmp_path)
 
 
-def first_chunk(run: Path) -> np.ndarray:
+def first_chunk(run: Path, *, swapped: bool = False) -> np.ndarray:
     """What the policy does from the arm's first pose on, as `select_action` in process says it."""
     arm = SimArm(SimArmConfig(calibration_dir=run, fps=FPS))
     arm.connect()
     seen = arm.get_observation()
     arm.disconnect()
-    arrays = {f"observation.images.{name}": seen[name].transpose(2, 0, 1).copy() for name in ("front", "wrist")}
+    names = ("front", "wrist")
+    shown = zip(names, reversed(names) if swapped else names, strict=True)
+    arrays = {f"observation.images.{name}": seen[given].transpose(2, 0, 1).copy() for name, given in shown}
     arrays["observation.state"] = np.array([seen[f"{j}.pos"] for j in arm.config.joints], np.float32)
     return Session(load_served(run, device="cpu").loaded, alone=True).act(Request(arrays, TASK))
 
@@ -207,6 +210,37 @@ def test_a_policy_behind_a_server_acts_the_same(act: Path, trials: Trials) -> No
     assert np.allclose(actions(trials.journal)[:10], first_chunk(act), atol=2e-6)
     assert result.provenance["policy"]["path"] == server.address
     assert result.provenance["policy"]["weights_sha256"]
+
+
+def test_cameras_are_renamed_as_asked(act: Path, trials: Trials) -> None:
+    front, wrist = "observation.images.front", "observation.images.wrist"
+    trials.run(act, [Outcome.SUCCESS], episodes=1, rename_map={front: wrist, wrist: front})
+    assert np.allclose(actions(trials.journal)[0], first_chunk(act, swapped=True)[0], atol=2e-6)
+    assert not np.allclose(first_chunk(act), first_chunk(act, swapped=True), atol=1e-4)
+
+
+def test_where_the_data_have_gone_their_folder_gives_the_names(waved: Path, trials: Trials) -> None:
+    """Of a policy here, and of one behind a server that does not have them either."""
+    moved = trials.journal.parent / "moved"
+    shutil.copytree(waved, moved)
+    run = save_policy(trials.journal.parent / "run", moved)
+    now = moved.rename(moved.with_name("now"))
+    assert "nothing says which joints the policy's state is of" in trials.refused(run, [Outcome.SUCCESS])
+    assert "--dataset-root DIR" in trials.refused(run, [Outcome.SUCCESS])
+    with running(load_served(run, device="cpu")) as server:
+        assert "nothing says which joints" in trials.refused(server.address, [Outcome.SUCCESS])
+        trials.run(server.address, [Outcome.SUCCESS], episodes=1, dataset_root=now)
+    other = record(trials.journal.parent / "other", episodes=1, length=8)
+    with pytest.raises(UserError, match="was not trained on these data"):
+        trials.run(run, [Outcome.SUCCESS], dataset_root=other)
+    result = trials.run(run, [Outcome.SUCCESS], episodes=1, dataset_root=now, output=trials.journal.parent / "second")
+    assert result.episodes[0].task == TASK
+
+
+def test_a_robot_that_cannot_be_connected_is_one_message(act: Path, trials: Trials) -> None:
+    text = trials.refused(act, [Outcome.SUCCESS], arm={"pose": [0.0]})
+    assert "the robot cannot be connected" in text and "zip()" in text
+    assert any("could not be disconnected" in line for line in trials.log)
 
 
 def test_the_arm_goes_back_to_where_it_was(act: Path, trials: Trials) -> None:

@@ -1,6 +1,7 @@
 """LeRobot's own flags of a rollout, `--robot.*` and `--inference.*`, read by LeRobot's parser."""
 
 import contextlib
+import dataclasses
 import io
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,10 +81,10 @@ def parse_flags(flags: list[str]) -> tuple[Any, Any]:
             found = draccus.parse(config_class=Flags, args=flags)
     except (Exception, SystemExit) as error:
         reason = said.getvalue().strip().rpartition("error: ")[2] or root_cause(error)
+        kind = next(flag.removeprefix("--robot.type=") for flag in flags if flag.startswith("--robot.type="))
+        fields = ", ".join(f"--robot.{f.name}" for f in dataclasses.fields(RobotConfig.get_known_choices()[kind]))
         raise UserError(
-            f"LeRobot refuses the robot's flags: {reason}",
-            where=" ".join(flags),
-            fix="`lerobot-rollout --help` names the fields of each robot",
+            f"LeRobot refuses the robot's flags: {reason}", where=" ".join(flags), fix=f"{kind} has {fields}"
         ) from error
     return found.robot, found.inference
 

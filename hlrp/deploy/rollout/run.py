@@ -10,7 +10,7 @@ import numpy as np
 from lerobot.robots import make_robot_from_config
 
 from hlrp.data.columns import read_column
-from hlrp.data.dataset_info import DatasetInfo, read_dataset
+from hlrp.data.dataset_info import DatasetInfo, feature_names, read_dataset
 from hlrp.data.episodes import read_episodes
 from hlrp.deploy.rollout import checks
 from hlrp.deploy.rollout.engines import (
@@ -71,7 +71,7 @@ def rollout(request: RolloutRequest, operator: Operator, stop: Stop, log: Callab
         terms = _terms(request, drivers, sources, fps, _task(request, drivers, data))
         series = stack.enter_context(_series(request, terms, log))
         if series.next() is not None:
-            stack.enter_context(_connected(robot))
+            stack.enter_context(_connected(robot, log))
             session = _Session(request, drivers, robot, side, terms, stop)
             warnings += session.prepare(data)
             for text in warnings:
@@ -103,6 +103,8 @@ def _driver(source: Source, request: RolloutRequest, stack: contextlib.ExitStack
             raise UserError(
                 "the server does not say what its policy reads", where=source.name, fix="start it with `hlrp serve`"
             )
+        if request.dataset_root is not None:
+            _fill_in(said, read_dataset(None, request.dataset_root, where="--dataset-root"))
         return Driver(said, source.name, client=client)
     served = load_served(
         source.path, device=request.device, rename=request.rename_map, dataset_root=request.dataset_root
@@ -110,6 +112,14 @@ def _driver(source: Source, request: RolloutRequest, stack: contextlib.ExitStack
     for text in served.loaded.warnings:
         log(f"warning: {text}")
     return Driver(served.metadata, source.name, served=served)
+
+
+def _fill_in(said: dict[str, Any], data: DatasetInfo) -> None:
+    """Have a server's policy know what its server does not: rate and names, where the data are only here."""
+    said["fps"] = said.get("fps") or data.fps
+    for name, feature in ((checks.STATE, said["observation"].get(checks.STATE)), ("action", said["action"])):
+        if feature is not None and not feature.get("names"):
+            feature["names"] = feature_names(data.features.get(name, {}), feature["shape"][0])
 
 
 def _make_robot(config: Any) -> Any:
@@ -199,7 +209,7 @@ def _series(request: RolloutRequest, terms: Terms, log: Callable[[str], None]) -
 
 
 @contextlib.contextmanager
-def _connected(robot: Any) -> Iterator[None]:
+def _connected(robot: Any, log: Callable[[str], None]) -> Iterator[None]:
     """The robot, connected inside; whatever happens, it is let go."""
     try:
         try:
@@ -213,7 +223,11 @@ def _connected(robot: Any) -> Iterator[None]:
         yield
     finally:
         if robot.is_connected:
-            robot.disconnect()
+            try:
+                robot.disconnect()
+            except Exception as error:
+                # Not in place of what went wrong before.
+                log(f"warning: the robot could not be disconnected: {type(error).__name__}: {error}")
 
 
 class _Session:
@@ -260,7 +274,8 @@ class _Session:
     ) -> Iterator[checks.Mismatch]:
         said = driver.metadata["observation"].get(checks.STATE, {})
         names = self._side.states_for(driver.metadata)
-        recorded = _poses(data) if data is not None and checks.STATE in data.features else None
+        own = data if driver.served is None else driver.served.data
+        recorded = _poses(own) if own is not None and checks.STATE in own.features else None
         recorded = recorded if recorded is not None and recorded.shape[1] == len(names) else None
         declared = getattr(self._request.robot, "use_degrees", None)
         reading = reading_of(names, observation, said, recorded=recorded, use_degrees=declared)
@@ -278,7 +293,8 @@ class _Session:
         try:
             while not self._stop.wished and (trial := series.next()) is not None:
                 self._stop.trial_over.clear()
-                if self._stop.wished or not operator.ready(f"trial {series.done + 1} of {series.total}"):
+                scene = f", scene {trial.scene + 1}" if len(self._drivers) > 1 else ""
+                if self._stop.wished or not operator.ready(f"trial {series.done + 1} of {series.total}{scene}"):
                     return
                 late.count = 0
                 self._trial(series, trial, operator, log, late)

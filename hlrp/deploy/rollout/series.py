@@ -86,7 +86,7 @@ def order(seed: int, compared: bool) -> Iterator[Trial]:
 
 
 class Series:
-    """Trials in a folder that is this process's own; each is on disk before the next begins, and nothing before the first.
+    """Trials in a folder that is this process's own; each is on disk before the next begins.
 
     Args:
         folder: Where `results.json` is, and that of the other policy in `compared`.
