@@ -33,7 +33,7 @@ _SAME = ("episodes", "seed", "batch_size", "device", "videos", "output")
 def eval(  # noqa: A001 - the name of the command
     policy: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN_OR_CHECKPOINT]", help="Run, checkpoint, pretrained_model folder or Hub name."),
+        typer.Argument(metavar="[RUN_OR_CHECKPOINT]", help="Run, checkpoint, Hub name; or a results.json."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any key: env.episode_length=200")
@@ -67,6 +67,9 @@ def eval(  # noqa: A001 - the name of the command
     # `hlrp eval key=value --replay DATASET`: without a policy the first argument is an override.
     if policy and "=" in policy and not Path(policy).exists():
         given["policy"], overrides = None, [policy, *(overrides or [])]
+    if policy is not None and _holds_results(Path(policy)):
+        _show_saved(given, overrides or [])
+        return
     given["task"] = [name.strip() for item in task or [] for name in item.split(",") if name.strip()] or None
     request = _request(given, overrides or [])
     if request.policy_path is not None:
@@ -87,6 +90,33 @@ def eval(  # noqa: A001 - the name of the command
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted: no results were written", signal.SIGINT) from error
     if json_output:
+        typer.echo(json.dumps({**result.to_json(), "folder": str(result.folder)}))
+    else:
+        show(result)
+    if _failed(result):
+        raise typer.Exit(1)
+
+
+def _holds_results(path: Path) -> bool:
+    return (path.is_file() and path.suffix == ".json") or (path / "results.json").is_file()
+
+
+def _show_saved(given: dict[str, Any], overrides: list[str]) -> None:
+    """Show earlier results, such as those of `hlrp rollout`, and compare them with others."""
+    from hlrp.evaluation.compare import saved_results
+    from hlrp_cli.eval_view import show
+
+    used = ("policy", "compare", "json_output")
+    idle = [name for name, value in given.items() if name not in used and value not in (None, False, [])]
+    if idle:
+        flag = overrides[0] if idle == ["overrides"] else f"--{idle[0].replace('_', '-')}"
+        raise UserError(
+            f"{flag} has no effect on results that are there already",
+            where=str(given["policy"]),
+            fix="leave it out, or give the policy in place of its results",
+        )
+    result = saved_results(Path(given["policy"]), given["compare"])
+    if given["json_output"]:
         typer.echo(json.dumps({**result.to_json(), "folder": str(result.folder)}))
     else:
         show(result)

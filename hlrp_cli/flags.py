@@ -15,6 +15,7 @@ NEEDS: dict[str, dict[str, str]] = {
     "fit-actions": {"camera": "laq"},
     "pseudo-label": {"device": "laq", "skip_bad": "laq"},
     "serve": {"certificate": "key", "key": "certificate"},
+    "rollout": {"seed": "against"},
 }
 # Command to pairs of flags of which only one can hold.
 EXCLUDE: dict[str, tuple[tuple[str, str], ...]] = {

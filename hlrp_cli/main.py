@@ -39,6 +39,7 @@ COMMANDS = (
     "serve",
     "client",
     "push",
+    "rollout",
     "laq_report",
     "precompute_latents",
     "latents",
@@ -67,7 +68,7 @@ for _name in COMMANDS:
     if hasattr(_module, "group"):
         app.add_typer(_module.group, name=_name)
     else:
-        app.command(_name.replace("_", "-"))(getattr(_module, _name))
+        app.command(_name.replace("_", "-"), cls=getattr(_module, "Command", None))(getattr(_module, _name))
 
 
 def command() -> Any:

@@ -71,12 +71,16 @@ HEAVY = ("torch", "lerobot", "lightning", "transformers", "mujoco", "pydantic", 
 """Packages that take a second or more to import, or would be felt in every `--help`."""
 
 _IN_TURN = """
-import contextlib, io, json, pathlib, sys
+import contextlib, io, json, os, pathlib, sys, tempfile
 asked = json.loads(sys.stdin.read())
 from hlrp_cli.main import run
 done = []
-for args in asked["commands"]:
+for args, typed in zip(asked["commands"], asked["typed"]):
     code, out, err = 0, io.StringIO(), io.StringIO()
+    with tempfile.TemporaryFile() as lines:
+        lines.write(typed.encode())
+        lines.seek(0)
+        os.dup2(lines.fileno(), 0)
     sys.argv = ["hlrp", *args]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -101,17 +105,21 @@ class InTurn(Finished):
 
 
 def hlrp_in_turn(
-    commands: Sequence[Sequence[str | Path]], *, cwd: Path | None = None, env: dict[str, str] | None = None
+    commands: Sequence[Sequence[str | Path]],
+    *,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    typed: Sequence[str] | None = None,
 ) -> list[InTurn]:
     """Run commands that end early, such as those with a mistake, one after another in one process.
 
     Each has its own output and exit code, and one start serves them all. What only a process of its own shows, like
-    signals and what C libraries print, is left to `hlrp`.
+    signals and what C libraries print, is left to `hlrp`. Each reads its text of ``typed`` from standard input.
     """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         lists = [list(map(str, command)) for command in commands]
-        asked = {"commands": lists, "heavy": HEAVY, "answer": str(answer)}
+        asked = {"commands": lists, "typed": typed or [""] * len(lists), "heavy": HEAVY, "answer": str(answer)}
         ended = subprocess.run(
             [sys.executable, "-c", _IN_TURN],
             input=json.dumps(asked),

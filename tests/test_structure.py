@@ -15,6 +15,7 @@ COMMANDS = [
     ["eval"],
     ["serve"],
     ["client"],
+    ["rollout"],
     ["laq-report"],
     ["precompute-latents"],
     ["latents"],

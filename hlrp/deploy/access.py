@@ -109,7 +109,7 @@ def server_url(host: str, port: int, *, tls: bool) -> str:
     return f"{'wss' if tls else 'ws'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def parse_address(address: str) -> tuple[str, str, bool]:
+def parse_address(address: str, *, where: str = "ADDRESS") -> tuple[str, str, bool]:
     """URL, host and whether it is TLS, of `HOST:PORT`, `ws://HOST:PORT` or `wss://HOST:PORT`.
 
     Raises:
@@ -124,7 +124,7 @@ def parse_address(address: str) -> tuple[str, str, bool]:
     if not host or port is None or parts.scheme not in ("ws", "wss") or parts.username is not None:
         raise UserError(
             f"{address!r} is no address of a policy server",
-            where="ADDRESS",
+            where=where,
             fix="write 127.0.0.1:8000, ws://HOST:PORT or wss://HOST:PORT",
         )
     return url, host, parts.scheme == "wss"

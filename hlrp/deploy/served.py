@@ -1,7 +1,7 @@
 """Loading a policy to serve it, and what its clients are told of it."""
 
 import contextlib
-import json
+import math
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import hlrp
-from hlrp.data.dataset_info import feature_names, read_dataset
+from hlrp.data.dataset_info import DatasetInfo, feature_names, read_dataset
 from hlrp.deploy.observations import Input, ObservationReader
 from hlrp.devices import choose_device
 from hlrp.errors import UserError
@@ -23,7 +23,7 @@ from hlrp.evaluation.policy import (
     saved_device,
     weights_sha256,
 )
-from hlrp.runs import checkpoint_step, resolve_pretrained
+from hlrp.runs import RunDirectory, checkpoint_step, resolve_pretrained
 
 # Fields of configuration classes that hold the size a policy brings pictures to; None stands for no resizing.
 _SIZES = ("resize_imgs_with_padding", "image_resolution", "resize_shape", "image_resize_shape")
@@ -39,11 +39,13 @@ class Served:
         loaded: The policy with its processors.
         reader: What its observations have to be.
         metadata: What a client is told first.
+        data: The dataset that it was trained on; None: it is not here.
     """
 
     loaded: LoadedPolicy
     reader: ObservationReader
     metadata: dict[str, Any]
+    data: DatasetInfo | None = None
 
     def example(self) -> dict[str, Any]:
         """A message that fits: black pictures, zeros, and an instruction."""
@@ -53,7 +55,12 @@ class Served:
 
 
 def load_served(
-    path: Path, *, device: str | None = None, rename: dict[str, str] | None = None, task: str | None = None
+    path: Path,
+    *,
+    device: str | None = None,
+    rename: dict[str, str] | None = None,
+    task: str | None = None,
+    dataset_root: Path | None = None,
 ) -> Served:
     """Load a policy with its processors, and say what it takes.
 
@@ -62,13 +69,16 @@ def load_served(
         device: Torch device; the checkpoint's, or the best, if not given.
         rename: A client's observation key to the policy's, in place of the checkpoint's own.
         task: The instruction of observations that have none.
+        dataset_root: The data that it was trained on; None: where its run says.
 
     Raises:
-        UserError: There is no such policy, or it cannot be loaded here.
+        UserError: There is no such policy, it cannot be loaded here, or it was trained on other data.
     """
     from lerobot.utils.import_utils import register_third_party_plugins
 
     pretrained = resolve_pretrained(path.absolute())
+    run = find_run(pretrained)
+    data = _data_of(pretrained, run, dataset_root)
     register_third_party_plugins()
     config = policy_config(pretrained, choose_device(device, saved=saved_device(pretrained)))
     names = effective_rename_map(pretrained, rename or {})
@@ -79,7 +89,11 @@ def load_served(
         loaded.warnings.append(f"policy {config.type!r} is not known to read instructions: --task may have no effect")
     resizes = hasattr(config, _BACKBONE_SIZE) or any(getattr(config, name, None) is not None for name in _SIZES)
     reader = ObservationReader(_inputs(config), names, resizes=resizes, language=language, task=task)
-    return Served(loaded, reader, _metadata(pretrained, config, reader, resizes=resizes, language=language, task=task))
+    said = _metadata(pretrained, loaded, reader, data, resizes=resizes, language=language, task=task)
+    recorded = run.manifest.dataset if run else None
+    said["run"]["dataset_fingerprint"] = recorded.fingerprint if recorded else None
+    said["fps"] = (recorded.fps if recorded else None) or (data.fps if data else None)
+    return Served(loaded, reader, said, data)
 
 
 def _check_rename(config: Any, rename: dict[str, str]) -> None:
@@ -100,8 +114,16 @@ def _inputs(config: Any) -> dict[str, Input]:
 
 
 def _metadata(
-    pretrained: Path, config: Any, reader: ObservationReader, *, resizes: bool, language: bool, task: str | None
+    pretrained: Path,
+    loaded: LoadedPolicy,
+    reader: ObservationReader,
+    data: DatasetInfo | None,
+    *,
+    resizes: bool,
+    language: bool,
+    task: str | None,
 ) -> dict[str, Any]:
+    config, features = loaded.config, data.features if data else {}
     observation: dict[str, Any] = {}
     for name, wanted in _inputs(config).items():
         if wanted.optional:
@@ -110,42 +132,61 @@ def _metadata(
             channels, height, width = wanted.shape
             said = {"dtype": "uint8", "shape": [height, width, channels], "resized": resizes}
         else:
-            said = {"dtype": "float32", "shape": list(wanted.shape)}
+            names = feature_names(features.get(reader.names[name], {}), wanted.shape[0])
+            said = {"dtype": "float32", "shape": list(wanted.shape), "names": names, **_limits(loaded, name)}
         observation[reader.names[name]] = said
     action = list(config.output_features["action"].shape)
-    run = find_run(pretrained)
-    recorded = run.manifest.dataset if run else None
-    fps, names = _of_the_data(pretrained, action[0])
+    names = feature_names(features.get("action", {}), action[0]) or feature_names(
+        {"names": getattr(config, "action_feature_names", None)}, action[0]
+    )
     chunk = getattr(config, "chunk_size", None) or getattr(config, "horizon", None) or 1
     return {
         "policy": config.type,
         "observation": observation,
         "prompt": "unused" if not language else "needed" if task is None else "optional",
-        "action": {"dtype": "float32", "shape": action, "names": names},
+        "action": {"dtype": "float32", "shape": action, "names": names, **_limits(loaded, "action")},
         "chunk_size": int(chunk),
         "n_action_steps": int(getattr(config, "n_action_steps", 1)),
         "n_obs_steps": int(getattr(config, "n_obs_steps", 1)),
-        "fps": fps,
-        "run": {
-            "step": checkpoint_step(pretrained.parent),
-            "weights_sha256": weights_sha256(pretrained),
-            "dataset_fingerprint": recorded.fingerprint if recorded else None,
-        },
+        "fps": None,
+        "run": {"step": checkpoint_step(pretrained.parent), "weights_sha256": weights_sha256(pretrained)},
         "device": str(config.device),
         "versions": {"hlrp": hlrp.__version__, "lerobot": metadata.version("lerobot")},
     }
 
 
-def _of_the_data(pretrained: Path, actions: int) -> tuple[float | None, list[str] | None]:
-    """Frames per second and the names of the actions, as far as the run or its data, where it is here, say them."""
-    run = find_run(pretrained)
-    fps, names = (run.manifest.dataset.fps if run else None), None
-    for root in dataset_roots(pretrained, run)[:1]:
+def _limits(loaded: LoadedPolicy, name: str) -> dict[str, list[float] | None]:
+    """`low` and `high`, the extremes of the data that a feature was normalised with; None where they are not known."""
+    # The normaliser of actions and that of observations are saved with the statistics of both.
+    all_stats = (getattr(step, "stats", None) or {} for step in loaded.preprocessor.steps)
+    found: dict[str, Any] = next((stats[name] for stats in all_stats if stats.get(name)), {})
+    for low, high in (("min", "max"), ("q01", "q99")):
+        if low in found and high in found:
+            limits = [[float(number) for number in np.ravel(found[key])] for key in (low, high)]
+            if all(math.isfinite(number) for row in limits for number in row):
+                return {"low": limits[0], "high": limits[1]}
+    return {"low": None, "high": None}
+
+
+def _data_of(pretrained: Path, run: RunDirectory | None, root: Path | None) -> DatasetInfo | None:
+    """The dataset that a policy was trained on, the first of several.
+
+    Raises:
+        UserError: ``root`` is no dataset, or not the one.
+    """
+    if root is not None:
+        info = read_dataset(None, root, where="--dataset-root")
+        marks = (run.manifest.dataset.fingerprint or "").split("+") if run else [""]
+        if any(marks) and not any(info.known_as(mark) for mark in marks):
+            raise UserError(
+                f"the policy was not trained on these data: their fingerprint is {info.fingerprint()}, "
+                f"its run says {'+'.join(marks)}",
+                where=f"--dataset-root {root}",
+                fix="give the folder of the data that it was trained on",
+            )
+        return info
+    for found in dataset_roots(pretrained, run)[:1]:
         # A policy is served as well where its data has been damaged since.
         with contextlib.suppress(UserError):
-            info = read_dataset(None, root)
-            fps, names = fps or info.fps, feature_names(info.features.get("action", {}), actions)
-    if names is None:
-        saved = json.loads((pretrained / "config.json").read_text(encoding="utf8")).get("action_feature_names")
-        names = feature_names({"names": saved}, actions)
-    return fps, names
+            return read_dataset(None, found)
+    return None

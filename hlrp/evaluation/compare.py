@@ -83,6 +83,31 @@ def read_results(path: Path) -> dict[str, Any] | None:
     return raw
 
 
+def saved_results(path: Path, other: Path | None) -> EvalResult:
+    """Earlier results, compared with others where there are some; nothing is run and nothing is written.
+
+    Args:
+        path: A `results.json`, or the folder of one.
+        other: The same of what they are compared with.
+
+    Raises:
+        UserError: One of them cannot be read, or they are not of the same episodes.
+    """
+    raw = read_results(path)
+    try:
+        result = EvalResult.from_json(path if path.is_dir() else path.parent, raw or {})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"these results cannot be read: {error}", where=str(path), fix="restore the file") from error
+    if other is not None:
+        theirs = read_results(other)
+        if theirs is None:
+            raise UserError(
+                "results can only be compared with results", where=f"--compare {other}", fix="give a results.json"
+            )
+        result.comparison = compare(result, theirs, other)
+    return result
+
+
 def _outcomes(results: dict[str, Any]) -> dict[Trial, bool]:
     return {(e["task"], int(e["seed"])): bool(e["success"]) for e in results["episodes"]}
 

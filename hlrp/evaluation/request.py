@@ -65,6 +65,12 @@ class Episode:
         row["return"] = row.pop("total_reward")
         return row
 
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> "Episode":
+        """The episode of such a row."""
+        names = ("task", "index", "seed", "success", "length")
+        return cls(**{name: row[name] for name in names}, total_reward=row["return"])
+
 
 def summarise(episodes: list[Episode], seconds: float) -> dict[str, Any]:
     """Success rate with its Wilson 95 % interval, mean return and mean length (steps) of some episodes (>= 1)."""
@@ -139,6 +145,23 @@ class EvalResult:
             "comparison": self.comparison,
             "code_effect": self.code_effect,
         }
+
+    @classmethod
+    def from_json(cls, folder: Path, raw: dict[str, Any]) -> "EvalResult":
+        """What the `results.json` of a folder says.
+
+        Raises:
+            KeyError: A field of an episode or of a task is missing.
+        """
+        episodes = [Episode.from_json(row) for row in raw["episodes"]]
+        tasks = [
+            TaskResult(name, [e for e in episodes if e.task == name], row["videos"], row["seconds"])
+            for name, row in raw["tasks"].items()
+        ]
+        own = {"schema_version", "warnings", "overall", "tasks", "episodes", "replay", "comparison", "code_effect"}
+        provenance = {name: value for name, value in raw.items() if name not in own}
+        optional = {name: raw.get(name) for name in ("replay", "comparison", "code_effect")}
+        return cls(folder, provenance, tasks, warnings=list(raw["warnings"]), **optional)
 
 
 class Listener:
