@@ -99,9 +99,9 @@ def train(
 
         allow(allow_import)
     if resume is None:
-        result = _execute(_configured(config, overrides or [], flags), dry_run=dry_run)
+        result = _execute(_configured(config, overrides or [], flags, dry_run=dry_run), dry_run=dry_run)
     elif resume == _AUTO:
-        result = _begin_or_go_on(_configured(config, overrides or [], flags), dry_run=dry_run)
+        result = _begin_or_go_on(_configured(config, overrides or [], flags, dry_run=dry_run), dry_run=dry_run)
     else:
         result = _resume(Path(resume), flags, overrides or [], config, dry_run=dry_run)
     if result is None or not is_first_process():
@@ -128,7 +128,7 @@ def _next_command(path: Path) -> str:
     return f"hlrp eval {path}"
 
 
-def _configured(config: str | None, overrides: list[str], flags: dict[str, tuple[Any, str]]) -> Any:
+def _configured(config: str | None, overrides: list[str], flags: dict[str, tuple[Any, str]], *, dry_run: bool) -> Any:
     """What is asked for, with the defaults of everything else."""
     from hlrp.config import load_config
 
