@@ -175,7 +175,7 @@ def check_environment_fields(env: EnvSection) -> None:
     """
     from lerobot.utils.import_utils import register_third_party_plugins
 
-    from hlrp.evaluation.policy import environment_config
+    from hlrp.evaluation.environment import environment_config
 
     register_third_party_plugins()
     tasks = expand_tasks(env.type, env.task, where="env.task") if env.task and env.type in envs_catalog() else []

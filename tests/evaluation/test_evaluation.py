@@ -48,7 +48,8 @@ def run_scripted(tmp_path, *, batch, episodes=4, noisy=False, videos=0, length=1
     from lerobot.envs import close_envs
     from lerobot.utils.import_utils import register_third_party_plugins
 
-    from hlrp.evaluation.policy import LoadedPolicy, build_environments, environment_config
+    from hlrp.evaluation.environment import build_environments, environment_config
+    from hlrp.evaluation.policy import LoadedPolicy
     from hlrp.evaluation.rollout import Film, run_task
 
     register_third_party_plugins()
