@@ -98,7 +98,7 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
     if dataset is not None:
         require_training_features(dataset)
         if run.data.cameras is not None:
-            check_camera_names(run.data.cameras, dataset.cameras, f"dataset {dataset.root}")
+            check_camera_names(run.data.cameras, dataset.cameras, f"data.cameras, dataset {dataset.root}")
         _check_labels(run, dataset)
     return known
 

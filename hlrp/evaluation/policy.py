@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hlrp.data.camera_names import rename_pairs, with_only_camera
+from hlrp.camera_names import rename_pairs, with_only_camera
 from hlrp.errors import UserError, suggest
 from hlrp.evaluation.environment import without_prints
 from hlrp.files import sha256_of
@@ -50,7 +50,7 @@ def effective_rename_map(
         if step.get("registry_name") == "rename_observations_processor":
             known = given or step.get("config", {}).get("rename_map") or {}
             inputs = json.loads((pretrained / "config.json").read_text(encoding="utf8")).get("input_features") or {}
-            return with_only_camera(observed, inputs, known, announce=announce)
+            return with_only_camera(observed, inputs, known, announce)
     if given:
         raise UserError(
             "this checkpoint's preprocessor has no renaming step", where="--rename-map", fix="leave --rename-map out"

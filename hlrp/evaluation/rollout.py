@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.compat import evaluation_without_bars
-from hlrp.evaluation.frames import FramesOnDemand
 from hlrp.evaluation.environment import without_prints
+from hlrp.evaluation.frames import FramesOnDemand
 from hlrp.evaluation.policy import LoadedPolicy
 from hlrp.evaluation.request import Episode, Listener, TaskResult
 

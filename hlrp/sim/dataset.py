@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hlrp.data.camera_names import NAMED
+from hlrp.camera_names import NAMED
 from hlrp.errors import UserError
 from hlrp.files import write_json
 from hlrp.sim.catalog import task_description

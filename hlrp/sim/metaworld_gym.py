@@ -91,6 +91,7 @@ class LightMetaworldEnv(MetaworldEnv):
     metadata = {**MetaworldEnv.metadata, "frames_on_demand": True}  # noqa: RUF012
 
     _env: Any
+    observation_space: gym.spaces.Dict
 
     def __init__(
         self,

@@ -10,8 +10,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.envs.configs import MetaworldEnv as MetaworldConfig
 
-from hlrp.data.camera_names import NAMED
-
+from hlrp.camera_names import NAMED
 from hlrp.errors import UserError, suggest
 from hlrp.sim.catalog import MAX_CAMERA_SHAKE, MAX_IMAGE_SIZE, METAWORLD_CAMERAS, MIN_IMAGE_SIZE, expand_tasks
 from hlrp.sim.rendering import configure_gl
@@ -62,9 +61,10 @@ class MetaworldLightEnv(MetaworldConfig):
             raise UserError(what, where="env.camera_shake", fix=f"0 to {MAX_CAMERA_SHAKE} metres")
         expand_tasks("metaworld_light", self.task, where="env.task")
         frame = PolicyFeature(type=FeatureType.VISUAL, shape=(self.image_size, self.image_size, 3))
-        seen, camera = f"pixels/{self.camera_name}", f"{NAMED}{self.camera_name}"
-        self.features = {k: f for k, f in self.features.items() if f.type is not FeatureType.VISUAL} | {seen: frame}
-        self.features_map = {**self.features_map, seen: camera}
+        for unnamed in [key for key, feature in self.features.items() if feature.type is FeatureType.VISUAL]:
+            del self.features[unnamed]
+        seen = f"pixels/{self.camera_name}"
+        self.features[seen], self.features_map[seen] = frame, f"{NAMED}{self.camera_name}"
 
     @property
     def gym_kwargs(self) -> dict:

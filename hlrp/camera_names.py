@@ -3,9 +3,12 @@
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from hlrp.errors import suggest
+
 UNNAMED = "observation.image"
 """LeRobot's name of the picture where there is one camera; what `hlrp collect` recorded before cameras had names."""
 NAMED = "observation.images."
+_OBSERVED = "observation."
 _EMPTY = "empty_camera"
 
 
@@ -17,8 +20,17 @@ def full_name(asked: str, known: Collection[str]) -> str | None:
     return ending[0] if len(ending) == 1 else None
 
 
+def suggest_camera(asked: str, known: Collection[str]) -> str:
+    """What to write in place of a camera that is not ``known``, in the words of `suggest`."""
+    short = [end for end in (name.rpartition(".")[2] for name in known) if full_name(end, known)]
+    return suggest(asked, short if difflib.get_close_matches(asked, short) else known)
+
+
 def with_only_camera(
-    given: Iterable[str], wanted: Iterable[str], rename: Mapping[str, str], *, announce: Callable[[str], None]
+    given: Iterable[str],
+    wanted: Iterable[str],
+    rename: Mapping[str, str],
+    announce: Callable[[str], None] = lambda _: None,
 ) -> dict[str, str]:
     """The renaming that applies between two sides: ``rename``, and the one that goes without saying.
 
@@ -41,9 +53,15 @@ def with_only_camera(
     return {old: new for old, new in rename.items() if new != ours[0]} | {theirs[0]: ours[0]}
 
 
+def known_as(camera: str, known: Iterable[str], announce: Callable[[str], None] = lambda _: None) -> str:
+    """What a dataset with the cameras ``known`` calls one that a file names; the same name where they do not say."""
+    found = with_only_camera(known, [camera], {}, announce)
+    return next(iter(found), camera)
+
+
 def rename_pairs(given: Iterable[str], missing: Iterable[str]) -> list[str]:
     """The pairs `GIVEN=MISSING` to ask for, each name once and the closest first, where features of a policy lack."""
-    left, pairs = list(given), []
+    left, pairs = [name for name in given if name.startswith(_OBSERVED)], []
     for name in missing:
         same_kind = [other for other in left if bool(cameras_among([other])) == bool(cameras_among([name]))]
         if same_kind:
