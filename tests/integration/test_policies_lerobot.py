@@ -157,7 +157,8 @@ def test_rolled_out_by_stock_lerobot_eval(tmp_path: Path) -> None:
         push_to_hub=False,
         num_steps=2,
         input_features={
-            CAMERA: PolicyFeature(FeatureType.VISUAL, (3, 96, 96)),
+            # As a policy of what `hlrp collect` records has it.
+            "observation.images.corner2": PolicyFeature(FeatureType.VISUAL, (3, 96, 96)),
             "observation.state": PolicyFeature(FeatureType.STATE, (4,)),
         },
         output_features={"action": PolicyFeature(FeatureType.ACTION, (4,))},
