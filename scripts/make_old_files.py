@@ -4,10 +4,10 @@ Run in a checkout of the version that is to be kept, with its environment:
 
     python scripts/make_old_files.py OUTPUT.tar.xz [--recording]
 
-With --recording it is tests/compatibility/recording-VERSION.tar.xz: an episode of `hlrp collect`, and a policy of it.
-Without, every kind of file once, from commands that train for two or four steps: a dataset, a quantizer's run, a latent
-table and column, a foundation run, a policy by each trainer. Large weights are zeroed and only the quantizer's run keeps
-the state to resume from, so that the archive stays small; hashes of weights follow. Paths become `@ROOT@`.
+With --recording: an episode of `hlrp collect` and a policy of it, as recording-unnamed-camera.tar.xz beside those files
+holds. Without: every kind of file once, from commands that train for two or four steps: a dataset, a quantizer's run, a
+latent table and column, a foundation run, a policy by each trainer. Large weights are zeroed and only the quantizer's
+run keeps the state to resume from, so that the archive stays small; hashes of weights follow. Paths become `@ROOT@`.
 """
 
 import hashlib

@@ -1,13 +1,13 @@
 """What `hlrp collect` recorded before cameras had names, and a policy of it, go on working in the same commands.
 
-`recording-VERSION.tar.xz` was made by `scripts/make_old_files.py --recording` in a checkout of that version.
+The archive was made by `scripts/make_old_files.py --recording` in a checkout of such a version.
 """
 
 import tarfile
 from pathlib import Path
 
 import pytest
-from command import hlrp
+from command import hlrp, hlrp_in_turn
 
 from hlrp.data import read_dataset
 
@@ -18,7 +18,7 @@ UNNAMED, NAMED = "observation.image", "observation.images.corner2"
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`data`, an episode of 32 pixels, and `act`, the run of a policy."""
     root = tmp_path_factory.mktemp("recording").resolve()
-    with tarfile.open(Path(__file__).with_name("recording-0.3.0.tar.xz")) as archive:
+    with tarfile.open(Path(__file__).with_name("recording-unnamed-camera.tar.xz")) as archive:
         archive.extractall(root, filter="data")
     for path in root.rglob("*"):
         if path.suffix in (".json", ".yaml", ".jsonl") and "@ROOT@" in (text := path.read_text()):
@@ -35,3 +35,12 @@ def test_an_old_policy_and_its_recording_in_todays_simulator(files: Path, tmp_pa
     assert found["replay"]["reproduced"] is True
     assert found["env"]["config"]["camera_name"] == "corner2" and len(found["episodes"]) == 1
     assert done.err.count(f"camera {NAMED} is taken for {UNNAMED}: there is one on each side") == 1
+
+
+def test_the_recording_gets_a_name_as_the_page_says(files: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf8")
+    [line] = [line.split() for line in page.splitlines() if "hlrp data rename OLD" in line]
+    (files / "OLD").symlink_to(files / "data")
+    renamed, checked = hlrp_in_turn([line[1:], ["data", "check", "NEW", "--policy", "act"]], cwd=files)
+    assert (renamed.code, checked.code) == (0, 0), renamed.err + checked.err
+    assert read_dataset(None, files / "NEW").cameras == [NAMED]
