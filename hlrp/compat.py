@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hlrp.camera_names import rename_pairs
 from hlrp.errors import UserError, root_cause
 
 SUPPORTED_LEROBOT = ">=0.6.1,<0.7"
@@ -176,13 +177,16 @@ def check_features(policy: Any, features: dict[str, Any], rename_map: dict[str, 
     policy = copy.deepcopy(policy)
     policy.output_features = {k: f for k, f in features.items() if f.type is FeatureType.ACTION}
     if policy.input_features:
-        renamed = {rename_map.get(k, k) for k in features}
-        missing = sorted(set(policy.input_features) - renamed)
+        renamed = {rename_map.get(k, k): k for k in features}
+        missing = sorted(set(policy.input_features) - set(renamed))
         if missing:
+            unused = [old for new, old in renamed.items() if new not in policy.input_features]
+            pairs = [f"data.rename_map.{pair}" for pair in rename_pairs(unused, missing)]
+            named = f", or name them: {' '.join(pairs)}" if pairs else ""
             raise UserError(
                 f"the pretrained policy needs {', '.join(missing)}, which the dataset does not have (it has {have})",
                 where=where,
-                fix="use data with these features, or name them with data.rename_map",
+                fix=f"use data with these features{named}",
             )
     else:
         policy.input_features = {k: f for k, f in features.items() if k not in policy.output_features}

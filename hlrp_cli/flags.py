@@ -118,7 +118,7 @@ def rename_pairs(items: list[str]) -> dict[str, str]:
             raise UserError(
                 f"{item!r} is not ENV_KEY=POLICY_KEY",
                 where="--rename-map",
-                fix="for example --rename-map observation.image=observation.images.top",
+                fix="for example --rename-map observation.images.front=observation.images.top",
             )
         pairs[key] = value
     return pairs

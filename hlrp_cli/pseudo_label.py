@@ -89,6 +89,7 @@ def _make_table(
         The table, and who writes the dataset; None if other processes have yet to label their share: the last of them
         goes on, alone.
     """
+    from hlrp.camera_names import known_as
     from hlrp.devices import choose_device
     from hlrp.latents import LatentTable
     from hlrp.latents.spec import describe
@@ -97,7 +98,8 @@ def _make_table(
     from hlrp_cli.latent_tables import cached_labelling, label_here, show_skipped
 
     chosen = choose_device(device, per_process=True)
-    request = cached_labelling(laq, info, decoder.camera, chosen, ranks, skip_bad=skip_bad)
+    camera = known_as(decoder.camera, info.cameras, lambda line: typer.echo(line, err=True))
+    request = cached_labelling(laq, info, camera, chosen, ranks, skip_bad=skip_bad)
     if differ := request.identity().codes(vectors=decoder.spec.vector_dim is not None).differences(decoder.spec):
         raise UserError(
             f"the decoder was fitted on latents of another quantizer ({describe(differ, '--laq', 'the decoder')})",

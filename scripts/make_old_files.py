@@ -2,11 +2,12 @@
 
 Run in a checkout of the version that is to be kept, with its environment:
 
-    python scripts/make_old_files.py OUTPUT.tar.xz
+    python scripts/make_old_files.py OUTPUT.tar.xz [--recording]
 
-Every kind of file once, from commands that train for two or four steps: a dataset, a quantizer's run, a latent table
-and column, a foundation run, a policy by each trainer. Large weights are zeroed and only the quantizer's run keeps the
-state to resume from, so that the archive stays small; hashes of weights follow. Paths become `@ROOT@`.
+With --recording: an episode of `hlrp collect` and a policy of it, as recording-unnamed-camera.tar.xz beside those files
+holds. Without: every kind of file once, from commands that train for two or four steps: a dataset, a quantizer's run, a
+latent table and column, a foundation run, a policy by each trainer. Large weights are zeroed and only the quantizer's
+run keeps the state to resume from, so that the archive stays small; hashes of weights follow. Paths become `@ROOT@`.
 """
 
 import hashlib
@@ -45,6 +46,15 @@ def make(root: Path) -> None:
     hlrp(*base, *latent, "--steps", "2", "--output-dir", root / "latent_expert", *labels)
     act = ("--policy", "act", "--trainer", "lerobot", "model.pretrained_backbone_weights=null", "data.num_workers=0")
     hlrp(*base, *act, *_TINY_ACT, "--steps", "2", "--output-dir", root / "act")
+
+
+def make_recording(root: Path) -> None:
+    data, act = root / "data", root / "act"
+    hlrp("collect", "--env", "metaworld", "--tasks", "drawer-close-v3", "--image-size", "32", "--output", data,
+         "--episodes", "1")  # fmt: skip
+    base = ("train", "--dataset-root", data, "--device", "cpu", "--batch-size", "4", "--steps", "2")
+    keys = ("model.pretrained_backbone_weights=null", *_TINY_ACT)
+    hlrp(*base, "--trainer", "lightning", "--policy", "act", "--output-dir", act, *keys)
 
 
 def expected(root: Path) -> dict[str, object]:
@@ -96,12 +106,15 @@ def shrink(root: Path) -> None:
 
 
 def main() -> None:
-    output = Path(sys.argv[1]).absolute()
+    output, recording = Path(sys.argv[1]).absolute(), "--recording" in sys.argv[2:]
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary).resolve() / "files"
         root.mkdir()
-        make(root)
-        (root / "expected.json").write_text(json.dumps(expected(root)), encoding="utf8")
+        if recording:
+            make_recording(root)
+        else:
+            make(root)
+            (root / "expected.json").write_text(json.dumps(expected(root)), encoding="utf8")
         shrink(root)
         with tarfile.open(output, "w:xz", preset=9) as archive:
             archive.add(root, arcname=".")

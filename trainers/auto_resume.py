@@ -13,6 +13,7 @@ from hlrp.processes import FolderLock, is_first_process, is_unwritten
 from hlrp.runs import RunDirectory
 from hlrp.runs.directory import CONFIG
 from trainers.base import RunResult
+from trainers.camera_names import with_camera_names
 from trainers.run_data import fetched, with_absolute_paths
 
 _log = logging.getLogger("hlrp.runs")
@@ -62,10 +63,10 @@ def find_start(run: RunConfig) -> Start:
     directory = RunDirectory.open(path)
     saved = load_config(path / CONFIG).config
     asked: LeRobotRun | LightningRun
-    if isinstance(run, LeRobotRun):  # noqa: SIM108 - one type at a time, for the type checker
-        asked = with_absolute_paths(fetched(run))
+    if isinstance(run, LeRobotRun):
+        asked = with_camera_names(with_absolute_paths(fetched(run)), _not_told)
     else:
-        asked = with_absolute_paths(fetched(run))
+        asked = with_camera_names(with_absolute_paths(fetched(run)), _not_told)
     if other := list(_differences(asked.model_dump(mode="json"), saved.model_dump(mode="json"))):
         more = f" and {len(other) - _MOST_SHOWN} more" if len(other) > _MOST_SHOWN else ""
         raise UserError(
@@ -107,6 +108,10 @@ def set_aside(path: Path) -> None:
     with suppress(OSError):
         path.rmdir()  # unless another process has come by and claims it
     _log.warning("the run in %s has no checkpoint: what it wrote is in %s now, and it begins anew", path, aside.name)
+
+
+def _not_told(_: str) -> None:
+    """The run said it when it began."""
 
 
 def _differences(asked: Any, saved: Any, key: str = "") -> Iterator[str]:

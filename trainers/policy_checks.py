@@ -99,7 +99,7 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
     if dataset is not None:
         require_training_features(dataset)
         if run.data.cameras is not None:
-            check_camera_names(run.data.cameras, dataset.cameras, f"dataset {dataset.root}")
+            check_camera_names(run.data.cameras, dataset.cameras, f"data.cameras, dataset {dataset.root}")
         _check_labels(run, dataset)
     return known
 
@@ -176,7 +176,7 @@ def check_environment_fields(env: EnvSection) -> None:
     """
     from lerobot.utils.import_utils import register_third_party_plugins
 
-    from hlrp.evaluation.policy import environment_config
+    from hlrp.evaluation.environment import environment_config
 
     register_third_party_plugins()
     tasks = expand_tasks(env.type, env.task, where="env.task") if env.task and env.type in envs_catalog() else []

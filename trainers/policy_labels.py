@@ -45,7 +45,8 @@ def label_fields(run: LeRobotRun | LightningRun, dataset: DatasetInfo | None) ->
         )
     fields: dict[str, Any] = {"latent_source": source}
     if run.data.cameras is not None and len(run.data.cameras) == 1:
-        fields["latent_camera"] = run.data.cameras[0]
+        camera = run.data.cameras[0]
+        fields["latent_camera"] = run.data.rename_map.get(camera, camera)
     if source == "precomputed":
         return fields | ({} if latents.table is None else {"latent_table": str(latents.table.absolute())})
     return fields | _online(latents, dataset)
@@ -101,7 +102,7 @@ def mixture_of(run: LeRobotRun | LightningRun) -> "PolicySources | None":
     ):
         if given:
             raise UserError(f"{key} does not say which of data.sources it means", where=key, fix=fix)
-    saved = _saved_fields(model)
+    saved = saved_fields(model)
     mixture = read_policy_sources(
         data,
         model.policy_type,
@@ -114,7 +115,7 @@ def mixture_of(run: LeRobotRun | LightningRun) -> "PolicySources | None":
     return mixture
 
 
-def _saved_fields(model: PolicyModel) -> dict[str, Any]:
+def saved_fields(model: PolicyModel) -> dict[str, Any]:
     """The configuration of the policy that a run starts from."""
     path = Path(model.init_from) if model.init_from is not None else None
     if path is None or not path.exists() or is_foundation(path):

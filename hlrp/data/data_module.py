@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from hlrp.config import LightningRun, SourceSection, require_dataset
 from hlrp.data.augmentation import DrawnOrder, augmented, blank_frame, check_transforms, image_transforms
 from hlrp.data.dataset_info import check_episodes, check_resumed, named_episodes, read_dataset
-from hlrp.data.episodes import check_camera, read_episodes, split_episodes, window_offset
+from hlrp.data.episodes import check_camera, check_camera_names, read_episodes, split_episodes, window_offset
 from hlrp.data.filtering import Selection, View, select_frames
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.sampler import ResumableSampler
@@ -131,7 +131,6 @@ class FrameDataModule(LightningDataModule):
         found: dict[str, torch.Tensor] = {}
         for source in self.train_sources:
             for camera in source.cameras or [check_camera(source.info, None)]:
-                check_camera(source.info, camera)
                 found[camera] = blank_frame(source.info.features[camera], size)
         return found
 
@@ -145,8 +144,9 @@ class FrameDataModule(LightningDataModule):
         for section in sections:
             info = read_dataset(section.repo_id, section.root, tolerance_s=data.tolerance_s)
             kept, held_out = split_episodes(info, run.trainer.eval_split, episodes=data.episodes)
+            asked = check_camera_names(cameras, info.cameras, f"data.cameras, dataset {info.root}") if cameras else None
             shared: dict[str, Any] = {
-                "cameras": cameras,
+                "cameras": asked,
                 "weight": section.weight,
                 "labelled_episodes": named_episodes(section.labelled_episodes, info),
             }

@@ -6,8 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hlrp.camera_names import full_name, suggest_camera
 from hlrp.data.dataset_info import INFO, DatasetInfo, check_episodes
-from hlrp.errors import UserError, suggest
+from hlrp.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,7 +155,7 @@ def _video(
 
 
 def check_camera(info: DatasetInfo, camera: str | None) -> str:
-    """The camera to read: the one asked for, or the only one there is.
+    """The camera to read, by its full name: the one asked for, of whose name the end is enough, or the only one.
 
     Raises:
         UserError: No such camera, several to choose from, or a depth map.
@@ -168,25 +169,26 @@ def check_camera(info: DatasetInfo, camera: str | None) -> str:
                 f"the dataset has {len(info.cameras)} cameras", where=where, fix=f"choose: {', '.join(info.cameras)}"
             )
         camera = info.cameras[0]
-    if camera not in info.cameras:
-        raise UserError(f"the dataset has no camera {camera!r}", where=where, fix=suggest(camera, info.cameras))
+    [camera] = check_camera_names([camera], info.cameras, where)
     details = info.features[camera].get("info") or {}
     if details.get("is_depth_map") or details.get("video.is_depth_map"):
         raise UserError(f"{camera!r} holds depth, not colour", where=where, fix="choose a colour camera")
     return camera
 
 
-def check_camera_names(asked: list[str], known: list[str], where: str) -> None:
-    """Check that a dataset has the cameras that are asked for.
+def check_camera_names(asked: list[str], known: list[str], where: str) -> list[str]:
+    """The full names of the cameras that are asked for; see `full_name`.
 
     Raises:
-        UserError: Naming the first that it does not have.
+        UserError: Naming the first that a dataset does not have.
     """
+    found = []
     for camera in asked:
-        if camera not in known:
-            raise UserError(
-                f"the dataset has no camera {camera!r}", where=f"data.cameras, {where}", fix=suggest(camera, known)
-            )
+        name = full_name(camera, known)
+        if name is None:
+            raise UserError(f"the dataset has no camera {camera!r}", where=where, fix=suggest_camera(camera, known))
+        found.append(name)
+    return found
 
 
 def window_offset(offset_seconds: float, fps: float) -> int:

@@ -40,7 +40,8 @@ def needed_files(
         UserError: No such episode or camera, or the episode table cannot be read.
     """
     check_episodes(info, list(episodes) if episodes is not None else None)
-    check_camera_names(list(cameras or []), info.cameras, f"dataset {info.repo_id}")
+    if cameras is not None:
+        cameras = check_camera_names(list(cameras), info.cameras, f"data.cameras, dataset {info.repo_id}")
     table = read_episodes(info)
     chosen = range(info.episodes) if episodes is None else episodes
     videos = [paths for camera, (paths, _) in table.video.items() if cameras is None or camera in cameras]

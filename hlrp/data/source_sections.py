@@ -95,9 +95,7 @@ def _labelled(section: SourceSection, info: DatasetInfo, action: str, where: str
 def _cameras(sources: Sequence[PolicySource], asked: list[str] | None) -> list[str]:
     """Pictures of the mixture: those asked for, else all; every source has at least one of them."""
     known = list(dict.fromkeys(camera for s in sources for camera in s.renamed.cameras))
-    if asked is not None:
-        check_camera_names(asked, known, "any of data.sources")
-    cameras = known if asked is None else asked
+    cameras = known if asked is None else check_camera_names(asked, known, "data.cameras, any of data.sources")
     for source in sources:
         seen = [c for c in cameras if c in source.renamed.cameras]
         if not seen:
@@ -109,7 +107,7 @@ def _cameras(sources: Sequence[PolicySource], asked: list[str] | None) -> list[s
             )
         for camera in seen:
             check_camera(source.renamed, camera)
-    return list(cameras)
+    return cameras
 
 
 def _size(camera: str, sources: Sequence[PolicySource], image_size: Sequence[int] | None) -> tuple[int, int]:

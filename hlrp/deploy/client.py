@@ -14,6 +14,7 @@ import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
 from websockets.sync.client import connect
 
+from hlrp.camera_names import rename_pairs, with_only_camera
 from hlrp.data.columns import read_column
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, feature_names, read_dataset
 from hlrp.data.episodes import Episodes, read_episodes
@@ -179,7 +180,7 @@ def replay_dataset(
     check_episodes(info, episodes)
     table = read_episodes(info)
     chosen = table.present[:_EPISODES] if episodes is None else episodes
-    recording = _Recording(info, table, chosen, client.metadata)
+    recording = _Recording(info, table, chosen, client.metadata, announce)
     replay = Replay(client.metadata, chosen, recording.names)
     for episode in chosen:
         before = replay.requests
@@ -215,21 +216,33 @@ def _replay_episode(client: PolicyClient, recording: "_Recording", episode: int,
 class _Recording:
     """What a policy reads of a dataset, frame by frame."""
 
-    def __init__(self, info: DatasetInfo, table: Episodes, episodes: list[int], metadata: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        info: DatasetInfo,
+        table: Episodes,
+        episodes: list[int],
+        metadata: dict[str, Any],
+        announce: Callable[[str], None],
+    ) -> None:
         wanted, action = metadata.get("observation"), metadata.get("action")
         if not isinstance(wanted, dict) or not isinstance(action, dict):
             raise UserError(
                 "the server does not say what its policy reads", where="ADDRESS", fix="replay against `hlrp serve`"
             )
-        missing = [name for name in (*wanted, "action") if name not in info.features]
+        own = {name: name for name in (*wanted, "action")}
+        own |= {name: mine for mine, name in with_only_camera(info.cameras, wanted, {}, announce).items()}
+        missing = [name for name, mine in own.items() if mine not in info.features]
         if missing:
+            unused = [name for name in info.features if name not in own]
+            pairs = [f"--rename-map {pair}" for pair in rename_pairs(unused, missing)]
             raise UserError(
                 f"the policy reads {', '.join(wanted)}; the dataset has no {', '.join(missing)}",
                 where=str(info.root),
-                fix="replay data of the same robot, or `hlrp serve --rename-map NAME_IN_DATA=NAME_OF_POLICY`",
+                fix="replay data of the same robot"
+                + (f", or name it where it is served: hlrp serve ... {' '.join(pairs)}" if pairs else ""),
             )
         self.table = table
-        self._readers = {n: DirectReader(table, n) for n in wanted if info.features[n]["dtype"] in ("video", "image")}
+        self._readers = {n: DirectReader(table, own[n]) for n in wanted if own[n] in info.cameras}
         self._columns = {n: read_column(info, n, episodes) for n in wanted if n not in self._readers}
         self.actions = read_column(info, "action", episodes)
         size = self.actions.shape[1]

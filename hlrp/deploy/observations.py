@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hlrp.camera_names import with_only_camera
 from hlrp.deploy.protocol import MessageError, shown
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Request:
         reset: An episode begins with this.
         control: The word of a `__ctrl__` message; such a message holds no observation.
         unknown: Keys that the policy has no use for.
+        renamed: What is said of a camera that goes by another name.
     """
 
     arrays: "dict[str, NDArray[Any]]" = field(default_factory=dict)
@@ -52,13 +54,14 @@ class Request:
     reset: bool = False
     control: str | None = None
     unknown: tuple[str, ...] = ()
+    renamed: str | None = None
 
 
 class ObservationReader:
     """Checks messages against what a policy reads.
 
     Keys are LeRobot's names (`observation.images.top`), or openpi's: `observation/image`, `images/top`, `state`, and
-    maps within maps (`{"images": {"top": ...}}`).
+    maps within maps (`{"images": {"top": ...}}`). The only camera of both sides may have no name on one of them.
 
     Args:
         inputs: What the policy reads, by its own names.
@@ -107,8 +110,10 @@ class ObservationReader:
         if reset and not values:
             return Request(reset=True)
         prompt = self._prompt(values)
-        arrays, unknown = self._arrays(values)
-        return Request(arrays, prompt, bool(reset), None, unknown)
+        said: list[str] = []
+        rename = with_only_camera(map(_spelled, values), self._inputs, self._rename, said.append)
+        arrays, unknown = self._arrays(values, rename)
+        return Request(arrays, prompt, bool(reset), None, unknown, next(iter(said), None))
 
     def _prompt(self, values: dict[str, object]) -> str:
         given = [(key, values.pop(key)) for key in PROMPT if key in values]
@@ -123,33 +128,34 @@ class ObservationReader:
             raise MessageError(f"{key!r} is a text of at most {_LONGEST_PROMPT} characters, not {shown(text)}")
         return text
 
-    def _arrays(self, values: Mapping[str, object]) -> "tuple[dict[str, NDArray[Any]], tuple[str, ...]]":
+    def _arrays(
+        self, values: Mapping[str, object], rename: Mapping[str, str]
+    ) -> "tuple[dict[str, NDArray[Any]], tuple[str, ...]]":
         arrays: dict[str, NDArray[Any]] = {}
         given: dict[str, str] = {}
         unknown = []
         for key, value in values.items():
-            name = self._known(key)
+            name = self._known(key, rename)
             if name is None:
                 unknown.append(shown(key))
                 continue
-            policy_name = self._rename.get(name, name)
+            policy_name = rename.get(name, name)
             if policy_name in given:
                 raise MessageError(f"{shown(key)} and {shown(given[policy_name])} are the same input {policy_name!r}")
             given[policy_name] = key
             wanted = self._inputs[policy_name]
-            arrays[name] = self._picture(name, value, wanted) if wanted.picture else _numbers(name, value, wanted)
+            # The policy's own preprocessor renames as it was told when it was loaded.
+            sent = name if self._rename.get(name, name) == policy_name else self.names[policy_name]
+            arrays[sent] = self._picture(name, value, wanted) if wanted.picture else _numbers(name, value, wanted)
         missing = [self.names[k] for k, wanted in self._inputs.items() if k not in given and not wanted.optional]
         if missing:
             extra = f"; not known: {', '.join(unknown[:5])}" if unknown else ""
             raise MessageError(f"the observation lacks {', '.join(missing)}{extra}")
         return arrays, tuple(unknown)
 
-    def _known(self, key: str) -> str | None:
-        dotted = key.replace("/", ".")
-        for name in (dotted, f"observation.{dotted}"):
-            if self._rename.get(name, name) in self._inputs:
-                return name
-        return None
+    def _known(self, key: str, rename: Mapping[str, str]) -> str | None:
+        names = (key.replace("/", "."), _spelled(key))
+        return next((name for name in names if rename.get(name, name) in self._inputs), None)
 
     def _picture(self, name: str, value: object, wanted: Input) -> "NDArray[np.uint8]":
         channels, height, width = wanted.shape
@@ -187,6 +193,12 @@ def _numbers(name: str, value: object, wanted: Input) -> "NDArray[np.float32]":
     if not np.isfinite(numbers).all():
         raise MessageError(f"{name!r} holds numbers that are not finite")
     return numbers
+
+
+def _spelled(key: str) -> str:
+    """A client's name as LeRobot spells it."""
+    dotted = key.replace("/", ".")
+    return dotted if dotted.startswith("observation.") else f"observation.{dotted}"
 
 
 def _kind(value: object) -> str:

@@ -33,7 +33,7 @@ HEALTH = "/healthz"
 _WARM_UP = 2
 # Refusals of one client that are written to the log; a flood of them must not fill a disk.
 _REFUSALS_LOGGED = 3
-_UNKNOWN_LOGGED = 8
+_LINES_LOGGED = 8
 # How long clients are waited for to say goodbye.
 _CLOSE_S = 3.0
 
@@ -68,7 +68,7 @@ class _Client:
     number: int
     session: Session | None = None
     refused: int = 0
-    unknown: set[str] = field(default_factory=set)
+    said: set[str] = field(default_factory=set)
     previous_s: float | None = None
 
 
@@ -248,10 +248,11 @@ class PolicyServer:
         values = unpack(message)
         began = time.perf_counter()
         request = self._served.reader.read(values)
-        for name in request.unknown:
-            if name not in client.unknown and len(client.unknown) < _UNKNOWN_LOGGED:
-                client.unknown.add(name)
-                self._log(f"client {client.number}: the policy has no use for {name}")
+        said = [f"the policy has no use for {name}" for name in request.unknown]
+        for text in said if request.renamed is None else [request.renamed, *said]:
+            if text not in client.said and len(client.said) < _LINES_LOGGED:
+                client.said.add(text)
+                self._log(f"client {client.number}: {text}")
         settings = self._settings
         if client.session is None:
             client.session = Session(self._served.loaded, seed=settings.seed, alone=settings.max_clients == 1)

@@ -1,20 +1,18 @@
-"""Building the environment and the policy of an evaluation as `lerobot-eval` does, refusing pairs that do not fit."""
+"""Loading the policy of an evaluation as `lerobot-eval` does, refusing one that does not fit its environment."""
 
-import contextlib
-import dataclasses
-import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hlrp.errors import UserError, causes, suggest
+from hlrp.camera_names import rename_pairs, with_only_camera
+from hlrp.errors import UserError, suggest
+from hlrp.evaluation.environment import without_prints
 from hlrp.files import sha256_of
 
 PREPROCESSOR = "policy_preprocessor.json"
-_DERIVED_FIELDS = ("features", "features_map")
 
 
 @dataclass
@@ -28,98 +26,21 @@ class LoadedPolicy:
     warnings: list[str] = field(default_factory=list)
 
 
-@contextlib.contextmanager
-def without_prints() -> Iterator[None]:
-    """Keep LeRobot's own `print` calls off standard output, which belongs to `--json`; errors still raise."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
-
-
-def environment_config(env_type: str, task: str | None, fields: dict[str, Any]) -> Any:
-    """LeRobot's configuration object of an environment. Plugins have to be registered before.
-
-    Raises:
-        UserError: Unknown type, field or task, or a value that the class refuses.
-    """
-    import draccus
-    from lerobot.envs.configs import EnvConfig
-
-    known = EnvConfig.get_known_choices()
-    if env_type not in known:
-        raise UserError(f"unknown environment type {env_type!r}", where="--env", fix=suggest(env_type, known))
-    cls = known[env_type]
-    names = {f.name for f in dataclasses.fields(cls)} - set(_DERIVED_FIELDS)
-    for name in fields:
-        if name not in names:
-            raise UserError(
-                f"environment {env_type!r} has no field {name!r}", where=f"env.{name}", fix=suggest(name, names)
-            )
-    values = {**fields, **({} if task is None else {"task": task})}
-    try:
-        return draccus.decode(cls, values)
-    except UserError:
-        raise
-    except Exception as error:
-        # draccus wraps what __post_init__ raises.
-        for cause in causes(error):
-            if isinstance(cause, UserError):
-                raise cause from error
-        raise UserError(
-            f"environment {env_type!r} refuses its settings: {error}", where=f"env = {values}", fix="change that field"
-        ) from error
-
-
-def build_environments(env_cfg: Any, n_envs: int, use_async: bool) -> list[tuple[str, Any]]:
-    """Vector environments of a configuration as `(label, environment)`; a group of tasks gives several.
-
-    Raises:
-        UserError: The simulator is not installed, or it does not know the task.
-    """
-    import gymnasium as gym
-    from lerobot.envs import make_env
-    from lerobot.envs.utils import FreezeAfterEpisodeEnd
-
-    try:
-        with without_prints():
-            suites = make_env(env_cfg, n_envs=n_envs, use_async_envs=use_async)
-    except (ModuleNotFoundError, gym.error.Error) as error:
-        raise UserError(
-            f"environment {env_cfg.type!r} cannot be made: {error}", where="--env", fix="pip install -e '.[sim]'"
-        ) from error
-    except (KeyError, ValueError, AssertionError) as error:
-        raise UserError(
-            f"environment {env_cfg.type!r} refuses task {env_cfg.task!r}: {error}",
-            where="--task",
-            fix="name another task",
-        ) from error
-    single = sum(len(group) for group in suites.values()) == 1
-    found = []
-    for suite, group in suites.items():
-        for task_id, vec in group.items():
-            if isinstance(vec, gym.vector.SyncVectorEnv):
-                # LeRobot freezes finished copies only in its asynchronous environments. Here it also keeps the final
-                # frame, which Gymnasium's autoreset would replace, and saves stepping copies nobody waits for.
-                vec.envs = [e if isinstance(e, FreezeAfterEpisodeEnd) else FreezeAfterEpisodeEnd(e) for e in vec.envs]
-            found.append((str(env_cfg.task) if single and env_cfg.task else f"{suite}_{task_id}", vec))
-    return found
-
-
-def observed_shapes(vec: Any, env_preprocessor: Any) -> dict[str, tuple[int, ...]]:
-    """What the environment really gives a policy, by LeRobot's names; images as (C, H, W)."""
-    import numpy as np
-    from gymnasium.vector.utils import create_empty_array
-    from lerobot.envs import preprocess_observation
-
-    space = getattr(vec, "single_observation_space", None) or vec.observation_space
-    observation = preprocess_observation(create_empty_array(space, n=1, fn=np.zeros))
-    observation = env_preprocessor({**observation, "task": [""]})
-    return {
-        k: tuple(v.shape[1:]) for k, v in observation.items() if k.startswith("observation") and hasattr(v, "shape")
-    }
-
-
-def effective_rename_map(pretrained: Path, given: dict[str, str]) -> dict[str, str]:
+def effective_rename_map(
+    pretrained: Path,
+    given: dict[str, str],
+    observed: Iterable[str] = (),
+    announce: Callable[[str], None] = lambda _: None,
+) -> dict[str, str]:
     """The renaming that will apply: the one asked for, else the one saved with the checkpoint.
+
+    To it belongs what needs no asking: see `with_only_camera`.
+
+    Args:
+        pretrained: A `pretrained_model` folder.
+        given: What is asked for; empty: nothing.
+        observed: Names of what a simulator, a robot or a dataset gives.
+        announce: Given one line for what was not asked for.
 
     Raises:
         UserError: A renaming is asked for, but the checkpoint's preprocessor has no step for it.
@@ -127,7 +48,9 @@ def effective_rename_map(pretrained: Path, given: dict[str, str]) -> dict[str, s
     steps = json.loads((pretrained / PREPROCESSOR).read_text(encoding="utf8")).get("steps", [])
     for step in steps:
         if step.get("registry_name") == "rename_observations_processor":
-            return given or step.get("config", {}).get("rename_map") or {}
+            known = given or step.get("config", {}).get("rename_map") or {}
+            inputs = json.loads((pretrained / "config.json").read_text(encoding="utf8")).get("input_features") or {}
+            return with_only_camera(observed, inputs, known, announce)
     if given:
         raise UserError(
             "this checkpoint's preprocessor has no renaming step", where="--rename-map", fix="leave --rename-map out"
@@ -185,7 +108,8 @@ def check_features(
     policy_side = ", ".join(f"{k} {list(shape)}" for k, shape in inputs.items())
     env_side = ", ".join(f"{k} {list(v)}" for k, v in have.items())
     unused = [k for k in observed if rename.get(k, k) not in (config.input_features or {})]
-    hint = f", or rename: --rename-map {unused[0]}={missing[0]}" if missing and unused else ""
+    pairs = [f"--rename-map {pair}" for pair in rename_pairs(unused, missing)]
+    hint = f", or rename: {' '.join(pairs)}" if pairs else ""
     acting = getattr(config, "action_space", None)
     if acting is not None:
         others = [name for name in config.action_spaces if name != acting]

@@ -57,7 +57,7 @@ def replay_recording(root: Path, env_cfgs: list[Any], per_task: int, listener: L
     """
     from lerobot.envs import close_envs
 
-    from hlrp.evaluation.policy import build_environments
+    from hlrp.evaluation.environment import build_environments
 
     tasks = [str(c.task) for c in env_cfgs if c.task]
     rows = recorded_rows(root, tasks, per_task)

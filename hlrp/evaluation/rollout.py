@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.compat import evaluation_without_bars
+from hlrp.evaluation.environment import without_prints
 from hlrp.evaluation.frames import FramesOnDemand
-from hlrp.evaluation.policy import LoadedPolicy, without_prints
+from hlrp.evaluation.policy import LoadedPolicy
 from hlrp.evaluation.request import Episode, Listener, TaskResult
 
 # Frames of a running batch are held until its outcomes are known; beyond this, fewer of its episodes are filmed.

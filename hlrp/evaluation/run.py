@@ -95,7 +95,7 @@ def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Lis
         result.provenance["policy"] |= {"type": config.type, "device": str(config.device)}
         if getattr(config, "action_space", None):
             result.provenance["policy"]["action_space"] = config.action_space
-        loaded = _load(request, plan, config, env_cfgs[0], result)
+        loaded = _load(request, plan, config, env_cfgs[0], result, listener)
         _take_code_effect(plan.pretrained, result)
     for text in result.warnings:
         listener.note(f"warning: {text}")
@@ -112,7 +112,7 @@ def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Lis
 def _environment_configs(plan: EvalPlan) -> list[Any]:
     from lerobot.utils.import_utils import register_third_party_plugins
 
-    from hlrp.evaluation.policy import environment_config
+    from hlrp.evaluation.environment import environment_config
 
     register_third_party_plugins()
     return [environment_config(plan.env_type, task, plan.env_fields) for task in plan.tasks or (None,)]
@@ -126,23 +126,26 @@ def batch_size(request: EvalRequest) -> int:
     return -(-request.episodes // batches)
 
 
-def _load(request: EvalRequest, plan: EvalPlan, config: Any, env_cfg: Any, result: EvalResult) -> Any:
+def _load(
+    request: EvalRequest, plan: EvalPlan, config: Any, env_cfg: Any, result: EvalResult, listener: Listener
+) -> Any:
     """Check that policy and environment fit, on one environment, before the weights are read."""
     from lerobot.envs import close_envs, make_env_pre_post_processors
 
+    from hlrp.evaluation import environment
     from hlrp.evaluation import policy as policies
 
     assert plan.pretrained is not None
-    rename = policies.effective_rename_map(plan.pretrained, request.rename_map)
-    environments = policies.build_environments(env_cfg, 1, use_async=False)
+    environments = environment.build_environments(env_cfg, 1, use_async=False)
     try:
         vec = environments[0][1]
-        observed = policies.observed_shapes(vec, make_env_pre_post_processors(env_cfg, config)[0])
+        observed = environment.observed_shapes(vec, make_env_pre_post_processors(env_cfg, config)[0])
+        rename = policies.effective_rename_map(plan.pretrained, request.rename_map, observed, listener.note)
         shape = getattr(vec.single_action_space, "shape", None)
         result.warnings += policies.check_features(config, observed, shape[0] if shape else None, rename)
     finally:
         close_envs([e for _, e in environments])
-    loaded = policies.load_policy(config, env_cfg, rename, bool(request.rename_map))
+    loaded = policies.load_policy(config, env_cfg, rename, bool(rename))
     result.warnings += loaded.warnings
     result.provenance["policy"] |= {"weights_sha256": policies.weights_sha256(plan.pretrained)}
     return loaded
@@ -151,7 +154,7 @@ def _load(request: EvalRequest, plan: EvalPlan, config: Any, env_cfg: Any, resul
 def _run_tasks(request: EvalRequest, env_cfg: Any, loaded: Any, result: EvalResult, listener: Listener) -> None:
     from lerobot.envs import close_envs, make_env_pre_post_processors
 
-    from hlrp.evaluation.policy import build_environments
+    from hlrp.evaluation.environment import build_environments
     from hlrp.evaluation.rollout import Film, run_task
 
     environments = build_environments(env_cfg, batch_size(request), request.async_envs)

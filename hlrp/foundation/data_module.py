@@ -12,7 +12,7 @@ from hlrp.data import FrameDataModule, WindowSource, read_dataset
 from hlrp.data.augmentation import blank_frame
 from hlrp.data.mixture import Batch
 from hlrp.errors import UserError
-from hlrp.foundation.windows import FoundationSamples, cameras_of, is_read_on_host
+from hlrp.foundation.windows import FoundationSamples, cameras_of, is_read_on_host, own_cameras
 from hlrp.latents.sources import LabelSource, resolve_labels
 
 _log = logging.getLogger("hlrp.data")
@@ -73,7 +73,11 @@ class FoundationDataModule(FrameDataModule):
 
     def _blank_frames(self, size: int | tuple[int, int] | None) -> dict[str, torch.Tensor]:
         infos = [source.info for source in self.train_sources]
-        return {c: blank_frame(info.features[c], size) for info in infos for c in self.cameras if c in info.cameras}
+        return {
+            camera: blank_frame(info.features[own], size)
+            for info in infos
+            for camera, own in own_cameras(info, self.cameras).items()
+        }
 
     def open_windows(self, sources: list[WindowSource]) -> FoundationSamples:
         """The samples of some sources."""
@@ -88,8 +92,8 @@ class FoundationDataModule(FrameDataModule):
         )
 
     def filtered_cameras(self, source: WindowSource) -> list[str]:
-        """Those of the model's cameras that the source has."""
-        return [camera for camera in self.cameras if camera in source.info.cameras]
+        """Those of the model's cameras that the source has, by its own names."""
+        return list(own_cameras(source.info, self.cameras).values())
 
     @property
     def filtered_size(self) -> int | tuple[int, int] | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hlrp.camera_names import UNNAMED, with_only_camera
 from hlrp.data import DatasetInfo, WindowSource
 from hlrp.data.columns import read_column, read_columns, read_tasks
 from hlrp.data.decode import frame_size, target_size
@@ -33,15 +34,15 @@ class _LabelledFrames(SourceWindows):
         self.number, self.labels = number, labels
         # Without one pair inside the episode there is no label, whatever makes them: all sources give the same samples.
         self.keep_valid()
-        self.cameras = [c for c in cameras if c in spec.info.cameras]
+        self.cameras = own_cameras(spec.info, cameras)
         if not self.cameras:
             raise UserError(
                 f"{spec.info.repo_id} has none of the cameras {', '.join(cameras)}",
                 where="data.cameras",
                 fix=f"choose from {', '.join(spec.info.cameras) or 'another dataset: this one has none'}",
             )
-        for camera in self.cameras:
-            check_camera(spec.info, camera)
+        for own in self.cameras.values():
+            check_camera(spec.info, own)
         self.task_index = read_columns(spec.info, ["task_index"], spec.episodes)["task_index"]
         self.states: NDArray[np.float32] | None = None
         # By camera, in the order and with the sizes of the whole mixture.
@@ -120,7 +121,9 @@ class FoundationSamples(Mixture):
         self._set_sizes(cameras, size)
         if use_state:
             self._read_states()
-        wanted = [FramesWanted(p.table, c, p.sizes[c], p.spec.episodes) for p in parts for c in p.cameras]
+        wanted = [
+            FramesWanted(p.table, own, p.sizes[c], p.spec.episodes) for p in parts for c, own in p.cameras.items()
+        ]
         if labels.window is not None:
             wanted += [
                 FramesWanted(p.table, labels.window.cameras[p.number], labels.window.size, p.spec.episodes)
@@ -142,7 +145,7 @@ class FoundationSamples(Mixture):
         sizes: dict[str, tuple[int, int]] = {}
         for camera in cameras:
             found = {
-                p.spec.info.repo_id: target_size(size, frame_size(p.spec.info, camera))
+                p.spec.info.repo_id: target_size(size, frame_size(p.spec.info, p.cameras[camera]))
                 for p in self._parts
                 if camera in p.cameras
             }
@@ -214,8 +217,21 @@ class FoundationSamples(Mixture):
 
 
 def cameras_of(infos: Sequence[DatasetInfo], asked: Sequence[str] | None, labels: LabelSource) -> tuple[str, ...]:
-    """The cameras that a model sees: those asked for, else those that the labels are made from."""
-    return tuple(asked) if asked is not None else tuple(dict.fromkeys(labels.cameras[: len(infos)]))
+    """The cameras that a model sees: those asked for, else those that the labels are made from.
+
+    Of datasets with one camera each, those that have no name for it have the camera of the others.
+    """
+    if asked is not None:
+        return tuple(asked)
+    names = tuple(dict.fromkeys(labels.cameras[: len(infos)]))
+    named = tuple(name for name in names if name != UNNAMED)
+    return named if len(named) == 1 and all(len(info.cameras) == 1 for info in infos) else names
+
+
+def own_cameras(info: DatasetInfo, cameras: Sequence[str]) -> dict[str, str]:
+    """Those of a model's cameras that a dataset has, with the names that they have there."""
+    same = {camera: camera for camera in cameras if camera in info.cameras}
+    return same or {camera: own for own, camera in with_only_camera(info.cameras, cameras, {}).items()}
 
 
 def is_read_on_host(key: str) -> bool:

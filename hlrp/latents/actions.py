@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import numpy as np
 
 from hlrp import __version__
+from hlrp.camera_names import known_as
 from hlrp.data.columns import read_column
 from hlrp.data.dataset_info import DatasetInfo, check_episodes
 from hlrp.data.episodes import Episodes, read_episodes, window_offset
@@ -127,7 +128,7 @@ class ActionDecoder:
         manifest, identity = self.manifest, latents.identity
         vectors = manifest.inputs != "codes"
         differ = identity.codes(vectors=vectors).differences(manifest.spec)
-        if identity.camera != manifest.camera:
+        if identity.camera != known_as(manifest.camera, info.cameras):
             differ.append(Difference("camera", identity.camera, manifest.camera))
         if info.fps != manifest.fps:
             differ.append(Difference("frames per second", info.fps, manifest.fps))

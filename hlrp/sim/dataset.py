@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hlrp.camera_names import NAMED
 from hlrp.errors import UserError
 from hlrp.files import write_json
 from hlrp.sim.catalog import task_description
@@ -16,10 +17,10 @@ FPS = 80
 _HAND = ["hand_x", "hand_y", "hand_z", "gripper"]
 
 
-def features(image_size: int) -> dict[str, dict[str, Any]]:
-    """Features of a recorded dataset, in LeRobot's notation."""
+def features(camera: str, image_size: int) -> dict[str, dict[str, Any]]:
+    """Features of a recorded dataset, in LeRobot's notation; ``camera`` is the picture's."""
     return {
-        "observation.image": {
+        camera: {
             "dtype": "video",
             "shape": (image_size, image_size, 3),
             "names": ["height", "width", "channels"],
@@ -38,16 +39,17 @@ def build_dataset(
         send: Called with the number of frames after each episode.
         staging_root: Folder of the `Staging`.
         chosen: (task, attempt number) of each episode, in the order of the dataset.
-        metadata: Content of `meta/hlrp_collect.json`; `image_size` is read from it, `episodes` is added.
+        metadata: Content of `meta/hlrp_collect.json`; `camera_name` and `image_size` are read from it, `episodes` is
+            added.
     """
     from lerobot.configs.video import RGBEncoderConfig
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    staging = Staging(staging_root)
+    staging, camera = Staging(staging_root), f"{NAMED}{metadata['camera_name']}"
     dataset = LeRobotDataset.create(
         repo_id=f"local/{staging_root.stem}",
         fps=FPS,
-        features=features(metadata["image_size"]),
+        features=features(camera, metadata["image_size"]),
         root=staging.dataset,
         robot_type="sawyer",
         # LeRobot's AV1 with a finer quantizer: at 96 pixels its default, 30, loses 0.6 dB and saves no time.
@@ -61,7 +63,7 @@ def build_dataset(
         demonstration = staging.load(task, number)
         sentence = task_description(task)
         for image, state, action in zip(demonstration.image, demonstration.state, demonstration.action, strict=True):
-            frame = {"observation.image": image, "observation.state": state, "action": action, "task": sentence}
+            frame = {camera: image, "observation.state": state, "action": action, "task": sentence}
             dataset.add_frame(frame)
         dataset.save_episode()
         frames = len(demonstration.action)

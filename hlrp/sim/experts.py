@@ -47,7 +47,7 @@ def attempt(env: LightMetaworldEnv, reset_seed: int, noise: float) -> Demonstrat
         # Experts ask for far more than the range; noise is added to what the robot would do, so that it has an effect.
         wanted = np.clip(expert.get_action(env.raw_observation), -1.0, 1.0)
         action = np.clip(wanted + noise * random.standard_normal(wanted.shape), -1.0, 1.0).astype(np.float32)
-        images.append(observation["pixels"])
+        images.append(observation["pixels"][env.camera_name])
         states.append(observation["agent_pos"].astype(np.float32))
         actions.append(action)
         observation, _, terminated, truncated, info = env.step(action)

@@ -79,8 +79,8 @@ class _Frames:
 class LightMetaworldEnv(MetaworldEnv):
     """LeRobot's Meta-World environment with light rendering, honest episode ends and a time limit.
 
-    Observation: `pixels` [S, S, 3] uint8 and (with `pixels_agent_pos`) `agent_pos` [4] float64: hand position in metres
-    and gripper opening in [0, 1]. Action: [4] in [-1, 1].
+    Observation: `pixels`, a map of the camera's name to its frame [S, S, 3] uint8, and (with `pixels_agent_pos`)
+    `agent_pos` [4] float64: hand position in metres and gripper opening in [0, 1]. Action: [4] in [-1, 1].
 
     Differences from the parent: the frame is rendered at ``image_size``; `step` does not reset on success, so the last
     observation and frame of an episode are its own; `truncated` is set after ``episode_length`` steps. With
@@ -91,6 +91,7 @@ class LightMetaworldEnv(MetaworldEnv):
     metadata = {**MetaworldEnv.metadata, "frames_on_demand": True}  # noqa: RUF012
 
     _env: Any
+    observation_space: gym.spaces.Dict
 
     def __init__(
         self,
@@ -115,6 +116,8 @@ class LightMetaworldEnv(MetaworldEnv):
             visualization_width=image_size,
             visualization_height=image_size,
         )
+        spaces = dict(self.observation_space.spaces)
+        self.observation_space = gym.spaces.Dict(spaces | {"pixels": gym.spaces.Dict({camera_name: spaces["pixels"]})})
         self._max_episode_steps = episode_length
         self._shadows, self._multisampling = shadows, multisampling
         self._camera_shake = camera_shake
@@ -169,9 +172,10 @@ class LightMetaworldEnv(MetaworldEnv):
         frames: _Frames = self._env.mujoco_renderer
         frames.black = not (self._drawing or self._elapsed == 0 or self._over)
         observation = super()._format_raw_obs(raw_obs)
-        self._frame = None if frames.black else observation["pixels"]
+        frame = observation["pixels"]
+        self._frame = None if frames.black else frame
         frames.black = False
-        return observation
+        return {**observation, "pixels": {self.camera_name: frame}}
 
     def _move_camera(self) -> None:
         model = self._env.model

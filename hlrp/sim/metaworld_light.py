@@ -10,6 +10,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.envs.configs import MetaworldEnv as MetaworldConfig
 
+from hlrp.camera_names import NAMED
 from hlrp.errors import UserError, suggest
 from hlrp.sim.catalog import MAX_CAMERA_SHAKE, MAX_IMAGE_SIZE, METAWORLD_CAMERAS, MIN_IMAGE_SIZE, expand_tasks
 from hlrp.sim.rendering import configure_gl
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 @dataclass
 class MetaworldLightEnv(MetaworldConfig):
     """Same tasks, cameras, actions, rewards and success as LeRobot's `metaworld`; frames cost a tenth.
+
+    A policy sees them as `observation.images.<camera_name>`; LeRobot's class has one name for whichever camera it is.
 
     Attributes:
         task: Task, difficulty group (`easy`, `medium`, `hard`, `very_hard`), or a comma list of them.
@@ -57,10 +60,11 @@ class MetaworldLightEnv(MetaworldConfig):
             what = f"camera shake {self.camera_shake} m is out of range"
             raise UserError(what, where="env.camera_shake", fix=f"0 to {MAX_CAMERA_SHAKE} metres")
         expand_tasks("metaworld_light", self.task, where="env.task")
-        shape = (self.image_size, self.image_size, 3)
-        for key, feature in self.features.items():
-            if feature.type is FeatureType.VISUAL:
-                self.features[key] = PolicyFeature(type=FeatureType.VISUAL, shape=shape)
+        frame = PolicyFeature(type=FeatureType.VISUAL, shape=(self.image_size, self.image_size, 3))
+        for unnamed in [key for key, feature in self.features.items() if feature.type is FeatureType.VISUAL]:
+            del self.features[unnamed]
+        seen = f"pixels/{self.camera_name}"
+        self.features[seen], self.features_map[seen] = frame, f"{NAMED}{self.camera_name}"
 
     @property
     def gym_kwargs(self) -> dict:

@@ -115,7 +115,7 @@ def roll_out(
 def _succeeds(policy: Policy, basis: Basis, env: LightMetaworldEnv, seed: int) -> bool:
     observation, _ = env.reset(seed=seed)
     while True:
-        seen = basis.project(thumbnails(observation["pixels"].transpose(2, 0, 1)[None]))
+        seen = basis.project(thumbnails(observation["pixels"][env.camera_name].transpose(2, 0, 1)[None]))
         for step, action in enumerate(np.clip(policy.chunk(seen, env.task_description), -1, 1)):
             env.draw_frames(step == CHUNK - 1)
             observation, _, terminated, truncated, info = env.step(action)

@@ -51,6 +51,24 @@ def test_a_renamed_camera_is_asked_for_by_the_name_of_the_client() -> None:
         renamed.read({**GOOD, "images/front": PICTURE})
 
 
+def test_an_only_camera_may_have_no_name_on_either_side() -> None:
+    unnamed = "observation.image"
+    found = reader().read({"observation/image": PICTURE, "state": NUMBERS})
+    assert found.arrays.keys() == {TOP, STATE} and found.unknown == ()
+    assert np.array_equal(found.arrays[TOP], PICTURE.transpose(2, 0, 1))
+    assert found.renamed == f"camera {unnamed} is taken for {TOP}: there is one on each side"
+    old = reader(inputs={unnamed: INPUTS[TOP], STATE: INPUTS[STATE]})
+    assert old.read({"images/top": PICTURE, "state": NUMBERS}).arrays.keys() == {unnamed, STATE}
+    # The preprocessor was told of one name when the policy was loaded: under that one the picture has to come.
+    saved = reader(rename={unnamed: TOP})
+    assert saved.read({"images/front": PICTURE, "state": NUMBERS}).arrays.keys() == {unnamed, STATE}
+    assert reader().read(GOOD).renamed is None
+    with pytest.raises(MessageError, match=r"lacks observation\.images\.top; not known: 'images/front'"):
+        reader().read({"images/front": PICTURE, "state": NUMBERS})
+    with pytest.raises(MessageError, match=r"lacks observation\.images\.top; not known: 'image', 'images/wrist'"):
+        reader().read({"image": PICTURE, "images/wrist": PICTURE, "state": NUMBERS})
+
+
 def test_resets_controls_prompts_and_what_is_not_known() -> None:
     assert reader().read({"reset": True}) == reader().read({"reset": np.bool_(True)})
     assert reader().read({"reset": True}).reset and not reader().read({"reset": True}).arrays

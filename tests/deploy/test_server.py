@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from lerobot.processor import ProcessorStep
+from make_dataset import make_dataset
 from openpi import OpenpiClient, packb
 from serving import acted, in_process, observations, running
 from tiny_policies import DIFFUSION, save_tiny
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from hlrp.deploy.client import PolicyClient, replay_dataset
 from hlrp.deploy.protocol import MessageError
 from hlrp.deploy.served import Served, load_served
 from hlrp.deploy.server import PolicyServer, ServerSettings
@@ -215,6 +217,23 @@ def test_what_a_client_is_told_first_and_what_the_log_says(served: Served) -> No
         "requests 4",
         "requests 4 in all",
     ]
+
+
+def test_an_only_camera_is_known_under_another_name_and_the_log_says_so(served: Served, tmp_path: Path) -> None:
+    shown, front = observations(3), "observation.images.front"
+    renamed = [{name.replace("observation.image", front): value for name, value in one.items()} for one in shown]
+    data = make_dataset(tmp_path / "data", size=96, length=12, episodes=1, action_dim=2, camera=front)
+    said: list[str] = []
+    with running(served) as server:
+        with OpenpiClient(server.address) as client:
+            expected = acted(client, shown)
+            client.infer({"reset": True})
+            assert np.array_equal(acted(client, renamed), expected)
+        with PolicyClient(server.address) as replaying:
+            assert replay_dataset(replaying, data, None, said.append).frames == 12
+    line = f"camera {front} is taken for observation.image: there is one on each side"
+    assert server.log.count(f"client 1: {line}") == 1
+    assert said[0] == line
 
 
 def test_what_cannot_be_served_is_refused(act: Path, served: Served) -> None:

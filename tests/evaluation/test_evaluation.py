@@ -48,7 +48,8 @@ def run_scripted(tmp_path, *, batch, episodes=4, noisy=False, videos=0, length=1
     from lerobot.envs import close_envs
     from lerobot.utils.import_utils import register_third_party_plugins
 
-    from hlrp.evaluation.policy import LoadedPolicy, build_environments, environment_config
+    from hlrp.evaluation.environment import build_environments, environment_config
+    from hlrp.evaluation.policy import LoadedPolicy
     from hlrp.evaluation.rollout import Film, run_task
 
     register_third_party_plugins()
@@ -171,14 +172,14 @@ def changed(pusht: Path, folder: Path, file: str, edit) -> Path:
 
 
 def test_renaming_asked_for_and_saved(pusht, tmp_path):
-    other = save_tiny_act(tmp_path / "top", "pusht", camera="observation.images.top")
-    request = EvalRequest(other, "pusht", episodes=1, videos=0, env_fields={"episode_length": 3})
+    here, there = "observation.images.corner2", "observation.images.top"
+    other = save_tiny_act(tmp_path / "top", "metaworld_light", camera=there)
+    request = EvalRequest(other, "metaworld_light", ["reach-v3"], 1, videos=0, env_fields={"episode_length": 3})
     with pytest.raises(UserError) as refused:
         evaluate(dataclasses.replace(request, output=tmp_path / "a"))
-    for part in ("observation.images.top is missing", "environment gives observation.image [3, 96, 96]"):
+    for part in (f"{there} is missing", f"environment gives {here} [3, 96, 96]", f"--rename-map {here}={there}"):
         assert part in str(refused.value)
-    rename = {"observation.image": "observation.images.top"}
-    assert "--rename-map observation.image=observation.images.top" in str(refused.value)
+    rename = {here: there}
     asked = evaluate(dataclasses.replace(request, output=tmp_path / "b", rename_map=rename))
 
     def save_map(preprocessor):

@@ -20,7 +20,7 @@ SIZE, LENGTH = 48, 23
 TASK = "reach-v3"
 FEATURES = {
     "input_features": {
-        "observation.image": PolicyFeature(FeatureType.VISUAL, (3, SIZE, SIZE)),
+        "observation.images.corner2": PolicyFeature(FeatureType.VISUAL, (3, SIZE, SIZE)),
         "observation.state": PolicyFeature(FeatureType.STATE, (4,)),
     },
     "output_features": {"action": PolicyFeature(FeatureType.ACTION, (4,))},
@@ -123,12 +123,15 @@ def test_a_policy_acts_as_with_every_frame_drawn(make: Any, frames: int, tmp_pat
 def test_the_policies_of_this_test_look_at_the_picture(tmp_path: Path) -> None:
     """Else the test above could not fail."""
     for policy in (tiny_act(n_action_steps=6), tiny_diffusion()):
-        observation = {"observation.image": torch.rand(1, 3, SIZE, SIZE), "observation.state": torch.zeros(1, 4)}
+        observation = {
+            "observation.images.corner2": torch.rand(1, 3, SIZE, SIZE),
+            "observation.state": torch.zeros(1, 4),
+        }
         given = []
-        for picture in (observation["observation.image"], torch.zeros(1, 3, SIZE, SIZE)):
+        for picture in (observation["observation.images.corner2"], torch.zeros(1, 3, SIZE, SIZE)):
             policy.reset()
             torch.manual_seed(0)
-            given.append(policy.select_action({**observation, "observation.image": picture}))
+            given.append(policy.select_action({**observation, "observation.images.corner2": picture}))
         assert not torch.equal(*given)
 
 
@@ -158,15 +161,15 @@ def test_what_is_not_drawn_is_black_and_an_episode_ends_with_its_frame() -> None
     env = LightMetaworldEnv(TASK, image_size=SIZE, episode_length=4)
     first, _ = env.reset(seed=1)
     env.draw_frames(False)
-    seen = [env.step(np.ones(4, np.float32))[0]["pixels"] for _ in range(4)]
-    assert [bool(frame.any()) for frame in (first["pixels"], *seen)] == [True, False, False, False, True]
+    seen = [env.step(np.ones(4, np.float32))[0]["pixels"]["corner2"] for _ in range(4)]
+    assert [bool(frame.any()) for frame in (first["pixels"]["corner2"], *seen)] == [True, False, False, False, True]
     again, _ = env.reset(seed=1)
-    np.testing.assert_array_equal(again["pixels"], first["pixels"])
+    np.testing.assert_array_equal(again["pixels"]["corner2"], first["pixels"]["corner2"])
     env.step(np.ones(4, np.float32))
     shown = env.render()
     env.draw_frames(True)
     env.reset(seed=1)
-    np.testing.assert_array_equal(env.step(np.ones(4, np.float32))[0]["pixels"], shown)
+    np.testing.assert_array_equal(env.step(np.ones(4, np.float32))[0]["pixels"]["corner2"], shown)
     env.close()
 
 

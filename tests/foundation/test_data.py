@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from foundation_toys import CAMERA, TASKS, make_run
+from foundation_toys import CAMERA, TASKS, make_run, make_table
 from make_dataset import make_dataset
 
 from hlrp.data import FrameWindows, WindowSource, read_dataset, read_episodes
 from hlrp.data.columns import read_column
 from hlrp.data.motion import MotionScores
+from hlrp.data.renaming import rename_features
 from hlrp.errors import UserError
 from hlrp.foundation import FoundationDataModule
 from hlrp.foundation.windows import STATE, present
@@ -120,3 +121,21 @@ def test_other_labels_are_refused_on_resume(square_root, table2, table3):
     FoundationDataModule(make_run(square_root, {"table": table2})).load_state_dict(state)
     with pytest.raises(UserError, match=r"laq_sha256 was .* and is now"):
         FoundationDataModule(make_run(square_root, {"table": table3})).load_state_dict(state)
+
+
+def test_an_only_camera_without_a_name_is_that_of_the_other_datasets(square_root, laq2, table2, tmp_path):
+    front = "observation.images.front"
+    rename_features(read_dataset(None, square_root), {CAMERA: front}, tmp_path / "named")
+    tables = {square_root: table2, tmp_path / "named": make_table(tmp_path / "named", laq2, tmp_path / "table")}
+    sources = [{"root": str(root), "table": str(table)} for root, table in tables.items()]
+    bright = {"enable": True, "tfs": {"a": {"type": "ColorJitter", "kwargs": {"brightness": [1.0, 1.0]}}}}
+    for labels in ({}, {"laq": laq2}):
+        given = [{"root": s["root"]} for s in sources] if labels else sources
+        data = FoundationDataModule(make_run(None, labels, sources=given, image_transforms=bright))
+        assert data.cameras == (front,)
+        samples = data.train_samples
+        half = len(samples) // 2
+        batch = samples.__getitems__([0, 40, half, half + 40])
+        assert batch["source"].tolist() == [0, 0, 1, 1] and front + ".present" not in batch
+        assert torch.equal(batch[front][:2], batch[front][2:]) and batch[front].any()
+        assert data.filtered_cameras(data.train_sources[0]) == [CAMERA]

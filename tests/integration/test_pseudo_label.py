@@ -16,8 +16,10 @@ from hlrp.data import read_dataset, read_episodes
 from hlrp.data.checks import dataset_problems
 from hlrp.data.columns import ACTION_CONFIDENCE, ACTION_SOURCE, read_columns
 from hlrp.data.pseudo_label_checks import pseudo_label_problems
+from hlrp.data.renaming import rename_features
 from hlrp.data.table_checks import Extremes
 from hlrp.processes import FolderLock
+from hlrp_cli.pseudo_label import pseudo_label
 
 EPISODES, LENGTH, LABELLED = 4, 16, (0, 2)
 
@@ -61,6 +63,27 @@ def test_every_episode_gets_actions(made: dict[str, Path], labelled: Finished) -
     manifest = json.loads((made["decoder"] / "manifest.json").read_text())
     low = [d["name"] for d in manifest["dimensions"] if d["r2"] < manifest["floor"]]
     assert low and said["masked"] == low
+
+
+def test_the_decoders_camera_is_known_under_another_name(
+    made: dict[str, Path],
+    labelled: Finished,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A decoder of old recordings labels new ones, as if they were called as the old ones."""
+    front, new = "observation.images.front", tmp_path / "new"
+    rename_features(read_dataset(None, made["dataset"]), {"observation.image": front}, new)
+    monkeypatch.setenv("HLRP_CACHE", str(tmp_path / "cache"))
+    flags = {"laq": made["laq"], "device": "cpu", "mask_below_floor": True}
+    pseudo_label(made["decoder"], new, tmp_path / "out", **flags)
+    line = f"camera {front} is taken for observation.image: there is one on each side"
+    assert capsys.readouterr().err.count(line) == 1
+    old, again = (read_columns(read_dataset(None, root), ["action"]) for root in (made["output"], tmp_path / "out"))
+    # Of a dataset that the decoder was not fitted on, all actions are its own.
+    others = np.repeat([episode not in LABELLED for episode in range(EPISODES)], LENGTH)
+    assert np.array_equal(old["action"][others], again["action"][others])
 
 
 def test_mistakes_are_one_message(made: dict[str, Path], labelled: Finished, tmp_path: Path) -> None:

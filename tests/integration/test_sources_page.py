@@ -45,7 +45,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     commands, wanted = _commands(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)[0]), []
     for command in commands:
         if command[0] == "collect":
-            make_dataset(folder / command[-1], episodes=3, length=20, size=96, action_dim=4, state_dim=4)
+            # One of them as it was recorded before cameras had names.
+            camera = "observation.image" if command[-1].endswith("play") else "observation.images.corner2"
+            shape = {"episodes": 3, "length": 20, "size": 96, "action_dim": 4, "state_dim": 4}
+            make_dataset(folder / command[-1], camera=camera, **shape)
         elif command[0] != "eval":  # a simulator's; its environment is known by what `hlrp collect` writes
             wanted.append(instead(command, SHORT.get(command[2], [])))
     assert [command[0] for command in wanted] == ["import-video", "train", *["precompute-latents"] * 3, "train"]

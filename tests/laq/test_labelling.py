@@ -285,6 +285,9 @@ def test_camera_and_place_have_good_defaults(root, small, tmp_path):
     two = replace(info, features=info.features | {"side": info.features["observation.image"]})
     assert choose_camera(two, manifest, None) == "observation.image"
     assert choose_camera(two, manifest, "side") == "side"
+    assert choose_camera(two, manifest, "image") == "observation.image"
+    with pytest.raises(UserError, match="did you mean 'image'"):
+        choose_camera(two, manifest, "imgae")
     run = tmp_path / "run"
     (run / "checkpoints" / "000010" / "pretrained_model").mkdir(parents=True)
     (run / "run.json").write_text("{}")

@@ -25,17 +25,8 @@ from hlrp.laq.card.verdict import judge, overall
 from hlrp.laq.checkpoint import LAQSource, read_manifest
 from hlrp.laq.metrics import LAQScores
 
-SHAPE = {
-    "image_size": (24, 24),
-    "patch_size": 12,
-    "dim": 32,
-    "heads": 2,
-    "spatial_layers": 1,
-    "decoder_layers": 1,
-    "code_dim": 8,
-    "codebook_size": 8,
-    "code_seq_len": 2,
-}
+SIZES = {"patch_size": 12, "dim": 32, "heads": 2, "spatial_layers": 1, "decoder_layers": 1, "code_dim": 8}
+SHAPE = SIZES | {"image_size": (24, 24), "codebook_size": 8, "code_seq_len": 2}
 
 
 @pytest.fixture(scope="module")

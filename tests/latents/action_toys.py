@@ -14,6 +14,7 @@ from hlrp.latents.table import finish_table
 FPS, OFFSET_SECONDS, OFFSET = 10, 0.2, 2
 CAMERA, STATE = "observation.image", "observation.state"
 SHA256 = "a" * 64
+EPISODES, LENGTH = 6, 40
 
 
 def record(

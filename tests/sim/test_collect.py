@@ -38,7 +38,7 @@ def test_the_dataset_holds_what_the_expert_did(recorded: tuple[CollectResult, li
     assert metadata is not None and dataset.fps == 80
     assert [(e["task"], e["reset_seed"]) for e in metadata["episodes"]] == [(t, s) for s in (50, 51) for t in TASKS]
     assert len(dataset) == result.frames == sum(e["frames"] for e in metadata["episodes"])
-    assert dataset.meta.stats.keys() >= {"observation.image", "observation.state", "action"}
+    assert dataset.meta.stats.keys() >= {"observation.images.corner2", "observation.state", "action"}
     env = LightMetaworldEnv(TASKS[1], image_size=SIZE, episode_length=500)
     again = attempt(env, reset_seed=50, noise=0.2)
     env.close()
@@ -48,9 +48,9 @@ def test_the_dataset_holds_what_the_expert_did(recorded: tuple[CollectResult, li
     np.testing.assert_array_equal(actions, again.action)
     assert np.abs(actions).max() <= 1.0
     first = dataset[start]
-    assert first["task"] == "Push and close a drawer" and first["observation.image"].shape == (3, SIZE, SIZE)
+    assert first["task"] == "Push and close a drawer" and first["observation.images.corner2"].shape == (3, SIZE, SIZE)
     np.testing.assert_array_equal(first["observation.state"].numpy(), again.state[0])
-    image = first["observation.image"].numpy().transpose(1, 2, 0) * 255
+    image = first["observation.images.corner2"].numpy().transpose(1, 2, 0) * 255
     assert np.abs(image - again.image[0]).mean() < 8
     assert np.abs(image - again.image[0][::-1]).mean() > 16
 

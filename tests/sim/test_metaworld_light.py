@@ -20,6 +20,11 @@ def make(task: str = TASK, **kwargs) -> LightMetaworldEnv:
     return LightMetaworldEnv(task, image_size=SIZE, **kwargs)
 
 
+def frame_of(observation: dict) -> np.ndarray:
+    """The picture of the only camera."""
+    return observation["pixels"]["corner2"]
+
+
 def simulator_state(env: LightMetaworldEnv) -> dict[str, np.ndarray]:
     data = env._env.data
     names = ("qpos", "qvel", "mocap_pos", "qacc_warmstart", "site_xpos")
@@ -29,6 +34,9 @@ def simulator_state(env: LightMetaworldEnv) -> dict[str, np.ndarray]:
 def assert_same(left: dict, right: dict) -> None:
     assert left.keys() == right.keys()
     for key, value in left.items():
+        if isinstance(value, dict):
+            assert_same(value, right[key])
+            continue
         np.testing.assert_array_equal(value, right[key], err_msg=key)
 
 
@@ -67,7 +75,7 @@ def test_first_state_and_trajectory_depend_on_the_seed_alone(task: str) -> None:
         assert_same(left[0], right[0])
         assert left[1:4] == right[1:4]
     other, _ = used.reset(seed=8)
-    assert not np.array_equal(other["pixels"], first["pixels"])
+    assert not np.array_equal(frame_of(other), frame_of(first))
     fresh.close()
     used.close()
 
@@ -88,7 +96,7 @@ def test_physics_are_those_of_lerobots_environment() -> None:
     small = torch.nn.functional.interpolate(
         torch.from_numpy(original["pixels"]).permute(2, 0, 1)[None].float(), size=SIZE, mode="area"
     )
-    ours = torch.from_numpy(mine["pixels"]).permute(2, 0, 1)[None].float()
+    ours = torch.from_numpy(frame_of(mine)).permute(2, 0, 1)[None].float()
     turned = (ours - small.flip(2, 3)).abs().mean()
     assert (ours - small).abs().mean() < 0.5 * turned
     light.close()
@@ -98,7 +106,7 @@ def test_physics_are_those_of_lerobots_environment() -> None:
 def test_success_ends_the_episode_with_its_own_last_frame(solved: LightMetaworldEnv) -> None:
     _, observation, info = solved.solved
     assert info["is_success"] and info["final_info"]["is_success"]
-    np.testing.assert_array_equal(solved.render(), observation["pixels"])
+    np.testing.assert_array_equal(solved.render(), frame_of(observation))
     # Not reset behind our back: the simulator still is where the observation says.
     np.testing.assert_array_equal(solved._env.get_endeff_pos(), observation["agent_pos"][:3])
 
@@ -135,14 +143,15 @@ def test_vector_copies_equal_single_ones(use_async: bool) -> None:
         observation, _ = vec.reset(seed=seeds)
         for index, seed in enumerate(seeds):
             expected, _ = single.reset(seed=seed)
-            assert_same({key: value[index] for key, value in observation.items()}, expected)
+            np.testing.assert_array_equal(observation["agent_pos"][index], expected["agent_pos"])
+            np.testing.assert_array_equal(frame_of(observation)[index], frame_of(expected))
         # Past the end of the episode: the next reset has to undo that, and the end has to stay in view.
         for _ in range(6):
             observation, _, _, _, _ = vec.step(np.full((2, 4), 0.5, np.float32))
         for _ in range(4):
             expected = single.step(np.full(4, 0.5, np.float32))[0]
-        np.testing.assert_array_equal(observation["pixels"][1], expected["pixels"])
-        np.testing.assert_array_equal(vec.call("render")[1], expected["pixels"])
+        np.testing.assert_array_equal(frame_of(observation)[1], frame_of(expected))
+        np.testing.assert_array_equal(vec.call("render")[1], frame_of(expected))
     assert vec.call("_max_episode_steps")[0] == 4
     vec.close()
     single.close()
@@ -199,7 +208,9 @@ def test_configuration() -> None:
 
     config = EnvConfig.get_choice_class("metaworld_light")(task="button-press-v3, easy", image_size=64)
     features = env_to_policy_features(config)
-    assert features["observation.image"].shape == (3, 64, 64)
+    assert features["observation.images.corner2"].shape == (3, 64, 64)
+    other = env_to_policy_features(EnvConfig.get_choice_class("metaworld_light")(camera_name="topview"))
+    assert sorted(other) == ["action", "observation.images.topview", "observation.state"]
     assert features["observation.state"].shape == features["action"].shape == (4,)
     assert config.type == "metaworld_light" and config.fps == 80
     for wrong in (
@@ -219,9 +230,9 @@ def test_shadows_and_size_change_the_frame(solved: LightMetaworldEnv) -> None:
     plain, shadowed = make(), make(shadows=True)
     left, _ = plain.reset(seed=1)
     right, _ = shadowed.reset(seed=1)
-    assert left["pixels"].shape == (SIZE, SIZE, 3) and left["pixels"].dtype == np.uint8
-    assert left["pixels"].std() > 20
-    assert not np.array_equal(left["pixels"], right["pixels"])
+    assert frame_of(left).shape == (SIZE, SIZE, 3) and frame_of(left).dtype == np.uint8
+    assert frame_of(left).std() > 20
+    assert not np.array_equal(frame_of(left), frame_of(right))
     plain.close()
     shadowed.close()
 
@@ -238,7 +249,7 @@ def test_a_shaken_camera_moves_the_picture_and_nothing_else() -> None:
     for _ in range(40):
         for name, env in (("still", still), ("shaken", shaken), ("again", again)):
             env.draw_frames(name != "again" or len(seen["again"]) == 39)
-            seen[name].append(env.step(np.full(4, 0.2, np.float32))[0]["pixels"])
+            seen[name].append(frame_of(env.step(np.full(4, 0.2, np.float32))[0]))
         away.append(np.abs(shaken._env.model.camera("corner2").pos - home).max())
     left, right = simulator_state(still), simulator_state(shaken)
     assert_same(left, right)
@@ -259,7 +270,7 @@ from lerobot.envs.configs import EnvConfig
 config = EnvConfig.get_choice_class("metaworld_light")(task="reach-v3", image_size=32)
 assert "mujoco" not in sys.modules and "metaworld" not in sys.modules
 env = config.create_envs(2)["reach-v3"][0]
-print(env.reset(seed=[1, 2])[0]["pixels"].shape)
+print(env.reset(seed=[1, 2])[0]["pixels"]["corner2"].shape)
 """
 
 

@@ -1,9 +1,6 @@
 """The arguments that LeRobot is given, and what is checked before it starts."""
 
 import json
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +9,8 @@ import pytest
 from hlrp.config import LeRobotRun, load_config
 from hlrp.config.obeyed import OBEYED
 from hlrp.data.dataset_info import read_dataset
-from hlrp.data.episodes import split_episodes
 from hlrp.errors import UserError
-from trainers.lerobot.command import build_arguments, build_command, encode
+from trainers.lerobot.command import build_arguments, build_command
 from trainers.lerobot.events import ASKED_FILTER, ASKED_POLICY, SOURCES
 from trainers.lerobot.session import metrics_row
 from trainers.lifecycle import default_log_freq, default_save_freq, explain_failure
@@ -231,68 +227,6 @@ def test_a_key_reaches_lerobot(key: str, toy_root: Path, laq: Path) -> None:
         assert wanted in command.environment[told]
     else:
         assert wanted in [*command.argv, *variables]
-
-
-# What YAML or JSON reads as something else than text.
-ODD_NAMES = ["null", "1e3", "true", "[a]", "1", "a: b", "x #y", "~", "", "é", "2020-01-01", "'q'", '"q"', "a\nb", "yes"]
-
-
-def test_names_stay_names_in_lerobots_own_parser() -> None:
-    """For a new run it reads YAML, on top of a checkpoint JSON."""
-    from draccus.parsers.config_parsers import JSONParser, YAMLParser
-
-    for name in [*ODD_NAMES, "toy", "/data/pick up", "lerobot/pusht"]:
-        text = encode("dataset.repo_id", name)
-        assert (YAMLParser.parse_string(text), JSONParser.parse_string(text)) == (name, name), (name, text)
-    assert encode("policy.path", "null") == "null", "LeRobot reads this one itself"
-    with pytest.raises(UserError, match="'included'"):
-        encode("dataset.repo_id", "included")
-
-
-def test_arguments_of_any_length_reach_the_process(toy_root: Path) -> None:
-    run = _run(f"data.root={toy_root}", "data.episodes=0-29998")
-    command = build_command(run, build_arguments(run, read_dataset(None, toy_root), Path("/runs/x"), 5, None))
-    with command.started() as argv:
-        code = (
-            "import sys; from trainers.lerobot.command import expand_arguments as e; print(*e(sys.argv[1:]), sep='\\n')"
-        )
-        started = subprocess.run([sys.executable, "-c", code, argv[-1]], capture_output=True, text=True, check=True)
-        file = Path(argv[-1].removeprefix("@"))
-        assert file.is_file()
-    assert not file.exists(), "nothing is left"
-    assert started.stdout.splitlines() == command.arguments
-    # What a dry run shows can be typed.
-    shown = command.shown()
-    assert max(map(len, shown.splitlines()[0].split())) < 1000
-    echo = shown.replace(shlex.join(command.launcher), f"{sys.executable} -c {shlex.quote(code)}")
-    typed = subprocess.run(["bash"], input=echo, capture_output=True, text=True, check=True)
-    assert typed.stdout.splitlines() == command.arguments
-    short = build_command(run, ["--steps=1"])
-    with short.started() as argv:
-        assert argv == short.argv
-
-
-def test_both_trainers_hold_out_the_same_episodes(tmp_path: Path) -> None:
-    """Whatever the order in which they are given: LeRobot holds out the last ones as they are listed."""
-    import draccus
-    import lerobot.policies  # noqa: F401 - registers them
-    from lerobot.configs.train import TrainPipelineConfig
-    from lerobot.datasets.factory import make_train_eval_datasets
-    from make_dataset import make_dataset
-
-    root = make_dataset(tmp_path / "six", episodes=6, length=4, tasks=("push", "pull"))
-    for given in ("5,4,3,2,1,0", "4,5,1,0"):
-        run = load_config(
-            None, ["model.policy_type=act"], {"data.episodes": (given, ""), "data.root": (root, "")}
-        ).config
-        assert isinstance(run, LeRobotRun)
-        run = run.model_copy(update={"trainer": run.trainer.model_copy(update={"eval_split": 0.34})})
-        info = read_dataset(None, root)
-        arguments = build_arguments(run, info, tmp_path / "run", 5, None)
-        train, held_out = make_train_eval_datasets(draccus.parse(TrainPipelineConfig, args=arguments))
-        assert held_out is not None
-        ours = split_episodes(info, 0.34, episodes=run.data.episodes)
-        assert (sorted(train.episodes), sorted(held_out.episodes)) == ours
 
 
 def test_rollouts_during_training_name_the_simulator(toy_root: Path) -> None:

@@ -111,7 +111,7 @@ def choose_cameras(cfg: Any, cameras: list[str] | None) -> None:
     from lerobot.utils.feature_utils import dataset_to_policy_features
 
     meta = LeRobotDatasetMetadata(cfg.dataset.repo_id, root=cfg.dataset.root, revision=cfg.dataset.revision)
-    check_camera_names(cameras, meta.camera_keys, f"dataset {meta.root}")
+    cameras = check_camera_names(cameras, meta.camera_keys, f"data.cameras, dataset {meta.root}")
     features = dataset_to_policy_features(meta.features)
     left_out = set(meta.camera_keys) - set(cameras)
     cfg.policy.input_features = {k: f for k, f in features.items() if f.type.value != "ACTION" and k not in left_out}

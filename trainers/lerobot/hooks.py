@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hlrp.camera_names import with_only_camera
 from hlrp.compat import mend_metadata
 from hlrp.config import DataSection
 from hlrp.errors import HlrpError, UserError
@@ -40,6 +41,7 @@ def install_training_hooks(
     - our run folder may exist already (LeRobot refuses any existing output folder),
     - ``preflight(cfg)`` sees the parsed configuration before anything is built,
     - a policy that cannot be made at the run's settings is a mistake of the user's, told in one message,
+    - statistics go by the names that `rename_map` gives pictures, and a simulator's only camera by the policy's name,
     - videos are read as everywhere in this project; a mixture of datasets is read in place of one,
     - a dataset's tasks stand in the order of their numbers, and cameras without statistics get an empty entry,
     - metrics leave as numbers, at full precision, instead of as text,
@@ -77,6 +79,7 @@ def install_training_hooks(
     if asked is not None and mixture is None:
         filter_samples(lerobot_train, asked)
     refuse_unbuildable_policies(lerobot_train)
+    _rename_cameras(lerobot_train)
     if mixture is None:
         install_reader(lerobot_train)
     return lerobot_train.main
@@ -225,6 +228,34 @@ def _restore_epoch(script: Any) -> None:
             super().set_epoch(self._resumed_epoch + epoch)
 
     script.EpisodeAwareSampler = ResumedSampler
+
+
+def _rename_cameras(script: Any) -> None:
+    """Have statistics follow `rename_map`, without which LeRobot's loop normalises no renamed picture; and rollouts."""
+    from lerobot.envs.utils import env_to_policy_features
+    from lerobot.processor import RenameObservationsProcessorStep, rename_stats
+
+    make_processors, make_env_processors = script.make_pre_post_processors, script.make_env_pre_post_processors
+
+    def make_pre_post_processors(**asked: Any) -> Any:
+        before = asked.get("preprocessor_overrides", {})
+        rename = before.get("rename_observations_processor", {}).get("rename_map")
+        if rename:
+            if "stats" in (normalizer := before["normalizer_processor"]):
+                normalizer["stats"] = rename_stats(normalizer["stats"], rename)
+            if "dataset_stats" in asked:
+                asked["dataset_stats"] = rename_stats(asked["dataset_stats"], rename)
+        return make_processors(**asked)
+
+    def make_env_pre_post_processors(*, env_cfg: Any, policy_cfg: Any) -> Any:
+        before, after = make_env_processors(env_cfg=env_cfg, policy_cfg=policy_cfg)
+        names = with_only_camera(env_to_policy_features(env_cfg), policy_cfg.input_features, {}, logging.info)
+        if names:
+            before.steps.append(RenameObservationsProcessorStep(rename_map=names))
+        return before, after
+
+    script.make_pre_post_processors = make_pre_post_processors
+    script.make_env_pre_post_processors = make_env_pre_post_processors
 
 
 def refuse_unbuildable_policies(script: Any) -> None:

@@ -13,6 +13,7 @@ from hlrp.data.filtering import Selection, select_for_policy
 from hlrp.errors import UserError
 from hlrp.runs import Checkpoint, DatasetRecord, RunDirectory, claim_run_path, new_run_path, resolve_pretrained
 from trainers.base import BaseTrainer, RunResult, without_log_lines
+from trainers.camera_names import with_camera_names
 from trainers.lerobot.command import Command, build_arguments, build_command, resume_arguments
 from trainers.lerobot.session import TrainingSession
 from trainers.lifecycle import RunLifecycle, resumable
@@ -87,6 +88,7 @@ class LeRobotTrainer(BaseTrainer):
         if run.push_to_hub is not None:
             refuse_unused(run)
             check_push(run.push_to_hub)
+        run = with_camera_names(run, error_console().print)
         with claim_run_path(run.output_dir, run.job_name or run.model.policy_type) as lock:
             command, datasets, _, path, steps, warnings, selections = plan(run, lock.folder)
             lifecycle = RunLifecycle(warnings)
@@ -123,6 +125,7 @@ class LeRobotTrainer(BaseTrainer):
         """The command that a run would start, after every check that the run makes."""
         if resume is not None:
             return plan_resume(resume, run, steps)[0].shown()
+        run = with_camera_names(run, error_console().print)
         with without_log_lines():
             planned = plan(with_published(run, allow_download=False))
             check_with_lerobot(run, planned.whole)

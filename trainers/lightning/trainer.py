@@ -21,6 +21,7 @@ from hlrp.files import clear_leftovers
 from hlrp.processes import is_first_process
 from hlrp.runs import RunDirectory, claim_run_path, new_run_path
 from trainers.base import BaseTrainer, RunResult, without_log_lines
+from trainers.camera_names import with_camera_names
 from trainers.lifecycle import RunLifecycle, resumable
 from trainers.lightning.models import (
     build_datamodule,
@@ -90,7 +91,9 @@ class LightningTrainer(BaseTrainer):
             run = self._run_for(module, datamodule)
         if output_dir is not None:
             run = run.model_copy(update={"output_dir": Path(output_dir)})
-        run = with_absolute_paths(fetched(run) if datamodule is None else run)
+        if datamodule is None:
+            run = with_camera_names(fetched(run), error_console().print)
+        run = with_absolute_paths(run)
         dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
         _check_push(run)
         return _execute(run, module, datamodule, dataset=dataset, notes=check_data(run, dataset))
@@ -163,7 +166,9 @@ class LightningTrainer(BaseTrainer):
     def dry_run(run: LightningRun, *, resume: RunDirectory | None = None, steps: int | None = None) -> str:
         """What would be trained, after every check that the run makes; model and data are made, nothing is written."""
         checkpoint = None
-        if resume is not None:
+        if resume is None:
+            run = with_camera_names(run, error_console().print)
+        else:
             checkpoint, _, run = plan_resume(resume, run, steps)
         refuse_unfetched(run)
         run = with_published(run, allow_download=False)

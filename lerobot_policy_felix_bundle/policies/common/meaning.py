@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hlrp.camera_names import with_only_camera
 from hlrp.data.columns import ACTION_CONFIDENCE
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
 from hlrp.data.episodes import window_offset
@@ -138,7 +139,7 @@ def _resolve_rows(config: HLRPPolicyConfig, info: DatasetInfo) -> None:
         _agree(config, joined.identity, "the labels")
         return
     rows = open_rows(config.latent_table, str(info.root))
-    rows.check(dataset=info, camera=config.latent_camera, **config.code_fields())
+    rows.check(dataset=info, camera=_own_camera(config, info), **config.code_fields())
     if config.latent_table is not None:
         # A checkpoint may be resumed from another folder.
         config.latent_table = str(Path(config.latent_table).absolute())
@@ -155,7 +156,10 @@ def _resolve_laq(config: HLRPPolicyConfig, info: DatasetInfo) -> None:
     manifest = read_manifest(path)
     found = CodeSpec.of_quantizer(manifest.config, manifest.weights_sha256, vectors=config.predicts != "codes")
     _agree(config, found, f"the quantizer {path}")
-    config.latent_laq, config.latent_camera = str(path), choose_camera(info, manifest, config.latent_camera)
+    config.latent_laq, own = str(path), choose_camera(info, manifest, _own_camera(config, info))
+    if config.latent_camera not in config.cameras:
+        # Labels are made from batches in which cameras are renamed already.
+        config.latent_camera = with_only_camera([own], config.cameras, {}).get(own, own)
     frames = window_offset(manifest.offset_seconds, info.fps)
     if config.latent_offset_frames != frames:
         raise UserError(
@@ -164,6 +168,12 @@ def _resolve_laq(config: HLRPPolicyConfig, info: DatasetInfo) -> None:
             where="policy.latent_offset_frames",
             fix=f"set it to {frames}; hlrp train does",
         )
+
+
+def _own_camera(config: HLRPPolicyConfig, info: DatasetInfo) -> str | None:
+    """What the dataset calls the camera of the labels; None: only the name that the policy has for it is known."""
+    camera = config.latent_camera
+    return None if camera in config.cameras and camera not in info.cameras else camera
 
 
 def _agree(config: HLRPPolicyConfig, found: CodeSpec, source: str) -> None:

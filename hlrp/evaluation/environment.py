@@ -1,0 +1,101 @@
+"""Building the environment of an evaluation as `lerobot-eval` does, and what it gives a policy to see."""
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from hlrp.errors import UserError, causes, suggest
+
+_DERIVED_FIELDS = ("features", "features_map")
+
+
+@contextlib.contextmanager
+def without_prints() -> Iterator[None]:
+    """Keep LeRobot's own `print` calls off standard output, which belongs to `--json`; errors still raise."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def environment_config(env_type: str, task: str | None, fields: dict[str, Any]) -> Any:
+    """LeRobot's configuration object of an environment. Plugins have to be registered before.
+
+    Raises:
+        UserError: Unknown type, field or task, or a value that the class refuses.
+    """
+    import draccus
+    from lerobot.envs.configs import EnvConfig
+
+    known = EnvConfig.get_known_choices()
+    if env_type not in known:
+        raise UserError(f"unknown environment type {env_type!r}", where="--env", fix=suggest(env_type, known))
+    cls = known[env_type]
+    names = {f.name for f in dataclasses.fields(cls)} - set(_DERIVED_FIELDS)
+    for name in fields:
+        if name not in names:
+            raise UserError(
+                f"environment {env_type!r} has no field {name!r}", where=f"env.{name}", fix=suggest(name, names)
+            )
+    values = {**fields, **({} if task is None else {"task": task})}
+    try:
+        return draccus.decode(cls, values)
+    except UserError:
+        raise
+    except Exception as error:
+        # draccus wraps what __post_init__ raises.
+        for cause in causes(error):
+            if isinstance(cause, UserError):
+                raise cause from error
+        raise UserError(
+            f"environment {env_type!r} refuses its settings: {error}", where=f"env = {values}", fix="change that field"
+        ) from error
+
+
+def build_environments(env_cfg: Any, n_envs: int, use_async: bool) -> list[tuple[str, Any]]:
+    """Vector environments of a configuration as `(label, environment)`; a group of tasks gives several.
+
+    Raises:
+        UserError: The simulator is not installed, or it does not know the task.
+    """
+    import gymnasium as gym
+    from lerobot.envs import make_env
+    from lerobot.envs.utils import FreezeAfterEpisodeEnd
+
+    try:
+        with without_prints():
+            suites = make_env(env_cfg, n_envs=n_envs, use_async_envs=use_async)
+    except (ModuleNotFoundError, gym.error.Error) as error:
+        raise UserError(
+            f"environment {env_cfg.type!r} cannot be made: {error}", where="--env", fix="pip install -e '.[sim]'"
+        ) from error
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"environment {env_cfg.type!r} refuses task {env_cfg.task!r}: {error}",
+            where="--task",
+            fix="name another task",
+        ) from error
+    single = sum(len(group) for group in suites.values()) == 1
+    found = []
+    for suite, group in suites.items():
+        for task_id, vec in group.items():
+            if isinstance(vec, gym.vector.SyncVectorEnv):
+                # LeRobot freezes finished copies only in its asynchronous environments. Here it also keeps the final
+                # frame, which Gymnasium's autoreset would replace, and saves stepping copies nobody waits for.
+                vec.envs = [e if isinstance(e, FreezeAfterEpisodeEnd) else FreezeAfterEpisodeEnd(e) for e in vec.envs]
+            found.append((str(env_cfg.task) if single and env_cfg.task else f"{suite}_{task_id}", vec))
+    return found
+
+
+def observed_shapes(vec: Any, env_preprocessor: Any) -> dict[str, tuple[int, ...]]:
+    """What the environment really gives a policy, by LeRobot's names; images as (C, H, W)."""
+    import numpy as np
+    from gymnasium.vector.utils import create_empty_array
+    from lerobot.envs import preprocess_observation
+
+    space = getattr(vec, "single_observation_space", None) or vec.observation_space
+    observation = preprocess_observation(create_empty_array(space, n=1, fn=np.zeros))
+    observation = env_preprocessor({**observation, "task": [""]})
+    return {
+        k: tuple(v.shape[1:]) for k, v in observation.items() if k.startswith("observation") and hasattr(v, "shape")
+    }
