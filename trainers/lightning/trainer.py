@@ -92,7 +92,7 @@ class LightningTrainer(BaseTrainer):
             run = run.model_copy(update={"output_dir": Path(output_dir)})
         run = with_absolute_paths(fetched(run) if datamodule is None else run)
         dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
-        _check_push(run)
+        check_push(run.push_to_hub)
         return _execute(run, module, datamodule, dataset=dataset, notes=check_data(run, dataset))
 
     def _run_for(self, module: "LightningModule | None", datamodule: Any) -> LightningRun:
@@ -153,7 +153,7 @@ class LightningTrainer(BaseTrainer):
             checkpoint, notes, run = plan_resume(directory, run, steps)
             dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
             check_same_data(directory, dataset)
-            _check_push(run)
+            check_push(run.push_to_hub)
             notes += check_data(run, dataset)
             return _execute(
                 run, module, datamodule, dataset=dataset, directory=directory, checkpoint=checkpoint, notes=notes
@@ -188,11 +188,6 @@ class LightningTrainer(BaseTrainer):
         lines = [f"train     {job_name(run)} with Lightning, {length}, {batch} samples per step"]
         lines += [f"data      {d.root} ({d.episodes} episodes, {d.frames} frames, {d.fps:g} fps)" for d in datasets]
         return "\n".join([*lines, *(selection.describe() for selection in selections)])
-
-
-def _check_push(run: LightningRun) -> None:
-    if run.push_to_hub is not None and is_first_process():
-        check_push(run.push_to_hub)
 
 
 def find_datasets(run: LightningRun) -> list[DatasetInfo]:
