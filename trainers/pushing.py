@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError, WorkError
-from hlrp.processes import child_environment
+from hlrp.processes import child_environment, is_first_process
 
 _OFFLINE, _BY_DEFAULT = "HF_HUB_OFFLINE", "HLRP_OFFLINE_BY_DEFAULT"
 _WHERE = "push_to_hub / --push-to-hub"
@@ -23,13 +23,17 @@ def keep_offline() -> None:
         os.environ |= {_OFFLINE: "1", _BY_DEFAULT: "1"}
 
 
-def check_push(repo_id: str) -> None:
+def check_push(repo_id: str | None) -> None:
     """Refuse a repository that could not be written at the end of a run, before the run.
+
+    Args:
+        repo_id: The repository; None: nothing is published. Of several processes the first one asks.
 
     Raises:
         UserError: It has no such name, nobody is logged in, or the Hub cannot be reached.
     """
-    _in_own_process("check", repo_id)
+    if repo_id is not None and is_first_process():
+        _in_own_process("check", repo_id)
 
 
 def push_finished(path: Path, repo_id: str) -> str:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from hlrp.config import ClassPath, FoundationModel, LeRobotRun, LightningRun, PolicyModel, refuse_unused
 from hlrp.data.checks import dataset_problems, refuse_fatal
-from hlrp.data.dataset_info import DatasetInfo, find_dataset
+from hlrp.data.dataset_info import DatasetInfo, check_episodes, find_dataset, read_dataset
 from hlrp.data.filtering import Selection
 from hlrp.data.hub import fetch_dataset
 from hlrp.data.policy_checks import STATE, policy_problems
@@ -177,6 +177,23 @@ def _relative(section: BaseModel, prefix: str) -> list[tuple[str, Path]]:
             elif isinstance(item, Path) and not item.is_absolute():
                 relative.append((key, item))
     return relative
+
+
+def find_datasets(run: LightningRun) -> list[DatasetInfo]:
+    """The datasets that the run names, checked by their metadata.
+
+    Raises:
+        UserError: One is missing or broken, or an episode does not exist.
+    """
+    data = run.data
+    if data.sources:
+        return [
+            read_dataset(s.repo_id, s.root, where=f"data.sources.{i}", tolerance_s=data.tolerance_s)
+            for i, s in enumerate(data.sources)
+        ]
+    dataset = read_dataset(data.repo_id, data.root, tolerance_s=data.tolerance_s)
+    check_episodes(dataset, data.episodes)
+    return [dataset]
 
 
 def describe_data(datasets: Sequence[DatasetInfo], selections: Sequence[Selection] = ()) -> DatasetRecord:

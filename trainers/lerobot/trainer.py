@@ -85,9 +85,7 @@ class LeRobotTrainer(BaseTrainer):
                 raise UserError("this trainer runs LeRobot configurations", where="trainer_type")
             run = loaded
         run = with_absolute_paths(fetched(run))
-        if run.push_to_hub is not None:
-            refuse_unused(run)
-            check_push(run.push_to_hub)
+        check_push(run.push_to_hub)
         run = with_camera_names(run, error_console().print)
         with claim_run_path(run.output_dir, run.job_name or run.model.policy_type) as lock:
             command, datasets, _, path, steps, warnings, selections = plan(run, lock.folder)
@@ -110,8 +108,7 @@ class LeRobotTrainer(BaseTrainer):
     def resume(self, directory: RunDirectory, run: LeRobotRun, *, steps: int | None = None) -> RunResult:
         """Continue a run from its newest complete checkpoint, in its own folder."""
         with directory.sole_writer() as lock:
-            if run.push_to_hub is not None:
-                check_push(run.push_to_hub)
+            check_push(run.push_to_hub)
             command, checkpoint, warnings, total = plan_resume(directory, run, steps)
             lifecycle = RunLifecycle(warnings)
 

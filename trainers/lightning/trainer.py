@@ -15,7 +15,7 @@ from hlrp.config import (
     refuse_unused,
     require_dataset,
 )
-from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
+from hlrp.data.dataset_info import DatasetInfo
 from hlrp.errors import UserError
 from hlrp.files import clear_leftovers
 from hlrp.processes import is_first_process
@@ -39,6 +39,7 @@ from trainers.run_data import (
     describe_data,
     error_console,
     fetched,
+    find_datasets,
     reading_told,
     refuse_unfetched,
     resumed_paths,
@@ -95,7 +96,7 @@ class LightningTrainer(BaseTrainer):
             run = with_camera_names(fetched(run), error_console().print)
         run = with_absolute_paths(run)
         dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
-        _check_push(run)
+        check_push(run.push_to_hub)
         return _execute(run, module, datamodule, dataset=dataset, notes=check_data(run, dataset))
 
     def _run_for(self, module: "LightningModule | None", datamodule: Any) -> LightningRun:
@@ -156,7 +157,7 @@ class LightningTrainer(BaseTrainer):
             checkpoint, notes, run = plan_resume(directory, run, steps)
             dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
             check_same_data(directory, dataset)
-            _check_push(run)
+            check_push(run.push_to_hub)
             notes += check_data(run, dataset)
             return _execute(
                 run, module, datamodule, dataset=dataset, directory=directory, checkpoint=checkpoint, notes=notes
@@ -193,28 +194,6 @@ class LightningTrainer(BaseTrainer):
         lines = [f"train     {job_name(run)} with Lightning, {length}, {batch} samples per step"]
         lines += [f"data      {d.root} ({d.episodes} episodes, {d.frames} frames, {d.fps:g} fps)" for d in datasets]
         return "\n".join([*lines, *(selection.describe() for selection in selections)])
-
-
-def _check_push(run: LightningRun) -> None:
-    if run.push_to_hub is not None and is_first_process():
-        check_push(run.push_to_hub)
-
-
-def find_datasets(run: LightningRun) -> list[DatasetInfo]:
-    """The datasets that the run names, checked by their metadata.
-
-    Raises:
-        UserError: One is missing or broken, or an episode does not exist.
-    """
-    data = run.data
-    if data.sources:
-        return [
-            read_dataset(s.repo_id, s.root, where=f"data.sources.{i}", tolerance_s=data.tolerance_s)
-            for i, s in enumerate(data.sources)
-        ]
-    dataset = read_dataset(data.repo_id, data.root, tolerance_s=data.tolerance_s)
-    check_episodes(dataset, data.episodes)
-    return [dataset]
 
 
 def plan_resume(
