@@ -5,14 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 from bundle_toys import CONFIGS, gradients, same
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies.factory import make_policy, make_pre_post_processors
+from make_labels import make_table
 
 from hlrp.data import read_dataset
+from hlrp.data.renaming import rename_features
 from hlrp.errors import UserError
 from hlrp.latents import LatentTable
 from hlrp.latents.column import write_column
+from lerobot_policy_felix_bundle.policies.common.meaning import resolve_meaning
 
 LATENT, CAMERA = "hlrp_action_expert_latent", "observation.image"
 
@@ -24,8 +29,6 @@ def config_of(name=LATENT, **fields):
 def build(config, root: Path):
     """Policy, processors and dataset as LeRobot's training makes them."""
     torch.manual_seed(0)
-    from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
-
     meta = LeRobotDatasetMetadata(root.name, root=root)
     dataset = LeRobotDataset(root.name, root=root, delta_timestamps=resolve_delta_timestamps(config, meta))
     policy = make_policy(config, ds_meta=dataset.meta)
@@ -107,6 +110,26 @@ def test_labels_made_while_training_give_the_same_loss(precomputed, squares, laq
     assert torch.equal(first["hlrp.code_mask"], second["hlrp.code_mask"])
     assert torch.equal(first["hlrp.codes"], second["hlrp.codes"])
     assert same(gradients(policy, first), gradients(online, second))
+
+
+def test_labels_of_data_that_call_the_policys_camera_otherwise(squares, laq2, tmp_path):
+    """A policy of old recordings goes on with new ones, whose only camera has a name; batches have the policy's."""
+    front, new = "observation.images.front", tmp_path / "new"
+    rename_features(read_dataset(None, squares), {CAMERA: front}, new)
+    table, meta = make_table(new, laq2, tmp_path / "table"), LeRobotDatasetMetadata("new", root=new)
+    online = {"latent_laq": str(laq2), "latent_offset_frames": 2}
+
+    def camera_after(camera, **fields):
+        seen = {CAMERA: PolicyFeature(FeatureType.VISUAL, (3, 96, 96))}
+        config = config_of(input_features=seen, latent_camera=camera, **fields)
+        resolve_meaning(config, meta)
+        return config.latent_camera
+
+    assert [camera_after(camera, **online) for camera in (CAMERA, None)] == [CAMERA, CAMERA]
+    assert camera_after(CAMERA, latent_table=str(table)) == front
+    for labels in (online, {"latent_table": str(table)}):
+        with pytest.raises(UserError, match=r"observation\.images\.typo"):
+            camera_after("observation.images.typo", **labels)
 
 
 def test_three_frames(squares, table3, laq3):
