@@ -65,8 +65,8 @@ class FramePipeline:
         self._skip_bad = skip_bad
         ahead = max(2, _AHEAD_BYTES // (self._chunk * frame_bytes))
         self._jobs = [_Job(group, ahead) for group in self._groups(episodes)]
-        self._workers = max(1, min(workers or own_cores(), len(self._jobs)))
-        self._decoder_threads = 1 if workers else max(1, own_cores() // self._workers)
+        self.workers = max(1, min(workers or own_cores(), len(self._jobs)))
+        self.decoder_threads = 1 if workers else max(1, own_cores() // self.workers)
         there = device.type == "cuda" and decoder.is_video and decoder.table.info.video_backend == "torchcodec"
         self._decoding_device = str(device) if there else None
         self._stop = threading.Event()
@@ -90,13 +90,13 @@ class FramePipeline:
 
     def __iter__(self) -> Generator[DeviceChunk | BadVideoError]:
         # A thread begins a job only if it is among the next few: the others' results would have to wait in memory.
-        may_begin = threading.Semaphore(self._workers)
+        may_begin = threading.Semaphore(self.workers)
         todo: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        for job in [*self._jobs, *[None] * self._workers]:
+        for job in [*self._jobs, *[None] * self.workers]:
             todo.put(job)
         threads = [
             threading.Thread(target=self._work, args=(todo, may_begin), name=f"decode-{i}", daemon=True)
-            for i in range(self._workers)
+            for i in range(self.workers)
         ]
         for thread in threads:
             thread.start()
@@ -112,7 +112,7 @@ class FramePipeline:
                 may_begin.release()
         finally:
             self._stop.set()
-            may_begin.release(self._workers)
+            may_begin.release(self.workers)
             for thread in threads:
                 thread.join()
 
@@ -132,7 +132,7 @@ class FramePipeline:
         def on_bad(error: BadVideoError) -> None:
             self._put(job, error)
 
-        options: Any = {"chunk": self._chunk, "threads": self._decoder_threads}
+        options: Any = {"chunk": self._chunk, "threads": self.decoder_threads}
         options["on_bad"] = on_bad if self._skip_bad else None
         for item in self._read(job.episodes, options):
             if not self._put(job, item):
