@@ -55,6 +55,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def own_cores(environment: Mapping[str, str] = os.environ) -> int:
+    """The share of `cores` of one process: torchrun starts several processes on a machine and gives all of them all."""
+    beside = environment.get("LOCAL_WORLD_SIZE", "")
+    return max(1, cores() // max(1, int(beside))) if beside.isdecimal() else cores()
+
+
 class Ranks(NamedTuple):
     """Which process of how many this is."""
 

@@ -13,7 +13,7 @@ NEEDS: dict[str, dict[str, str]] = {
     "latents verify": {"sample": "laq", "seed": "laq", "device": "laq"},
     "precompute-latents": {"copy": "write_column"},
     "fit-actions": {"camera": "laq"},
-    "pseudo-label": {"device": "laq", "skip_bad": "laq"},
+    "pseudo-label": {"device": "laq", "skip_bad": "laq", "decode_workers": "laq"},
     "serve": {"certificate": "key", "key": "certificate"},
     "rollout": {"seed": "against"},
 }

@@ -62,8 +62,14 @@ def vectors_of(laq: Path, info: "DatasetInfo", camera: str | None, device: str) 
     return LatentTable.open(label_here(cached_labelling(laq, info, camera, device, Ranks()), laq, device).output)
 
 
-def label_here(request: "LabelRequest", laq: Path, device: str) -> "LabelResult":
+def label_here(request: "LabelRequest", laq: Path, device: str, decode_workers: int = 0) -> "LabelResult":
     """Do this process's part of a labelling, and show how far it is.
+
+    Args:
+        request: What to label.
+        laq: The quantizer.
+        device: Where it encodes.
+        decode_workers: Threads that decode; 0: one per core.
 
     Raises:
         UserError: As `label`, or another process is at the same part.
@@ -75,7 +81,7 @@ def label_here(request: "LabelRequest", laq: Path, device: str) -> "LabelResult"
     rank, world = request.ranks
     # The processes of one launch share the folder; a second launch would do the same work again.
     with FolderLock(request.output, part=f"-{rank}-of-{world}"), _progress(request) as report:
-        return label(request, encoder, device=device, progress=report)
+        return label(request, encoder, device=device, progress=report, workers=decode_workers)
 
 
 def show_skipped(result: "LabelResult") -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +12,7 @@ from hlrp.errors import UserError
 from hlrp.runs.published import folder_of
 
 if TYPE_CHECKING:
+    from hlrp.data.video_backends import VideoBackend
     from hlrp.latents.column import ColumnResult
     from hlrp.latents.labelling import LabelRequest, LabelResult
 
@@ -34,6 +35,12 @@ def precompute_latents(
     tolerance_s: Annotated[
         float, typer.Option(min=1e-6, help="Most seconds between a frame's time in the tables and in its video.")
     ] = TOLERANCE_S,
+    decode_workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads that decode videos [default: one per core].")
+    ] = None,
+    video_backend: Annotated[
+        Literal["pyav", "torchcodec"] | None, typer.Option(help="What decodes videos [default: pyav].")
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Mark what cannot be decoded invalid; go on.")] = False,
     allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -55,13 +62,15 @@ def precompute_latents(
     from hlrp_cli.latent_tables import label_here, usual_batch_size
 
     windows = batch_size or usual_batch_size(chosen)
-    request = _request(laq, dataset, dataset_root, camera, output, vectors, windows, tolerance_s, skip_bad)
+    request = _request(
+        laq, dataset, dataset_root, camera, output, vectors, windows, tolerance_s, video_backend, skip_bad
+    )
     for folder in (request.output, write_column):
         if folder is not None:
             check_writable(folder)
     if write_column is not None:
         check_column(request.info, write_column, request.identity())
-    result = label_here(request, laq, chosen)
+    result = label_here(request, laq, chosen, decode_workers or 0)
     column = _write_column(result, request, write_column, copy) if write_column is not None else None
     _show(result, request, column, json_output)
 
@@ -75,6 +84,7 @@ def _request(
     vectors: bool,
     batch_size: int,
     tolerance_s: float,
+    video_backend: "VideoBackend | None",
     skip_bad: bool,
 ) -> "LabelRequest":
     from hlrp.data import read_dataset
@@ -83,8 +93,14 @@ def _request(
     from hlrp.processes import Ranks
 
     manifest = read_manifest(laq)
-    info = read_dataset(dataset, root, where="--dataset-root", tolerance_s=tolerance_s)
+    info = read_dataset(dataset, root, where="--dataset-root", tolerance_s=tolerance_s, video_backend=video_backend)
     chosen = choose_camera(info, manifest, camera)
+    if video_backend is not None and info.features[chosen]["dtype"] != "video":
+        raise UserError(
+            f"{chosen} is kept as pictures in the dataset's tables, which no video decoder reads",
+            where="--video-backend",
+            fix="leave it out",
+        )
     return LabelRequest(
         info=info,
         camera=chosen,

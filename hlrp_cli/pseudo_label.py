@@ -27,6 +27,10 @@ def pseudo_label(
         Path | None, typer.Option(help="Or the run of the quantizer: the latents are made and kept.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="With --laq: cpu, cuda, cuda:N or mps.")] = None,
+    decode_workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="With --laq: threads that decode videos [default: one per core]."),
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="With --laq: episodes that cannot be decoded get confidence 0.")
     ] = False,
@@ -71,7 +75,9 @@ def pseudo_label(
         table = LatentTable.open(latents)
     else:
         assert laq is not None, "one of them is given"
-        made = _make_table(info, loaded.manifest, laq, ranks, device, skip_bad=skip_bad)
+        made = _make_table(
+            info, loaded.manifest, laq, ranks, device, skip_bad=skip_bad, decode_workers=decode_workers or 0
+        )
         if made is None:
             _say(ranks, "latent table", json_output)
             return
@@ -81,7 +87,14 @@ def pseudo_label(
 
 
 def _make_table(
-    info: "DatasetInfo", decoder: "DecoderManifest", laq: Path, ranks: "Ranks", device: str | None, *, skip_bad: bool
+    info: "DatasetInfo",
+    decoder: "DecoderManifest",
+    laq: Path,
+    ranks: "Ranks",
+    device: str | None,
+    *,
+    skip_bad: bool,
+    decode_workers: int,
 ) -> "tuple[LatentTable, Ranks] | None":
     """Label the dataset with the decoder's quantizer.
 
@@ -107,7 +120,7 @@ def _make_table(
             fix="give the run of the quantizer that made the decoder's latents",
         )
     shared = (request.output / MANIFEST).is_file()
-    result = label_here(request, laq, chosen)
+    result = label_here(request, laq, chosen, decode_workers)
     show_skipped(result)
     return (LatentTable.open(result.output), ranks if shared else Ranks()) if result.complete else None
 

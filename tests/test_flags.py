@@ -83,7 +83,7 @@ VALUES = {"kind": "ridge", "inputs": "codes", "action_form": "direct"}
             {"laq", "camera", "device", "kind", "action_form", "horizon", "floor", "seed", "output"},
         ),
         ("pseudo-label", ("--laq laq", *LABELLED), {"latents"}),
-        ("pseudo-label", ("--latents table", *LABELLED), {"laq", "device", "skip_bad"}),
+        ("pseudo-label", ("--latents table", *LABELLED), {"laq", "device", "skip_bad", "decode_workers"}),
     ],
 )
 def test_every_flag_of_a_mode_has_an_effect_or_is_refused(

@@ -188,10 +188,16 @@ def find_datasets(run: LightningRun) -> list[DatasetInfo]:
     data = run.data
     if data.sources:
         return [
-            read_dataset(s.repo_id, s.root, where=f"data.sources.{i}", tolerance_s=data.tolerance_s)
+            read_dataset(
+                s.repo_id,
+                s.root,
+                where=f"data.sources.{i}",
+                tolerance_s=data.tolerance_s,
+                video_backend=data.video_backend,
+            )
             for i, s in enumerate(data.sources)
         ]
-    dataset = read_dataset(data.repo_id, data.root, tolerance_s=data.tolerance_s)
+    dataset = read_dataset(data.repo_id, data.root, tolerance_s=data.tolerance_s, video_backend=data.video_backend)
     check_episodes(dataset, data.episodes)
     return [dataset]
 

@@ -203,7 +203,7 @@ class DataSection(Settings):
     sources: list[SourceSection] = Field(default_factory=list)
     """A mixture of datasets, in place of `repo_id` and `root`."""
     video_backend: Literal["torchcodec", "pyav"] | None = None
-    """Video decoder where nothing is cached: pyav (the default), or torchcodec."""
+    """What decodes videos: pyav (the default), or torchcodec where it can be loaded."""
     tolerance_s: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
     """Most seconds between a frame's time in the table and the nearest frame of its video; beyond it, it is refused."""
     rename_map: dict[str, str] = Field(default_factory=dict)

@@ -62,8 +62,7 @@ class FrameDataModule(LightningDataModule):
         progress: Called meanwhile as (frames done, frames to do).
 
     Raises:
-        UserError: The run names no dataset, one that cannot be read, or no offset; or it asks for a decoder other than
-            PyAV.
+        UserError: The run names no dataset, one that cannot be read, or no offset.
     """
 
     def __init__(
@@ -90,12 +89,6 @@ class FrameDataModule(LightningDataModule):
                 "the time between the frames of a window is not given",
                 where="data.offset_seconds",
                 fix="set it, e.g. data.offset_seconds=0.1",
-            )
-        if run.data.video_backend not in (None, "pyav"):
-            raise UserError(
-                f"frames of windows are decoded through PyAV, not {run.data.video_backend!r}",
-                where="data.video_backend",
-                fix="leave it out",
             )
         self.run, self._max_val_windows = run, max_val_windows
         self._options: dict[str, Any] = {
@@ -142,7 +135,9 @@ class FrameDataModule(LightningDataModule):
         sections = data.sources or [SourceSection(repo_id=data.repo_id, root=data.root, labelled_episodes=labelled)]
         train, val = [], []
         for section in sections:
-            info = read_dataset(section.repo_id, section.root, tolerance_s=data.tolerance_s)
+            info = read_dataset(
+                section.repo_id, section.root, tolerance_s=data.tolerance_s, video_backend=data.video_backend
+            )
             kept, held_out = split_episodes(info, run.trainer.eval_split, episodes=data.episodes)
             asked = check_camera_names(cameras, info.cameras, f"data.cameras, dataset {info.root}") if cameras else None
             shared: dict[str, Any] = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.data.identity import fingerprint, first_fingerprint, is_of_older_rules
+from hlrp.data.video_backends import VideoBackend, require_backend
 from hlrp.errors import UserError, suggest
 from hlrp.runs.kinds import refuse_other
 
@@ -34,6 +35,7 @@ class DatasetInfo:
         episodes: Number of episodes.
         frames: Number of frames over all episodes.
         tolerance_s: How far a frame's time in its video may lie from its time in the table, for every reader of frames.
+        video_backend: What decodes its videos, for every reader of frames.
     """
 
     root: Path
@@ -43,6 +45,7 @@ class DatasetInfo:
     episodes: int
     frames: int
     tolerance_s: float = TOLERANCE_S
+    video_backend: VideoBackend = "pyav"
 
     @property
     def cameras(self) -> list[str]:
@@ -102,6 +105,7 @@ def read_dataset(
     *,
     where: str = "data.root / --dataset-root",
     tolerance_s: float = TOLERANCE_S,
+    video_backend: VideoBackend | None = None,
 ) -> DatasetInfo:
     """Read and check a dataset's metadata.
 
@@ -110,10 +114,11 @@ def read_dataset(
         root: Its folder.
         where: Named in errors.
         tolerance_s: Handed to the readers of frames, see `DatasetInfo`.
+        video_backend: The same; none: PyAV.
 
     Raises:
-        UserError: The folder is missing, is no LeRobotDataset, is of another format, or has no frames; or
-            ``tolerance_s`` is half a frame or more.
+        UserError: The folder is missing, is no LeRobotDataset, is of another format, or has no frames;
+            ``tolerance_s`` is half a frame or more; or ``video_backend`` cannot be loaded here.
     """
     folder = find_dataset(repo_id, root)
     if folder is None:
@@ -135,6 +140,7 @@ def read_dataset(
             raw["total_episodes"],
             raw["total_frames"],
             tolerance_s,
+            video_backend or "pyav",
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -154,6 +160,7 @@ def read_dataset(
         )
     if result.frames == 0:
         raise UserError("the dataset has no frames", where=str(info), fix="record again")
+    require_backend(result.video_backend)
     return result
 
 

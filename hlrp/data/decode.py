@@ -2,17 +2,21 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hlrp.data.columns import read_column
 from hlrp.data.dataset_info import DatasetInfo, check_episodes
 from hlrp.data.episodes import Episodes, check_camera, read_episodes
 from hlrp.data.images import BadVideoError, EmbeddedImages, declared_size
-from hlrp.data.video import VideoReader
+from hlrp.data.open_video import OpenVideo, open_video, pixel_source
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
+
+_PIECE_BYTES = 16 << 20
+"""Frames as recorded that are held at a time, about: large ones are read a few at a time."""
 
 
 class FrameChunk(NamedTuple):
@@ -27,6 +31,20 @@ class FrameChunk(NamedTuple):
     episode: int
     start: int
     frames: "NDArray[np.uint8]"
+
+
+class DeviceChunk(NamedTuple):
+    """Consecutive frames of one episode on a device.
+
+    Args:
+        episode: Episode number.
+        start: Index of the first frame inside the episode.
+        frames: uint8 `[n, H, W, C]` on the device: channels last, as decoders give them.
+    """
+
+    episode: int
+    start: int
+    frames: "Tensor"
 
 
 def frame_size(info: DatasetInfo, camera: str) -> tuple[int, int]:
@@ -45,13 +63,34 @@ def resize_frames(frames: "NDArray[np.uint8]", size: tuple[int, int]) -> "NDArra
     """Resize uint8 `[n, C, H, W]` as torchvision's `Resize(size, antialias=True)` does on uint8 tensors."""
     if frames.shape[-2:] == size:
         return frames
-    import numpy as np
     import torch
 
-    tensor = torch.from_numpy(frames)
-    resized = torch.nn.functional.interpolate(tensor, size=size, mode="bilinear", antialias=True, align_corners=False)
-    result: np.ndarray[Any, np.dtype[np.uint8]] = resized.numpy()
+    result: NDArray[np.uint8] = resize_tensor(torch.from_numpy(frames), size).numpy()
     return result
+
+
+def resize_tensor(frames: "Tensor", size: tuple[int, int]) -> "Tensor":
+    """`resize_frames` of a tensor, on its device.
+
+    A CPU resizes in whole numbers, other devices in floating point: a level may differ by one.
+    """
+    import torch
+
+    if tuple(frames.shape[-2:]) == size:
+        return frames
+    if frames.device.type != "cpu":
+        return resized_in_floats(frames, size)
+    return torch.nn.functional.interpolate(frames, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def resized_in_floats(frames: "Tensor", size: tuple[int, int]) -> "Tensor":
+    """`resize_frames` of a tensor within one level, for devices that cannot resize bytes."""
+    import torch
+
+    smooth = torch.nn.functional.interpolate(
+        frames.float(), size=size, mode="bilinear", antialias=True, align_corners=False
+    )
+    return smooth.round().clamp(0, 255).to(torch.uint8)
 
 
 class FrameTimes:
@@ -86,7 +125,7 @@ def sequential_frames(
 ) -> Iterator[FrameChunk]:
     """Decode episodes from front to back; memory stays constant.
 
-    The pixels are those of `hlrp.data.video`, whatever reads them, resized by `resize_frames` when asked.
+    The pixels are those of `hlrp.data.open_video`, whatever reads them, resized by `resize_frames` when asked.
 
     Args:
         info: The dataset.
@@ -123,9 +162,22 @@ class SequentialDecoder:
         self.table, self.camera = table, camera
         self._recorded = frame_size(table.info, camera)
         self.size = target_size(size, self._recorded)
-        self._is_video = table.info.features[camera]["dtype"] == "video"
-        self._times = FrameTimes(table, camera) if self._is_video else None
-        self._images = None if self._is_video else EmbeddedImages(table, camera)
+        is_video = table.info.features[camera]["dtype"] == "video"
+        self._times = FrameTimes(table, camera) if is_video else None
+        self._images = None if is_video else EmbeddedImages(table, camera)
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the camera's frames are videos, and not pictures in tables."""
+        return self._times is not None
+
+    def source(self, device: str = "cpu") -> str:
+        """What decodes these frames for ``device``, with versions."""
+        if self.is_video:
+            return pixel_source(self.table.info.video_backend, device)
+        import PIL
+
+        return f"Pillow {PIL.__version__}"
 
     def frames(
         self,
@@ -136,44 +188,76 @@ class SequentialDecoder:
         on_bad: Callable[[BadVideoError], None] | None = None,
     ) -> Iterator[FrameChunk]:
         """Frames of ``episodes`` in that order; see `sequential_frames`. Safe to call from several threads."""
-        source = self._video_chunks(episodes, chunk, threads) if self._is_video else self._image_chunks(episodes, chunk)
-        for item in source:
-            if not isinstance(item, BadVideoError):
-                yield item._replace(frames=resize_frames(item.frames, self.size))
-            elif on_bad is None:
-                raise item
-            else:
-                on_bad(item)
+        chunk = self._piece(chunk)
+        if self._times is None:
+            source = self._image_chunks(episodes, chunk)
+        else:
+            source = self._video_chunks(episodes, chunk, threads, "cpu", lambda video, *asked: video.read(*asked))
+        for episode, start, frames in _without_bad(source, on_bad):
+            yield FrameChunk(episode, start, resize_frames(frames.transpose(0, 3, 1, 2), self.size))
 
-    def _video_chunks(self, episodes: Sequence[int], chunk: int, threads: int) -> Iterator[FrameChunk | BadVideoError]:
+    def frames_on(
+        self,
+        device: str,
+        episodes: Sequence[int],
+        *,
+        chunk: int = 64,
+        threads: int = 0,
+        on_bad: Callable[[BadVideoError], None] | None = None,
+    ) -> Iterator[DeviceChunk]:
+        """Frames of videos, decoded and resized on ``device`` by torchcodec; otherwise as `frames`.
+
+        A file that is left to PyAV gives frames on the CPU.
+        """
+        chunk = self._piece(chunk)
+        source = self._video_chunks(episodes, chunk, threads, device, lambda video, *asked: video.read_tensor(*asked))
+        for episode, start, frames in _without_bad(source, on_bad):
+            resized = resize_tensor(frames.permute(0, 3, 1, 2), self.size)
+            yield DeviceChunk(episode, start, resized.permute(0, 2, 3, 1).contiguous())
+
+    def _piece(self, chunk: int) -> int:
+        """Frames to read at a time: ``chunk``, or less of large ones."""
+        return max(1, min(chunk, _PIECE_BYTES // (3 * self._recorded[0] * self._recorded[1])))
+
+    def _video_chunks[F](
+        self,
+        episodes: Sequence[int],
+        chunk: int,
+        threads: int,
+        device: str,
+        read: "Callable[[OpenVideo, NDArray[np.float64], int], F]",
+    ) -> Iterator[tuple[int, int, F] | BadVideoError]:
         assert self._times is not None
-        paths = self.table.video[self.camera][0]
-        reader: VideoReader | None = None
+        paths, info = self.table.video[self.camera][0], self.table.info
+        video: OpenVideo | None = None
         try:
             for episode in episodes:
                 try:
-                    if reader is None or reader.path != paths[episode]:
-                        if reader is not None:
-                            reader.close()
-                            reader = None
-                        reader = VideoReader(
+                    if video is None or video.path != paths[episode]:
+                        if video is not None:
+                            video.close()
+                            video = None
+                        video = open_video(
                             paths[episode],
                             episode,
+                            backend=info.video_backend,
                             size=self._recorded,
-                            tolerance_s=self.table.info.tolerance_s,
+                            tolerance_s=info.tolerance_s,
                             threads=threads,
+                            device=device,
                         )
                     seconds = self._times.seconds(episode)
                     for start in range(0, len(seconds), chunk):
-                        frames = reader.read(seconds[start : start + chunk], episode)
-                        yield FrameChunk(episode, start, frames.transpose(0, 3, 1, 2))
+                        yield episode, start, read(video, seconds[start : start + chunk], episode)
                 except BadVideoError as error:
                     yield error
         finally:
-            if reader is not None:
-                reader.close()
+            if video is not None:
+                video.close()
 
-    def _image_chunks(self, episodes: Sequence[int], chunk: int) -> Iterator[FrameChunk | BadVideoError]:
+    def _image_chunks(
+        self, episodes: Sequence[int], chunk: int
+    ) -> "Iterator[tuple[int, int, NDArray[np.uint8]] | BadVideoError]":
         import numpy as np
 
         # The index of the tables is shared; what is loaded of them belongs to one thread.
@@ -184,6 +268,17 @@ class SequentialDecoder:
                 first, length = int(self.table.start[episode]), int(self.table.lengths[episode])
                 for start in range(0, length, chunk):
                     indices = np.arange(first + start, first + min(start + chunk, length))
-                    yield FrameChunk(episode, start, images.read_frames(indices, episode))
+                    yield episode, start, images.read_frames(indices, episode).transpose(0, 2, 3, 1)
             except BadVideoError as error:
                 yield error
+
+
+def _without_bad[T](source: Iterator[T | BadVideoError], on_bad: Callable[[BadVideoError], None] | None) -> Iterator[T]:
+    """What ``source`` gives; its errors go to ``on_bad``, or are raised."""
+    for item in source:
+        if not isinstance(item, BadVideoError):
+            yield item
+        elif on_bad is None:
+            raise item
+        else:
+            on_bad(item)

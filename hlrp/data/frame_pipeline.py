@@ -3,36 +3,23 @@
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hlrp.data.decode import FrameChunk, SequentialDecoder
+from hlrp.data.decode import DeviceChunk, SequentialDecoder
 from hlrp.data.images import BadVideoError
-from hlrp.processes import cores
+from hlrp.processes import own_cores
 
 _JOB_FRAMES = 512
 """Frames of a job, about: opening a video and finding a place in it costs as much as some tens of small frames."""
 
-_MAX_WORKERS = 4
-_AHEAD_BYTES = 64 << 20
+_AHEAD_BYTES = 16 << 20
+"""Frames that a thread has decoded and nobody has taken yet, about."""
+
 _PINNED = 3
-
-
-class DeviceChunk(NamedTuple):
-    """Consecutive frames of one episode on the device.
-
-    Args:
-        episode: Episode number.
-        start: Index of the first frame inside the episode.
-        frames: uint8 `[n, H, W, C]` on the device: channels last, as decoders give them.
-    """
-
-    episode: int
-    start: int
-    frames: Tensor
 
 
 class _Job:
@@ -40,23 +27,25 @@ class _Job:
 
     def __init__(self, episodes: list[int], ahead: int) -> None:
         self.episodes = episodes
-        self.decoded: queue.Queue[FrameChunk | BaseException | None] = queue.Queue(ahead)
+        self.decoded: queue.Queue[DeviceChunk | BaseException | None] = queue.Queue(ahead)
 
 
 class FramePipeline:
     """Decodes episodes in threads, several at once but given in order, and moves their frames to a device once.
 
-    What waits is limited to some tens of megabytes. To a CUDA device frames go through pinned memory on a stream of
-    their own, so that the copy runs beside kernels.
+    What waits is limited to some tens of megabytes a thread, whatever the size of frames and the length of episodes.
+    Frames that a CPU decodes are resized there, in the same thread. To a CUDA device they go through pinned memory on a
+    stream of their own, so that the copy runs beside kernels; with torchcodec that device decodes and resizes itself.
 
     Args:
         decoder: Of the camera.
         episodes: Which, in the order in which they come.
         device: Where the frames go.
-        chunk: Most frames of an item.
+        chunk: Most frames of an item; of large frames there are fewer.
         skip_bad: Give a `BadVideoError` in place of the rest of an episode that cannot be decoded; otherwise it is
             raised.
-        workers: Threads that decode; 0: one per core, but not many.
+        workers: Threads that decode, and all that do; 0: one per core of this process, and where there are fewer
+            videos than cores the decoder's own threads beside.
     """
 
     def __init__(
@@ -70,14 +59,23 @@ class FramePipeline:
         workers: int = 0,
     ) -> None:
         self._decoder, self._device = decoder, device
-        self._chunk, self._skip_bad = chunk, skip_bad
-        self._workers = workers or min(cores(), _MAX_WORKERS)
-        self._decoder_threads = max(1, cores() // self._workers)
-        height, width = decoder.size
-        ahead = max(2, _AHEAD_BYTES // (self._workers * chunk * height * width * 3))
+        frame_bytes = decoder.size[0] * decoder.size[1] * 3
+        # No more depends on the number of threads: the same frames come in the same chunks with any.
+        self._chunk = max(1, min(chunk, _AHEAD_BYTES // (2 * frame_bytes)))
+        self._skip_bad = skip_bad
+        ahead = max(2, _AHEAD_BYTES // (self._chunk * frame_bytes))
         self._jobs = [_Job(group, ahead) for group in self._groups(episodes)]
+        self.workers = max(1, min(workers or own_cores(), len(self._jobs)))
+        self.decoder_threads = 1 if workers else max(1, own_cores() // self.workers)
+        there = device.type == "cuda" and decoder.is_video and decoder.table.info.video_backend == "torchcodec"
+        self._decoding_device = str(device) if there else None
         self._stop = threading.Event()
         self._pinned = _PinnedBuffers(device) if device.type == "cuda" else None
+
+    @property
+    def source(self) -> str:
+        """What decodes the frames, with versions."""
+        return self._decoder.source("cpu" if self._decoding_device is None else self._device.type)
 
     def _groups(self, episodes: Sequence[int]) -> Iterator[list[int]]:
         lengths, group, frames = self._decoder.table.lengths, list[int](), 0
@@ -92,13 +90,13 @@ class FramePipeline:
 
     def __iter__(self) -> Generator[DeviceChunk | BadVideoError]:
         # A thread begins a job only if it is among the next few: the others' results would have to wait in memory.
-        may_begin = threading.Semaphore(self._workers)
+        may_begin = threading.Semaphore(self.workers)
         todo: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        for job in [*self._jobs, *[None] * self._workers]:
+        for job in [*self._jobs, *[None] * self.workers]:
             todo.put(job)
         threads = [
             threading.Thread(target=self._work, args=(todo, may_begin), name=f"decode-{i}", daemon=True)
-            for i in range(self._workers)
+            for i in range(self.workers)
         ]
         for thread in threads:
             thread.start()
@@ -114,7 +112,7 @@ class FramePipeline:
                 may_begin.release()
         finally:
             self._stop.set()
-            may_begin.release(self._workers)
+            may_begin.release(self.workers)
             for thread in threads:
                 thread.join()
 
@@ -134,20 +132,23 @@ class FramePipeline:
         def on_bad(error: BadVideoError) -> None:
             self._put(job, error)
 
-        frames = self._decoder.frames(
-            job.episodes,
-            chunk=self._chunk,
-            threads=self._decoder_threads,
-            on_bad=on_bad if self._skip_bad else None,
-        )
-        for item in frames:
-            # Pictures and resized frames may have another layout in memory than decoded video.
-            last = np.ascontiguousarray(item.frames.transpose(0, 2, 3, 1))
-            if not self._put(job, item._replace(frames=last)):
+        options: Any = {"chunk": self._chunk, "threads": self.decoder_threads}
+        options["on_bad"] = on_bad if self._skip_bad else None
+        for item in self._read(job.episodes, options):
+            if not self._put(job, item):
                 return
         self._put(job, None)
 
-    def _put(self, job: _Job, item: FrameChunk | BaseException | None) -> bool:
+    def _read(self, episodes: list[int], options: Any) -> Iterator[DeviceChunk]:
+        if self._decoding_device is not None:
+            yield from self._decoder.frames_on(self._decoding_device, episodes, **options)
+            return
+        for episode, start, frames in self._decoder.frames(episodes, **options):
+            # Pictures and resized frames may have another layout in memory than decoded video.
+            last = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
+            yield DeviceChunk(episode, start, torch.from_numpy(last))
+
+    def _put(self, job: _Job, item: DeviceChunk | BaseException | None) -> bool:
         while not self._stop.is_set():
             try:
                 job.decoded.put(item, timeout=0.2)
@@ -156,9 +157,10 @@ class FramePipeline:
             return True
         return False
 
-    def _to_device(self, item: FrameChunk) -> DeviceChunk:
-        frames = torch.from_numpy(item.frames)
-        return DeviceChunk(item.episode, item.start, self._pinned.send(frames) if self._pinned else frames)
+    def _to_device(self, item: DeviceChunk) -> DeviceChunk:
+        if self._pinned is None or item.frames.device.type != "cpu":
+            return item
+        return item._replace(frames=self._pinned.send(item.frames))
 
 
 class _PinnedBuffers:

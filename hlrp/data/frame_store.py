@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from hlrp.catalog import cache_folder
 from hlrp.data.decode import SequentialDecoder
 from hlrp.data.episodes import Episodes
-from hlrp.data.video import pixel_source
+from hlrp.data.open_video import pixel_source
 from hlrp.errors import UserError, WorkError
 from hlrp.files import fsync_folder, write_json
 from hlrp.processes import cores
@@ -181,7 +181,7 @@ class FrameStore:
             "camera": self.camera,
             "shape": list(self._shape),
             "episodes": len(self.table),
-            "pixels": pixel_source(),
+            "pixels": pixel_source(self.table.info.video_backend),
             "tolerance_s": self.table.info.tolerance_s,
         }
 

@@ -19,6 +19,7 @@ from hlrp.data.filtering import Selection, select_for_policy
 from hlrp.data.policy_data_module import PolicyDataModule
 from hlrp.data.policy_samples import GatheredSamples, Sample, episode_order
 from hlrp.data.readers import FrameReader, FramesWanted, open_readers
+from hlrp.data.video_backends import VideoBackend
 from hlrp.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class LeRobotDataModule(PolicyDataModule):
         cameras: Image features to use; none: all.
         image_transforms: Applied to training frames, uint8 `[C, H, W]` or `[T, C, H, W]`, whatever it draws from
             PyTorch's generator depending on seed, epoch and sample alone.
-        video_backend: Decoder without a cache: pyav, or torchcodec, which is LeRobot's own; none: pyav.
+        video_backend: What decodes videos; none: PyAV.
         frame_filter: Frames at which no training sample begins; none: all are used.
         max_val_samples: Most held-out samples, spread evenly over all of them; none: all.
         cache_root: Where frame stores live; none: in the platform's cache folder.
@@ -73,7 +74,7 @@ class LeRobotDataModule(PolicyDataModule):
         seed: int | None = None,
         cameras: list[str] | None = None,
         image_transforms: Transforms | None = None,
-        video_backend: str | None = None,
+        video_backend: VideoBackend | None = None,
         frame_filter: FilterSection | None = None,
         max_val_samples: int | None = None,
         cache_root: Path | None = None,
@@ -93,7 +94,7 @@ class LeRobotDataModule(PolicyDataModule):
             max_val_samples=max_val_samples,
         )
         folder = Path(root) if root is not None else None
-        self.info = read_dataset(repo_id, folder, tolerance_s=tolerance_s)
+        self.info = read_dataset(repo_id, folder, tolerance_s=tolerance_s, video_backend=video_backend)
         require_training_features(self.info)
         check_episodes(self.info, episodes)
         self.episodes = episodes
@@ -191,11 +192,11 @@ class LeRobotDataModule(PolicyDataModule):
                 episodes=episodes,
                 delta_timestamps=stamps,
                 tolerance_s=self.info.tolerance_s,
-                video_backend=self._video_backend or "pyav",
+                video_backend=self.info.video_backend,
                 return_uint8=True,
             )
             mend_metadata(dataset.meta)
-            return show_one_picture(dataset, self._video_backend)
+            return show_one_picture(dataset, self.info.video_backend)
 
         everything = self.episodes is None and not self.val_episodes
         train = read(None if everything else self.train_episodes)
@@ -209,12 +210,6 @@ class LeRobotDataModule(PolicyDataModule):
                 "this dataset has depth or language columns, which only LeRobot's own reader knows",
                 where="data.cache",
                 fix="use data.cache=off",
-            )
-        if self._video_backend not in (None, "pyav"):
-            raise UserError(
-                f"frames are decoded into the cache through PyAV, not {self._video_backend!r}",
-                where="data.video_backend",
-                fix="leave it out, or use data.cache=off",
             )
         deltas: dict[str, list[int]] = {}
         if stamps is not None:

@@ -6,24 +6,25 @@ from typing import Any
 from lerobot.datasets.dataset_reader import DatasetReader
 
 from hlrp.data.images import declared_size
-from hlrp.data.video import OpenVideos
-
-TORCHCODEC = "torchcodec"
+from hlrp.data.open_video import OpenVideos
+from hlrp.data.video_backends import VideoBackend
 
 
 class OnePictureReader(DatasetReader):
-    """LeRobot's reader; colour videos are decoded by `hlrp.data.video`, each file opened once.
+    """LeRobot's reader; colour videos are decoded by `hlrp.data.open_video`, each file opened once.
 
     LeRobot's PyAV decoder turns nothing, converts every video as BT.601, and loses frames of an open group of
-    pictures. Depth maps stay LeRobot's. A class that can be imported, since data workers are sent the dataset.
+    pictures; its torchcodec decoder mirrors nothing and may take full range for limited. Depth maps stay LeRobot's. A
+    class that can be imported, since data workers are sent the dataset.
     """
 
     _videos: dict[str, OpenVideos]
 
-    def open_videos(self) -> None:
+    def open_videos(self, backend: VideoBackend) -> None:
         """Prepare what `_query_videos` reads from; nothing is opened yet."""
         keys = [key for key in self._meta.video_keys if key not in self._meta.depth_keys]
-        self._videos = {key: OpenVideos(declared_size(self._meta.features[key]), self._tolerance_s) for key in keys}
+        sizes = {key: declared_size(self._meta.features[key]) for key in keys}
+        self._videos = {key: OpenVideos(size, self._tolerance_s, backend) for key, size in sizes.items()}
 
     def _query_videos(self, query_timestamps: dict[str, list[float]], ep_idx: int) -> dict[str, Any]:
         ours = {key: stamps for key, stamps in query_timestamps.items() if key in self._videos}
@@ -48,20 +49,20 @@ class OnePictureReader(DatasetReader):
         return tensor if self._return_uint8 else tensor.type(torch.float32) / 255
 
 
-def show_one_picture(dataset: Any, video_backend: str | None = None) -> Any:
-    """Have a `LeRobotDataset` read its videos through `hlrp.data.video`.
+def show_one_picture(dataset: Any, video_backend: VideoBackend | None = None) -> Any:
+    """Have a `LeRobotDataset` read its videos through `hlrp.data.open_video`.
 
     Args:
         dataset: Changed in place; datasets of other classes are left as they are.
-        video_backend: `torchcodec` leaves LeRobot's decoder, which turns and converts as the file is tagged by itself.
+        video_backend: What decodes them; none: PyAV.
 
     Returns:
         ``dataset``.
     """
     reader: Any = getattr(dataset, "reader", None)
-    if type(reader) is DatasetReader and video_backend != TORCHCODEC:
+    if type(reader) is DatasetReader:
         reader.__class__ = OnePictureReader
-        reader.open_videos()
+        reader.open_videos(video_backend or "pyav")
     return dataset
 
 

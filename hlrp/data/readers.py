@@ -8,7 +8,7 @@ from hlrp.data.decode import FrameTimes, frame_size, resize_frames, target_size
 from hlrp.data.episodes import Episodes
 from hlrp.data.frame_store import FrameStore
 from hlrp.data.images import EmbeddedImages
-from hlrp.data.video import OpenVideos
+from hlrp.data.open_video import OpenVideos
 from hlrp.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class DirectReader:
         self._is_video = table.info.features[camera]["dtype"] == "video"
         self._times = FrameTimes(table, camera) if self._is_video else None
         self._images = None if self._is_video else EmbeddedImages(table, camera)
-        self._videos = OpenVideos(recorded, table.info.tolerance_s)
+        self._videos = OpenVideos(recorded, table.info.tolerance_s, table.info.video_backend)
 
     def read(self, indices: "NDArray[np.int64]") -> "NDArray[np.uint8]":
         """Frames by global index `[n]`, any order: uint8 `[n, C, H, W]`.

@@ -30,13 +30,7 @@ def read_policy_sources(
     Raises:
         UserError: A source is missing, or does not fit the others.
     """
-    if data.video_backend not in (None, "pyav"):
-        raise UserError(
-            f"the frames of a mixture are decoded through PyAV, not {data.video_backend!r}",
-            where="data.video_backend",
-            fix="leave it out",
-        )
-    sources = [_read(section, number, data.tolerance_s) for number, section in enumerate(data.sources)]
+    sources = [_read(section, number, data) for number, section in enumerate(data.sources)]
     if not any(s.labelled for s in sources):
         raise UserError(
             "no source has labelled episodes, so there are no actions to learn",
@@ -51,9 +45,11 @@ def read_policy_sources(
     return joined
 
 
-def _read(section: SourceSection, number: int, tolerance_s: float) -> PolicySource:
+def _read(section: SourceSection, number: int, data: DataSection) -> PolicySource:
     where = f"data.sources.{number}"
-    info = read_dataset(section.repo_id, section.root, where=where, tolerance_s=tolerance_s)
+    info = read_dataset(
+        section.repo_id, section.root, where=where, tolerance_s=data.tolerance_s, video_backend=data.video_backend
+    )
     languages = [name for name, feature in info.features.items() if "language" in str(feature["dtype"])]
     if languages:
         raise UserError(

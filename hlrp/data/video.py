@@ -4,8 +4,6 @@ Turned and mirrored as the file's display matrix says, and converted to RGB by t
 tagged with (BT.601, BT.709, BT.2020, ...). What is not tagged is taken as FFmpeg takes it: BT.601, limited range.
 """
 
-import os
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +15,7 @@ from hlrp.data.video_times import find_mismatch, stream_times
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
 DECODING_FAULTS = (OSError, ValueError, LookupError, EOFError)
 """What PyAV raises for a file that cannot be read, beside its own `FFmpegError`."""
@@ -26,7 +25,6 @@ _SEEK_BEYOND_S = 2.0
 _FIRST_STEP_BACK_S = 0.5
 _FARTHEST_BACK_S = 64.0
 _SAME_S = 1e-4
-_OPEN_VIDEOS = 8
 
 # FFmpeg's AVColorSpace: RGB, untagged, reserved, BT.470BG, SMPTE 170M: what its converter does when told nothing.
 _AS_BT601 = frozenset((0, 2, 3, 5, 6))
@@ -34,8 +32,8 @@ _OTHER_MATRICES = frozenset((1, 4, 7, 9))
 _BT601, _LIMITED, _FULL = 5, 1, 2
 
 
-def pixel_source() -> str:
-    """What decides pixels besides the files: belongs into the identity of whatever keeps decoded frames."""
+def pyav_source() -> str:
+    """What decides the pixels that PyAV gives, besides the files."""
     import av
 
     libraries = av.library_versions
@@ -163,6 +161,27 @@ class VideoReader:
         self._frames = self._before = self._after = None
         self._container.close()
 
+    def first_frame(self, episode: int) -> Any:
+        """The first frame of the file as PyAV has it: its size, format and tags.
+
+        Args:
+            episode: Named in errors.
+        """
+        import av
+
+        try:
+            self._seek(self._begins * self._tick)
+        except (*DECODING_FAULTS, av.FFmpegError) as error:
+            raise BadVideoError(self.path, episode, f"{type(error).__name__}: {error}") from error
+        if self._after is None:
+            raise BadVideoError(self.path, episode, "none of its frames can be decoded")
+        return self._after[1]
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the frames seen last are shown mirrored, and not only turned."""
+        return self._turn is not None and self._turn.transpose ^ self._turn.flip_rows ^ self._turn.flip_columns
+
     def _seek(self, second: float) -> None:
         """Go on from the last place at or before ``second`` at which decoding can begin."""
         offset = round(second / self._tick) - 1
@@ -243,6 +262,12 @@ class VideoReader:
         assert frames is not None
         return frames
 
+    def read_tensor(self, seconds: "NDArray[np.float64]", episode: int) -> "Tensor":
+        """The frames of `read` as a tensor on the CPU."""
+        import torch
+
+        return torch.from_numpy(self.read(seconds, episode))
+
     def _missed(self, seconds: "NDArray[np.float64]", second: float, episode: int) -> BadVideoError:
         self._frames = self._before = self._after = None
         found = stream_times(self.path, float(seconds[0]), float(seconds[-1])).seconds
@@ -250,35 +275,3 @@ class VideoReader:
         if mismatch is None:
             return BadVideoError(self.path, episode, f"no frame at {second:.4f} s can be decoded")
         return BadVideoError(self.path, episode, str(mismatch), mismatch.fix)
-
-
-class OpenVideos:
-    """The videos of one camera, a few of them kept open; may be handed to other processes.
-
-    Args:
-        size: Height and width that the dataset declares.
-        tolerance_s: How far a frame may lie from the time that is asked for.
-    """
-
-    def __init__(self, size: tuple[int, int], tolerance_s: float) -> None:
-        self._size, self._tolerance = size, tolerance_s
-        self._open: OrderedDict[Path, VideoReader] = OrderedDict()
-        self._process = os.getpid()
-        self._inherited: list[object] = []
-
-    def read(self, path: Path, seconds: "NDArray[np.float64]", episode: int) -> "NDArray[np.uint8]":
-        """Frames of one file by time `[n]`, ascending: uint8 `[n, H, W, 3]`; see `VideoReader.read`."""
-        if self._process != os.getpid():
-            # A fork shares file positions with its parent: leave the parent's decoders untouched, and alive, since
-            # freeing them here would wait for threads that do not exist in this process.
-            self._inherited.append(self._open)
-            self._open, self._process = OrderedDict(), os.getpid()
-        if path not in self._open:
-            if len(self._open) >= _OPEN_VIDEOS:
-                self._open.popitem(last=False)[1].close()
-            self._open[path] = VideoReader(path, episode, size=self._size, tolerance_s=self._tolerance, threads=1)
-        self._open.move_to_end(path)
-        return self._open[path].read(seconds, episode)
-
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_open": OrderedDict(), "_inherited": []}

@@ -51,7 +51,10 @@ class FoundationDataModule(FrameDataModule):
             raise UserError("the run's model is no foundation model", where="model", fix="set model.kind=foundation")
         data = run.data
         sections = data.sources or [SourceSection(repo_id=data.repo_id, root=data.root)]
-        infos = [read_dataset(s.repo_id, s.root, tolerance_s=data.tolerance_s) for s in sections]
+        infos = [
+            read_dataset(s.repo_id, s.root, tolerance_s=data.tolerance_s, video_backend=data.video_backend)
+            for s in sections
+        ]
         self.labels = labels or resolve_labels(run, infos, vectors=run.model.mode != "codes")
         self.cameras = cameras_of(infos, data.cameras, self.labels)
         self._model = run.model

@@ -101,6 +101,7 @@ class LabelRequest:
             rows=self.info.frames,
             episodes=self.info.episodes,
             shard_frames=self.shard_frames,
+            video_backend=self.info.video_backend,
         )
 
 
@@ -194,7 +195,7 @@ def label(
         encoder: Gives the codes.
         device: Where ``encoder`` wants its windows.
         progress: Called after every shard and about twice a second.
-        workers: Threads that decode; 0: one per core, but not many.
+        workers: Threads that decode; 0: one per core. The result does not depend on it.
 
     Raises:
         UserError: The folder holds labels of another kind, or there is no such camera.
@@ -255,7 +256,7 @@ class _Labelling:
         with closing(iter(frames)) as items:
             for item in items:
                 shard = shard_of[item.episode]
-                current = current or ShardRows(self.identity, shard, self.table)
+                current = current or ShardRows(self.identity, shard, self.table, frames.source)
                 self._take(item, current, batcher)
                 length = int(self.table.lengths[item.episode])
                 ended = isinstance(item, BadVideoError) or item.start + len(item.frames) == length

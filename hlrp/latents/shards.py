@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.data.episodes import Episodes, window_offset
+from hlrp.data.video_backends import VideoBackend
 from hlrp.errors import UserError
 from hlrp.files import write_bytes
 from hlrp.latents.spec import CodeSpec, Difference
@@ -36,6 +37,7 @@ class LatentIdentity(CodeSpec):
         "rows": "frames",
         "episodes": "episodes",
         "shard_frames": "frames of a shard",
+        "video_backend": "video decoder",
     }
 
     dataset_fingerprint: str
@@ -45,6 +47,8 @@ class LatentIdentity(CodeSpec):
     rows: int
     episodes: int
     shard_frames: int
+    video_backend: VideoBackend = "pyav"
+    """What decoded the videos; tables that do not say were all made by PyAV."""
 
     def misfits(self, dataset: DatasetInfo | None, asked: Mapping[str, object]) -> list[Difference]:
         """Where these labels do not belong to ``dataset``, or are not ``asked`` for, as for `CodeSpec.differences`."""
@@ -87,12 +91,14 @@ class ShardHeader(NamedTuple):
         identity: Meaning of its codes.
         range: Its episodes and rows.
         bad_episodes: Episodes that could not be decoded; none of their rows is valid.
+        decoded_by: What decoded the frames, with versions; none: the file is older than this entry.
         arrays: Name to dtype, shape and first byte.
     """
 
     identity: LatentIdentity
     range: ShardRange
     bad_episodes: list[int]
+    decoded_by: str | None
     arrays: dict[str, tuple[type, tuple[int, ...], int]]
 
 
@@ -128,10 +134,13 @@ class ShardRows:
         identity: Meaning of the codes.
         shard: Episodes and rows.
         table: Episode table of the dataset.
+        decoded_by: What decodes the frames, with versions; none: it is not said.
     """
 
-    def __init__(self, identity: LatentIdentity, shard: ShardRange, table: Episodes) -> None:
-        self.identity, self.range = identity, shard
+    def __init__(
+        self, identity: LatentIdentity, shard: ShardRange, table: Episodes, decoded_by: str | None = None
+    ) -> None:
+        self.identity, self.range, self._decoded_by = identity, shard, decoded_by
         pairs, positions = identity.num_frames - 1, identity.code_seq_len
         episodes = np.arange(shard.first_episode, shard.end_episode)
         lengths = table.lengths[shard.first_episode : shard.end_episode]
@@ -181,6 +190,7 @@ class ShardRows:
             "identity": self.identity.model_dump(),
             "range": self.range.model_dump(),
             "bad_episodes": sorted(self.bad_episodes),
+            "decoded_by": self._decoded_by,
         }
         path = folder / self.range.name
         try:
@@ -216,6 +226,7 @@ def read_header(path: Path) -> ShardHeader:
             LatentIdentity.model_validate(said["identity"]),
             ShardRange.model_validate(said["range"]),
             list(said["bad_episodes"]),
+            said.get("decoded_by"),
             arrays,
         )
         _check_shapes(result)

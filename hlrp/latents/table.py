@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from pydantic import Field
 
 from hlrp.data import DatasetInfo
 from hlrp.errors import UserError
@@ -42,6 +43,8 @@ class TableManifest(Record):
     """Pairs with codes; the others reach past the end of their episode, or could not be decoded."""
     bad_episodes: list[int]
     """Episodes that could not be decoded."""
+    decoded_by: list[str] = Field(default=[])
+    """What decoded the frames, with versions: more than one if they changed between shards."""
     shards: list[ShardEntry]
 
 
@@ -79,6 +82,7 @@ def finish_table(folder: Path, identity: LatentIdentity, shards: Sequence[ShardR
     if any(not (folder / shard.name).is_file() for shard in shards):
         return False
     entries, bad, valid_pairs = [], [], 0
+    decoded_by: set[str] = set()
     for shard in shards:
         header = read_header(folder / shard.name)
         differ = header.identity.differences(identity)
@@ -90,6 +94,7 @@ def finish_table(folder: Path, identity: LatentIdentity, shards: Sequence[ShardR
             )
         valid_pairs += int(map_arrays(folder / shard.name, header)["valid"].sum())
         bad += header.bad_episodes
+        decoded_by |= {header.decoded_by} if header.decoded_by else set()
         entries.append(ShardEntry(range=shard, sha256=sha256_of(folder / shard.name)))
     for left_over in folder.glob(".*.tmp"):
         left_over.unlink(missing_ok=True)  # of writers that were killed
@@ -99,6 +104,7 @@ def finish_table(folder: Path, identity: LatentIdentity, shards: Sequence[ShardR
         identity=identity,
         valid_pairs=valid_pairs,
         bad_episodes=sorted(bad),
+        decoded_by=sorted(decoded_by),
         shards=entries,
     )
     write_json(folder / MANIFEST, manifest.model_dump())

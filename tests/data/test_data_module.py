@@ -1,5 +1,7 @@
 """Frames in Lightning: order, workers, held-out episodes, and the check on resume."""
 
+import sys
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -130,6 +132,8 @@ def test_the_cache_needs_no_workers_unless_they_are_asked_for(image_root):
         assert module.train_dataloader().num_workers == workers
 
 
-def test_another_decoder_is_refused(video_root):
-    with pytest.raises(UserError, match="PyAV"):
+def test_a_decoder_that_cannot_be_loaded_is_refused(video_root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    with pytest.raises(UserError, match=r"torchcodec cannot decode here: it is not installed") as caught:
         FrameDataModule(run_of(video_root, video_backend="torchcodec"))
+    assert "data.video_backend" in str(caught.value) and "PyAV brings its own" in str(caught.value)

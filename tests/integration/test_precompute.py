@@ -8,6 +8,8 @@ import pytest
 import torch
 from command import Finished, assert_user_error, hlrp, hlrp_in_turn
 
+from hlrp.data.video_backends import require_backend
+from hlrp.errors import UserError
 from hlrp.laq import LAQ, LAQConfig
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -72,6 +74,24 @@ def test_processes_of_a_launcher_share_the_work(laq: Path, toy_root: Path, tmp_p
     assert [d.json()["complete"] for d in shared] == [False, True]
     for path in (tmp_path / "alone").iterdir():
         assert (tmp_path / "shared" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_how_videos_are_decoded_is_asked_for_and_kept(laq: Path, toy_root: Path, tmp_path: Path) -> None:
+    args = ("--laq", laq, "--dataset-root", toy_root, "--output")
+    usual = precompute(*args, tmp_path / "usual", "--decode-workers", "3", "--json")
+    assert usual.code == 0, usual.err
+    assert "PyAV" in json.loads((tmp_path / "usual/manifest.json").read_text())["decoded_by"][0]
+    other = precompute(*args, tmp_path / "other", "--video-backend", "torchcodec")
+    try:
+        require_backend("torchcodec")
+    except UserError as error:
+        assert_user_error(other, error.what, "--video-backend")
+        assert not (tmp_path / "other").exists()
+    else:
+        assert other.code == 0, other.err
+        manifest = json.loads((tmp_path / "other/manifest.json").read_text())
+        assert manifest["decoded_by"][0].startswith("torchcodec ")
+        assert manifest["identity"]["video_backend"] == "torchcodec"
 
 
 def test_a_broken_video(laq: Path, toy_root: Path, tmp_path: Path) -> None:

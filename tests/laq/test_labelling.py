@@ -1,6 +1,8 @@
 """Labelling: the codes are those of the windows, whatever is killed, shared or broken on the way."""
 
+import json
 import shutil
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +11,11 @@ import torch
 from interruptions import killed_before_write
 from make_dataset import make_dataset
 
-from hlrp.data import BadVideoError, FrameWindows, WindowSource, read_dataset
+from hlrp import processes
+from hlrp.data import BadVideoError, FrameWindows, WindowSource, frame_pipeline, read_dataset, read_episodes
 from hlrp.data.decode import SequentialDecoder
-from hlrp.data.frame_pipeline import DeviceChunk
+from hlrp.data.frame_pipeline import DeviceChunk, FramePipeline
+from hlrp.data.open_video import pixel_source
 from hlrp.errors import UserError
 from hlrp.laq import LAQ, LAQConfig
 from hlrp.latents import LatentTable, labelling
@@ -128,6 +132,76 @@ def test_every_frame_is_decoded_once(job, monkeypatch):
     request, encoder, _ = job(num_frames=4)
     label(request, encoder)
     assert decoded == [(e, i) for e in range(EPISODES) for i in range(LENGTH)]
+
+
+@pytest.mark.parametrize("frames_of_a_job", [1, 512])
+def test_the_bytes_do_not_depend_on_the_number_of_threads(job, monkeypatch, frames_of_a_job):
+    monkeypatch.setattr(frame_pipeline, "_JOB_FRAMES", frames_of_a_job)
+    threads = set()
+    frames = SequentialDecoder.frames
+
+    def spy(self, *args, **options):
+        threads.add((threading.current_thread().name, options["threads"]))
+        return frames(self, *args, **options)
+
+    monkeypatch.setattr(SequentialDecoder, "frames", spy)
+    tables = {}
+    for workers in (0, 1, 2, 5):
+        request, encoder, _ = job(output=f"with {workers}", vectors=True)
+        threads.clear()
+        label(request, encoder, workers=workers)
+        tables[workers] = content(request.output)
+        jobs = EPISODES if frames_of_a_job == 1 else 1
+        if workers:
+            assert {number for _, number in threads} == {1}, "the decoder adds none of its own"
+            assert len(threads) <= min(workers, jobs)
+    assert all(table == tables[1] for table in tables.values())
+
+
+def test_threads_follow_the_cores_of_the_process(job, root, monkeypatch):
+    request, *_ = job()
+    decoder = SequentialDecoder(read_episodes(request.info), "observation.image", 16)
+    monkeypatch.setattr(frame_pipeline, "_JOB_FRAMES", 1)
+    for cores, ranks, asked, expected in (
+        (16, "", 0, (6, 2)),
+        (4, "", 0, (4, 1)),
+        (8, "4", 0, (2, 1)),
+        (2, "", 5, (5, 1)),
+    ):
+        monkeypatch.setattr(processes, "cores", lambda cores=cores: cores)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        pipeline = FramePipeline(decoder, range(EPISODES), torch.device("cpu"), workers=asked)
+        assert (pipeline.workers, pipeline.decoder_threads) == expected, (cores, ranks, asked)
+
+
+def test_what_waits_is_bounded_whatever_the_size_of_frames(job, monkeypatch):
+    request, *_ = job()
+    table = read_episodes(request.info)
+    for size, most in ((16, 64), (1000, 2), (4000, 1)):
+        pipeline = FramePipeline(SequentialDecoder(table, "observation.image", size), [0], torch.device("cpu"))
+        first = next(iter(pipeline))
+        assert len(first.frames) == min(most, LENGTH), size
+
+
+def test_the_manifest_says_what_decoded_and_another_decoder_is_not_mixed_in(job):
+    request, encoder, _ = job()
+    label(request, encoder)
+    manifest = LatentTable.open(request.output).manifest
+    assert manifest.decoded_by == [pixel_source()] and "PyAV" in manifest.decoded_by[0]
+    assert manifest.identity.video_backend == "pyav"
+    other = replace(request, info=replace(request.info, video_backend="torchcodec"))
+    with pytest.raises(UserError, match="video decoder: the folder has pyav, asked for is torchcodec"):
+        label(other, encoder)
+    # A table that was made before there were these entries.
+    path = request.output / "manifest.json"
+    old = json.loads(path.read_text())
+    del old["decoded_by"], old["identity"]["video_backend"]
+    path.write_text(json.dumps(old))
+    again = LatentTable.open(request.output)
+    assert again.manifest.decoded_by == [] and again.identity == manifest.identity
+    assert label(request, encoder).frames == 0
+    with pytest.raises(UserError, match="video decoder"):
+        label(other, encoder)
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(job, tmp_path):

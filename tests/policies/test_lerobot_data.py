@@ -145,7 +145,6 @@ def test_mistakes_are_named(square_root: Path) -> None:
         "0 to 4": lambda: LeRobotDataModule(root=square_root, episodes=[7]),
         "for_policy": lambda: LeRobotDataModule(root=square_root).train_dataloader(),
         "cache_limit_gb": lambda: _data(square_root, config, "ram", cache_limit_gb=1e-6),
-        "PyAV": lambda: _data(square_root, config, "ram", video_backend="torchcodec"),
         "drop_n_last_frames": lambda: _data(square_root, _long(), "ram").train_dataloader(),
     }
     for said, mistake in cases.items():

@@ -176,7 +176,6 @@ def test_sources_that_do_not_fit_are_refused_by_name(roots: dict[str, Path], tmp
     _refused([robot | {"labelled_episodes": [9]}], "episodes [9] do not exist")
     _refused([robot, video | {"rename_map": {"top": CAMERA}}], "has no feature 'top'", "data.sources.1.rename_map")
     _refused([other | {"rename_map": {TOP: CAMERA}}, robot], "would be called 'observation.image'")
-    _refused([robot], "PyAV", video_backend="torchcodec")
     slow = shutil.copytree(roots["robot"], tmp_path / "slow")
     info = json.loads((slow / "meta/info.json").read_text())
     (slow / "meta/info.json").write_text(json.dumps(info | {"fps": 5}))

@@ -142,7 +142,6 @@ OTHER_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["'a' (JPEGCompression)", "8 bits"],
     ),
     "a quantizer's camera": (["model.kind=laq", "data.cameras=[observation.imgae]"], ["'observation.imgae'"]),
-    "a quantizer's decoder": (["model.kind=laq", "data.video_backend=torchcodec"], ["PyAV"]),
     "no labels": (["model.kind=foundation"], ["latents.source is none"]),
     "a class that is none": (["model.class_path=hlrp.errors.UserError"], ["not a LightningModule"]),
 }

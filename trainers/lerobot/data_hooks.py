@@ -66,7 +66,9 @@ def filter_samples(script: Any, data: DataSection) -> None:
 
     def make_train_eval_datasets(cfg: Any) -> tuple[Any, Any]:
         train, held_out = make(cfg)
-        found["info"] = read_dataset(train.repo_id, Path(train.root), tolerance_s=data.tolerance_s)
+        found["info"] = read_dataset(
+            train.repo_id, Path(train.root), tolerance_s=data.tolerance_s, video_backend=data.video_backend
+        )
         return train, held_out
 
     class FilteredSampler(sampler_class):  # type: ignore[misc, valid-type]

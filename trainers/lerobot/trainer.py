@@ -228,7 +228,7 @@ def _local_data(run: LeRobotRun) -> tuple[list[DatasetInfo], DatasetInfo | None,
         return [s.info for s in mixture.sources], mixture.info, [kept for kept, _ in mixture.split(eval_split)]
     if run.allow_download and find_dataset(data.repo_id, data.root) is None:
         return [], None, []
-    dataset = read_dataset(data.repo_id, data.root, tolerance_s=data.tolerance_s)
+    dataset = read_dataset(data.repo_id, data.root, tolerance_s=data.tolerance_s, video_backend=data.video_backend)
     # Of the chosen episodes, without those that are held out.
     kept, _ = split_episodes(dataset, eval_split, episodes=data.episodes)
     return [dataset], dataset, [kept]
