@@ -192,7 +192,7 @@ def test_200_steps_with_real_time_chunking(latent: Path, trials: Trials, monkeyp
         return predict(self, batch, **given)
 
     monkeypatch.setattr(HLRPPolicy, "predict_action_chunk", watch)
-    inference = RTCInferenceConfig(rtc=RTCConfig(execution_horizon=10))
+    inference = RTCInferenceConfig(rtc=RTCConfig(execution_horizon=10), queue_threshold=10)
     result = trials.run(latent, [Outcome.SUCCESS], steps=STEPS, episodes=1, inference=inference)
     sent = actions(trials.journal)
     assert len(sent) >= STEPS and np.isfinite(sent).all() and journal_of(trials.journal)[-1] == "disconnect"

@@ -200,10 +200,11 @@ def test_a_policy_that_fails_is_one_answer_and_the_others_go_on(act: Path, monke
 def test_what_a_client_is_told_first_and_what_the_log_says(served: Served) -> None:
     with running(served, log_every=2) as server, OpenpiClient(server.address) as client:
         said = client.metadata
-        assert said["policy"] == "act" and said["action"] == {"dtype": "float32", "shape": [2], "names": None}
+        numbers = {"dtype": "float32", "shape": [2], "names": None, "low": [0, 0], "high": [512, 512]}
+        assert said["policy"] == "act" and said["action"] == numbers
         assert said["observation"] == {
             "observation.image": {"dtype": "uint8", "shape": [96, 96, 3], "resized": False},
-            "observation.state": {"dtype": "float32", "shape": [2]},
+            "observation.state": numbers,
         }
         assert (said["chunk_size"], said["n_action_steps"], said["prompt"]) == (10, 10, "unused")
         assert len(said["run"]["weights_sha256"]) == 64

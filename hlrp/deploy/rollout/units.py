@@ -18,6 +18,7 @@ _CONVERSIONS = (
 _MARGIN, _LEAST_MARGIN = 0.25, 0.1
 _FAR, _NEARER = 0.2, 4.0
 _NORMALISED = 100.0
+_TURN = 2.02 * math.pi
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Reading:
             return declared
         wrong = self._outside(self.values)
         for factor, robot, data in _CONVERSIONS:
-            if (wrong.any() and not self._outside(self.values * factor)[self._joints].any()) or (
-                not wrong.any() and self._explains(factor)
+            if self._may_be(robot) and (
+                not self._outside(self.values * factor)[self._joints].any() if wrong.any() else self._explains(factor)
             ):
                 ratio = max(factor, 1 / factor)
                 return f"the robot seems to report {robot}, the data are in {data}: a factor of {ratio:.1f}"
@@ -87,6 +88,11 @@ class Reading:
         outside: NDArray[np.bool_] = (values < self.low - margin) | (values > self.high + margin)
         return outside
 
+    def _may_be(self, unit: str) -> bool:
+        """Whether the reading looks like radians, which no joint has many of; or like degrees, of which some has."""
+        largest = float(np.abs(self.values[self._joints]).max(initial=0.0))
+        return (largest <= _TURN) == (unit == "radians")
+
     def _explains(self, factor: float) -> bool:
         far = self._distance(1.0)
         return far > _FAR and self._distance(factor) < far / _NEARER
@@ -104,7 +110,7 @@ class Reading:
         largest = float(np.abs([self.low[self._joints], self.high[self._joints]]).max())
         robot = "degrees" if self.use_degrees else "-100 to 100"
         said = f"the robot reports {robot} (robot.use_degrees={str(self.use_degrees).lower()})"
-        if largest <= 2.02 * math.pi:
+        if largest <= _TURN:
             times = f": a factor of {_DEGREES:.1f}" if self.use_degrees else ""
             return f"{said}, the data seem to be in radians{times}"
         if not self.use_degrees and largest > 1.05 * _NORMALISED:
