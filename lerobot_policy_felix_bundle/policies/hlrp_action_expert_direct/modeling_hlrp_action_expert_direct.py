@@ -30,7 +30,3 @@ class HLRPActionExpertDirectPolicy(ExpertPolicy):
         actions, mask = self.supervised_actions(batch)
         losses = self.expert.flow_losses(self.prefix(batch), actions, **given)
         return {"action": self.action_term(losses, mask, batch)}
-
-    def chunk(self, batch: Mapping[str, Any], **given: Any) -> Tensor:
-        """Denoise a chunk over the observation's keys and values."""
-        return self.expert.sample(self.prefix(batch), **given)
