@@ -38,6 +38,7 @@ COMMANDS = (
     "eval",
     "serve",
     "client",
+    "export",
     "laq_report",
     "precompute_latents",
     "latents",

@@ -24,6 +24,7 @@ from hlrp.evaluation.policy import (
     weights_sha256,
 )
 from hlrp.runs import checkpoint_step, resolve_pretrained
+from hlrp.runtime.manifest import Manifest, is_export
 
 # Fields of configuration classes that hold the size a policy brings pictures to; None stands for no resizing.
 _SIZES = ("resize_imgs_with_padding", "image_resolution", "resize_shape", "image_resize_shape")
@@ -49,7 +50,9 @@ class Served:
         """A message that fits: black pictures, zeros, and an instruction."""
         dtypes = {"uint8": np.uint8, "float32": np.float32}
         observation = self.metadata["observation"].items()
-        return {name: np.zeros(said["shape"], dtypes[said["dtype"]]) for name, said in observation} | {"prompt": "go"}
+        return {name: np.zeros(said["shape"], dtypes[said["dtype"]]) for name, said in observation} | {
+            "prompt": self.reader.example_prompt
+        }
 
 
 def load_served(
@@ -74,11 +77,17 @@ def load_served(
     names = effective_rename_map(pretrained, rename or {})
     _check_rename(config, rename or {})
     loaded = load_policy(config, None, names, bool(rename))
+    manifest = Manifest.read(pretrained) if is_export(pretrained) else None
     language = getattr(config, "use_language", False) or any(hasattr(s, "task_key") for s in loaded.preprocessor.steps)
+    if manifest is not None:
+        language = manifest.reads_language
     if task is not None and not language:
         loaded.warnings.append(f"policy {config.type!r} is not known to read instructions: --task may have no effect")
     resizes = hasattr(config, _BACKBONE_SIZE) or any(getattr(config, name, None) is not None for name in _SIZES)
-    reader = ObservationReader(_inputs(config), names, resizes=resizes, language=language, task=task)
+    known = manifest.check_task(task) if manifest is not None else None
+    # The graphs of an export take pictures of one size.
+    resizes = resizes and manifest is None
+    reader = ObservationReader(_inputs(config), names, resizes=resizes, language=language, task=task, known=known)
     return Served(loaded, reader, _metadata(pretrained, config, reader, resizes=resizes, language=language, task=task))
 
 
@@ -115,7 +124,15 @@ def _metadata(
     action = list(config.output_features["action"].shape)
     run = find_run(pretrained)
     recorded = run.manifest.dataset if run else None
-    fps, names = _of_the_data(pretrained, action[0])
+    source = {
+        "step": checkpoint_step(pretrained.parent),
+        "weights_sha256": weights_sha256(pretrained),
+        "dataset_fingerprint": recorded.fingerprint if recorded else None,
+    }
+    fps, names = names_and_rate(pretrained, action[0])
+    if is_export(pretrained):
+        manifest = Manifest.read(pretrained)
+        source, fps, names = manifest.source, manifest.fps, manifest.action_names
     chunk = getattr(config, "chunk_size", None) or getattr(config, "horizon", None) or 1
     return {
         "policy": config.type,
@@ -126,17 +143,13 @@ def _metadata(
         "n_action_steps": int(getattr(config, "n_action_steps", 1)),
         "n_obs_steps": int(getattr(config, "n_obs_steps", 1)),
         "fps": fps,
-        "run": {
-            "step": checkpoint_step(pretrained.parent),
-            "weights_sha256": weights_sha256(pretrained),
-            "dataset_fingerprint": recorded.fingerprint if recorded else None,
-        },
+        "run": source,
         "device": str(config.device),
         "versions": {"hlrp": hlrp.__version__, "lerobot": metadata.version("lerobot")},
     }
 
 
-def _of_the_data(pretrained: Path, actions: int) -> tuple[float | None, list[str] | None]:
+def names_and_rate(pretrained: Path, actions: int) -> tuple[float | None, list[str] | None]:
     """Frames per second and the names of the actions, as far as the run or its data, where it is here, say them."""
     run = find_run(pretrained)
     fps, names = (run.manifest.dataset.fps if run else None), None

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from hlrp.errors import UserError
+from hlrp.errors import UserError, suggest
 
 MANIFEST = "manifest.json"
 KIND = "export"
@@ -158,6 +158,31 @@ class Manifest:
         if any(Path(name).name != name for name in found.files) or not set(found.graphs.values()) <= set(found.files):
             raise ValueError("its files are not those of the folder")
         return found
+
+    @property
+    def reads_language(self) -> bool:
+        """Whether instructions make a difference."""
+        return self.instructions is not None and self.instructions.used
+
+    def check_task(self, task: str | None) -> list[str] | None:
+        """The instructions that are known; None: any may be given.
+
+        Args:
+            task: One to ask for; None: none yet.
+
+        Raises:
+            UserError: It is not known.
+        """
+        if self.instructions is None or not self.instructions.used:
+            return None
+        known = self.instructions.known
+        if task is not None and task not in known:
+            raise UserError(
+                f"the export does not know the instruction {task[:80]!r}",
+                where="task",
+                fix=f"{suggest(task, known)}; or export again with --task",
+            )
+        return list(known)
 
     def problem(self, folder: Path) -> str | None:
         """What is wrong with the files of an export, each compared with its SHA-256; None: nothing."""

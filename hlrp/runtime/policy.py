@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hlrp.errors import UserError, suggest
+from hlrp.errors import UserError
 from hlrp.runtime.engines import Graph, choose_engine, open_graph
 from hlrp.runtime.manifest import ENCODE, STEP, WHOLE, Input, Instructions, Manifest
 
@@ -100,8 +100,7 @@ class RuntimePolicy:
     ) -> "NDArray[np.float32]":
         """All actions from an observation on, ``[n, A]``; the queue stays as it is."""
         arrays, task = self.read(observation)
-        self._remember(arrays)
-        return self.chunk([task], draw=_given(noise))[0]
+        return self.chunk_from(arrays, [task], draw=_given(noise))[0]
 
     def step(
         self, arrays: "Mapping[str, NDArray[Any]]", tasks: Sequence[str], *, draw: "Draw | None" = None
@@ -113,23 +112,27 @@ class RuntimePolicy:
             tasks: B instructions.
             draw: Gives noise of a shape; None: the policy's own.
         """
-        self._remember(arrays)
         if self.queue is None:
-            return self._ensembled(self.chunk(tasks, draw=draw))
-        if not self.queue:
-            chunk = self.chunk(tasks, draw=draw)
+            return self._ensembled(self.chunk_from(arrays, tasks, draw=draw))
+        if self.queue:
+            self._remember(arrays)
+        else:
+            chunk = self.chunk_from(arrays, tasks, draw=draw)
             self.queue.extend(chunk.swapaxes(0, 1)[: self.manifest.n_action_steps])
         return self.queue.popleft()
 
-    def chunk(self, tasks: Sequence[str], *, draw: "Draw | None" = None) -> "NDArray[np.float32]":
-        """The chunk ``[B, n, A]`` that follows what was remembered last; see `step`."""
+    def chunk_from(
+        self, arrays: "Mapping[str, NDArray[Any]]", tasks: Sequence[str], *, draw: "Draw | None" = None
+    ) -> "NDArray[np.float32]":
+        """Chunks ``[B, n, A]`` from observations on; see `step`."""
+        self._remember(arrays)
         seen = list(self.history)
-        arrays = {name: np.stack([o[name] for o in seen], 1) if len(seen) > 1 else seen[0][name] for name in seen[0]}
+        shown = {name: np.stack([o[name] for o in seen], 1) if len(seen) > 1 else seen[0][name] for name in arrays}
         noise = self._noise(len(tasks), draw)
-        rows = [
-            self._row({name: array[i : i + 1] for name, array in arrays.items()}, task, None if noise is None else noise[i])
-            for i, task in enumerate(tasks)
-        ]
+        rows = []
+        for i, task in enumerate(tasks):
+            own = {name: array[i : i + 1] for name, array in shown.items()}
+            rows.append(self._row(own, task, None if noise is None else noise[i]))
         return np.stack(rows)
 
     def read(self, observation: Mapping[str, Any]) -> "tuple[dict[str, NDArray[Any]], str]":
@@ -165,12 +168,7 @@ class RuntimePolicy:
             return []
         if not instructions.used:
             return next(iter(instructions.known.values()))
-        if task not in instructions.known:
-            raise UserError(
-                f"the export does not know the instruction {task[:80]!r}",
-                where="task",
-                fix=f"{suggest(task, instructions.known)}; or export again with --task",
-            )
+        self.manifest.check_task(task)
         return instructions.known[task]
 
     def _remember(self, arrays: "Mapping[str, NDArray[Any]]") -> None:
