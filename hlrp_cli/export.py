@@ -51,7 +51,7 @@ def _show(manifest: "Manifest", output: Path) -> None:
     typer.echo(f"exported {manifest.policy} as {manifest.format}: {', '.join(manifest.graphs)}")
     typer.echo(f"error    {check['max_error']:.2g} at most, to torch on {shown}; {check['tolerance']:g} is allowed")
     if manifest.quantize:
-        typer.echo(f"{manifest.quantize:<8} {check['quantized_max_error']:.2g} at most; see what `hlrp eval` says of it")
+        typer.echo(f"{manifest.quantize:<8} {check['quantized_max_error']:.2g} at most; `hlrp eval` says what it costs")
     for name, key in (("torch", "eager"), (latency["engine"], "exported")):
         found = latency[key]
         typer.echo(f"{name:<11} p50 {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms a chunk")

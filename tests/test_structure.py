@@ -15,6 +15,7 @@ COMMANDS = [
     ["eval"],
     ["serve"],
     ["client"],
+    ["export"],
     ["laq-report"],
     ["precompute-latents"],
     ["latents"],

@@ -44,12 +44,12 @@ class ExportedPolicy(nn.Module):
     def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
         """The next actions ``[B, A]``, in the robot's units; a postprocessor has nothing left to do."""
         arrays, tasks = self._read(batch)
-        return torch.from_numpy(self.runtime.step(arrays, tasks, draw=_draw))
+        return torch.from_numpy(self.runtime.step(arrays, tasks, draw=draw_noise))
 
     def predict_action_chunk(self, batch: dict[str, Any], **_: Any) -> Tensor:
         """Chunks ``[B, n, A]`` from an observation on."""
         arrays, tasks = self._read(batch)
-        return torch.from_numpy(self.runtime.chunk_from(arrays, tasks, draw=_draw))
+        return torch.from_numpy(self.runtime.chunk_from(arrays, tasks, draw=draw_noise))
 
     def _read(self, batch: dict[str, Any]) -> "tuple[dict[str, NDArray[Any]], list[str]]":
         arrays: dict[str, NDArray[Any]] = {}
@@ -74,7 +74,8 @@ class ExportedPolicy(nn.Module):
         return arrays, [task] * count if isinstance(task, str) else list(task)
 
 
-def _draw(shape: tuple[int, ...]) -> "NDArray[np.float32]":
+def draw_noise(shape: tuple[int, ...]) -> "NDArray[np.float32]":
+    """Noise from torch's random numbers."""
     return torch.randn(shape).numpy()
 
 

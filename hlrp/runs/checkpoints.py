@@ -61,6 +61,10 @@ def pretrained_problem(folder: Path) -> str | None:
     if is_export(folder):
         lacking = [name for name in Manifest.read(folder).files if not (folder / name).is_file()]
         return f"{lacking[0]} is missing" if lacking else None
+    return _weights_problem(folder)
+
+
+def _weights_problem(folder: Path) -> str | None:
     weights = sorted(folder.glob("*.safetensors"))
     if not any(w.name in ("model.safetensors", "adapter_model.safetensors") for w in weights):
         return "model.safetensors is missing"

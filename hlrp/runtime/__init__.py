@@ -1,9 +1,7 @@
 """Running an exported policy: NumPy and onnxruntime (or openvino) are all it needs, neither torch nor LeRobot.
 
-    from hlrp.runtime import load
-
-    policy = load("EXPORT")
-    action = policy.select_action({"observation.image": picture, "observation.state": state, "task": "push it"})
+`load("EXPORT").select_action({"observation.image": picture, "observation.state": state, "task": "push it"})` is the next
+action of a robot.
 """
 
 from typing import TYPE_CHECKING

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,22 +22,23 @@ class Graph:
     """A graph that is ready to run: arrays by name in, arrays by name out. Copies are the same graph.
 
     Args:
-        run: Computes the outputs in order.
-        inputs: Names of what it takes.
+        run: Computes the outputs in order of the inputs in order.
+        inputs: Names of what it takes; openvino may know one by several.
         outputs: Names of what it gives.
     """
 
     def __init__(
         self,
-        run: "Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]",
-        inputs: tuple[str, ...],
-        outputs: tuple[str, ...],
+        run: "Callable[[list[NDArray[Any]]], list[NDArray[Any]]]",
+        inputs: Sequence[Collection[str]],
+        outputs: Sequence[Collection[str]],
     ) -> None:
-        self._run, self.inputs, self.outputs = run, inputs, outputs
+        self._run, self._inputs, self._outputs = run, inputs, outputs
 
     def __call__(self, given: "Mapping[str, NDArray[Any]]") -> "dict[str, NDArray[Any]]":
         """The outputs; of what is given, it takes what it needs."""
-        return dict(zip(self.outputs, self._run({name: given[name] for name in self.inputs}), strict=True))
+        found = self._run([next(given[name] for name in names if name in given) for names in self._inputs])
+        return {name: array for names, array in zip(self._outputs, found, strict=True) for name in names}
 
     def __deepcopy__(self, _: object) -> Self:
         return self
@@ -91,8 +92,13 @@ def _onnxruntime(path: Path, threads: int | None) -> Graph:
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    outputs = tuple(o.name for o in session.get_outputs())
-    return Graph(lambda given: session.run(outputs, given), tuple(i.name for i in session.get_inputs()), outputs)
+    inputs, outputs = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
+
+    def run(given: "list[NDArray[Any]]") -> "list[NDArray[Any]]":
+        found: list[NDArray[Any]] = session.run(outputs, dict(zip(inputs, given, strict=True)))
+        return found
+
+    return Graph(run, [(name,) for name in inputs], [(name,) for name in outputs])
 
 
 def _openvino(path: Path, threads: int | None, bf16: bool) -> Graph:
@@ -107,14 +113,13 @@ def _openvino(path: Path, threads: int | None, bf16: bool) -> Graph:
         settings["INFERENCE_NUM_THREADS"] = threads
     model = openvino.Core().compile_model(path, "CPU", settings)
     request = model.create_infer_request()
-    outputs = tuple(output.any_name for output in model.outputs)
 
-    def run(given: "dict[str, NDArray[Any]]") -> "list[NDArray[Any]]":
+    def run(given: "list[NDArray[Any]]") -> "list[NDArray[Any]]":
         found = request.infer(given, share_inputs=True)
         # Its own memory is written again by the next request.
-        return [np.array(found[i]) for i in range(len(outputs))]
+        return [np.array(found[output]) for output in model.outputs]
 
-    return Graph(run, tuple(i.any_name for i in model.inputs), outputs)
+    return Graph(run, [i.names for i in model.inputs], [o.names for o in model.outputs])
 
 
 def _torch(path: Path) -> Graph:
@@ -127,11 +132,11 @@ def _torch(path: Path) -> Graph:
     program = torch.export.load(path, extra_files=names)
     named, module = json.loads(names["names.json"]), program.module()
 
-    def run(given: "dict[str, NDArray[Any]]") -> "list[NDArray[Any]]":
+    def run(given: "list[NDArray[Any]]") -> "list[NDArray[Any]]":
         with torch.inference_mode():
-            return [output.numpy() for output in module(*(torch.from_numpy(a) for a in given.values()))]
+            return [output.numpy() for output in module(*map(torch.from_numpy, given))]
 
-    return Graph(run, tuple(named["inputs"]), tuple(named["outputs"]))
+    return Graph(run, [(name,) for name in named["inputs"]], [(name,) for name in named["outputs"]])
 
 
 def _pickled(path: Path) -> str | None:

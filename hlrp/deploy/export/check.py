@@ -12,6 +12,7 @@ from lerobot.utils.random_utils import set_seed
 from hlrp.deploy.export.observed import Observed
 from hlrp.deploy.latencies import percentiles
 from hlrp.errors import WorkError
+from hlrp.evaluation.exported import draw_noise
 from hlrp.evaluation.policy import LoadedPolicy
 from hlrp.runtime import RuntimePolicy
 
@@ -81,8 +82,7 @@ def exported_chunk(runtime: RuntimePolicy, observed: Observed) -> "NDArray[np.fl
     """Actions ``[n, A]`` of an export, its noise from torch's random numbers."""
     runtime.reset()
     runtime.history.extend(observed.frames[:-1])
-    draw = lambda shape: torch.randn(shape).numpy()  # noqa: E731 - as short as its use
-    return runtime.chunk_from(observed.frames[-1], [observed.task], draw=draw)[0]
+    return runtime.chunk_from(observed.frames[-1], [observed.task], draw=draw_noise)[0]
 
 
 def measure_errors(eager: Eager, runtime: RuntimePolicy, shown: Sequence[Observed]) -> Errors:
@@ -98,7 +98,9 @@ def measure_errors(eager: Eager, runtime: RuntimePolicy, shown: Sequence[Observe
         set_seed(seed)
         here = exported_chunk(runtime, observed)
         if here.shape != there.shape or not np.isfinite(here).all():
-            raise WorkError(f"the export gives actions {list(here.shape)} that are not finite or not {list(there.shape)}")
+            raise WorkError(
+                f"the export gives actions {list(here.shape)}, torch {list(there.shape)}, or not finite ones"
+            )
         off = np.abs(here - there)
         largest, in_units = max(largest, float((off / scale).max())), max(in_units, float(off.max()))
     return Errors(largest, in_units)

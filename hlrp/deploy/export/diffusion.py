@@ -63,7 +63,7 @@ class DiffusionProgram(Program):
 
 
 def _ddpm(scheduler: Any, times: Tensor) -> tuple[Tensor, ...]:
-    """By step: signal, spread; how much of the clean sample, the sample, the noise predicted; deviation of new noise."""
+    """By step: signal, spread; shares of the clean sample, the sample, the predicted noise; deviation of new noise."""
     kept = scheduler.alphas_cumprod[times]
     before = [scheduler.previous_timestep(t) for t in times]
     kept_before = torch.stack([scheduler.alphas_cumprod[t] if t >= 0 else scheduler.one for t in before])

@@ -51,7 +51,7 @@ class Named(nn.Module):
         return tuple(self._compute(dict(zip(self.inputs, tensors, strict=True))).values())
 
 
-class Program(ABC):
+class Program:
     """A policy with its processors, in one graph or, where it denoises, in two: `encode` and `step`.
 
     Args:
@@ -153,7 +153,7 @@ class ACTProgram(Program):
     """ACT: one pass; its latent is zero when it acts."""
 
 
-class FlowProgram(Program):
+class FlowProgram(Program, ABC):
     """A policy that integrates a flow in `num_steps` steps of Euler's, from noise at time 1 to actions at time 0."""
 
     def __init__(self, loaded: LoadedPolicy) -> None:

@@ -13,8 +13,9 @@ _SMALLEST = 1024
 def quantize_onnx(path: Path, quantize: str, kind: str) -> None:
     """Replace an ONNX file by one with smaller weights.
 
-    `int8` for onnxruntime: products of matrices in 8-bit integers, activations quantized as they come. For OpenVINO and
-    for `bf16`: weights alone, brought back to float32 (by OpenVINO to what it computes in) when they are used.
+    `int8` for onnxruntime: products of matrices in 8-bit integers, activations quantized as they come; for OpenVINO,
+    weights alone. `bf16` for onnxruntime: weights alone, brought back to float32 when the graph is loaded; OpenVINO
+    computes in bfloat16 from the weights as they are, which the runtime asks it to.
 
     Args:
         path: The file.
@@ -23,7 +24,7 @@ def quantize_onnx(path: Path, quantize: str, kind: str) -> None:
     """
     if quantize == "int8" and kind == "onnx":
         _dynamic(path)
-    else:
+    elif (quantize, kind) != ("bf16", "openvino"):
         _weights_only(path, quantize)
 
 

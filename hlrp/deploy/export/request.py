@@ -58,7 +58,7 @@ def check_request(request: ExportRequest) -> Path:
     pretrained = resolve_pretrained(request.policy_path.absolute())
     if is_export(pretrained):
         raise UserError(
-            "this is an export already", where=str(request.policy_path), fix="give the run or checkpoint it was made from"
+            "this is an export already", where=str(request.policy_path), fix="give the checkpoint it was made from"
         )
     missing = [name for name in _PACKAGES.get(request.kind, ()) if find_spec(name) is None]
     if missing:

@@ -120,7 +120,7 @@ class _Export:
         instructions = self._instructions()
         example = self._example(instructions)
         written = "torch" if kind == "torch" else "onnx"
-        graphs, opset = write_program(self._program, example, folder, written, announce)
+        graphs, opset = write_program(self._program, example, folder, written, announce, fold=quantize is not None)
         self._write_configuration(folder)
         # What is quantized is made of graphs that are right.
         first = written if quantize else kind

@@ -110,8 +110,7 @@ class _OfBackend(Program):
         self._backend = self.policy.backend
         if not isinstance(self._backend, SmolLatentHeadBackend):
             raise UserError(
-                f"a policy on backend {self._backend.config.backend!r} writes its codes one after another, which cannot "
-                "be exported",
+                f"backend {self._backend.config.backend!r} writes codes one after another, which cannot be exported",
                 where="RUN",
                 fix="`hlrp serve` takes it",
             )
@@ -144,7 +143,7 @@ class ExpertProgram(_OfBackend, FlowProgram):
     def __init__(self, loaded: LoadedPolicy) -> None:
         super().__init__(loaded)
         self.noise = Noise((self.config.chunk_size, self.config.action_dim), 1)
-        self._empty: dict[str, tuple[Tensor, torch.Size]] = {}
+        self._empty: dict[str, tuple[torch.dtype, torch.Size]] = {}
 
     def encode(self, batch: dict[str, Any]) -> Tensors:
         """All that the expert reads; a prefix of no tokens is no tensor of a graph."""

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,7 +17,13 @@ _IN_ONE_FILE = 1 << 30
 
 
 def write_program(
-    program: Program, example: Tensors, folder: Path, kind: str, announce: Callable[[str], None]
+    program: Program,
+    example: Tensors,
+    folder: Path,
+    kind: str,
+    announce: Callable[[str], None],
+    *,
+    fold: bool = False,
 ) -> tuple[dict[str, str], int | None]:
     """Write the graphs of a policy.
 
@@ -28,6 +33,7 @@ def write_program(
         folder: Where to.
         kind: `onnx`, or `torch`; OpenVINO's files are made from ONNX by `to_openvino`.
         announce: Told what is done.
+        fold: Fold constants in ONNX, so that weights stand where products use them; engines do so when they load.
 
     Returns:
         Role to file, and the opset of ONNX.
@@ -43,7 +49,7 @@ def write_program(
             names = json.dumps({"inputs": function.inputs, "outputs": function.outputs})
             torch.export.save(traced, path, extra_files={"names.json": names})
         else:
-            opset = _write_onnx(traced, function, path)
+            opset = _write_onnx(traced, function, path, fold)
     return files, opset
 
 
@@ -60,12 +66,17 @@ def _trace(function: Named) -> torch.export.ExportedProgram:
     return traced
 
 
-def _write_onnx(traced: torch.export.ExportedProgram, function: Named, path: Path) -> int:
+def _write_onnx(traced: torch.export.ExportedProgram, function: Named, path: Path, fold: bool) -> int:
     import onnx
 
     with torch.no_grad(), _quiet():
         made = torch.onnx.export(
-            traced, dynamo=True, input_names=list(function.inputs), output_names=list(function.outputs), verbose=False
+            traced,
+            dynamo=True,
+            input_names=list(function.inputs),
+            output_names=list(function.outputs),
+            optimize=fold,
+            verbose=False,
         )
     assert made is not None
     model = made.model_proto
@@ -110,4 +121,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
-

@@ -64,7 +64,7 @@ class ExpertPolicy(HLRPPolicy):
         return Prefix(hidden, mask, cache, self.own_actions(batch, mask.device))
 
     def observe(self, batch: Mapping[str, Any]) -> tuple[Prefix, Tensor | None]:
-        """What the expert makes a chunk from, by one pass of the VLM: the prefix, and condition tokens if there are any."""
+        """What a chunk is made from, by one pass of the VLM: the prefix, and condition tokens if there are any."""
         return self.prefix(batch), None
 
     def chunk(self, batch: Mapping[str, Any], **given: Any) -> Tensor:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from lerobot_policy_felix_bundle.policies.common.expert_policy import ExpertPolicy
 from lerobot_policy_felix_bundle.policies.common.losses import Term
 from lerobot_policy_felix_bundle.policies.hlrp_action_expert_direct.configuration_hlrp_action_expert_direct import (
