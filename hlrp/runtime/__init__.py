@@ -1,7 +1,7 @@
 """Running an exported policy: NumPy and onnxruntime (or openvino) are all it needs, neither torch nor LeRobot.
 
-`load("EXPORT").select_action({"observation.image": picture, "observation.state": state, "task": "push it"})` is the next
-action of a robot.
+`load("EXPORT").select_action({"observation.image": picture, "observation.state": state, "task": "push it"})` is a
+robot's next action.
 """
 
 from typing import TYPE_CHECKING

@@ -98,9 +98,8 @@ def measure_errors(eager: Eager, runtime: RuntimePolicy, shown: Sequence[Observe
         set_seed(seed)
         here = exported_chunk(runtime, observed)
         if here.shape != there.shape or not np.isfinite(here).all():
-            raise WorkError(
-                f"the export gives actions {list(here.shape)}, torch {list(there.shape)}, or not finite ones"
-            )
+            what = f"{list(here.shape)}, torch {list(there.shape)}"
+            raise WorkError(f"the export gives actions that are not finite, or of another shape: {what}")
         off = np.abs(here - there)
         largest, in_units = max(largest, float((off / scale).max())), max(in_units, float(off.max()))
     return Errors(largest, in_units)
