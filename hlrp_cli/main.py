@@ -40,6 +40,7 @@ COMMANDS = (
     "client",
     "push",
     "rollout",
+    "export",
     "laq_report",
     "precompute_latents",
     "latents",

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from hlrp.errors import UserError, suggest
+from hlrp.runs.published import folder_of
 from hlrp_cli.console import quiet_libraries
 from hlrp_cli.flags import rename_pairs
 
@@ -33,7 +34,10 @@ class Command(TyperCommand):
 def rollout(
     ctx: typer.Context,
     policy: Annotated[
-        str, typer.Argument(metavar="RUN_OR_ADDRESS", help="Run, checkpoint, or ws://HOST:PORT of `hlrp serve`.")
+        str,
+        typer.Argument(
+            metavar="RUN_OR_ADDRESS", help="Run, checkpoint, export, Hub name, or ws://HOST:PORT of `hlrp serve`."
+        ),
     ],
     episodes: Annotated[int, typer.Option(min=1, help="Trials of each policy.")] = 10,
     seconds: Annotated[float, typer.Option(min=0.1, help="Longest time of a trial.")] = 60.0,
@@ -74,7 +78,8 @@ def rollout(
         if kind not in MISMATCHES:
             raise UserError(f"there is no mismatch {kind!r}", where="--allow-mismatch", fix=suggest(kind, MISMATCHES))
     pairs = rename_pairs(rename_map or [])
-    sources = [_source(text, flag) for text, flag in ((policy, "RUN_OR_ADDRESS"), (against, "--against")) if text]
+    named = ((policy, "RUN_OR_ADDRESS"), (against, "--against"))
+    sources = [_source(text, flag, allow_download=allow_download) for text, flag in named if text]
     remote = sum(source.path is None for source in sources)
     if remote == len(sources):
         _refuse_idle({"--rename-map": rename_map, "--device": device}, "is up to the server: give it to `hlrp serve`")
@@ -120,7 +125,7 @@ def rollout(
         show(result)
 
 
-def _source(text: str, where: str) -> "Source":
+def _source(text: str, where: str, *, allow_download: bool) -> "Source":
     """The policy that a user names.
 
     Raises:
@@ -136,6 +141,7 @@ def _source(text: str, where: str) -> "Source":
         access.require_packages("rollout")
         access.parse_address(text, where=where)
         return Source(address=text)
+    path = folder_of(path, where, allow_download=allow_download)
     resolve_pretrained(path.absolute())
     return Source(path=path)
 

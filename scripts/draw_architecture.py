@@ -37,7 +37,7 @@ WHAT = {
     "hlrp_cli": "one module per command",
     "trainers": "how a run is executed: LeRobot's loop, Lightning's loop",
     "lerobot_policy_felix_bundle": "the three policies that LeRobot finds as a plugin",
-    "hlrp.deploy": "a policy behind a websocket, and its client",
+    "hlrp.deploy": "a policy behind a websocket, and its client; exports",
     "hlrp.evaluation": "rollouts, statistics, comparisons",
     "hlrp.policies": "LeRobot's policies in Lightning",
     "hlrp.foundation": "vision-language models that predict codes",
@@ -47,6 +47,7 @@ WHAT = {
     "hlrp.data": "datasets, decoding, frame windows, loaders",
     "hlrp.runs": "run directories, checkpoints, metrics",
     "hlrp.config": "the one schema, YAML, overrides",
+    "hlrp.runtime": "an exported policy that acts without torch",
     "hlrp.compat": "LeRobot's private and moved parts, outside its loop",
 }
 

@@ -16,6 +16,7 @@ COMMANDS = [
     ["serve"],
     ["client"],
     ["rollout"],
+    ["export"],
     ["laq-report"],
     ["precompute-latents"],
     ["latents"],

@@ -30,6 +30,33 @@ DIFFUSION = {
 }
 """Its actions come from noise and two observations, the one at hand and the one before."""
 
+_CODES = {"codebook_size": 8, "code_seq_len": 2, "num_frames": 2, "offset_seconds": 0.2, "laq_sha256": "a" * 64}
+_CHUNK = {"chunk_size": 6, "n_action_steps": 4}
+VLM_FIELDS: dict[str, dict[str, Any]] = {
+    "smolvla": {
+        **_CHUNK,
+        "num_steps": 3,
+        "load_vlm_weights": False,
+        "num_vlm_layers": 0,
+        "resize_imgs_with_padding": [96, 96],
+    },
+    "hlrp_vla_direct": {**_CHUNK, **_CODES},
+    "hlrp_action_expert_latent": {**_CHUNK, **_CODES, "num_steps": 3},
+    "hlrp_action_expert_direct": {**_CHUNK, "num_steps": 3},
+}
+"""The policies on a vision-language model, here the tiny one."""
+
+
+def save_tiny_vlm(name: str, folder: Path, **options: Any) -> Path:
+    """Save a policy of `VLM_FIELDS`, for PushT."""
+    import lerobot_policy_felix_bundle  # noqa: F401 - registers ours
+    from hlrp.foundation.backbones import resolve_backbone
+
+    fields = dict(VLM_FIELDS[name])
+    if name == "smolvla":
+        fields["vlm_model_name"] = str(resolve_backbone("tiny", "smol_latent_head", allow_download=False))
+    return save_tiny(name, folder, fields=fields, **options)
+
 
 def save_tiny_act(folder: Path, env: str = "pusht", **options: Any) -> Path:
     """Save an ACT of width 32 that fits an environment's observations, as a `pretrained_model` folder."""
@@ -53,11 +80,12 @@ def save_tiny(
 
     shape = SHAPES[env]
     size, high = shape["image"], shape["high"]
+    backbone = {} if name in VLM_FIELDS else {"pretrained_backbone_weights": None}
     config = make_policy_config(
         name,
         device="cpu",
         push_to_hub=False,
-        pretrained_backbone_weights=None,
+        **backbone,
         input_features={
             camera: PolicyFeature(FeatureType.VISUAL, (3, size, size)),
             "observation.state": PolicyFeature(FeatureType.STATE, (shape["state"],)),

@@ -1,6 +1,6 @@
 """From what a client sent to an observation that fits the policy, or to words that say what does not fit."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ CONTROL = "__ctrl__"
 _CONTROLS = ("episode_start", "episode_end")
 _LONGEST_PROMPT = 4096
 _DEEPEST = 4
+_TASKS_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class ObservationReader:
         resizes: Whether the policy makes pictures of any size fit.
         language: Whether it reads an instruction.
         task: The instruction where a message has none.
+        known: Instructions that the policy can be given; None: any.
     """
 
     def __init__(
@@ -79,7 +81,11 @@ class ObservationReader:
         resizes: bool,
         language: bool,
         task: str | None = None,
+        known: Collection[str] | None = None,
     ) -> None:
+        self._known_tasks = known
+        self.example_prompt = next(iter(known), "") if known is not None else "go"
+        """An instruction that the policy can be given."""
         self._inputs, self._rename = dict(inputs), dict(rename)
         self._resizes, self._language, self._task = resizes, language, task
         given = {policy: client for client, policy in self._rename.items()}
@@ -126,6 +132,9 @@ class ObservationReader:
         key, text = given[0]
         if not isinstance(text, str) or len(text) > _LONGEST_PROMPT:
             raise MessageError(f"{key!r} is a text of at most {_LONGEST_PROMPT} characters, not {shown(text)}")
+        if self._known_tasks is not None and text not in self._known_tasks:
+            known = ", ".join(map(shown, sorted(self._known_tasks)[:_TASKS_SHOWN]))
+            raise MessageError(f"the policy was exported without the instruction {shown(text)}; it knows {known}")
         return text
 
     def _arrays(

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,7 @@ from hlrp.evaluation.policy import (
     weights_sha256,
 )
 from hlrp.runs import RunDirectory, checkpoint_step, resolve_pretrained
+from hlrp.runtime.manifest import Manifest, is_export
 
 # Fields of configuration classes that hold the size a policy brings pictures to; None stands for no resizing.
 _SIZES = ("resize_imgs_with_padding", "image_resolution", "resize_shape", "image_resize_shape")
@@ -78,21 +80,33 @@ def load_served(
 
     pretrained = resolve_pretrained(path.absolute())
     run = find_run(pretrained)
-    data = _data_of(pretrained, run, dataset_root)
+    data = data_of(pretrained, run, dataset_root)
     register_third_party_plugins()
     config = policy_config(pretrained, choose_device(device, saved=saved_device(pretrained)))
     names = effective_rename_map(pretrained, rename or {})
     _check_rename(config, rename or {})
     loaded = load_policy(config, None, names, bool(rename))
+    manifest = Manifest.read(pretrained) if is_export(pretrained) else None
     language = getattr(config, "use_language", False) or any(hasattr(s, "task_key") for s in loaded.preprocessor.steps)
+    if manifest is not None:
+        language = manifest.reads_language
     if task is not None and not language:
         loaded.warnings.append(f"policy {config.type!r} is not known to read instructions: --task may have no effect")
     resizes = hasattr(config, _BACKBONE_SIZE) or any(getattr(config, name, None) is not None for name in _SIZES)
-    reader = ObservationReader(_inputs(config), names, resizes=resizes, language=language, task=task)
-    said = _metadata(pretrained, loaded, reader, data, resizes=resizes, language=language, task=task)
+    known = manifest.check_task(task) if manifest is not None else None
+    # The graphs of an export take pictures of one size.
+    resizes = resizes and manifest is None
+    reader = ObservationReader(_inputs(config), names, resizes=resizes, language=language, task=task, known=known)
+    numbers = numbers_said(loaded, data, reader.names) if manifest is None else manifest.numbers
+    said = _metadata(config, reader, numbers, resizes=resizes)
+    said["prompt"] = "unused" if not language else "needed" if task is None else "optional"
     recorded = run.manifest.dataset if run else None
-    said["run"]["dataset_fingerprint"] = recorded.fingerprint if recorded else None
-    said["fps"] = (recorded.fps if recorded else None) or (data.fps if data else None)
+    if manifest is not None:
+        said |= {"fps": manifest.fps, "run": manifest.source}
+    else:
+        said["fps"] = (recorded.fps if recorded else None) or (data.fps if data else None)
+        source = {"step": checkpoint_step(pretrained.parent), "weights_sha256": weights_sha256(pretrained)}
+        said["run"] = source | {"dataset_fingerprint": recorded.fingerprint if recorded else None}
     return Served(loaded, reader, said, data)
 
 
@@ -114,16 +128,8 @@ def _inputs(config: Any) -> dict[str, Input]:
 
 
 def _metadata(
-    pretrained: Path,
-    loaded: LoadedPolicy,
-    reader: ObservationReader,
-    data: DatasetInfo | None,
-    *,
-    resizes: bool,
-    language: bool,
-    task: str | None,
+    config: Any, reader: ObservationReader, numbers: Mapping[str, Mapping[str, Any]], *, resizes: bool
 ) -> dict[str, Any]:
-    config, features = loaded.config, data.features if data else {}
     observation: dict[str, Any] = {}
     for name, wanted in _inputs(config).items():
         if wanted.optional:
@@ -132,27 +138,40 @@ def _metadata(
             channels, height, width = wanted.shape
             said = {"dtype": "uint8", "shape": [height, width, channels], "resized": resizes}
         else:
-            names = feature_names(features.get(reader.names[name], {}), wanted.shape[0])
-            said = {"dtype": "float32", "shape": list(wanted.shape), "names": names, **_limits(loaded, name)}
+            said = {"dtype": "float32", "shape": list(wanted.shape), **numbers.get(name, {})}
         observation[reader.names[name]] = said
-    action = list(config.output_features["action"].shape)
-    names = feature_names(features.get("action", {}), action[0]) or feature_names(
-        {"names": getattr(config, "action_feature_names", None)}, action[0]
-    )
     chunk = getattr(config, "chunk_size", None) or getattr(config, "horizon", None) or 1
+    shape = list(config.output_features["action"].shape)
     return {
         "policy": config.type,
         "observation": observation,
-        "prompt": "unused" if not language else "needed" if task is None else "optional",
-        "action": {"dtype": "float32", "shape": action, "names": names, **_limits(loaded, "action")},
+        "action": {"dtype": "float32", "shape": shape, **numbers.get("action", {})},
         "chunk_size": int(chunk),
         "n_action_steps": int(getattr(config, "n_action_steps", 1)),
         "n_obs_steps": int(getattr(config, "n_obs_steps", 1)),
-        "fps": None,
-        "run": {"step": checkpoint_step(pretrained.parent), "weights_sha256": weights_sha256(pretrained)},
         "device": str(config.device),
         "versions": {"hlrp": hlrp.__version__, "lerobot": metadata.version("lerobot")},
     }
+
+
+def numbers_said(loaded: LoadedPolicy, data: DatasetInfo | None, given: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Of the numbers that a policy reads, and of `action`: `names`, `low` and `high`, None where they are not known.
+
+    Args:
+        loaded: The policy.
+        data: What it was trained on, if it is here.
+        given: The policy's names to those of the data.
+    """
+    config, features = loaded.config, data.features if data else {}
+    said: dict[str, dict[str, Any]] = {}
+    for name, wanted in _inputs(config).items():
+        if not wanted.picture and not wanted.optional:
+            names = feature_names(features.get(given.get(name, name), {}), wanted.shape[0])
+            said[name] = {"names": names, **_limits(loaded, name)}
+    size = config.output_features["action"].shape[0]
+    names = feature_names(features.get("action", {}), size)
+    own = feature_names({"names": getattr(config, "action_feature_names", None)}, size)
+    return said | {"action": {"names": names or own, **_limits(loaded, "action")}}
 
 
 def _limits(loaded: LoadedPolicy, name: str) -> dict[str, list[float] | None]:
@@ -168,7 +187,7 @@ def _limits(loaded: LoadedPolicy, name: str) -> dict[str, list[float] | None]:
     return {"low": None, "high": None}
 
 
-def _data_of(pretrained: Path, run: RunDirectory | None, root: Path | None) -> DatasetInfo | None:
+def data_of(pretrained: Path, run: RunDirectory | None, root: Path | None) -> DatasetInfo | None:
     """The dataset that a policy was trained on, the first of several.
 
     Raises:

@@ -10,6 +10,8 @@ from hlrp.errors import UserError
 from hlrp.evaluation.request import RESULTS, EvalRequest
 from hlrp.runs import DatasetRecord, RunDirectory, new_run_path, resolve_pretrained
 from hlrp.runs.directory import CONFIG, MANIFEST, check_writable
+from hlrp.runtime.manifest import MANIFEST as EXPORT
+from hlrp.runtime.manifest import Manifest, is_export
 from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
 from hlrp.sim.dataset import METADATA, read_metadata
 
@@ -75,7 +77,7 @@ def make_plan(request: EvalRequest) -> EvalPlan:
     if request.replay is not None:
         _check_replayable(request.replay)
     run = find_run(pretrained) if pretrained else None
-    sources = _environment_sources(request, pretrained, run)
+    sources = environment_sources(request, pretrained, run)
     given = {"type": request.env_type, "task": ",".join(request.tasks) or None, **request.env_fields}
     env_type, source = next(
         ((s["type"], name) for name, s in [("--env", given), *sources] if s.get("type")), (None, "")
@@ -100,7 +102,7 @@ def make_plan(request: EvalRequest) -> EvalPlan:
         env_fields=fields,
         tasks=_known_tasks(env_type, tasks),
         folder=_results_folder(request, run),
-        recorded_seeds=_recorded_seeds(pretrained, run),
+        recorded_seeds=recorded_seeds(pretrained, run),
         env_source=source,
     )
 
@@ -188,19 +190,31 @@ def dataset_roots(pretrained: Path | None, run: RunDirectory | None) -> list[Pat
     return [p for p in dict.fromkeys(found) if (p / "meta" / "info.json").is_file()]
 
 
-def _environment_sources(
+def environment_sources(
     request: EvalRequest, pretrained: Path | None, run: RunDirectory | None
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Descriptions of an environment `{type, task, **fields}`, the one that wins first."""
+    """Descriptions of an environment `{type, task, **fields}` and where they stand, the one that wins first."""
     sources: list[tuple[str, dict[str, Any]]] = []
     if run is not None:
         sources.append((str(run.path / CONFIG), _run_config(run).get("env") or {}))
     roots = [request.replay] if request.replay and not pretrained else dataset_roots(pretrained, run)
     sources += [(str(root / METADATA), recorded_environment(root)) for root in roots]
+    if pretrained and is_export(pretrained):
+        sources.append((str(pretrained / EXPORT), Manifest.read(pretrained).environment))
     if pretrained:
         path = pretrained / "train_config.json"
         sources.append((str(path), read_json(path).get("env") or {}))
     return [(name, found) for name, found in sources if found]
+
+
+def described_environment(pretrained: Path, run: RunDirectory | None) -> dict[str, Any]:
+    """Environment `{type, task, **fields}` that a checkpoint was trained for, or {} when nothing says so."""
+    sources = [found for _, found in environment_sources(EvalRequest(pretrained), pretrained, run)]
+    env_type = next((s["type"] for s in sources if s.get("type")), None)
+    found: dict[str, Any] = {}
+    for source in reversed(sources):
+        found |= source if env_type is not None and source.get("type") == env_type else {}
+    return found
 
 
 def recorded_environment(root: Path) -> dict[str, Any]:
@@ -218,8 +232,11 @@ def recorded_episodes(root: Path) -> list[dict[str, Any]]:
     return [{"episode_index": r["episode_index"], "task": r["task"], "seed": int(r["reset_seed"])} for r in rows]
 
 
-def _recorded_seeds(pretrained: Path | None, run: RunDirectory | None) -> dict[str, set[int]]:
+def recorded_seeds(pretrained: Path | None, run: RunDirectory | None) -> dict[str, set[int]]:
+    """By task the reset seeds that the data of a checkpoint was recorded from, as far as they are known here."""
     seeds: dict[str, set[int]] = {}
+    if pretrained and is_export(pretrained):
+        seeds = {task: set(known) for task, known in Manifest.read(pretrained).recorded_seeds.items()}
     for root in dataset_roots(pretrained, run):
         for row in recorded_episodes(root):
             seeds.setdefault(row["task"], set()).add(row["seed"])

@@ -11,6 +11,7 @@ from hlrp.camera_names import rename_pairs, with_only_camera
 from hlrp.errors import UserError, suggest
 from hlrp.evaluation.environment import without_prints
 from hlrp.files import sha256_of
+from hlrp.runtime.manifest import Manifest, is_export
 
 PREPROCESSOR = "policy_preprocessor.json"
 
@@ -135,7 +136,9 @@ def saved_device(pretrained: Path) -> str | None:
 
 
 def weights_sha256(pretrained: Path) -> str | None:
-    """SHA-256 of a checkpoint's weights, or of its adapter's; None: it has neither file."""
+    """SHA-256 of a checkpoint's weights, or of its adapter's, of an export those it was made from; None: unknown."""
+    if is_export(pretrained):
+        return Manifest.read(pretrained).source.get("weights_sha256")
     weights = next((p for n in ("model", "adapter_model") if (p := pretrained / f"{n}.safetensors").is_file()), None)
     return None if weights is None else sha256_of(weights)
 
@@ -197,7 +200,7 @@ def choose_action_space(config: Any, name: str | None) -> None:
 
 
 def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given: bool) -> LoadedPolicy:
-    """Load weights and processors and check that nothing in them is missing.
+    """Load weights and processors, or an export, and check that nothing in them is missing.
 
     Args:
         config: From `policy_config`.
@@ -213,13 +216,20 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
     from hlrp.policies.build import check_statistics
 
     pretrained = Path(config.pretrained_path)
+    exported = is_export(pretrained)
     inputs, outputs = dict(config.input_features or {}), dict(config.output_features or {})
     if env_cfg is None:
         # LeRobot makes no policy without an environment or a dataset that names its actions; here they are its own.
         env_cfg = SimpleNamespace(features=outputs, features_map={name: name for name in outputs})
     try:
         with without_prints():
-            policy = make_policy(cfg=config, env_cfg=env_cfg, rename_map=rename or None)
+            policy: Any
+            if exported:
+                from hlrp.evaluation.exported import load_exported
+
+                policy = load_exported(config)
+            else:
+                policy = make_policy(cfg=config, env_cfg=env_cfg, rename_map=rename or None)
     except ImportError as error:
         raise UserError(
             f"policy {config.type!r} needs a package that is not installed: {error}",
@@ -240,7 +250,7 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
     if rename_given:
         overrides["rename_observations_processor"] = {"rename_map": rename}
     after: dict[str, Any] = {}
-    if getattr(config, "action_spaces", None):
+    if getattr(config, "action_spaces", None) and not exported:
         overrides["hlrp_action_space_state"] = after["hlrp_action_space_action"] = {"acting": config.action_space}
     preprocessor, postprocessor = make_pre_post_processors(
         policy_cfg=config,
@@ -248,12 +258,14 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
         preprocessor_overrides=overrides,
         postprocessor_overrides=after,
     )
-    check_statistics(
-        [preprocessor, postprocessor],
-        {*inputs, *outputs},
-        where=str(pretrained),
-        fix="train again with the dataset's statistics, or restore the processors' safetensors files",
-    )
+    # Those of an export are in its graphs.
+    if not exported:
+        check_statistics(
+            [preprocessor, postprocessor],
+            {*inputs, *outputs},
+            where=str(pretrained),
+            fix="train again with the dataset's statistics, or restore the processors' safetensors files",
+        )
     return LoadedPolicy(policy, config, preprocessor, postprocessor, _weight_warnings(policy, pretrained))
 
 

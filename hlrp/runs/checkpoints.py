@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hlrp.errors import UserError
 from hlrp.runs.kinds import PRETRAINED, refuse_other
+from hlrp.runtime.manifest import Manifest, is_export
 
 TRAINING_STATE = "training_state"
 # What LeRobot's loader opens on resume; the scheduler file is absent for policies without a schedule.
@@ -52,11 +53,18 @@ def _json_problem(path: Path) -> str | None:
 
 
 def pretrained_problem(folder: Path) -> str | None:
-    """Say what keeps a `pretrained_model` folder from loading, or None."""
+    """Say what keeps a `pretrained_model` folder, or an export, from loading, or None."""
     if not folder.is_dir():
         return f"{folder.name}/ is missing"
     if problem := _json_problem(folder / "config.json"):
         return problem
+    if is_export(folder):
+        lacking = [name for name in Manifest.read(folder).files if not (folder / name).is_file()]
+        return f"{lacking[0]} is missing" if lacking else None
+    return _weights_problem(folder)
+
+
+def _weights_problem(folder: Path) -> str | None:
     weights = sorted(folder.glob("*.safetensors"))
     if not any(w.name in ("model.safetensors", "adapter_model.safetensors") for w in weights):
         return "model.safetensors is missing"

@@ -65,7 +65,7 @@ def observations(count: int, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-def in_process(folder: Path, shown: list[dict[str, Any]], *, seed: int | None = None) -> np.ndarray:
+def in_process(folder: Path, shown: list[dict[str, Any]], *, seed: int | None = None, task: str = "") -> np.ndarray:
     """Actions `[n, A]` of LeRobot's own loop: preprocessor, `select_action`, postprocessor at every observation."""
     loaded = load_served(folder, device="cpu").loaded
     if seed is not None:
@@ -76,7 +76,7 @@ def in_process(folder: Path, shown: list[dict[str, Any]], *, seed: int | None = 
     for observation in shown:
         image = torch.from_numpy(observation["observation.image"]).permute(2, 0, 1)[None].contiguous()
         state = torch.from_numpy(observation["observation.state"])[None]
-        batch = {"observation.image": image.type(torch.float32) / 255, "observation.state": state, "task": [""]}
+        batch = {"observation.image": image.type(torch.float32) / 255, "observation.state": state, "task": [task]}
         with torch.inference_mode():
             actions.append(loaded.postprocessor(loaded.policy.select_action(loaded.preprocessor(batch)))[0].numpy())
     return np.stack(actions)

@@ -53,7 +53,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def commands_of_the_page() -> list[list[str]]:
-    text = PAGE.read_text(encoding="utf8").partition("## Trials on a robot")[2]
+    text = PAGE.read_text(encoding="utf8").partition("## Trials on a robot")[2].partition("\n## ")[0]
     return [shlex.split(line) for line in re.findall(r"^    (hlrp .*)$", text, re.MULTILINE)]
 
 

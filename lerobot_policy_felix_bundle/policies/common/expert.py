@@ -5,11 +5,11 @@ positions, W width of the expert.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from lerobot.policies.common.flow_matching import euler_integrate
@@ -66,6 +66,23 @@ class Prefix:
         for number, layer in enumerate(self.cache.layers):
             cache.update(change(layer.keys), change(layer.values), number)
         return Prefix(self.hidden, mask, cache, self.own)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it that the expert reads, by name; `of_tensors` makes the same prefix of them."""
+        found = {"mask": self.mask} | ({} if self.own is None else {"own": self.own})
+        for number, layer in enumerate(self.cache.layers):
+            found |= {f"key_{number}": layer.keys, f"value_{number}": layer.values}
+        return found
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """A prefix that an expert can read; the hidden states are empty."""
+        from transformers import DynamicCache
+
+        cache, mask = DynamicCache(), tensors["mask"]
+        for number in range(sum(name.startswith("key_") for name in tensors)):
+            cache.update(tensors[f"key_{number}"], tensors[f"value_{number}"], number)
+        return cls(mask.new_zeros(len(mask), 0, 0, dtype=torch.float32), mask, cache, tensors.get("own"))
 
     def layout(self, blocks: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Who sees whom among M tokens behind the prefix, and where they stand; made once for all denoising steps.

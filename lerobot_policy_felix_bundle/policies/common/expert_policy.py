@@ -63,6 +63,23 @@ class ExpertPolicy(HLRPPolicy):
         hidden, mask = self.backend.features(foundation_batch(self.config, batch), cache=cache)
         return Prefix(hidden, mask, cache, self.own_actions(batch, mask.device))
 
+    def observe(self, batch: Mapping[str, Any]) -> tuple[Prefix, Tensor | None]:
+        """What a chunk is made from, by one pass of the VLM: the prefix, and condition tokens if there are any."""
+        return self.prefix(batch), None
+
+    def chunk(self, batch: Mapping[str, Any], **given: Any) -> Tensor:
+        """Denoise a chunk over what is observed."""
+        return self.expert.sample(*self.observe(batch), **given)
+
+    def encoded(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What `observe` gives as tensors by name, for `velocity`: an exported policy keeps them between its graphs."""
+        prefix, condition = self.observe(batch)
+        return prefix.tensors() | ({} if condition is None else {"condition": condition})
+
+    def velocity(self, encoded: Mapping[str, Tensor], noisy: Tensor, time: Tensor) -> Tensor:
+        """The flow at ``noisy`` ``[B, H, A]`` and ``time`` ``[B]``, given what `encoded` gave."""
+        return self.expert.velocity(Prefix.of_tensors(encoded), noisy, time, encoded.get("condition"))
+
     def _get_default_peft_targets(self) -> dict[str, Any]:
         names = "action_in_proj|action_out_proj|action_time_mlp_in|action_time_mlp_out"
         return {

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from lerobot_policy_felix_bundle.policies.common.expert_policy import ExpertPolicy
 from lerobot_policy_felix_bundle.policies.common.losses import Term
 from lerobot_policy_felix_bundle.policies.hlrp_action_expert_direct.configuration_hlrp_action_expert_direct import (
@@ -30,7 +28,3 @@ class HLRPActionExpertDirectPolicy(ExpertPolicy):
         actions, mask = self.supervised_actions(batch)
         losses = self.expert.flow_losses(self.prefix(batch), actions, **given)
         return {"action": self.action_term(losses, mask, batch)}
-
-    def chunk(self, batch: Mapping[str, Any], **given: Any) -> Tensor:
-        """Denoise a chunk over the observation's keys and values."""
-        return self.expert.sample(self.prefix(batch), **given)

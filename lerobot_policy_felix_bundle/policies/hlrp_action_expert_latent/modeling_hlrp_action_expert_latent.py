@@ -181,13 +181,13 @@ class HLRPActionExpertLatentPolicy(ExpertPolicy):
         grown = (self.updates / until).clamp(max=1) if until > 0 else torch.ones_like(self.updates, dtype=torch.float32)
         return self.config.own_codes * grown
 
-    def chunk(self, batch: Mapping[str, Any], **given: Any) -> Tensor:
-        """Predict codes from the observation, then denoise a chunk given them; both use one pass of the VLM."""
+    def observe(self, batch: Mapping[str, Any]) -> tuple[Prefix, Tensor | None]:
+        """Predict codes from the observation; the actions are denoised given them."""
         prefix = self.prefix(batch)
         if isinstance(self.latents, CodeSuffix):
-            return self.expert.sample(prefix, **given)
+            return prefix, None
         condition = self._condition(batch, self._shares(self._code_logits(prefix)))
-        return self.expert.sample(self._for_expert(prefix), condition, **given)
+        return self._for_expert(prefix), condition
 
     @property
     def conditioned_on_codes(self) -> bool:

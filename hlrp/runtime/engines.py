@@ -1,0 +1,152 @@
+"""The libraries that compute a graph: onnxruntime, openvino, or torch for the format of that name."""
+
+import json
+import zipfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from hlrp.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ENGINES = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",), "torch": ("torch",)}
+"""Format to the packages that run it, the usual one first."""
+
+
+class Graph:
+    """A graph that is ready to run: arrays by name in, arrays by name out. Copies are the same graph.
+
+    Args:
+        run: Computes the outputs in order of the inputs in order.
+        inputs: Names of what it takes; openvino may know one by several.
+        outputs: Names of what it gives.
+    """
+
+    def __init__(
+        self,
+        run: "Callable[[list[NDArray[Any]]], list[NDArray[Any]]]",
+        inputs: Sequence[Collection[str]],
+        outputs: Sequence[Collection[str]],
+    ) -> None:
+        self._run, self._inputs, self._outputs = run, inputs, outputs
+
+    def __call__(self, given: "Mapping[str, NDArray[Any]]") -> "dict[str, NDArray[Any]]":
+        """The outputs; of what is given, it takes what it needs."""
+        found = self._run([next(given[name] for name in names if name in given) for names in self._inputs])
+        return {name: array for names, array in zip(self._outputs, found, strict=True) for name in names}
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+
+def choose_engine(kind: str, asked: str | None) -> str:
+    """The package that is to run a format.
+
+    Raises:
+        UserError: It cannot, or is not installed.
+    """
+    able = ENGINES[kind]
+    if asked is not None and asked not in able:
+        raise UserError(f"{asked!r} does not run format {kind}", where="engine", fix=f"use {' or '.join(able)}")
+    for name in (asked,) if asked else able:
+        if find_spec(name) is not None:
+            return name
+    raise UserError(
+        f"an export of format {kind} needs {' or '.join(able)}", where="hlrp.runtime", fix=f"pip install {able[0]}"
+    )
+
+
+def open_graph(path: Path, engine: str, *, threads: int | None = None, bf16: bool = False) -> Graph:
+    """Load a graph.
+
+    Args:
+        path: Its file.
+        engine: From `choose_engine`.
+        threads: To compute with; None: as many as the engine thinks best.
+        bf16: Let openvino compute in bfloat16, where the processor can.
+
+    Raises:
+        UserError: The file cannot be loaded.
+    """
+    try:
+        if engine == "onnxruntime":
+            return _onnxruntime(path, threads)
+        return _openvino(path, threads, bf16) if engine == "openvino" else _torch(path)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{engine} cannot load the graph: {' '.join(str(error).split())[:300]}", where=str(path), fix="export again"
+        ) from error
+
+
+def _onnxruntime(path: Path, threads: int | None) -> Graph:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    inputs, outputs = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
+
+    def run(given: "list[NDArray[Any]]") -> "list[NDArray[Any]]":
+        found: list[NDArray[Any]] = session.run(outputs, dict(zip(inputs, given, strict=True)))
+        return found
+
+    return Graph(run, [(name,) for name in inputs], [(name,) for name in outputs])
+
+
+def _openvino(path: Path, threads: int | None, bf16: bool) -> Graph:
+    import openvino
+
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        # Left to itself it computes in bfloat16 on processors that can.
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+    }
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    model = openvino.Core().compile_model(path, "CPU", settings)
+    request = model.create_infer_request()
+
+    def run(given: "list[NDArray[Any]]") -> "list[NDArray[Any]]":
+        found = request.infer(given, share_inputs=True)
+        # Its own memory is written again by the next request.
+        return [np.array(found[output]) for output in model.outputs]
+
+    return Graph(run, [i.names for i in model.inputs], [o.names for o in model.outputs])
+
+
+def _torch(path: Path) -> Graph:
+    import torch
+
+    if pickled := _pickled(path):
+        raise UserError(f"the graph holds pickled data: {pickled}", where=str(path), fix="do not use this file")
+    # The names, which torch itself does not keep.
+    names: dict[str, str] = {"names.json": ""}
+    program = torch.export.load(path, extra_files=names)
+    named, module = json.loads(names["names.json"]), program.module()
+
+    def run(given: "list[NDArray[Any]]") -> "list[NDArray[Any]]":
+        with torch.inference_mode():
+            return [output.numpy() for output in module(*map(torch.from_numpy, given))]
+
+    return Graph(run, [(name,) for name in named["inputs"]], [(name,) for name in named["outputs"]])
+
+
+def _pickled(path: Path) -> str | None:
+    """A file of the archive that torch would unpickle; None: there is none."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.file_size and entry.filename.endswith((".pt", ".pkl")):
+                return entry.filename
+            if entry.filename.endswith("_config.json"):
+                weights = json.loads(archive.read(entry)).get("config", {})
+                if any(weight.get("use_pickle") for weight in weights.values()):
+                    return entry.filename
+    return None

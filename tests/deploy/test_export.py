@@ -1,0 +1,272 @@
+"""Exports of the six kinds of policies: what they compute is what the policy in torch computes."""
+
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from exporting import TASKS, UNIT, export, run_alone, save
+from openpi import OpenpiClient
+from serving import acted, in_process, observations, running
+from tiny_policies import save_tiny
+
+from hlrp.deploy.export.check import Errors, refuse_errors
+from hlrp.deploy.served import load_served
+from hlrp.errors import UserError, WorkError
+from hlrp.runtime import Manifest, load
+
+LANGUAGE = ("smolvla", "hlrp_vla_direct", "hlrp_action_expert_latent", "hlrp_action_expert_direct")
+POLICIES = ("act", "diffusion", *LANGUAGE)
+# What the latent expert does, the direct one does without codes.
+QUICK = [pytest.param(n, marks=pytest.mark.slow) if n == "hlrp_action_expert_direct" else n for n in POLICIES]
+TWO_GRAPHS = {"encode": "encode.onnx", "step": "step.onnx"}
+QUANTIZED = [
+    ("onnx", "int8"),
+    pytest.param("onnx", "bf16", marks=pytest.mark.slow),
+    pytest.param("openvino", "int8", marks=pytest.mark.slow),
+]
+TOLERANCE = 1e-4
+
+
+class Exports:
+    """Checkpoints and exports, made when a test asks for them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def checkpoint(self, name: str) -> Path:
+        folder = self._folder / name / "pretrained_model"
+        return folder if folder.exists() else save(name, folder)
+
+    def __call__(self, name: str, kind: str = "onnx", quantize: str | None = None) -> Path:
+        folder = self._folder / f"{name}_{kind}_{quantize}"
+        if not folder.exists():
+            export(self.checkpoint(name), folder, kind, quantize=quantize)
+        return folder
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    torch.set_num_threads(1)
+    return Exports(tmp_path_factory.mktemp("exports"))
+
+
+def task_of(name: str) -> str:
+    return TASKS[0] if name in LANGUAGE else ""
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_an_export_acts_as_its_policy_over_twenty_observations(name: str, exports: Exports) -> None:
+    """Queue, chunks, history and noise too: LeRobot's own loop runs both, its random numbers begun at the same seed."""
+    folder, shown = exports(name), observations(20)
+    manifest = Manifest.read(folder)
+    assert manifest.check["max_error"] <= TOLERANCE and manifest.check["observations"] == 8
+    assert manifest.graphs == ({"whole": "whole.onnx"} if name in ("act", "hlrp_vla_direct") else TWO_GRAPHS)
+    policy = in_process(exports.checkpoint(name), shown, seed=3, task=task_of(name))
+    exported = in_process(folder, shown, seed=3, task=task_of(name))
+    assert np.abs(policy - exported).max() <= TOLERANCE * UNIT
+    assert np.abs(np.diff(exported, axis=0)).max() > 1, "the actions differ, so that their order is seen"
+
+
+def test_temporal_ensembling_is_part_of_the_runtime(ensembled: Path, exports: Exports, tmp_path: Path) -> None:
+    """The weights are those of the policy that acts from a queue."""
+    folder = shutil.copytree(exports("act"), tmp_path / "export")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"ensemble": 0.01, "n_action_steps": 1}))
+    shown = observations(20)
+    policy, exported = in_process(ensembled, shown), in_process(folder, shown)
+    assert np.abs(policy - exported).max() <= TOLERANCE * UNIT
+    assert np.abs(policy - in_process(exports("act"), shown)).max() > 10 * TOLERANCE * UNIT
+
+
+def test_the_runtime_needs_neither_torch_nor_lerobot(exports: Exports, tmp_path: Path) -> None:
+    shown = observations(20)
+    alone = run_alone(exports("act"), shown, tmp_path)
+    assert (alone["heavy"], alone["engine"]) == ([], "onnxruntime")
+    assert np.abs(np.array(alone["actions"]) - in_process(exports.checkpoint("act"), shown)).max() <= TOLERANCE * UNIT
+
+
+def test_instructions_and_noise_without_torch(exports: Exports, tmp_path: Path) -> None:
+    name, shown = "smolvla", observations(1)
+    noise = np.random.default_rng(0).standard_normal((1, 6, 32), np.float32)
+    alone = run_alone(exports(name), shown, tmp_path, noise=noise, task=TASKS[1])
+    loaded = load_served(exports.checkpoint(name), device="cpu").loaded
+    picture = torch.from_numpy(shown[0]["observation.image"]).permute(2, 0, 1)[None] / 255
+    batch = {"observation.image": picture, "observation.state": torch.from_numpy(shown[0]["observation.state"])[None]}
+    with torch.inference_mode():
+        chunk = loaded.policy.predict_action_chunk(
+            loaded.preprocessor(batch | {"task": [TASKS[1]]}), noise=torch.from_numpy(noise)
+        )
+        action = loaded.postprocessor(chunk[:, 0])[0].numpy()
+    assert alone["heavy"] == []
+    assert np.abs(np.array(alone["actions"][0]) - action).max() <= TOLERANCE * UNIT
+    other = run_alone(exports(name), shown, tmp_path, noise=noise, task=TASKS[0])
+    assert np.abs(np.array(other["actions"][0]) - action).max() > 10 * TOLERANCE * UNIT, (
+        "instructions make a difference"
+    )
+
+
+def test_openvino_runs_what_onnxruntime_runs(exports: Exports) -> None:
+    folder = exports("hlrp_action_expert_latent")
+    noise = np.random.default_rng(0).standard_normal((1, 6, 2), np.float32)
+    shown = observations(1)[0] | {"task": TASKS[0]}
+    chunks = [load(folder, engine=e, threads=1).predict_chunk(shown, noise=noise) for e in ("onnxruntime", "openvino")]
+    assert chunks[0].shape == (6, 2) and np.abs(chunks[0] - chunks[1]).max() <= TOLERANCE * UNIT
+
+
+@pytest.mark.parametrize("kind", [pytest.param("openvino", marks=pytest.mark.slow), "torch"])
+def test_the_other_formats_act_as_the_policy(kind: str, exports: Exports) -> None:
+    name = "hlrp_vla_direct"
+    folder, shown = exports(name, kind), observations(6)
+    assert Manifest.read(folder).check["max_error"] <= TOLERANCE
+    off = in_process(exports.checkpoint(name), shown, task=TASKS[0]) - in_process(folder, shown, task=TASKS[0])
+    assert np.abs(off).max() <= TOLERANCE * UNIT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["openvino", "torch"])
+@pytest.mark.parametrize("name", [n for n in POLICIES if n != "hlrp_vla_direct"])
+def test_every_format_of_every_policy(name: str, kind: str, exports: Exports) -> None:
+    assert Manifest.read(exports(name, kind)).check["max_error"] <= TOLERANCE
+
+
+@pytest.mark.parametrize(("kind", "quantize"), QUANTIZED)
+def test_quantized_weights_are_smaller_and_their_error_is_told(kind: str, quantize: str, exports: Exports) -> None:
+    name, shown = "hlrp_vla_direct", observations(6)
+    folder = exports(name, kind, quantize)
+    manifest = Manifest.read(folder)
+    assert manifest.quantize == quantize and manifest.check["max_error"] <= TOLERANCE
+    assert 1e-6 < manifest.check["quantized_max_error"] < 0.2
+    size, full = (sum((f / n).stat().st_size for n in Manifest.read(f).files) for f in (folder, exports(name)))
+    assert size < 0.65 * full
+    off = in_process(exports.checkpoint(name), shown, task=TASKS[0]) - in_process(folder, shown, task=TASKS[0])
+    assert 0 < np.abs(off).max() < 0.2 * UNIT
+
+
+def test_an_export_is_served_as_a_checkpoint_is(exports: Exports) -> None:
+    name, shown = "hlrp_vla_direct", observations(12)
+    served = load_served(exports(name), device="cpu")
+    assert served.metadata["policy"] == name and served.metadata["prompt"] == "needed"
+    weights = load_served(exports.checkpoint(name), device="cpu").metadata["run"]["weights_sha256"]
+    assert served.metadata["run"]["weights_sha256"] == weights
+    with running(served) as server, OpenpiClient(server.address) as client:
+        actions = acted(client, [o | {"prompt": TASKS[0]} for o in shown])
+        with pytest.raises(
+            RuntimeError, match="exported without the instruction 'dance'; it knows 'pull', 'push the T'"
+        ):
+            client.infer(shown[0] | {"prompt": "dance"})
+        with pytest.raises(RuntimeError, match="does not resize"):
+            client.infer({**shown[0], "observation.image": np.zeros((50, 50, 3), np.uint8), "prompt": TASKS[0]})
+    assert np.array_equal(actions, in_process(exports(name), shown, task=TASKS[0]))
+
+
+def test_nothing_of_this_machine_is_in_an_export(exports: Exports) -> None:
+    home, here = str(Path.home()).encode(), str(Path(__file__).parents[2]).encode()
+    for kind in ("onnx", "torch"):
+        folder = exports("hlrp_vla_direct", kind)
+        for path in folder.iterdir():
+            inside = [path.read_bytes()]
+            if path.suffix == ".pt2":
+                with zipfile.ZipFile(path) as archive:
+                    inside = [archive.read(entry) for entry in archive.namelist()]
+            for content in inside:
+                assert here not in content and (home == b"/" or home not in content), path
+                assert os.sep.encode() + b"site-packages" not in content, path
+
+
+# ---- refusals
+
+
+def test_a_graph_that_is_not_the_policy_is_not_written(exports: Exports, tmp_path: Path, monkeypatch: Any) -> None:
+    """An error is planted where graphs are traced alone: the policy in torch stays as it is."""
+    from hlrp.deploy.export import programs
+
+    honest = programs.Program._in_units
+    monkeypatch.setattr(programs.Program, "_in_units", lambda self, chunk: honest(self, chunk + 2e-4))
+    with pytest.raises(WorkError, match=r"differ by up to 0\.0002 in normalised units .* more than 0\.0001; nothing"):
+        export(exports.checkpoint("act"), tmp_path / "export", "torch")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tolerance_is_that_of_normalised_units() -> None:
+    refuse_errors(Errors(largest=TOLERANCE, in_units=5.0))
+    for largest in (1.1 * TOLERANCE, float("nan")):
+        with pytest.raises(WorkError, match="not the policy"):
+            refuse_errors(Errors(largest, in_units=0.0))
+
+
+def test_policies_that_cannot_be_exported_say_so(exports: Exports, tmp_path: Path) -> None:
+    from tiny_policies import DIFFUSION  # noqa: F401 - the fields of the other are its own
+
+    fields = {"n_obs_steps": 2, "chunk_size": 3, "n_action_pred_token": 2, "crop_shape": None, "gpt_n_layer": 1}
+    vqbet = save_tiny("vqbet", tmp_path / "vqbet", fields=fields)
+    with pytest.raises(UserError, match="policies of type 'vqbet' cannot be exported"):
+        export(vqbet, tmp_path / "export")
+    with pytest.raises(UserError, match="this is an export already"):
+        export(exports("act"), tmp_path / "export")
+    with pytest.raises(UserError, match="the output exists already"):
+        export(exports.checkpoint("act"), tmp_path / "vqbet")
+    assert not (tmp_path / "export").exists()
+
+
+def test_observations_that_do_not_fit_are_refused(exports: Exports) -> None:
+    policy, shown = load(exports("hlrp_vla_direct")), observations(1)[0] | {"task": TASKS[0]}
+    refused = [
+        ({"observation.image": np.zeros((95, 96, 3), np.uint8)}, r"uint8 \[95, 96, 3\], the export takes uint8 \[96"),
+        ({"observation.image": np.zeros((96, 96, 3))}, "float64"),
+        ({"observation.state": np.zeros(3)}, r"shape \[3\], the policy takes \[2\]"),
+        ({"observation.state": [np.nan, 0]}, "all of them finite"),
+        ({"task": "push the t"}, "did you mean 'push the T'"),
+    ]
+    for change, message in refused:
+        with pytest.raises(UserError, match=message):
+            policy.select_action(shown | change)
+    with pytest.raises(UserError, match=r"lacks observation\.state"):
+        policy.select_action({k: v for k, v in shown.items() if k != "observation.state"})
+    assert policy.select_action(shown).shape == (2,)
+
+
+def test_damaged_exports_are_refused(exports: Exports, tmp_path: Path) -> None:
+    folder = shutil.copytree(exports("act"), tmp_path / "export")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for change, message in [
+        ({"schema_version": 2}, "version 2"),
+        ({"kind": "x"}, "no export"),
+        ({"graphs": {}}, "damaged"),
+    ]:
+        (folder / "manifest.json").write_text(json.dumps(manifest | change))
+        with pytest.raises(UserError, match=message):
+            load(folder)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    graph = folder / "whole.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"whole\.onnx has changed since the export"):
+        load(folder)
+    graph.unlink()
+    with pytest.raises(UserError, match=r"whole\.onnx is missing"):
+        load_served(folder)
+
+
+def test_a_torch_archive_with_pickled_weights_is_not_opened(exports: Exports, tmp_path: Path) -> None:
+    from hlrp.runtime.engines import open_graph
+
+    source = exports("hlrp_vla_direct", "torch") / "whole.pt2"
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(tmp_path / "whole.pt2", "w") as new:
+        for entry in old.namelist():
+            new.writestr(entry, old.read(entry).replace(b'"use_pickle": false', b'"use_pickle": true', 1))
+    with pytest.raises(UserError, match="holds pickled data"):
+        open_graph(tmp_path / "whole.pt2", "torch")
+
+
+def test_an_export_runs_on_the_cpu_alone(exports: Exports) -> None:
+    from hlrp.evaluation.policy import load_policy, policy_config
+
+    config = policy_config(exports("act"), "cpu")
+    config.device = "cuda"
+    with pytest.raises(UserError, match="exports run on the CPU"):
+        load_policy(config, None, {}, rename_given=False)
