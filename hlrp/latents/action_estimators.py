@@ -199,7 +199,9 @@ def _train(x: Tensor, y: Tensor, fit: "NDArray[np.bool_]", stop: "NDArray[np.boo
     model = model.to(x.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     fuse(optimizer)
-    fitted, wanted, seen, aim = x[fit], y[fit], x[stop], y[stop]
+    # By number and not by mask: how many there are is known here, and a GPU would have to be asked.
+    rows, held = (torch.from_numpy(np.flatnonzero(mask)).to(x.device) for mask in (fit, stop))
+    fitted, wanted, seen, aim = x[rows], y[rows], x[held], y[held]
     best = nn.utils.parameters_to_vector(model.parameters())
     best_error, since = torch.full((), torch.inf, device=x.device), torch.zeros((), dtype=torch.int64, device=x.device)
     for epoch in range(_EPOCHS):
@@ -213,7 +215,7 @@ def _train(x: Tensor, y: Tensor, fit: "NDArray[np.bool_]", stop: "NDArray[np.boo
             best = torch.where(better, nn.utils.parameters_to_vector(model.parameters()), best)
             best_error = torch.where(better, error, best_error)
             since = torch.where(better, 0, since + 1)
-        if (x.device.type == "cpu" or epoch % _LOOKED_AT == 0) and int(since) >= _PATIENCE:
+        if (x.device.type == "cpu" or (epoch + 1) % _LOOKED_AT == 0) and int(since) >= _PATIENCE:
             break
     nn.utils.vector_to_parameters(best, model.parameters())
     return model

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from hlrp.devices import LOOKED_UP, allow_tf32, fuse
+from hlrp.policies.figures import Figures
 
 
 def use_device(script: Any, *, tf32: bool) -> None:
     """Fuse the optimizer, move batches without waiting, and compute float32 products as the run says.
+
+    What our policies report is read when a row is due: the sums are those of LeRobot's tracker, to the last digit.
 
     Args:
         script: `lerobot.scripts.lerobot_train`.
@@ -37,5 +40,27 @@ def use_device(script: Any, *, tf32: bool) -> None:
         for batch in cycle(loader):
             yield send_to_device(batch, device, non_blocking=True, skip_keys=list(LOOKED_UP))
 
+    _read_figures_when_due(script.MetricsTracker)
     script.make_optimizer_and_scheduler = make_optimizer_and_scheduler
     script.cycle = cycle_on_device
+
+
+def _read_figures_when_due(tracker_class: Any) -> None:
+    update, reduce = tracker_class.update_metrics, tracker_class.reduce_across_ranks
+    unread: list[Figures] = []
+
+    def update_metrics(self: Any, values: Any) -> None:
+        if isinstance(values, Figures):
+            unread.append(values)
+        else:
+            update(self, values)
+
+    def reduce_across_ranks(self: Any) -> None:
+        # LeRobot calls it in every process, right before it logs.
+        for values in unread:
+            update(self, values)
+        unread.clear()
+        reduce(self)
+
+    tracker_class.update_metrics = update_metrics
+    tracker_class.reduce_across_ranks = reduce_across_ranks
