@@ -1,9 +1,16 @@
-"""The torch device to compute on. Torch is imported when one is asked for."""
+"""The torch device to compute on, and what makes it fast there. Torch is imported when one is asked for."""
 
 import os
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from hlrp.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+LOOKED_UP = ("index", "episode_index")
+"""Numbers of frames in a policy's batch: labels are looked up by them on the host, so that they stay there."""
 
 
 def choose_device(
@@ -13,8 +20,11 @@ def choose_device(
     count: int = 1,
     where: str = "--device",
     per_process: bool = False,
+    tf32: bool = True,
 ) -> str:
     """Check a torch device, or choose the best one there is. LeRobot would switch to another one in silence.
+
+    On CUDA float32 products are computed as ``tf32`` says, from then on and in the whole process.
 
     Args:
         asked: cpu, cuda, cuda:N, mps or xpu; None: ``saved``, or the best.
@@ -22,6 +32,7 @@ def choose_device(
         count: Devices of that kind that are needed; of the CPU there are as many as one likes.
         where: Named in errors.
         per_process: Of several GPUs, `cuda` is one of its own for each process of torchrun or Slurm.
+        tf32: See `allow_tf32`.
 
     Raises:
         UserError: There is no such device on this machine.
@@ -54,5 +65,31 @@ def choose_device(
             where=where,
             fix=f"leave it out, or --device {best}; `hlrp doctor` shows what is there",
         )
+    if torch.device(asked).type == "cuda":
+        allow_tf32(tf32)
     local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", ""))
     return f"cuda:{int(local) % cuda}" if per_process and asked == "cuda" and local.isdecimal() else asked
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether CUDA may round the factors of float32 products and convolutions to TF32, 10 bits of mantissa.
+
+    Training, encoding and acting do alike, so that codes made in one are those made in the other. LeRobot's loop allows
+    it; PyTorch by itself in convolutions alone.
+    """
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def fuse(optimizer: "Optimizer") -> None:
+    """Have PyTorch update the parameters with its fused kernel, where it has one and all of a group are on a GPU.
+
+    Without it every step is a kernel for each of several operations. On a CPU nothing changes.
+    """
+    groups: list[dict[str, Any]] = optimizer.param_groups
+    for group in groups:
+        # An option of the group: of the whole optimizer, Lightning would refuse to clip gradients in mixed precision.
+        if group.get("fused", True) is None and all(p.device.type == "cuda" for p in group["params"]):
+            group["fused"] = True

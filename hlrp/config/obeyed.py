@@ -39,6 +39,7 @@ OBEYED: dict[str, frozenset[str]] = {
     "trainer.learning_rate": _EVERY - {_CLASS},
     "trainer.devices": _EVERY,
     "trainer.precision": _EVERY,
+    "trainer.tf32": _EVERY,
     "trainer.seed": _EVERY,
     "trainer.device": _EVERY,
     "trainer.log_freq": _EVERY,

@@ -31,6 +31,8 @@ class TrainerSection(Settings):
     """Processes, one per GPU."""
     precision: Precision | None = None
     """Numbers during training: 32, bf16 or fp16 (mixed); none: the policy's own setting."""
+    tf32: bool = True
+    """Whether a GPU may round the factors of float32 products to TF32, 10 bits of mantissa."""
     seed: int = Field(default=1000, ge=0, le=SEED_MOST)
     device: Device | None = None
     """cpu, mps, cuda or cuda:N; none: the best that is there."""

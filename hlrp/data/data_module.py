@@ -1,7 +1,6 @@
 """Lightning's view of frame windows: training and held-out loaders of a run."""
 
 import logging
-import multiprocessing
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from hlrp.config import LightningRun, SourceSection, require_dataset
 from hlrp.data.augmentation import DrawnOrder, augmented, blank_frame, check_transforms, image_transforms
+from hlrp.data.batch_loader import batch_loader
 from hlrp.data.dataset_info import check_episodes, check_resumed, named_episodes, read_dataset
 from hlrp.data.episodes import check_camera, check_camera_names, read_episodes, split_episodes, window_offset
 from hlrp.data.filtering import Selection, View, select_frames
@@ -250,18 +250,14 @@ class FrameDataModule(LightningDataModule):
         return 0 if unasked and data.cache != "off" else data.num_workers
 
     def _loader(self, windows: Dataset[Batch], sampler: ResumableSampler | DrawnOrder) -> DataLoader[Batch]:
-        workers = self._workers()
-        forked = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
-        return DataLoader(
+        return batch_loader(
             windows,
-            batch_sampler=sampler,
-            num_workers=workers,
-            collate_fn=Mixture.collate,
-            pin_memory=torch.cuda.is_available(),
-            multiprocessing_context="fork" if forked else None,
-            persistent_workers=workers > 0,
-            # The loader draws a seed for its workers at every epoch: not from the generator that the model uses.
-            generator=torch.Generator().manual_seed(self.run.trainer.seed),
+            sampler,
+            collate=Mixture.collate,
+            workers=self._workers(),
+            seed=self.run.trainer.seed,
+            trainer=self.trainer,
+            stored=self.run.data.cache != "off",
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What Lightning's data for policies have in common, and those of a mixture: LeRobot's order and loaders."""
 
 import logging
-import multiprocessing
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hlrp.config import FilterSection, LightningRun
 from hlrp.data.augmentation import Transforms, augmented, blank_frame, check_transforms, image_transforms
+from hlrp.data.batch_loader import batch_loader
 from hlrp.data.dataset_info import DatasetInfo, check_resumed
 from hlrp.data.filtering import Selection
 from hlrp.data.policy_mixture import MixtureMetadata, PolicyMixture
@@ -171,19 +171,15 @@ class PolicyDataModule(LightningDataModule):
     def _loader(self, samples: Dataset[Sample], sampler: Any, seed: int) -> DataLoader[Sample]:
         from lerobot.utils.collate import lerobot_collate_fn
 
-        workers = self.num_workers
-        forked = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
-        collate: Any = lerobot_collate_fn if self.meta.has_language_columns else GatheredSamples.collate
-        return DataLoader(
+        return batch_loader(
             samples,
-            batch_sampler=sampler,
-            num_workers=workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            multiprocessing_context="fork" if forked else None,
-            persistent_workers=workers > 0,
-            prefetch_factor=_PREFETCH if workers else None,
-            generator=torch.Generator().manual_seed(seed % 2**63),
+            sampler,
+            collate=lerobot_collate_fn if self.meta.has_language_columns else GatheredSamples.collate,
+            workers=self.num_workers,
+            seed=seed,
+            trainer=self.trainer,
+            stored=self.cache != "off",
+            prefetch=_PREFETCH,
         )
 
     def state_dict(self) -> dict[str, Any]:

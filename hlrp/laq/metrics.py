@@ -81,6 +81,11 @@ def shuffled(count: int, generator: torch.Generator) -> Tensor:
     return others
 
 
+def _numbers(mask: Tensor, device: torch.device) -> Tensor:
+    """Where ``mask [N]``, on the CPU, holds: picking by a mask that is on a GPU would make the host wait for it."""
+    return mask.nonzero()[:, 0].to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class LAQScores:
     """Scores of one source, or of all together.
@@ -144,11 +149,14 @@ class LAQMeter:
     def update(self, laq: LAQ, frames: Tensor, valid: Tensor, source: Tensor | None = None) -> LAQOutput:
         """Add a batch: ``frames [B, T, C, H, W]``, ``valid [B, T-1]`` bool, ``source [B]`` in [0, sources).
 
-        Returns the model's output in evaluation mode.
+        How many pairs are valid is asked for on the host: where ``valid`` and ``source`` are on the CPU, nothing waits
+        for a GPU. Returns the model's output in evaluation mode.
         """
+        valid = valid.cpu()
+        source = torch.zeros(len(frames), dtype=torch.int64) if source is None else source.cpu()
         with evaluating(laq):
             out = laq(frames)
-            current, following, source, codes, recon = self._valid_pairs(out.recon, out.codes, frames, valid, source)
+            current, following, codes, recon = self._valid_pairs(out.recon, out.codes, frames, valid)
             if len(codes) == 0:
                 return out
             others = shuffled(len(codes), self._generator).to(codes.device)
@@ -157,7 +165,7 @@ class LAQMeter:
         squared = [((x.clamp(0, 1) - following) ** 2 * moving) for x in (recon, current, permuted)]
         each = torch.stack([s.double().sum((1, 2, 3)) for s in squared], dim=1)
         pixels = torch.stack([moving.sum((1, 2, 3)), torch.full_like(moving.sum((1, 2, 3)), moving[0].numel())], dim=1)
-        self._add(source, codes, torch.cat([each, pixels.double()], dim=1))
+        self._add(source[:, None].expand_as(valid)[valid], codes, torch.cat([each, pixels.double()], dim=1))
         return out
 
     def compute(self, source: int | None = None) -> LAQScores:
@@ -179,12 +187,13 @@ class LAQMeter:
         )
 
     def _valid_pairs(
-        self, recon: Tensor, codes: Tensor, frames: Tensor, valid: Tensor, source: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        self, recon: Tensor, codes: Tensor, frames: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         pixels = frames.to(recon.dtype) / 255 if frames.dtype == torch.uint8 else frames
-        source = torch.zeros(len(frames), dtype=torch.int64, device=valid.device) if source is None else source
-        each = source[:, None].expand_as(valid)[valid]
-        return pixels[:, :-1][valid], pixels[:, 1:][valid], each, codes[valid], recon[valid]
+        pairs = _numbers(valid.flatten(), frames.device)
+        found = (x.flatten(0, 1).index_select(0, pairs) for x in (pixels[:, :-1], pixels[:, 1:], codes, recon))
+        current, following, codes, recon = found
+        return current, following, codes, recon
 
     def _add(self, source: Tensor, codes: Tensor, errors: Tensor) -> None:
         config = self._config
@@ -193,9 +202,9 @@ class LAQMeter:
             self._counts = torch.zeros(shape, dtype=torch.int64, device=codes.device)
             self._errors = torch.zeros(self._sources, 5, dtype=torch.float64, device=codes.device)
         for index in range(self._sources):
-            mine = source == index
-            self._counts[index] += code_counts(codes[mine], config.codebook_size)
-            self._errors[index] += errors[mine].sum(0)
+            mine = _numbers(source == index, codes.device)
+            self._counts[index] += code_counts(codes.index_select(0, mine), config.codebook_size)
+            self._errors[index] += errors.index_select(0, mine).sum(0)
 
     def _totals(self) -> tuple[Tensor, Tensor]:
         config = self._config

@@ -233,11 +233,18 @@ class LAQModule(LightningModule):
         """Forget the last validation."""
         self._meter = LAQMeter(self.laq.config, max(1, len(self._sources)), seed=0)
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """In validation all but what pairs are picked by, which is looked at on the host."""
+        host = {} if self.trainer.training else {key: batch[key] for key in ("valid", "source") if key in batch}
+        rest = {key: value for key, value in batch.items() if key not in host}
+        return {**super().transfer_batch_to_device(rest, device, dataloader_idx), **host}
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one batch; nothing of the codebook changes."""
         frames, valid, source = _windows(batch)
         assert self._meter is not None, "Lightning starts an epoch before its first step"
         out = self._meter.update(self.laq, frames, valid, source)
+        valid = valid.to(frames.device, non_blocking=True)
         pixels = frames.float() / 255 if frames.dtype == torch.uint8 else frames
         loss = pixel_loss(out.recon.float(), pixels, valid, self.settings.background_weight)
         if out.features is not None and out.feature_target is not None:

@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
+from hlrp.devices import fuse
+
 USAGE_WINDOW = 50
 """Steps over which the use of codes is counted for the log."""
 
@@ -45,13 +47,9 @@ def adamw_with_cosine(
     trained = [p for p in module.parameters() if p.requires_grad]
     decayed = [p for p in trained if p.ndim > 1 and p not in kept]
     others = [p for p in trained if p.ndim <= 1 or p in kept]
-    # An option of the groups: of the whole optimizer, Lightning would refuse to clip gradients in mixed precision.
-    fused = {"fused": True if module.device.type == "cuda" else None}
-    groups = [
-        {"params": decayed, "weight_decay": _WEIGHT_DECAY, **fused},
-        {"params": others, "weight_decay": 0.0, **fused},
-    ]
+    groups = [{"params": decayed, "weight_decay": _WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas)
+    fuse(optimizer)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, total))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

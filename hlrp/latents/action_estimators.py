@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hlrp.devices import fuse
 from hlrp.laq.ridge import STRENGTHS, ridge_with_intercept
 from hlrp.latents.decoder_manifest import Estimator
 
@@ -27,6 +28,8 @@ USUAL_STRENGTH = 0.1
 _HIDDEN = 128
 _EPOCHS = 400
 _PATIENCE = 40
+_LOOKED_AT = 20
+"""Epochs after which a GPU is asked whether the fit has stopped: every time, the host would wait for it."""
 _LEARNING_RATE = 1e-3
 _WEIGHT_DECAY = 1e-2
 _MOST_FOLDS = 20
@@ -195,19 +198,26 @@ def _train(x: Tensor, y: Tensor, fit: "NDArray[np.bool_]", stop: "NDArray[np.boo
         model = _perceptron(x.shape[1], y.shape[1])
     model = model.to(x.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-    best, best_error, since = {k: v.clone() for k, v in model.state_dict().items()}, float("inf"), 0
-    for _ in range(_EPOCHS):
+    fuse(optimizer)
+    # By number and not by mask: how many there are is known here, and a GPU would have to be asked.
+    rows, held = (torch.from_numpy(np.flatnonzero(mask)).to(x.device) for mask in (fit, stop))
+    fitted, wanted, seen, aim = x[rows], y[rows], x[held], y[held]
+    best = nn.utils.parameters_to_vector(model.parameters())
+    best_error, since = torch.full((), torch.inf, device=x.device), torch.zeros((), dtype=torch.int64, device=x.device)
+    for epoch in range(_EPOCHS):
         optimizer.zero_grad()
-        nn.functional.mse_loss(model(x[fit]), y[fit]).backward()
+        nn.functional.mse_loss(model(fitted), wanted).backward()
         optimizer.step()
         with torch.no_grad():
-            error = float(nn.functional.mse_loss(model(x[stop]), y[stop]))
-        since += 1
-        if error < best_error:
-            best, best_error, since = {k: v.clone() for k, v in model.state_dict().items()}, error, 0
-        if since >= _PATIENCE:
+            error = nn.functional.mse_loss(model(seen), aim)
+            # Decided on the device. A fit that has stopped stays as it is until that is looked at.
+            better = (error < best_error) & (since < _PATIENCE)
+            best = torch.where(better, nn.utils.parameters_to_vector(model.parameters()), best)
+            best_error = torch.where(better, error, best_error)
+            since = torch.where(better, 0, since + 1)
+        if (x.device.type == "cpu" or (epoch + 1) % _LOOKED_AT == 0) and int(since) >= _PATIENCE:
             break
-    model.load_state_dict(best)
+    nn.utils.vector_to_parameters(best, model.parameters())
     return model
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
+from hlrp.devices import LOOKED_UP, fuse
 from hlrp.errors import UserError
 from hlrp.policies.build import Built, build_policy, optimizer_config, policy_config, scheduler_config
 from hlrp.policies.figures import unread
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 _WEIGHT_EPSILON = 1e-6  # LeRobot's own, in its weighted loss
-_LOOKED_UP = ("index", "episode_index")
 
 
 class LeRobotPolicyAdapter(Policy):
@@ -221,11 +221,10 @@ class LeRobotPolicyAdapter(Policy):
         self._seen_step = self.global_step
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
-            torch.backends.cuda.matmul.allow_tf32 = True
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Any:
         """All but the frames' numbers: labels are looked up by them on the host, and the preprocessor moves them."""
-        host = {key: batch[key] for key in _LOOKED_UP if key in batch}
+        host = {key: batch[key] for key in LOOKED_UP if key in batch}
         rest = {key: value for key, value in batch.items() if key not in host}
         return {**super().transfer_batch_to_device(rest, device, dataloader_idx), **host}
 
@@ -321,6 +320,7 @@ class LeRobotPolicyAdapter(Policy):
                 where="model.policy_type",
                 fix="train it with LeRobot's own scripts",
             )
+        fuse(optimizer)
         self._clip_norm = optimizing.grad_clip_norm
         steps = int(self.trainer.estimated_stepping_batches) if self.trainer.max_steps <= 0 else self.trainer.max_steps
         tell_length(steps, self.policy, self._shown())

@@ -10,6 +10,7 @@ import torch
 from bundle_toys import ACTIONS, CAMERAS, CHUNK, CONFIGS, MEANING, gradients, make_batch, make_config, make_policy
 
 from hlrp.errors import UserError
+from lerobot_policy_felix_bundle.policies.common.expert import _masked
 
 NAMES = sorted(CONFIGS)
 LATENT = "hlrp_action_expert_latent"
@@ -95,6 +96,9 @@ def test_the_attention_is_lerobots():
     mask[..., 0] = True
     expected = theirs.eager_attention_forward(mask, 2, 32, queries, keys, values)
     assert torch.allclose(ours(mask, 2, 32, queries, keys, values), expected, atol=1e-6)
+    # As a GPU is given the heads: its kernels want a key head for each query head.
+    each = _masked(*(x.transpose(1, 2) for x in (queries, keys, values)), mask[:, None], shared=False)
+    assert torch.allclose(each.transpose(1, 2).flatten(2), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "fields"), [*((name, {}) for name in NAMES), ("hlrp_vla_direct", QWEN)])

@@ -34,6 +34,7 @@ GIVEN: dict[str, list[str]] = {
     "trainer.learning_rate": ["trainer.learning_rate=0.1"],
     "trainer.devices": ["trainer.devices=2"],
     "trainer.precision": ["trainer.precision=bf16"],
+    "trainer.tf32": ["trainer.tf32=false"],
     "trainer.seed": ["trainer.seed=3"],
     "trainer.device": ["trainer.device=cpu"],
     "trainer.log_freq": ["trainer.log_freq=3"],

@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from planted_reads import planted_read
 from pretended_cuda import CUDA, move, pretended_cuda
 from pretended_training import train
 from torch.utils.data import DataLoader
@@ -14,8 +15,6 @@ from hlrp.config import LightningRun
 from hlrp.laq import LAQ, LAQConfig, LAQModule
 
 QUANTIZERS = ["nsvq", "fsq", "vq"]
-# Where validation picks the valid pairs; a training step reads nothing.
-VALIDATION = {"hlrp/laq/metrics.py:_valid_pairs", "hlrp/laq/metrics.py:_add"}
 
 
 def batches(frames: int, count: int = 4) -> DataLoader[Any]:
@@ -44,9 +43,18 @@ def make_module(frames: int, quantizer: str, **model: Any) -> LAQModule:
 def test_training_steps(quantizer: str, frames: int) -> None:
     module = make_module(frames, quantizer)
     with pretended_cuda() as cuda:
-        train(cuda, module, batches(frames), steps=2, gradient_clip_val=1.0)
+        train(cuda, module, batches(frames), in_optimizer=frames == 3, gradient_clip_val=1.0)
         # Else a resumed optimizer would ask the device for every parameter's number of steps.
         assert all(group["fused"] for group in module.optimizers(use_pl_optimizer=False).param_groups)
+
+
+def test_a_resumed_run(tmp_path: Path) -> None:
+    """Its optimizer's numbers of steps, too, are on the device: on the host, each would be asked for at every step."""
+    with pretended_cuda() as cuda:
+        train(cuda, make_module(2, "nsvq"), batches(2), save=tmp_path / "state")
+        module = make_module(2, "nsvq")
+        train(cuda, module, batches(2), resume=tmp_path / "state", in_optimizer=True)
+        assert module._is_placed and module.global_step == 4
 
 
 @pytest.mark.parametrize("quantizer", ["nsvq", "vq"])
@@ -67,10 +75,12 @@ def test_upkeep_of_the_codebook_and_its_report(quantizer: str, monkeypatch: pyte
 
 def test_validation() -> None:
     module = make_module(3, "nsvq")
-    with pretended_cuda(known=VALIDATION):
+    batch = next(iter(batches(3)))
+    with pretended_cuda():
         module.to("cuda")
         module.on_validation_epoch_start()
-        module.validation_step(move(next(iter(batches(3)))), 0)
+        # Which pairs are valid stays on the host, as the module's own transfer leaves it.
+        module.validation_step(batch | move({"frames": batch["frames"]}), 0)
         assert module._meter is not None and module._meter._counts is not None
         assert module._meter._counts.device == CUDA
 
@@ -89,6 +99,9 @@ def test_encoding_and_decoding(quantizer: str, frames: int) -> None:
             shown = laq.decode(given[:, 0], codes[:, 0])
             assert codes.device == shown.device == laq.encode_vectors(given).device == CUDA
         assert laq.decode(windows[:, 0], torch.zeros_like(windows[:, 0, 0, 0, :4], dtype=torch.int64)).device == CUDA
+        for call in (lambda: laq.encode(windows), lambda: laq.decode(windows[:, 0], codes[:, 0])):
+            with planted_read():
+                call()
 
 
 def test_the_report_and_a_checkpoint_go_to_the_device_that_is_asked_for(laq2: Path) -> None:
@@ -133,6 +146,8 @@ def test_a_step_in_feature_space_with_labelled_actions(tmp_path: Path) -> None:
     batch = next(iter(batches(3))) | {"action_sum": torch.randn(6, 2, 3), "has_action": torch.arange(6) < 3}
     with pretended_cuda():
         module.to("cuda")
+        optimizer = module.configure_optimizers()["optimizer"]
         loss = module.training_step(move(batch), 0)
         loss.backward()
+        optimizer.step()
         assert loss.device == module.heads["action"].project.weight.grad.device == CUDA

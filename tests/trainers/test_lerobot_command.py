@@ -84,6 +84,7 @@ BECOMES: dict[str, tuple[list[str], str]] = {
     "trainer.learning_rate": (["trainer.learning_rate=1e-3"], "--policy.optimizer_lr=0.001"),
     "trainer.devices": (["trainer.devices=2"], "--nproc-per-node=2"),
     "trainer.precision": (["trainer.precision=bf16"], "$ACCELERATE_MIXED_PRECISION=bf16"),
+    "trainer.tf32": (["trainer.tf32=false"], "$HLRP_TF32_OFF=1"),
     "trainer.seed": (["trainer.seed=7"], "--seed=7"),
     "trainer.device": (["trainer.device=cpu"], "--policy.device=cpu"),
     "trainer.log_freq": (["trainer.log_freq=3"], "--log_freq=3"),

@@ -24,6 +24,7 @@ from trainers.lerobot.events import (
     ASKED_POLICY,
     MAX_NONFINITE_STEPS,
     SOURCES,
+    TF32_OFF,
 )
 from trainers.lifecycle import default_log_freq, default_save_freq
 from trainers.policy_checks import policy_fields
@@ -248,6 +249,8 @@ def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
         environment[ASKED_FILTER] = run.data.model_dump_json(include={"filter", "cameras", "tolerance_s"})
     if run.trainer.device:
         environment[ASKED_DEVICE] = run.trainer.device
+    if not run.trainer.tf32:
+        environment[TF32_OFF] = "1"
     if run.trainer.precision:
         # Policies without a dtype of their own take Accelerate's setting.
         environment["ACCELERATE_MIXED_PRECISION"] = _MIXED[run.trainer.precision]

@@ -18,6 +18,7 @@ from hlrp.files import new_folder, replace_link
 from hlrp.finite import FiniteLoss, require_finite_weights
 from hlrp.processes import StoppedBySignal, StopRequests
 from trainers.lerobot.data_hooks import filter_samples, read_mixture
+from trainers.lerobot.device_hooks import use_device
 
 if TYPE_CHECKING:
     from hlrp.data.policy_mixture import MixtureMetadata
@@ -33,6 +34,8 @@ def install_training_hooks(
     loss: FiniteLoss,
     mixture: "Callable[[Any], MixtureMetadata] | None" = None,
     asked_filter: str | None = None,
+    *,
+    tf32: bool = True,
 ) -> Callable[[], None]:
     """Prepare `lerobot.scripts.lerobot_train` and return its `main`.
 
@@ -51,7 +54,8 @@ def install_training_hooks(
     - a loss that is no number for many steps, and weights that are none when they are to be saved, end it too,
     - on resume the random state is restored right before the first update, so that what the data loader drew
       from it in between does not shift dropout and noise; and the data go on in the epoch they had reached,
-    - no sample begins where the run's filter leaves frames out.
+    - no sample begins where the run's filter leaves frames out,
+    - on a GPU the optimizer is fused, batches are moved without waiting, and TF32 is allowed or not.
 
     Args:
         emit: Called as ``emit(event, **fields)``; only on the main process does it write.
@@ -60,6 +64,7 @@ def install_training_hooks(
         loss: Sees the loss of every step.
         mixture: Gives the mixture's metadata for a configuration; None: LeRobot reads its own dataset.
         asked_filter: What of the run's `data` section decides its samples, as JSON; None: there is no filter.
+        tf32: Whether float32 products may be rounded to TF32.
     """
     from lerobot.configs.train import TrainPipelineConfig
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
@@ -69,6 +74,7 @@ def install_training_hooks(
 
     mend_all_metadata(LeRobotDatasetMetadata)
     _accept_existing_folder(TrainPipelineConfig, emit, preflight)
+    use_device(lerobot_train, tf32=tf32)
     _report_metrics(lerobot_train, emit, loss, _follow_codes(lerobot_train))
     _save_atomically(lerobot_train, emit, stop)
     _restore_random_state(lerobot_train)

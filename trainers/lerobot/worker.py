@@ -29,6 +29,7 @@ from trainers.lerobot.events import (
     ASKED_POLICY,
     MAX_NONFINITE_STEPS,
     SOURCES,
+    TF32_OFF,
     Emitter,
 )
 
@@ -138,7 +139,9 @@ def main() -> int:
 
         loss = FiniteLoss(int(os.environ[MAX_NONFINITE_STEPS]))
         mixture, asked = requested_mixture(), os.environ.get(ASKED_FILTER)
-        train = install_training_hooks(report, stop, _preflight(emit, mixture), loss, mixture, asked)
+        train = install_training_hooks(
+            report, stop, _preflight(emit, mixture), loss, mixture, asked, tf32=TF32_OFF not in os.environ
+        )
         train()
     except StoppedBySignal:
         emit("interrupted", signal=stop.number)

@@ -95,7 +95,7 @@ def trainer_arguments(
 
 def _devices(section: LightningTrainerSection) -> tuple[str, Any]:
     where = "--device, --devices / trainer.device, trainer.devices"
-    device = choose_device(section.device, count=section.devices, where=where)
+    device = choose_device(section.device, count=section.devices, where=where, tf32=section.tf32)
     kind, _, index = device.partition(":")
     if index and section.devices > 1:
         raise UserError(

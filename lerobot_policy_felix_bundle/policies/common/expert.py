@@ -286,8 +286,19 @@ def _attention(mask: Tensor, batch: int, head: int, queries: Tensor, keys: Tenso
         ``[B, M, heads * head]``.
     """
     queries, keys, values = (x.to(values.dtype).transpose(1, 2) for x in (queries, keys, values))
-    seen = nn.functional.scaled_dot_product_attention(queries, keys, values, mask[:, None], enable_gqa=True)
+    seen = _masked(queries, keys, values, mask[:, None], shared=queries.device.type == "cpu")
     return seen.transpose(1, 2).reshape(batch, -1, seen.shape[1] * head)
+
+
+def _masked(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, *, shared: bool) -> Tensor:
+    """Attention of ``[B, heads, tokens, head]``, where several query heads have a key head in common.
+
+    With a mask, the kernels that PyTorch has for a GPU want a key head for each query head: to those that are shared it
+    would apply the plain formula, whose weights lie in memory. A CPU's kernel takes them as they are.
+    """
+    if not shared:
+        keys, values = (x.repeat_interleave(queries.shape[1] // x.shape[1], 1) for x in (keys, values))
+    return nn.functional.scaled_dot_product_attention(queries, keys, values, mask, enable_gqa=shared)
 
 
 def _smolvla_config(config: HLRPExpertConfig, folder: Path) -> SmolVLAConfig:
