@@ -53,7 +53,8 @@ class Served:
         """A message that fits: black pictures, zeros, and an instruction."""
         dtypes = {"uint8": np.uint8, "float32": np.float32}
         observation = self.metadata["observation"].items()
-        return {name: np.zeros(said["shape"], dtypes[said["dtype"]]) for name, said in observation} | {"prompt": "go"}
+        message: dict[str, Any] = {name: np.zeros(said["shape"], dtypes[said["dtype"]]) for name, said in observation}
+        return message | {"prompt": self.reader.example_prompt}
 
 
 def load_served(
