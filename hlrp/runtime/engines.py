@@ -1,6 +1,8 @@
 """The libraries that compute a graph: onnxruntime, openvino, or torch for the format of that name."""
 
 import json
+import logging
+import warnings
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.util import find_spec
@@ -127,9 +129,13 @@ def _torch(path: Path) -> Graph:
 
     if pickled := _pickled(path):
         raise UserError(f"the graph holds pickled data: {pickled}", where=str(path), fix="do not use this file")
+    # It says of each empty tensor that it is one.
+    logging.getLogger("torch.export.pt2_archive._package").setLevel(logging.ERROR)
     # The names, which torch itself does not keep.
     names: dict[str, str] = {"names.json": ""}
-    program = torch.export.load(path, extra_files=names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that its buffers cannot be written, which nobody does
+        program = torch.export.load(path, extra_files=names)
     named, module = json.loads(names["names.json"]), program.module()
 
     def run(given: "list[NDArray[Any]]") -> "list[NDArray[Any]]":

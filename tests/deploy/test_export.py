@@ -16,6 +16,7 @@ from serving import acted, in_process, observations, running
 from tiny_policies import save_tiny
 
 from hlrp.deploy.export.check import Errors, refuse_errors
+from hlrp.deploy.export.quantize import quantize_onnx
 from hlrp.deploy.served import load_served
 from hlrp.errors import UserError, WorkError
 from hlrp.runtime import Manifest, load
@@ -25,11 +26,6 @@ POLICIES = ("act", "diffusion", *LANGUAGE)
 # What the latent expert does, the direct one does without codes.
 QUICK = [pytest.param(n, marks=pytest.mark.slow) if n == "hlrp_action_expert_direct" else n for n in POLICIES]
 TWO_GRAPHS = {"encode": "encode.onnx", "step": "step.onnx"}
-QUANTIZED = [
-    ("onnx", "int8"),
-    pytest.param("onnx", "bf16", marks=pytest.mark.slow),
-    pytest.param("openvino", "int8", marks=pytest.mark.slow),
-]
 TOLERANCE = 1e-4
 
 
@@ -135,7 +131,33 @@ def test_every_format_of_every_policy(name: str, kind: str, exports: Exports) ->
     assert Manifest.read(exports(name, kind)).check["max_error"] <= TOLERANCE
 
 
-@pytest.mark.parametrize(("kind", "quantize"), QUANTIZED)
+@pytest.mark.parametrize(("quantize", "kind"), [("int8", "onnx"), ("int8", "openvino"), ("bf16", "onnx")])
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+def test_smaller_weights_give_nearly_the_same_product(operator: str, quantize: str, kind: str, tmp_path: Path) -> None:
+    import onnx
+    import onnxruntime
+    from onnx import helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    # Columns of very different sizes: each has a scale of its own.
+    weight = rng.standard_normal((64, 48)).astype(np.float32) * np.logspace(-2, 1, 48, dtype=np.float32)
+    given = rng.standard_normal((1, 64)).astype(np.float32)
+    stored, flags = (weight.T.copy(), {"transB": 1}) if operator == "Gemm" else (weight, {})
+    ends = [helper.make_tensor_value_info(name, 1, [1, size]) for name, size in (("x", 64), ("y", 48))]
+    nodes = [helper.make_node(operator, ["x", "w"], ["y"], **flags)]
+    graph = helper.make_graph(nodes, "product", ends[:1], ends[1:], [numpy_helper.from_array(stored, "w")])
+    path = tmp_path / "product.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    full = path.stat().st_size
+    quantize_onnx(path, quantize, kind)
+    assert path.stat().st_size < 0.6 * full or (operator, kind) == ("Gemm", "onnx")
+    (product,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": given})
+    off = np.abs(product - given @ weight) / np.linalg.norm(given) / np.linalg.norm(weight, axis=0)
+    assert off.max() < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "quantize"), [("onnx", "int8"), ("onnx", "bf16"), ("openvino", "int8")])
 def test_quantized_weights_are_smaller_and_their_error_is_told(kind: str, quantize: str, exports: Exports) -> None:
     name, shown = "hlrp_vla_direct", observations(6)
     folder = exports(name, kind, quantize)
@@ -201,9 +223,8 @@ def test_the_tolerance_is_that_of_normalised_units() -> None:
 
 
 def test_policies_that_cannot_be_exported_say_so(exports: Exports, tmp_path: Path) -> None:
-    from tiny_policies import DIFFUSION  # noqa: F401 - the fields of the other are its own
-
-    fields = {"n_obs_steps": 2, "chunk_size": 3, "n_action_pred_token": 2, "crop_shape": None, "gpt_n_layer": 1}
+    fields = {"n_obs_steps": 2, "action_chunk_size": 3, "n_action_pred_token": 2, "vqvae_n_embed": 4}
+    fields |= {"gpt_n_layer": 1, "gpt_n_head": 2, "gpt_hidden_dim": 32, "gpt_input_dim": 32, "gpt_output_dim": 32}
     vqbet = save_tiny("vqbet", tmp_path / "vqbet", fields=fields)
     with pytest.raises(UserError, match="policies of type 'vqbet' cannot be exported"):
         export(vqbet, tmp_path / "export")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from command import assert_user_error, hlrp, hlrp_in_turn
 from make_dataset import make_dataset
 from tiny_policies import save_tiny_act
 
+DEPLOY = Path(__file__).parents[2] / "docs" / "deploy.md"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -26,7 +28,7 @@ def act(tmp_path_factory) -> Path:
 
 
 def test_from_a_checkpoint_to_an_export_to_its_evaluation(act, tmp_path):
-    out = tmp_path / "export"
+    out = tmp_path / "EXPORT"
     done = hlrp("export", act, "--output", out, "--json", env=ONE_THREAD)
     assert done.code == 0, done.err
     assert "comparing with the policy in torch" in done.err and "Warning" not in done.err
@@ -36,7 +38,11 @@ def test_from_a_checkpoint_to_an_export_to_its_evaluation(act, tmp_path):
     assert (said["policy"], said["format"], said["chunk"], said["n_action_steps"]) == ("act", "onnx", 10, 10)
     assert said["environment"] == {"type": "pusht", "task": "PushT-v0"} and said["fps"] == 10
     assert said["latency"]["threads"] == 1 and said["latency"]["exported"]["p50_ms"] > 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["export"], "nothing else is left"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["EXPORT"], "nothing else is left"
+    (page,) = re.findall(r"```python\n(import numpy.*?)```", DEPLOY.read_text(encoding="utf8"), re.DOTALL)
+    code = f"{page}\nassert action.shape == (2,)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
     flags = ["--episodes", "2", "--videos", "0", "--seed", "5", "env.episode_length=12"]
     both = hlrp("eval", out, "--compare", act, *flags, "--output", tmp_path / "eval", "--json", env=ONE_THREAD)
     assert both.code == 0, both.err

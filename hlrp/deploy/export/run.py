@@ -106,6 +106,8 @@ class _Export:
         self._inputs = {
             name: Input(tuple(feature.shape), feature.type.value == "VISUAL")
             for name, feature in self._config.input_features.items()
+            # LeRobot's name for cameras that no robot has.
+            if "empty_camera" not in name
         }
         self._seen = self._observations()
         self._eager = Eager(self._checked)
