@@ -29,7 +29,7 @@ RANDOM_QUANTIZERS = 3
 TRUST_DRAWS = 12
 """Draws of the tier `trust` that share the levels below: each has one of each line, in a random combination."""
 QuantizerVideo = Literal["all", "labelled", "other"]
-QUANTIZER_STEPS = (1, 2, 4, 8, 16, 32, 50, 80, 125, 200, 350, 600)
+QUANTIZER_STEPS = (1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 125, 200)
 QUANTIZER_VIDEO: tuple[QuantizerVideo, ...] = ("all",) * 4 + ("labelled",) * 4 + ("other",) * 4
 QUANTIZER_LATENTS: tuple[tuple[int, int, Inputs], ...] = ((4, 16, "both"),) * 4 + ((1, 8, "both"),) * 4
 QUANTIZER_LATENTS += ((1, 4, "codes"),) * 4
