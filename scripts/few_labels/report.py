@@ -257,6 +257,9 @@ def own_quantizer_lines(results: Results, scores: dict[tuple[int, int], Scores],
             f"- {chosen.sum()} draws {name}; `hlrp pseudo-label` refuses {(refused & chosen).sum()} of them, and "
             f"{(distrusted & chosen).sum()} have a mean R2 below the floor."
         )
+    for name, chosen in (("refuses", refused), ("accepts", ~refused)):
+        if chosen.any():
+            lines.append(f"- Mean gain of the {chosen.sum()} draws that it {name}: {gains[chosen].mean():+.0%}.")
     return lines
 
 

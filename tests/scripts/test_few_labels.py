@@ -279,6 +279,18 @@ def test_a_cell_is_done_when_its_rows_are_there(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "out").exists(), "nothing is recorded for a study that is done"
 
 
+def test_actions_only_of_a_draw_without_late_actions_are_those_of_the_ridge_tier() -> None:
+    late, on_time = (
+        next(seed for seed in range(12) if bool(Situation.of(seed).late) is is_late) for is_late in (True, False)
+    )
+    rows = [row for seed in (late, on_time) for row in outcome_rows(Cell("ridge", "actions", 2, seed), 1)]
+    found = study_few_labels.known_rows(Cell("trust", "actions", 2, on_time), rows)
+    assert records.done_cells(found) == {Cell("trust", "actions", 2, on_time)}
+    assert [row.successes for row in found] == ["1" * len(EVALUATION_SEEDS)] * len(TASKS)
+    others = [("trust", "actions", 2, late), ("trust", "pseudo_own", 2, on_time), ("trust", "actions", 1, on_time)]
+    assert not any(study_few_labels.known_rows(Cell(*other), rows) for other in others)
+
+
 def test_cells_come_seed_by_seed_and_once() -> None:
     planned = cells("ridge", ["actions", "all"], [1, 2], [4, 5])
     assert planned[0] == Cell("ridge", "actions", 1, 4)
@@ -362,6 +374,9 @@ def test_the_report_says_whom_the_map_warned(tmp_path: Path) -> None:
         "- 3 draws gain nothing or lose; `hlrp pseudo-label` refuses 2 of them, and 2 have a mean R2 below the floor."
         in lines
     )
+    # Of the gains -40, -50 and +40 points, and 0 and +50.
+    assert "- Mean gain of the 3 draws that it refuses: -17%." in lines
+    assert "- Mean gain of the 2 draws that it accepts: +25%." in lines
     assert "- 2 draws gain; `hlrp pseudo-label` refuses 1 of them, and 0 have a mean R2 below the floor." in lines
     draws = [line.split(" | ")[0] for line in lines if "% | +" in line or "% | -" in line]
     assert draws == ["| 0", "| 1", "| 3", "| 2", "| 4"]
