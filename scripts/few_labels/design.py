@@ -4,13 +4,14 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from hlrp.data import DatasetInfo, read_episodes
+from hlrp.latents.step_features import Inputs
 
-Tier = Literal["ridge", "moving", "neural"]
+Tier = Literal["ridge", "moving", "trust", "neural"]
 
 TASKS = ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "reach-v3")
 """Tasks with head-room, by the pilot in docs/few_labels.md."""
@@ -25,6 +26,17 @@ EVALUATION_STEPS = 160
 RANDOM_QUANTIZERS = 3
 """Quantizers with random weights; a draw uses the one of its number modulo this."""
 
+TRUST_DRAWS = 12
+"""Draws of the tier `trust` that share the levels below: each has one of each line, in a random combination."""
+QuantizerVideo = Literal["all", "labelled", "other"]
+QUANTIZER_STEPS = (1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 125, 200)
+QUANTIZER_VIDEO: tuple[QuantizerVideo, ...] = ("all",) * 4 + ("labelled",) * 4 + ("other",) * 4
+QUANTIZER_LATENTS: tuple[tuple[int, int, Inputs], ...] = ((4, 16, "both"),) * 4 + ((1, 8, "both"),) * 4
+QUANTIZER_LATENTS += ((1, 4, "codes"),) * 4
+LATE_FRAMES = (0,) * 6 + (4, 8, 12, 16, 20, 24)
+OTHER_TASKS, OTHER_EPISODES = ("door-open-v3", "drawer-close-v3", "push-v3"), 10
+"""What a quantizer learned from that has seen other tasks alone."""
+
 SUGGESTED = -1
 """The seed of the draw that `hlrp fit-actions --suggest` chooses, in place of a random one."""
 
@@ -36,6 +48,7 @@ ARMS: dict[str, str] = {
     "pseudo_frames": "pseudo-labels from frame pairs",
     "pseudo_grounded": "pseudo-labels from LAQ grounded in the labelled actions",
     "pseudo_features": "pseudo-labels from LAQ on image features",
+    "pseudo_own": "pseudo-labels from the draw's own quantizer",
     "latent": "latents predicted, then decoded",
     "latent_shuffled": "the same with shuffled latents",
     "foundation": "direct expert from the foundation",
@@ -57,6 +70,7 @@ TIER_ARMS: dict[Tier, tuple[str, ...]] = {
         "all",
     ),
     "moving": ("actions", "pseudo_laq", "pseudo_random", "pseudo_pixels", "all"),
+    "trust": ("actions", "pseudo_own"),
     "neural": ("actions", "vla", "pseudo_laq", "pseudo_random", "latent", "latent_shuffled", "foundation", "all"),
 }
 
@@ -113,9 +127,12 @@ def fingerprint(tier: Tier) -> str:
         "random_quantizers": RANDOM_QUANTIZERS,
         "version": 1,
     }
-    own: dict[str, float] = asdict(NeuralSettings()) if tier == "neural" else {}
+    own: dict[str, Any] = asdict(NeuralSettings()) if tier == "neural" else {}
     if tier == "moving":
         own = {"camera_shake": CAMERA_SHAKE}
+    if tier == "trust":
+        levels = (QUANTIZER_STEPS, QUANTIZER_VIDEO, QUANTIZER_LATENTS, LATE_FRAMES)
+        own = {"levels": levels, "other": (OTHER_TASKS, OTHER_EPISODES)}
     return hashlib.sha256(json.dumps([tier, shared, own], sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -145,7 +162,7 @@ def draw(info: DatasetInfo, k: int, seed: int) -> list[int]:
 
 
 def _own_name(cell: Cell) -> str:
-    return f"{cell.arm}_k{cell.k}_s{cell.seed}" if cell.arm == "pseudo_grounded" else cell.arm
+    return f"{cell.arm}_k{cell.k}_s{cell.seed}" if cell.arm in ("pseudo_grounded", "pseudo_own") else cell.arm
 
 
 @dataclass(frozen=True)
@@ -169,6 +186,11 @@ class Places:
     def data(self) -> Path:
         """The recorded videos and actions."""
         return self.root / "data"
+
+    @property
+    def other_data(self) -> Path:
+        """Videos of other tasks."""
+        return self.root / "other_data"
 
     @property
     def laq(self) -> Path:

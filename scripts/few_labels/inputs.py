@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +12,19 @@ from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from few_labels.design import EPISODES, IMAGE_SIZE, NOISE, RANDOM_QUANTIZERS, TASKS, Cell, Places, Tier
+from few_labels.design import (
+    EPISODES,
+    IMAGE_SIZE,
+    NOISE,
+    OTHER_EPISODES,
+    OTHER_TASKS,
+    RANDOM_QUANTIZERS,
+    TASKS,
+    Cell,
+    Places,
+    Tier,
+)
+from few_labels.trust import Situation
 from hlrp.data import FrameWindows, WindowSource, read_dataset
 from hlrp.files import sha256_of
 from hlrp.laq import LAQ
@@ -30,18 +43,20 @@ def make_inputs(places: Places, tier: Tier) -> None:
         return  # these are made last of what this tier needs
     places.root.mkdir(parents=True, exist_ok=True)
     with FileLock(places.root / ".inputs.lock"):
-        _collect(places)
-        _train("demo/laq", places.laq, places)
+        _collect(places.data, TASKS, EPISODES, places.camera_shake)
+        if tier == "trust":
+            return  # each of its draws has a quantizer of its own
+        _train("demo/laq", places.laq, places.data)
         _label(places.laq, places.latents, places)
         for number in range(RANDOM_QUANTIZERS):
             if not (places.random_laq(number) / "manifest.json").is_file():
                 _random_quantizer(places, number)
             _label(places.random_laq(number), places.random_latents(number), places)
         if tier == "neural":
-            _train("demo/foundation", places.foundation, places, "--latents", places.latents)
+            _train("demo/foundation", places.foundation, places.data, "--latents", places.latents)
             if not (places.shuffled_latents / "manifest.json").is_file():
                 shuffle_table(places.latents, places.shuffled_latents, seed=0)
-            _train("demo/foundation", places.shuffled_foundation, places, "--latents", places.shuffled_latents)
+            _train("demo/foundation", places.shuffled_foundation, places.data, "--latents", places.shuffled_latents)
 
 
 def make_own_latents(cell: Cell, places: Places, labelled: list[int]) -> None:
@@ -55,10 +70,17 @@ def make_own_latents(cell: Cell, places: Places, labelled: list[int]) -> None:
         ],
         "pseudo_features": ["model.feature_model=efficientnet_lite0", "model.space=features"],
     }.get(cell.arm)
+    data = places.data
+    if cell.arm == "pseudo_own":
+        situation = Situation.of(cell.seed)
+        settings = situation.training(labelled)
+        if situation.video == "other":
+            data = places.other_data
+            _collect(data, OTHER_TASKS, OTHER_EPISODES)
     if settings is None:
         return
     with FileLock(places.root / f".{places.own_laq(cell).name}.lock"):
-        _train("demo/laq", places.own_laq(cell), places, *settings)
+        _train("demo/laq", places.own_laq(cell), data, *settings)
         _label(places.own_laq(cell), places.own_latents(cell), places)
 
 
@@ -68,20 +90,20 @@ def _hlrp(*arguments: object) -> None:
     subprocess.run(command, check=True)
 
 
-def _collect(places: Places) -> None:
-    if (places.data / "meta" / "info.json").is_file():
+def _collect(data: Path, tasks: Sequence[str], episodes: int, camera_shake: float = 0.0) -> None:
+    if (data / "meta" / "info.json").is_file():
         return
-    named = ["--env", "metaworld", "--tasks", ",".join(TASKS), "--episodes", EPISODES, "--image-size", IMAGE_SIZE]
-    shake = ["--camera-shake", places.camera_shake] if places.camera_shake else []
-    _hlrp("collect", *named, "--noise", NOISE, *shake, "--seed", 0, "--output", places.data)
+    named = ["--env", "metaworld", "--tasks", ",".join(tasks), "--episodes", episodes, "--image-size", IMAGE_SIZE]
+    shake = ["--camera-shake", camera_shake] if camera_shake else []
+    _hlrp("collect", *named, "--noise", NOISE, *shake, "--seed", 0, "--output", data)
 
 
-def _train(config: str, run: Path, places: Places, *more: object) -> None:
+def _train(config: str, run: Path, data: Path, *more: object) -> None:
     if (run / MANIFEST).is_file():
         if RunManifest.read(run / MANIFEST).status == "finished":
             return
         shutil.rmtree(run)
-    _hlrp("train", "-c", config, "--dataset-root", places.data, "--output-dir", run, *more)
+    _hlrp("train", "-c", config, "--dataset-root", data, "--output-dir", run, *more)
 
 
 def _label(laq: Path, table: Path, places: Places) -> None:

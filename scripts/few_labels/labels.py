@@ -11,6 +11,7 @@ from few_labels.design import RANDOM_QUANTIZERS, SUGGESTED, Cell, Places, draw
 from few_labels.videos import Floats, Videos
 from hlrp.data import DatasetInfo, read_episodes
 from hlrp.latents.actions import ActionDecoder, fit_actions
+from hlrp.latents.step_features import Inputs
 from hlrp.latents.suggestion import suggest_episodes
 from hlrp.latents.table import LatentTable
 
@@ -43,13 +44,13 @@ class OtherVectors(LatentTable):
 
 def latents_of(source: str, videos: Videos, places: Places, cell: Cell) -> LatentTable:
     """The latents that an arm reads: of a quantizer, trained or random, of pixel differences or of frame pairs."""
+    if source in ("grounded", "features", "own"):
+        return LatentTable.open(places.own_latents(cell))
     table = LatentTable.open(places.latents)
     if source == "laq":
         return table
     if source == "random":
         return LatentTable.open(places.random_latents(cell.seed % RANDOM_QUANTIZERS))
-    if source in ("grounded", "features"):
-        return LatentTable.open(places.own_latents(cell))
     if source == "pixels":
         return OtherVectors(table, videos.differences)
     if source == "frames":
@@ -89,9 +90,9 @@ class Labels:
         return self.decoder.manifest.r2 or 0.0
 
 
-def pseudo_labels(table: LatentTable, videos: Videos, labelled: list[int]) -> Labels:
+def pseudo_labels(table: LatentTable, videos: Videos, labelled: list[int], inputs: Inputs = "both") -> Labels:
     """Fit the map on the labelled episodes, and decode all others with it."""
-    decoder = fit_actions(table, videos.info, labelled)
+    decoder = fit_actions(table, videos.info, labelled, inputs=inputs)
     actions = videos.actions(labelled)
     others = [e for e in range(len(videos.start)) if e not in set(labelled)]
     for episode in others:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -81,11 +82,16 @@ def append(path: Path, new: list[Row]) -> None:
     with FileLock(Path(tempfile.gettempdir()) / f"few-labels-{name}.lock"):
         rows = [row for row in read_rows(path) if row.cell != new[0].cell] + new
         rows.sort(key=lambda r: (r.tier, r.arm, r.k, r.seed, r.task))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, NAMES, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-        write_text(path, text.getvalue())
+        write_csv(path, NAMES, [asdict(row) for row in rows])
+
+
+def write_csv(path: Path, names: list[str], rows: list[dict[str, Any]]) -> None:
+    """Write a file that appears whole."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def by_cell(rows: Iterable[Row]) -> dict[Cell, list[Row]]:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from few_labels.design import ARMS, ENDPOINTS, EVALUATION_SEEDS, SUGGESTED, TASKS, TIER_ARMS, Cell, Tier
 from few_labels.records import Row, by_cell
+from few_labels.trust import Scores, Situation
+from hlrp.latents.action_scores import FLOOR
 
 Outcomes = NDArray[np.float64]
 PAIRS = (
@@ -21,11 +23,18 @@ PAIRS = (
     ("pseudo_laq", "pseudo_frames"),
     ("pseudo_grounded", "pseudo_laq"),
     ("pseudo_features", "pseudo_laq"),
+    ("pseudo_own", "actions"),
     ("latent", "actions"),
     ("all", "actions"),
 )
+SCORES = {
+    "r2": "mean R2",
+    "lowest": "R2 of the lowest dimension",
+    "lowest_task": "R2 of the lowest task",
+    "lowest_entry": "R2 of the lowest task and dimension",
+}
 _REPLICATES = 10_000
-_NO_DRAW = {"ridge": ("all",), "moving": ("all",), "neural": ()}
+_NO_DRAW = {"ridge": ("all",), "moving": ("all",), "trust": (), "neural": ()}
 
 
 @dataclass(frozen=True)
@@ -217,12 +226,49 @@ def trust_lines(results: Results, k: int = 2) -> list[str]:
     return lines
 
 
+def own_quantizer_lines(results: Results, scores: dict[tuple[int, int], Scores], k: int = 2) -> list[str]:
+    """The tier `trust`: its draws, whether the scores rank them by gain, and which of them the floor refuses."""
+    seeds = sorted(
+        {*results.seeds("pseudo_own", k)} & {*results.seeds("actions", k)} & {s for s, j in scores if j == k}
+    )
+    alone, labelled = (results.of_arm(arm, k, seeds).mean((1, 2)) for arm in ("actions", "pseudo_own"))
+    gains, mine = labelled - alone, [scores[seed, k] for seed in seeds]
+    lines = [
+        "| draw | quantizer: updates, video, codes | actions late by | R2 | lowest dimension | below the floor "
+        "| actions only | pseudo-labels | gain |",
+        "|---" * 9 + "|",
+    ]
+    for seed, its, a, b in sorted(zip(seeds, mine, alone, labelled, strict=True), key=lambda row: row[1].r2):
+        has = Situation.of(seed)
+        codes = f"{has.positions} of {has.codes}" + (" alone" if has.inputs == "codes" else ", vectors")
+        numbers = f"{its.r2:.2f} | {its.lowest:.2f} | {its.below} | {a:.0%} | {b:.0%} | {b - a:+.0%}"
+        lines.append(f"| {seed} | {has.steps}, {has.video}, {codes} | {has.late} | {numbers} |")
+    lines.append("")
+    for name, text in SCORES.items():
+        rho, p = rank_correlation(np.array([getattr(its, name) for its in mine]), gains)
+        mark = "**" if name == "r2" else ""
+        lines.append(
+            f"- {mark}Rank correlation of {text} and gain over actions only, {len(seeds)} draws: {rho:+.2f}{mark} "
+            f"(p = {p:.2g})."
+        )
+    refused, distrusted = np.array([its.below > 0 for its in mine]), np.array([its.r2 < FLOOR for its in mine])
+    for name, chosen in (("gain nothing or lose", gains <= 0), ("gain", gains > 0)):
+        lines.append(
+            f"- {chosen.sum()} draws {name}; `hlrp pseudo-label` refuses {(refused & chosen).sum()} of them, and "
+            f"{(distrusted & chosen).sum()} have a mean R2 below the floor."
+        )
+    for name, chosen in (("refuses", refused), ("accepts", ~refused)):
+        if chosen.any():
+            lines.append(f"- Mean gain of the {chosen.sum()} draws that it {name}: {gains[chosen].mean():+.0%}.")
+    return lines
+
+
 def _interval(outcomes: Outcomes, sign: str = "") -> str:
     low, high = bootstrap(outcomes)
     return f"{outcomes.mean():{sign}.0%} ({low:{sign}.0%} to {high:{sign}.0%})"
 
 
-def write_report(rows: list[Row], folder: Path) -> None:
+def write_report(rows: list[Row], scores: dict[tuple[int, int], Scores], folder: Path) -> None:
     """Write `few_labels_table.md` and a plot for each tier; print the table."""
     folder.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
@@ -233,7 +279,8 @@ def write_report(rows: list[Row], folder: Path) -> None:
         ks = sorted({cell.k for cell in results.cells if cell.k})
         lines += [f"## Tier `{tier}`", "", "Success, 95 % interval, draws:", "", *success_table(results, ks), ""]
         lines += ["Differences; endpoints in bold:", "", *difference_table(results, ks), ""]
-        lines += ["By task, k = 2:", "", *task_table(results), "", *trust_lines(results), ""]
+        trust = own_quantizer_lines(results, scores) if tier == "trust" else trust_lines(results)
+        lines += ["By task, k = 2:", "", *task_table(results), "", *trust, ""]
         plot(results, folder / f"few_labels_{tier}.svg")
     text = "\n".join(lines)
     print(text)
@@ -259,10 +306,11 @@ def plot(results: Results, path: Path, k: int = 2) -> None:
     left.set_yticks(range(len(arms)), [ARMS[arm] for arm in arms])
     left.invert_yaxis()
     left.set(xlabel=f"success, %, k = {k}; dots are draws", xlim=(-3, 103))
-    seeds = sorted({*results.seeds("pseudo_laq", k)} & {*results.seeds("actions", k)})
+    arm = "pseudo_own" if results.tier == "trust" else "pseudo_laq"
+    seeds = sorted({*results.seeds(arm, k)} & {*results.seeds("actions", k)})
     if seeds:
-        trust = [results.trust[Cell(results.tier, "pseudo_laq", k, seed)] for seed in seeds]
-        gain = results.of_arm("pseudo_laq", k, seeds) - results.of_arm("actions", k, seeds)
+        trust = [results.trust[Cell(results.tier, arm, k, seed)] for seed in seeds]
+        gain = results.of_arm(arm, k, seeds) - results.of_arm("actions", k, seeds)
         right.plot(trust, 100 * gain.mean((1, 2)), "o")
         right.axhline(0, color="grey", linewidth=0.8)
     right.locator_params(axis="x", nbins=4)

@@ -1,7 +1,7 @@
 """The cheap tier: policies that are ridge regressions from a picture's components to a chunk of actions, rolled out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from few_labels.design import EVALUATION_SEEDS, EVALUATION_STEPS, IMAGE_SIZE, TASKS, Cell, Places
 from few_labels.labels import Labels, all_vectors, latents_of, pseudo_labels
+from few_labels.trust import OtherRows, Situation
 from few_labels.videos import Basis, Floats, Ints, Videos, thumbnails
 from hlrp.latents.action_estimators import fit_ridge, make_folds, predict
 from hlrp.latents.actions import ActionDecoder, fit_actions
-from hlrp.latents.step_features import Transitions
+from hlrp.latents.step_features import Inputs, Transitions
 from hlrp.latents.table import LatentTable
 from hlrp.sim.metaworld_gym import LightMetaworldEnv
 
@@ -87,6 +88,11 @@ class LatentPolicy:
 def make_policy(cell: Cell, videos: Videos, places: Places, labelled: list[int]) -> tuple[Policy, Labels | None]:
     """The policy of a cell, and the labels it was fitted on if they were made up."""
     every = list(range(len(videos.start)))
+    inputs: Inputs = "both"
+    rows = np.arange(videos.info.frames)
+    if cell.tier == "trust":
+        inputs, rows = Situation.of(cell.seed).inputs, Situation.of(cell.seed).seen(videos, labelled)
+        videos = replace(videos, frames=videos.frames[rows])
     if cell.arm == "all":
         return DirectPolicy.fit(videos, videos.actions(every), every), None
     if cell.arm == "actions":
@@ -95,7 +101,7 @@ def make_policy(cell: Cell, videos: Videos, places: Places, labelled: list[int])
     table = latents_of(source or "laq", videos, places, cell)
     if kind == "latent":
         return LatentPolicy.fit(videos, table, labelled), None
-    labels = pseudo_labels(table, videos, labelled)
+    labels = pseudo_labels(OtherRows(table, rows) if cell.tier == "trust" else table, videos, labelled, inputs)
     return DirectPolicy.fit(videos, labels.actions, every), labels
 
 

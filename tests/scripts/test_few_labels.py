@@ -19,6 +19,10 @@ from action_toys import label, planted, spoil_column
 from few_labels import records, report
 from few_labels.design import (
     EVALUATION_SEEDS,
+    LATE_FRAMES,
+    QUANTIZER_LATENTS,
+    QUANTIZER_STEPS,
+    QUANTIZER_VIDEO,
     SUGGESTED,
     TASKS,
     Cell,
@@ -32,6 +36,7 @@ from few_labels.inputs import shuffle_table
 from few_labels.labels import OtherVectors, latents_of, pseudo_labels
 from few_labels.neural import train
 from few_labels.ridge_policy import CHUNK, DirectPolicy, make_policy
+from few_labels.trust import OtherRows, Scores, Situation, keep_scores, read_scores, scores_path
 from few_labels.videos import Basis, Videos, read_videos
 
 from hlrp.data import DatasetInfo, read_dataset, read_episodes
@@ -133,6 +138,50 @@ def test_other_vectors_are_those_of_the_same_windows(places: Places, videos: Vid
     np.testing.assert_array_equal(pairs.vectors(rows)[:, 0, 0].numpy(), expected * valid.numpy()[:, None])
 
 
+def test_twelve_draws_have_every_level_of_what_users_differ_in() -> None:
+    for first in (0, 108):
+        users = [Situation.of(seed) for seed in range(first, first + 12)]
+        assert sorted(user.steps for user in users) == list(QUANTIZER_STEPS)
+        assert sorted(user.video for user in users) == sorted(QUANTIZER_VIDEO)
+        assert sorted((u.positions, u.codes, u.inputs) for u in users) == sorted(QUANTIZER_LATENTS)
+        assert sorted(user.late for user in users) == list(LATE_FRAMES)
+    assert [u.steps for u in users] != [Situation.of(seed).steps for seed in range(12)]
+    own = next(user for user in users if user.video == "labelled").training([3, 7])
+    assert own[own.index("--episodes") + 1] == "3,7"
+
+
+def test_late_actions_stand_beside_later_frames_of_labelled_episodes_alone(places: Places, videos: Videos) -> None:
+    user = replace(Situation.of(0), late=3)
+    seen = user.seen(videos, [1, 4, 6])
+    rows = np.arange(videos.info.frames)
+    shifts = (seen - rows)[videos.start]
+    for shift, start, end in zip(shifts, videos.start, videos.end, strict=True):
+        np.testing.assert_array_equal(seen[start:end], np.minimum(rows[start:end] + shift, end - 1))
+    assert not shifts[[0, 2, 3, 5, 7]].any() and 0 < shifts.max() <= 3
+    table = LatentTable.open(places.latents)
+    later = OtherRows(table, seen)
+    assert torch.equal(later.vectors(rows), table.vectors(seen))
+    assert torch.equal(later.codes(rows)[0], table.codes(seen)[0])
+    assert torch.equal(later.codes(rows)[1], table.codes(seen)[1])
+    np.testing.assert_array_equal(replace(user, late=0).seen(videos, [1, 4, 6]), rows)
+
+
+def test_a_draw_of_bad_latents_or_late_actions_is_trusted_less(tmp_path: Path) -> None:
+    info, table, _ = planted(tmp_path, tasks=("reach", "push"))
+    videos = videos_of(info, table)
+    good = pseudo_labels(table, videos, [0, 1, 2, 3]).decoder.manifest
+    user = replace(Situation.of(0), late=12)
+    late = pseudo_labels(OtherRows(table, user.seen(videos, [0, 1, 2, 3])), videos, [0, 1, 2, 3]).decoder.manifest
+    first, second = Scores.of(4, 2, good), Scores.of(3, 2, late)
+    assert first.r2 > 0.8 and first.below == 0 and second.r2 < 0.5 and second.below == 3
+    assert first.lowest == pytest.approx(min(d.r2 or 0 for d in good.dimensions), abs=1e-3)
+    assert first.lowest_entry <= min(first.lowest, first.lowest_task) and second.lowest_entry < first.lowest_entry
+    path = scores_path(tmp_path / "rows.csv")
+    for scores in (second, first, second):
+        keep_scores(path, scores)
+    assert path.name == "rows_trust.csv" and read_scores(path) == {(4, 2): first, (3, 2): second}
+
+
 def test_pseudo_labels_are_recorded_where_labelled_and_decoded_elsewhere(tmp_path: Path) -> None:
     info, table, _ = planted(tmp_path, tasks=("reach", "push"))
     videos = videos_of(info, table)
@@ -161,8 +210,11 @@ def test_no_action_of_an_unlabelled_episode_reaches_a_policy(tmp_path: Path) -> 
         place = Places(tmp_path / name)
         vectors = table.vectors(np.arange(info.frames)).flatten(1).numpy()
         table = label(info, place.latents, np.split(vectors, info.episodes))
+        own = Cell("trust", "pseudo_own", 1, 0)
+        label(info, place.own_latents(own), np.split(vectors, info.episodes))
         videos = videos_of(info, table)
-        made = [make_policy(Cell("ridge", arm, 1, 0), videos, place, [0, 1])[0] for arm in ARMS_WITH_K]
+        every = [*(Cell("ridge", arm, 1, 0) for arm in ARMS_WITH_K), own]
+        made = [make_policy(cell, videos, place, [0, 1])[0] for cell in every]
         given.append([policy.chunk(videos.frames[100:101], "reach") for policy in made])
     for whole, hidden in zip(*given, strict=True):
         assert np.isfinite(hidden).all() and hidden.shape == (CHUNK, 3)
@@ -227,6 +279,18 @@ def test_a_cell_is_done_when_its_rows_are_there(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "out").exists(), "nothing is recorded for a study that is done"
 
 
+def test_actions_only_of_a_draw_without_late_actions_are_those_of_the_ridge_tier() -> None:
+    late, on_time = (
+        next(seed for seed in range(12) if bool(Situation.of(seed).late) is is_late) for is_late in (True, False)
+    )
+    rows = [row for seed in (late, on_time) for row in outcome_rows(Cell("ridge", "actions", 2, seed), 1)]
+    found = study_few_labels.known_rows(Cell("trust", "actions", 2, on_time), rows)
+    assert records.done_cells(found) == {Cell("trust", "actions", 2, on_time)}
+    assert [row.successes for row in found] == ["1" * len(EVALUATION_SEEDS)] * len(TASKS)
+    others = [("trust", "actions", 2, late), ("trust", "pseudo_own", 2, on_time), ("trust", "actions", 1, on_time)]
+    assert not any(study_few_labels.known_rows(Cell(*other), rows) for other in others)
+
+
 def test_cells_come_seed_by_seed_and_once() -> None:
     planned = cells("ridge", ["actions", "all"], [1, 2], [4, 5])
     assert planned[0] == Cell("ridge", "actions", 1, 4)
@@ -267,7 +331,7 @@ def test_the_report_pairs_draws_and_says_what_is_there(tmp_path: Path) -> None:
     rows += [replace(row, study="other") for row in outcome_rows(Cell("ridge", "latent", 2, 0), 1)]
     rows += outcome_rows(Cell("ridge", "latent_shuffled", 2, 0), 1)[:-1]
     rows += [replace(row, successes="1") for row in outcome_rows(Cell("ridge", "pseudo_frames", 2, 0), 1)]
-    report.write_report(rows, tmp_path)
+    report.write_report(rows, {}, tmp_path)
     lines = (tmp_path / "few_labels_table.md").read_text().splitlines()
     assert any(line.startswith("| actions only | 50% (") and line.endswith("), 6 |") for line in lines)
     assert "| pseudo-labels from LAQ | 100% (100% to 100%), 6 |" in lines
@@ -287,3 +351,33 @@ def test_the_report_pairs_draws_and_says_what_is_there(tmp_path: Path) -> None:
     assert tasks[of_all.index("100%")].removesuffix(" |") == TASKS[2].removesuffix("-v3")
     assert (tmp_path / "few_labels_ridge.svg").read_text().count("<path") > 10
     assert not (tmp_path / "few_labels_neural.svg").exists()
+
+
+def test_the_report_says_whom_the_map_warned(tmp_path: Path) -> None:
+    """Six draws: trust and gain rise together but for one, which is refused although it gains."""
+    half = np.arange(len(EVALUATION_SEEDS)) % 2
+    few, most = np.arange(len(EVALUATION_SEEDS)) < 2, np.arange(len(EVALUATION_SEEDS)) >= 2
+    rows: list[records.Row] = []
+    scores = {}
+    told = [(0, few, 0.1, 0.0), (1, 0 * half, 0.2, -0.1), (2, half, 0.6, 0.55), (3, most, 0.55, 0.4), (4, 1, 0.8, 0.7)]
+    for seed, success, r2, lowest in told:
+        rows += outcome_rows(Cell("trust", "actions", 2, seed), half)
+        rows += outcome_rows(Cell("trust", "pseudo_own", 2, seed), success, trust=r2)
+        scores[seed, 2] = Scores(seed, 2, int(lowest < 0.5), r2, lowest, lowest, lowest)
+    rows += outcome_rows(Cell("trust", "pseudo_own", 2, 5), half, trust=0.9)  # cannot be paired
+    report.write_report(rows, scores, tmp_path)
+    lines = (tmp_path / "few_labels_table.md").read_text().splitlines()
+    # Ranks of the gain in the order of trust: 1, 0, 3, 2, 4.
+    assert any(line.startswith("- **Rank correlation of mean R2") and "5 draws: +0.80**" in line for line in lines)
+    assert any(line.startswith("- Rank correlation of R2 of the lowest dim") and "+0.90 " in line for line in lines)
+    assert (
+        "- 3 draws gain nothing or lose; `hlrp pseudo-label` refuses 2 of them, and 2 have a mean R2 below the floor."
+        in lines
+    )
+    # Of the gains -40, -50 and +40 points, and 0 and +50.
+    assert "- Mean gain of the 3 draws that it refuses: -17%." in lines
+    assert "- Mean gain of the 2 draws that it accepts: +25%." in lines
+    assert "- 2 draws gain; `hlrp pseudo-label` refuses 1 of them, and 0 have a mean R2 below the floor." in lines
+    draws = [line.split(" | ")[0] for line in lines if "% | +" in line or "% | -" in line]
+    assert draws == ["| 0", "| 1", "| 3", "| 2", "| 4"]
+    assert (tmp_path / "few_labels_trust.svg").is_file()
