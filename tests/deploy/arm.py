@@ -57,7 +57,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "n_action_steps": 10,
         "pretrained_backbone_weights": None,
     },
-    LATENT: {"chunk_size": 20, "n_action_steps": 10, "num_steps": 3, **CODES},
+    LATENT: {"chunk_size": 100, "n_action_steps": 10, "num_steps": 3, **CODES},
     "hlrp_vla_direct": {"chunk_size": 20, "n_action_steps": 10, **CODES},
 }
 

@@ -102,8 +102,8 @@ def test_the_page_from_trials_to_a_comparison_and_every_mistake_is_one_message(l
         ([*usual, "--fps", "10"], ["10 steps/s (--fps)", "50 steps/s"]),
         ([*usual, "--inference.type=rtc"], ["policy 'act' does not do real-time chunking"]),
         (
-            ["rollout", lab.latent, *lab.arm, "--inference.type=rtc", "--inference.rtc.execution_horizon=30"],
-            ["an execution horizon of 30 steps is longer than the policy's chunk of 20"],
+            ["rollout", lab.latent, *lab.arm, "--inference.type=rtc", "--inference.rtc.execution_horizon=130"],
+            ["an execution horizon of 130 steps is longer than the policy's chunk of 100"],
         ),
         ([*usual, "--robot.colour=red"], ["LeRobot refuses the robot's flags", "colour"]),
         ([*usual, "--robot.names=[side]", "--rename-map", "observation.images.side=x"], ["no input 'x'"]),

@@ -319,6 +319,13 @@ class _Session:
         seconds = time.monotonic() - began
         slow = f", {late.count} of them late" if late.count else ""
         log(f"ended after {seconds:.1f} s: {self._robot.sent} actions at {self._robot.rate:.1f} per second{slow}")
+        if not self._robot.sent and not self._stop.wished:
+            chunk = self._drivers[trial.side].metadata["chunk_size"]
+            lasts = chunk / self._config.fps
+            log(
+                f"warning: no action was sent: a chunk of {chunk} steps lasts {lasts:.2f} s, and is over before it is "
+                "predicted; use a policy with longer chunks, or a faster device"
+            )
         outcome = said[0] if said else None if self._stop.wished else operator.outcome()
         if outcome is None:
             return
