@@ -224,15 +224,6 @@ def test_a_store_is_of_one_tolerance_and_one_way_of_making_pixels(root: Path, mo
     assert len(keys) == 3
 
 
-def test_torchcodec_stays_lerobots_own(root: Path) -> None:
-    from lerobot.datasets.dataset_reader import DatasetReader
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    data = LeRobotDataset("local/x", root=root, video_backend="pyav")
-    assert type(show_one_picture(data, "torchcodec").reader) is DatasetReader
-    assert type(show_one_picture(data, "pyav").reader) is not DatasetReader
-
-
 def test_pictures_are_turned_as_their_exif_says_and_found_in_any_row_order(tmp_path: Path) -> None:
     root = index_dataset(tmp_path / "data", KINDS["pictures"], cameras=(TOP,))
     for path in root.glob("data/*/*.parquet"):
