@@ -74,7 +74,7 @@ def _version_21(root: Path) -> Path:
 def test_the_command_that_is_named_converts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LeRobot's own converter, run with the very words of the message, in a folder whose name needs quotes."""
     from hlrp.data.decode import FrameTimes
-    from hlrp.data.video import OpenVideos
+    from hlrp.data.open_video import OpenVideos
 
     root = _version_21(tmp_path / "my data")
     with pytest.raises(UserError) as by_import:
