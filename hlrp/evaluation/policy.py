@@ -289,6 +289,7 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
     """
     from lerobot.policies import make_policy, make_pre_post_processors
 
+    from hlrp.evaluation.exported import load_exported
     from hlrp.policies.build import check_statistics
 
     pretrained = Path(config.pretrained_path)
@@ -299,13 +300,9 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
         env_cfg = SimpleNamespace(features=outputs, features_map={name: name for name in outputs})
     try:
         with without_prints():
-            policy: Any
-            if exported:
-                from hlrp.evaluation.exported import load_exported
-
-                policy = load_exported(config)
-            else:
-                policy = make_policy(cfg=config, env_cfg=env_cfg, rename_map=rename or None)
+            policy = (
+                load_exported(config) if exported else make_policy(config, env_cfg=env_cfg, rename_map=rename or None)
+            )
     except ImportError as error:
         raise UserError(
             f"policy {config.type!r} needs a package that is not installed: {error}",
@@ -334,14 +331,12 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
         preprocessor_overrides=overrides,
         postprocessor_overrides=after,
     )
-    # Those of an export are in its graphs.
-    if not exported:
-        check_statistics(
-            [preprocessor, postprocessor],
-            {*inputs, *outputs},
-            where=str(pretrained),
-            fix="train again with the dataset's statistics, or restore the processors' safetensors files",
-        )
+    check_statistics(
+        [preprocessor, postprocessor],
+        {*inputs, *outputs},
+        where=str(pretrained),
+        fix="train again with the dataset's statistics, or restore the processors' safetensors files",
+    )
     return LoadedPolicy(policy, config, preprocessor, postprocessor, _weight_warnings(policy, pretrained))
 
 
