@@ -293,7 +293,6 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
     from hlrp.policies.build import check_statistics
 
     pretrained = Path(config.pretrained_path)
-    exported = is_export(pretrained)
     inputs, outputs = dict(config.input_features or {}), dict(config.output_features or {})
     if env_cfg is None:
         # LeRobot makes no policy without an environment or a dataset that names its actions; here they are its own.
@@ -323,7 +322,7 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
     if rename_given:
         overrides["rename_observations_processor"] = {"rename_map": rename}
     after: dict[str, Any] = {}
-    if getattr(config, "action_spaces", None) and not exported:
+    if getattr(config, "action_spaces", None):
         overrides["hlrp_action_space_state"] = after["hlrp_action_space_action"] = {"acting": config.action_space}
     preprocessor, postprocessor = make_pre_post_processors(
         policy_cfg=config,
