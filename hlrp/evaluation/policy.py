@@ -299,9 +299,11 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
         env_cfg = SimpleNamespace(features=outputs, features_map={name: name for name in outputs})
     try:
         with without_prints():
-            policy = (
-                load_exported(config) if exported else make_policy(config, env_cfg=env_cfg, rename_map=rename or None)
-            )
+            policy: Any
+            if is_export(pretrained):
+                policy = load_exported(config)
+            else:
+                policy = make_policy(cfg=config, env_cfg=env_cfg, rename_map=rename or None)
     except ImportError as error:
         raise UserError(
             f"policy {config.type!r} needs a package that is not installed: {error}",
