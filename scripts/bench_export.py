@@ -1,6 +1,6 @@
 """What exporting changes: error, latency and success of trained policies, in every format and with smaller weights.
 
-    python scripts/bench_export.py RUN [RUN ...] --output FOLDER [--episodes 20] [--seed 1000] [--json]
+    python scripts/bench_export.py RUN [RUN ...] --output FOLDER [--ways onnx ...] [--episodes 20] [--json]
 
 Every run is exported in each way, and rolled out beside its checkpoint on the tasks of its data: the same first
 states, the same noise. `difference` is of the success rates, exported less eager, with its paired interval of 95 %.
@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FULL = [(kind, None) for kind in ("onnx", "openvino", "torch")]
-WAYS = [*FULL, ("onnx", "int8"), ("openvino", "int8"), ("openvino", "bf16")]
+WAYS: dict[str, tuple[str, str | None]] = {kind: (kind, None) for kind in ("onnx", "openvino", "torch")}
+WAYS |= {f"{kind}_{q}": (kind, q) for kind, q in (("onnx", "int8"), ("openvino", "int8"), ("openvino", "bf16"))}
 COLUMNS = (
     *("policy", "format", "weights", "error", "eager p50 / p99 (ms)", "exported p50 / p99 (ms)"),
     *("success eager", "exported", "difference"),
@@ -27,12 +27,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     asked.output.mkdir(parents=True, exist_ok=True)
-    rows = [row for run in asked.runs for row in measure(run, asked.output, asked.episodes, asked.seed)]
+    rows = [row for run in asked.runs for row in measure(run, asked)]
     if asked.json:
         print(json.dumps(rows))
         return
@@ -41,15 +42,17 @@ def main() -> None:
         print("| " + " | ".join(row.values()) + " |")
 
 
-def measure(run: Path, output: Path, episodes: int, seed: int) -> list[dict[str, str]]:
+def measure(run: Path, asked: argparse.Namespace) -> list[dict[str, str]]:
     """Rows of the table for one run."""
-    flags = ["--episodes", str(episodes), "--seed", str(seed), "--videos", "0", "--device", "cpu"]
+    output = asked.output
+    flags = ["--episodes", str(asked.episodes), "--seed", str(asked.seed), "--videos", "0", "--device", "cpu"]
     eager = output / f"{run.name}_eager"
     if not (eager / "results.json").is_file():
         hlrp("eval", run, *flags, "--output", eager)
     rows = []
-    for kind, quantize in WAYS:
-        name = f"{run.name}_{kind}" + (f"_{quantize}" if quantize else "")
+    for way in asked.ways:
+        kind, quantize = WAYS[way]
+        name = f"{run.name}_{way}"
         export, results = output / name, output / f"{name}_eval"
         if not export.is_dir():
             smaller = ["--quantize", quantize] if quantize else []

@@ -213,10 +213,10 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
     """
     from lerobot.policies import make_policy, make_pre_post_processors
 
+    from hlrp.evaluation.exported import load_exported
     from hlrp.policies.build import check_statistics
 
     pretrained = Path(config.pretrained_path)
-    exported = is_export(pretrained)
     inputs, outputs = dict(config.input_features or {}), dict(config.output_features or {})
     if env_cfg is None:
         # LeRobot makes no policy without an environment or a dataset that names its actions; here they are its own.
@@ -224,9 +224,7 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
     try:
         with without_prints():
             policy: Any
-            if exported:
-                from hlrp.evaluation.exported import load_exported
-
+            if is_export(pretrained):
                 policy = load_exported(config)
             else:
                 policy = make_policy(cfg=config, env_cfg=env_cfg, rename_map=rename or None)
@@ -250,7 +248,7 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
     if rename_given:
         overrides["rename_observations_processor"] = {"rename_map": rename}
     after: dict[str, Any] = {}
-    if getattr(config, "action_spaces", None) and not exported:
+    if getattr(config, "action_spaces", None):
         overrides["hlrp_action_space_state"] = after["hlrp_action_space_action"] = {"acting": config.action_space}
     preprocessor, postprocessor = make_pre_post_processors(
         policy_cfg=config,
@@ -258,14 +256,12 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
         preprocessor_overrides=overrides,
         postprocessor_overrides=after,
     )
-    # Those of an export are in its graphs.
-    if not exported:
-        check_statistics(
-            [preprocessor, postprocessor],
-            {*inputs, *outputs},
-            where=str(pretrained),
-            fix="train again with the dataset's statistics, or restore the processors' safetensors files",
-        )
+    check_statistics(
+        [preprocessor, postprocessor],
+        {*inputs, *outputs},
+        where=str(pretrained),
+        fix="train again with the dataset's statistics, or restore the processors' safetensors files",
+    )
     return LoadedPolicy(policy, config, preprocessor, postprocessor, _weight_warnings(policy, pretrained))
 
 
