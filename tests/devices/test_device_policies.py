@@ -185,7 +185,8 @@ def _lerobot_sees_the_device() -> Iterator[None]:
     ("name", "source", "fields"),
     [
         (LATENT, "table2", {"labelled_episodes": [0, 2]}),
-        (VLA, "laq3", {"latent_offset_frames": 2}),
+        # An optimizer that was asked for takes plain parameters, as those of LeRobot's own policies do.
+        (VLA, "laq3", {"latent_offset_frames": 2, "optimizer": {"type": "adamw", "lr": 1e-4}}),
     ],
     ids=["table", "online"],
 )
