@@ -29,6 +29,7 @@ from hlrp.deploy.session import Session
 from hlrp.errors import UserError
 
 TOKEN = "a-token-of-the-tests"
+DEPLOY = Path(__file__).parents[2] / "docs" / "deploy.md"
 
 
 @pytest.fixture(autouse=True)
@@ -220,7 +221,9 @@ def test_what_a_client_is_told_first_and_what_the_log_says(served: Served) -> No
     ]
 
 
-def test_an_only_camera_is_known_under_another_name_and_the_log_says_so(served: Served, tmp_path: Path) -> None:
+def test_an_only_camera_is_known_under_another_name_and_the_log_says_so(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown, front = observations(3), "observation.images.front"
     renamed = [{name.replace("observation.image", front): value for name, value in one.items()} for one in shown]
     data = make_dataset(tmp_path / "data", size=96, length=12, episodes=1, action_dim=2, camera=front)
@@ -232,6 +235,13 @@ def test_an_only_camera_is_known_under_another_name_and_the_log_says_so(served: 
             assert np.array_equal(acted(client, renamed), expected)
         with PolicyClient(server.address) as replaying:
             assert replay_dataset(replaying, data, None, said.append).frames == 12
+        (tmp_path / "token").write_text("any: this server asks for none\n")
+        page = DEPLOY.read_text(encoding="utf8").partition("### A client in Python")[2]
+        code = page.partition("```python\n")[2].partition("```")[0].replace("robot-server:8000", server.address)
+        names: dict[str, Any] = {"picture": shown[0]["observation.image"], "state": shown[0]["observation.state"]}
+        monkeypatch.chdir(tmp_path)
+        exec(code, names)
+        assert np.array_equal(names["answer"]["actions"][:3], expected)
     line = f"camera {front} is taken for observation.image: there is one on each side"
     assert server.log.count(f"client 1: {line}") == 1
     assert said[0] == line

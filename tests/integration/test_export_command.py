@@ -29,7 +29,9 @@ def act(tmp_path_factory) -> Path:
 
 def test_from_a_checkpoint_to_an_export_to_its_evaluation(act, tmp_path):
     out = tmp_path / "EXPORT"
-    done = hlrp("export", act, "--output", out, "--json", env=ONE_THREAD)
+    (typed,) = re.findall(r"^    hlrp (export .*)$", DEPLOY.read_text(encoding="utf8"), re.MULTILINE)
+    stands_for = {"RUN": act, "EXPORT": out}
+    done = hlrp(*(stands_for.get(word, word) for word in typed.split()), "--json", env=ONE_THREAD)
     assert done.code == 0, done.err
     assert "comparing with the policy in torch" in done.err and "Warning" not in done.err
     said = done.json()

@@ -24,6 +24,15 @@ from openpi import OpenpiClient
 from serving import acted, in_process, observations
 
 TOKEN = "a-token-of-the-tests"
+PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
+
+
+def of_the_page(command: str, names: dict[str, str | Path]) -> list[str | Path]:
+    """A command of the page on serving, without what is in brackets, and with what its capitals stand for."""
+    section = PAGE.read_text(encoding="utf8").partition("## Serving a policy\n")[2].partition("\n## ")[0]
+    lines = [re.sub(r" \[.*?\]", "", line) for line in re.findall(r"^    hlrp (.+)$", section, re.MULTILINE)]
+    assert command in lines, lines
+    return [names.get(word, word) for word in command.split()]
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +83,13 @@ def test_a_server_with_tls_and_a_token_from_its_start_to_ctrl_c(act, token, cert
     torch.set_num_threads(before)
     (tmp_path / "empty").mkdir()
     tls = ["--certificate", certificate, "--key", certificate.with_name("key.pem")]
-    flags = [act, "--token-file", token, *tls, "--log-every", "10"]
-    with serving(*flags, cwd=tmp_path / "empty") as (address, process):
+    flags = ["--token-file", token, *tls, "--log-every", "10"]
+    with serving(*of_the_page("serve RUN", {"RUN": act})[1:], *flags, cwd=tmp_path / "empty") as (address, process):
         assert address.startswith("wss://127.0.0.1:")
         client = OpenpiClient(address, TOKEN, ssl.create_default_context(cafile=certificate))
         served = acted(client, shown)
-        usual = ["client", address, "--dataset-root", root, "--json"]
+        of_the_page("client 127.0.0.1:8000 --dataset-root DIR", {})
+        usual = [*of_the_page("client ADDRESS --dataset-root DIR", {"ADDRESS": address, "DIR": root}), "--json"]
         found, refused, distrusted = hlrp_in_turn(
             [
                 [*usual, "--token-file", token, "--certificate", certificate],
