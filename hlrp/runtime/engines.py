@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -103,9 +104,18 @@ def _onnxruntime(path: Path, threads: int | None) -> Graph:
     return Graph(run, [(name,) for name in inputs], [(name,) for name in outputs])
 
 
-def _openvino(path: Path, threads: int | None, bf16: bool) -> Graph:
+def import_openvino() -> Any:
+    """The package, kept from reporting over the network that it is imported."""
+    if "openvino" not in sys.modules:
+        # It has a stand-in for where this one is not installed.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
+    return openvino
+
+
+def _openvino(path: Path, threads: int | None, bf16: bool) -> Graph:
+    openvino = import_openvino()
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         # Left to itself it computes in bfloat16 on processors that can.

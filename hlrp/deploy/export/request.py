@@ -10,7 +10,8 @@ from hlrp.runs import resolve_pretrained
 from hlrp.runtime.manifest import FORMATS, is_export
 
 QUANTIZED = ("int8", "bf16")
-_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+_PACKAGES = {"onnx": _ONNX, "openvino": (*_ONNX, "openvino")}
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hlrp.deploy.export.programs import Named, Program, Tensors
+from hlrp.runtime.engines import import_openvino
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 _IN_ONE_FILE = 1 << 30
@@ -67,8 +69,6 @@ def _trace(function: Named) -> torch.export.ExportedProgram:
 
 
 def _write_onnx(traced: torch.export.ExportedProgram, function: Named, path: Path, fold: bool) -> int:
-    import onnx
-
     with torch.no_grad(), _quiet():
         made = torch.onnx.export(
             traced,
@@ -86,22 +86,28 @@ def _write_onnx(traced: torch.export.ExportedProgram, function: Named, path: Pat
             node.doc_string = ""
             del node.metadata_props[:]
     del model.metadata_props[:]
+    save_onnx(model, path)
+    return next(int(used.version) for used in model.opset_import if used.domain == "")
+
+
+def save_onnx(model: Any, path: Path) -> None:
+    """Write an ONNX model in place of what is there."""
+    import onnx
+
+    for old in path.parent.glob(f"{path.name}*"):
+        old.unlink()
     apart = sum(weights.ByteSize() for weights in model.graph.initializer) > _IN_ONE_FILE
     onnx.save(model, path, save_as_external_data=apart, location=f"{path.name}.data")
-    return next(int(used.version) for used in model.opset_import if used.domain == "")
 
 
 def to_openvino(folder: Path, files: dict[str, str]) -> dict[str, str]:
     """Turn the ONNX files of a folder into OpenVINO's, which take their place."""
-    import openvino
-
-    made = {}
+    openvino = import_openvino()
+    core, made = openvino.Core(), {}
     for role, name in files.items():
         path = folder / name
-        model = openvino.convert_model(path)
         made[role] = path.with_suffix(SUFFIXES["openvino"]).name
-        openvino.save_model(model, folder / made[role], compress_to_fp16=False)
-        del model
+        openvino.save_model(core.read_model(path), folder / made[role], compress_to_fp16=False)
         for old in folder.glob(f"{name}*"):
             old.unlink()
     return made
