@@ -330,17 +330,6 @@ def test_two_policies_in_a_blind_order(act: Path, still: Path, waved: Path, tria
         trials.run(act, [], episodes=4)
 
 
-def test_the_order_is_balanced_and_does_not_change_when_trials_are_added() -> None:
-    rows = list(itertools.islice(order(7, True), 40))
-    assert [row.scene for row in rows] == [scene for scene in range(20) for _ in "ab"]
-    first, second = ([row.side for row in rows[start::2]] for start in (0, 1))
-    assert [1 - side for side in first] == second
-    assert all(sum(first[i : i + 2]) == 1 for i in range(0, 20, 2))
-    orders = {tuple(t.side for t in itertools.islice(order(seed, True), 40)) for seed in range(20)}
-    assert len(orders) == 20
-    assert {t.side for t in itertools.islice(order(7, False), 40)} == {0}
-
-
 def test_what_breaks_in_a_trial_leaves_the_rest(act: Path, trials: Trials) -> None:
     with pytest.raises(WorkError, match=r"no answer on the bus\n  1 of 3 trials are kept"):
         trials.run(act, [Outcome.SUCCESS, Outcome.SUCCESS], episodes=3, arm={"breaks_at": 20}, steps=12)

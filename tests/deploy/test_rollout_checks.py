@@ -1,6 +1,7 @@
-"""What a robot and a policy must agree on: joints, units, cameras, rate, in words that hold both sides."""
+"""What a robot and a policy must agree on: joints, units, cameras, rate, in words that hold both sides; blind orders."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from hlrp.deploy.rollout import checks
 from hlrp.deploy.rollout.flags import split_flags
+from hlrp.deploy.rollout.series import order
 from hlrp.deploy.rollout.units import Reading
 from hlrp.errors import UserError
 
@@ -175,3 +177,14 @@ def test_lerobots_flags_are_told_from_ours() -> None:
         split_flags(["--robot.id=a", "--robot.id", "b"])
     with pytest.raises(UserError, match=r"--robot\.id has no value"):
         split_flags(["--robot.id"])
+
+
+def test_the_order_is_balanced_and_does_not_change_when_trials_are_added() -> None:
+    rows = list(itertools.islice(order(7, True), 40))
+    assert [row.scene for row in rows] == [scene for scene in range(20) for _ in "ab"]
+    first, second = ([row.side for row in rows[start::2]] for start in (0, 1))
+    assert [1 - side for side in first] == second
+    assert all(sum(first[i : i + 2]) == 1 for i in range(0, 20, 2))
+    orders = {tuple(t.side for t in itertools.islice(order(seed, True), 40)) for seed in range(20)}
+    assert len(orders) == 20
+    assert {t.side for t in itertools.islice(order(7, False), 40)} == {0}
