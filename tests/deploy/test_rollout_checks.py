@@ -1,4 +1,4 @@
-"""What a robot and a policy must agree on: joints, units, cameras, rate, in words that hold both sides; blind orders."""
+"""What a robot and a policy must agree on: joints, units, cameras, rate, in words with both sides; blind orders."""
 
 import dataclasses
 import itertools

@@ -99,8 +99,8 @@ class Operator:
         Raises:
             WorkError: The pipe has ended.
         """
-        self._say(f"{what}: set up the scene, then Enter starts it; q ends the series for now")
-        answer = self._answer((*_GO, *_QUIT))
+        question = f"{what}: set up the scene, then Enter starts it; q ends the series for now"
+        answer = self._answer(question, (*_GO, *_QUIT))
         return answer in _GO
 
     def outcome(self) -> Outcome | None:
@@ -109,8 +109,8 @@ class Operator:
         Raises:
             WorkError: The pipe has ended.
         """
-        self._say("how did it go? s: success, f: failure, d: discard it and try again")
-        answer = self._answer(tuple(_OUTCOMES))
+        question = "how did it go? s: success, f: failure, d: discard it and try again"
+        answer = self._answer(question, tuple(_OUTCOMES))
         return None if answer is None else _OUTCOMES[answer]
 
     @contextlib.contextmanager
@@ -120,7 +120,6 @@ class Operator:
         if self._keys is None:
             yield said
             return
-        self._say("runs; s, f or d ends it as success, failure or discarded, Enter ends it")
 
         def press(key: str) -> None:
             if key in (*_OUTCOMES, *_GO):
@@ -128,6 +127,7 @@ class Operator:
                 self._stop.trial_over.set()
 
         self._press = press
+        self._say("runs; s, f or d ends it as success, failure or discarded, Enter ends it")
         try:
             yield said
         finally:
@@ -137,10 +137,11 @@ class Operator:
         if self._keys is not None:
             self._keys.put(key)
 
-    def _answer(self, known: tuple[str, ...]) -> str | None:
-        # A key that was pressed before the question is no answer to it.
+    def _answer(self, question: str, known: tuple[str, ...]) -> str | None:
+        # A key that was pressed before the question is no answer to it; one that was pressed at once is.
         while self._keys is not None and not self._keys.empty():
             self._keys.get()
+        self._say(question)
         while not self._stop.wished:
             answer = self._next()
             if answer in known:
