@@ -58,6 +58,7 @@ def _actions_elsewhere(pretrained: Path) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_with_its_labels(labelled: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """SIGKILL after a checkpoint: the resumed run has the losses, labels and weights of one that was left alone."""
     dataset, _, table = labelled

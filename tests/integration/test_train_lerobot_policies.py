@@ -35,7 +35,8 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("policy", ["act", *(pytest.param(p, marks=pytest.mark.slow) for p in SMALL if p != "act")])
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", list(SMALL))
 def test_real_robot_data_trains(g1_root: Path, tmp_path: Path, policy: str) -> None:
     run = tmp_path / policy
     more = [*SMALL[policy], "--batch-size", "2", "--episodes", "0-1"]

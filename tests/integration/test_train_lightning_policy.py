@@ -89,6 +89,7 @@ def test_resume_repeats_the_uninterrupted_run(whole: Path, tmp_path: Path) -> No
     assert (run / weights).read_bytes() == (whole / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_at_half_the_batch_give_the_curve_of_one(pusht_root: Path, tmp_path: Path) -> None:
     """Gloo on the CPU, over the end of an epoch. No dropout and VAE: nothing is drawn at random. One action a chunk:
 
