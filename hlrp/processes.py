@@ -242,6 +242,7 @@ class FolderLock:
         self.folder, self._fresh = folder.absolute(), fresh
         self._lock_file = self.folder / f"{_LOCK}{part}"
         self._record = self.folder / f"{_WRITER}{part}.json"
+        self.files = (self._lock_file, self._record)
         self._made: list[Path] = []
         self._lock: Any = None
         self._processes: list[tuple[int, float | None]] = []
@@ -285,10 +286,6 @@ class FolderLock:
             with suppress(OSError):
                 folder.rmdir()
         self._lock.release()
-
-    def owns(self, path: Path) -> bool:
-        """Whether a file of the folder is the lock's own."""
-        return path in (self._lock_file, self._record)
 
     def add_process(self, pid: int) -> None:
         """Name a child that writes the folder too, and may do so a little longer than this process."""

@@ -3,16 +3,16 @@
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hlrp.data.dataset_info import TOLERANCE_S
+from hlrp.data.video_backends import VideoBackend
 from hlrp.errors import UserError
 from hlrp.runs.published import folder_of
 
 if TYPE_CHECKING:
-    from hlrp.data.video_backends import VideoBackend
     from hlrp.latents.column import ColumnResult
     from hlrp.latents.labelling import LabelRequest, LabelResult
 
@@ -38,9 +38,7 @@ def precompute_latents(
     decode_workers: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Threads that decode videos [default: one per core].")
     ] = None,
-    video_backend: Annotated[
-        Literal["pyav", "torchcodec"] | None, typer.Option(help="What decodes videos [default: pyav].")
-    ] = None,
+    video_backend: Annotated[VideoBackend | None, typer.Option(help="What decodes videos [default: pyav].")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Mark what cannot be decoded invalid; go on.")] = False,
     allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -84,7 +82,7 @@ def _request(
     vectors: bool,
     batch_size: int,
     tolerance_s: float,
-    video_backend: "VideoBackend | None",
+    video_backend: VideoBackend | None,
     skip_bad: bool,
 ) -> "LabelRequest":
     from hlrp.data import read_dataset

@@ -30,7 +30,7 @@ DIFFUSION = {
 }
 """Its actions come from noise and two observations, the one at hand and the one before."""
 
-_CODES = {"codebook_size": 8, "code_seq_len": 2, "num_frames": 2, "offset_seconds": 0.2, "laq_sha256": "a" * 64}
+CODES = {"codebook_size": 8, "code_seq_len": 2, "num_frames": 2, "offset_seconds": 0.2, "laq_sha256": "a" * 64}
 _CHUNK = {"chunk_size": 6, "n_action_steps": 4}
 VLM_FIELDS: dict[str, dict[str, Any]] = {
     "smolvla": {
@@ -40,8 +40,8 @@ VLM_FIELDS: dict[str, dict[str, Any]] = {
         "num_vlm_layers": 0,
         "resize_imgs_with_padding": [96, 96],
     },
-    "hlrp_vla_direct": {**_CHUNK, **_CODES},
-    "hlrp_action_expert_latent": {**_CHUNK, **_CODES, "num_steps": 3},
+    "hlrp_vla_direct": {**_CHUNK, **CODES},
+    "hlrp_action_expert_latent": {**_CHUNK, **CODES, "num_steps": 3},
     "hlrp_action_expert_direct": {**_CHUNK, "num_steps": 3},
 }
 """The policies on a vision-language model, here the tiny one."""

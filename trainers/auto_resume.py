@@ -83,12 +83,6 @@ def find_start(run: RunConfig) -> Start:
     return Start(path, asked, directory, steps, left)
 
 
-def aside_of(path: Path) -> Path:
-    """Where `set_aside` would put what is in a folder."""
-    numbered = (path.with_name(f"{path.name}.no-checkpoint-{number}") for number in itertools.count(1))
-    return next(place for place in numbered if not place.exists())
-
-
 def set_aside(path: Path) -> None:
     """Make room for a new start where a run has died before its first checkpoint; its log can still be read.
 
@@ -100,10 +94,11 @@ def set_aside(path: Path) -> None:
     if not is_first_process() or not path.is_dir() or is_unwritten(path):
         return
     with FolderLock(path) as lock:
-        aside = aside_of(path)
+        numbered = (path.with_name(f"{path.name}.no-checkpoint-{number}") for number in itertools.count(1))
+        aside = next(place for place in numbered if not place.exists())
         aside.mkdir()
         for item in path.iterdir():
-            if not lock.owns(item):
+            if item not in lock.files:
                 item.rename(aside / item.name)
     with suppress(OSError):
         path.rmdir()  # unless another process has come by and claims it

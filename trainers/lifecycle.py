@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hlrp.config import LeRobotRun, LightningRun, load_config, to_yaml
+from hlrp.config import LeRobotRun, LightningRun, to_yaml
 from hlrp.errors import Interrupted, UserError, WorkError
 from hlrp.files import json_text
 from hlrp.runs import Checkpoint, DatasetRecord, ResumeRecord, RunDirectory
 from hlrp.runs.code_effect import code_effect_warning, last_code_effect
-from hlrp.runs.directory import CONFIG, LOG, METRICS, git_commit
+from hlrp.runs.directory import LOG, METRICS, git_commit
 from trainers.base import RunResult
 from trainers.pushing import push_finished
 
@@ -75,19 +75,22 @@ class RunLifecycle:
         )
         return self._begin(directory)
 
-    def reopen(self, directory: RunDirectory, checkpoint: Checkpoint, **fields: Any) -> RunDirectory:
+    def reopen(
+        self, directory: RunDirectory, checkpoint: Checkpoint, *, push_to_hub: str | None = None, **fields: Any
+    ) -> RunDirectory:
         """Go on with a run from one of its checkpoints: what it did after that is taken out of its metrics.
 
         Args:
             directory: The run, which no other process writes.
             checkpoint: Where it goes on.
+            push_to_hub: Where it is published when it is finished; None: nowhere.
             **fields: Of the manifest, that change.
         """
         for lost in directory.rewind_metrics(checkpoint.step):
             self.warn(lost)
         resumed = ResumeRecord(step=checkpoint.step, skipped=self.warnings)
         fields |= {"warnings": self.warnings} if self.warnings else {}
-        self._repo_id = load_config(directory.path / CONFIG).config.push_to_hub
+        self._repo_id = push_to_hub
         directory.update(status="running", reason=None, resumed=[*directory.manifest.resumed, resumed], **fields)
         return self._begin(directory)
 

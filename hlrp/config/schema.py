@@ -10,6 +10,7 @@ from hlrp.config.sections import DataSection, EnvSection, LatentsSection
 from hlrp.config.trainer_sections import LeRobotTrainerSection, LightningTrainerSection, TrainerSection
 from hlrp.config.tree import normalise
 from hlrp.errors import UserError
+from hlrp.hub_names import HUB_NAME
 
 
 class _Run(Section):
@@ -27,7 +28,7 @@ class _Run(Section):
     job_name: str | None = Field(default=None, min_length=1)
     allow_download: bool = False
     """Whether weights and datasets that are not on this machine may be fetched."""
-    push_to_hub: str | None = Field(default=None, pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$")
+    push_to_hub: str | None = Field(default=None, pattern=f"^{HUB_NAME}$")
     """Name on the Hub, USER/NAME, that the finished run is published under; none: it is not."""
 
     @model_validator(mode="before")

@@ -1,6 +1,7 @@
 """The model card of what is published: made from the files themselves and from the run that they come from."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,12 +12,13 @@ import yaml
 from hlrp.deploy.contents import MANIFEST, POLICY, Contents, map_strings, shortened
 from hlrp.evaluation.plan import find_run
 from hlrp.files import sha256_of
+from hlrp.hub_names import HUB_NAME
 from hlrp.runs import RunDirectory, checkpoint_step
+from hlrp.runs.checkpoints import safetensors_header
 from hlrp.runs.directory import CONFIG
 
 _PROJECT = "https://pypi.org/project/lerobot_policy_felix_bundle"
 _INSTALL = "pip install lerobot_policy_felix_bundle"
-_ON_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _COLUMNS = ("loss", "eval_loss", "val_loss", "val_psnr_gain", "val_gain", "eval_success", "code_effect")
 _ROWS = 10
 
@@ -141,23 +143,17 @@ def _front_matter(
         library_name="lerobot" if policy else "hlrp",
         pipeline_tag="robotics",
         tags=[*dict.fromkeys([*tags, *(described.get("tags") or [])])],
-        datasets=[d["name"] for d in datasets if _ON_HUB.fullmatch(d["name"])] or None,
-        base_model=base if isinstance(base, str) and _ON_HUB.fullmatch(base) else None,
+        datasets=[d["name"] for d in datasets if re.fullmatch(HUB_NAME, d["name"])] or None,
+        base_model=base if isinstance(base, str) and re.fullmatch(HUB_NAME, base) else None,
     )
     return f"---\n{data.to_yaml()}\n---"
 
 
 def _sizes(contents: Contents) -> Facts:
-    count = 0
-    for file in contents.files:
-        if file.name in ("model.safetensors", "adapter_model.safetensors") and file.source is not None:
-            with file.source.open("rb") as stream:
-                header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-            for name, tensor in header.items():
-                size = 1
-                for length in tensor["shape"] if name != "__metadata__" else (0,):
-                    size *= length
-                count += size
+    weights = [f.source for f in contents.files if f.name in ("model.safetensors", "adapter_model.safetensors")]
+    headers = [safetensors_header(path) for path in weights if path is not None]
+    shapes = [tensor["shape"] for header in headers for name, tensor in header.items() if name != "__metadata__"]
+    count = sum(map(math.prod, shapes))
     return [("parameters", f"{count:,}")] if count else []
 
 

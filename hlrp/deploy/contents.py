@@ -9,7 +9,7 @@ from typing import Any
 
 from hlrp.errors import UserError
 from hlrp.runs import resolve_pretrained, safetensors_problem
-from hlrp.runs.checkpoints import TRAINING_STATE, model_folders
+from hlrp.runs.checkpoints import TRAINING_STATE, model_folders, safetensors_header
 from hlrp.runs.kinds import recognise
 
 POLICY, DATASET = "a policy", "a dataset"
@@ -227,7 +227,7 @@ def _refuse_private(file: PublishedFile, private: Sequence[Path]) -> None:
         return
     assert file.source is not None, "it was read from a folder"
     if file.source.suffix == ".safetensors":
-        value: Any = _header(file.source).get("__metadata__") or {}
+        value: Any = safetensors_header(file.source).get("__metadata__") or {}
     else:
         raw = file.source.read_bytes() if file.content is None else file.content
         text = raw.decode("utf8", errors="replace")
@@ -244,9 +244,3 @@ def _refuse_private(file: PublishedFile, private: Sequence[Path]) -> None:
         return text
 
     map_strings(value, look)
-
-
-def _header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return header if isinstance(header, dict) else {}

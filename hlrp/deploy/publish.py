@@ -13,13 +13,13 @@ from hlrp.deploy.card import make_card
 from hlrp.deploy.contents import POLICY, Contents, PublishedFile, read_contents
 from hlrp.errors import UserError, root_cause
 from hlrp.evaluation.plan import find_run
+from hlrp.hub_names import HUB_NAME
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 CARD = "README.md"
 
-_REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 # Of earlier pushes; anything else in a repository is its owner's.
 _OURS = re.compile(r"(backbone/.+|[^/]+\.(safetensors|json|jinja))")
@@ -42,11 +42,6 @@ class Publication:
     files: list[PublishedFile]
     card: str
     private: bool
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ def check_repo(repo_id: str, where: str = "REPO") -> None:
     Raises:
         UserError: It is none, or this process may not reach the Hub.
     """
-    if not _REPO.fullmatch(repo_id):
+    if not re.fullmatch(HUB_NAME, repo_id):
         raise UserError(f"{repo_id!r} is no name on the Hub", where=where, fix="write USER/NAME, such as me/my-policy")
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
         raise UserError(

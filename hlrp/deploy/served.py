@@ -25,7 +25,7 @@ from hlrp.evaluation.policy import (
     weights_sha256,
 )
 from hlrp.runs import RunDirectory, checkpoint_step, resolve_pretrained
-from hlrp.runtime.manifest import Manifest, is_export
+from hlrp.runtime.manifest import Manifest
 
 # Fields of configuration classes that hold the size a policy brings pictures to; None stands for no resizing.
 _SIZES = ("resize_imgs_with_padding", "image_resolution", "resize_shape", "image_resize_shape")
@@ -87,7 +87,7 @@ def load_served(
     names = effective_rename_map(pretrained, rename or {})
     _check_rename(config, rename or {})
     loaded = load_policy(config, None, names, bool(rename))
-    manifest = Manifest.read(pretrained) if is_export(pretrained) else None
+    manifest = Manifest.find(pretrained)
     language = getattr(config, "use_language", False) or any(hasattr(s, "task_key") for s in loaded.preprocessor.steps)
     if manifest is not None:
         language = manifest.reads_language
@@ -101,13 +101,8 @@ def load_served(
     numbers = numbers_said(loaded, data, reader.names) if manifest is None else manifest.numbers
     said = _metadata(config, reader, numbers, resizes=resizes)
     said["prompt"] = "unused" if not language else "needed" if task is None else "optional"
-    recorded = run.manifest.dataset if run else None
-    if manifest is not None:
-        said |= {"fps": manifest.fps, "run": manifest.source}
-    else:
-        said["fps"] = (recorded.fps if recorded else None) or (data.fps if data else None)
-        source = {"step": checkpoint_step(pretrained.parent), "weights_sha256": weights_sha256(pretrained)}
-        said["run"] = source | {"dataset_fingerprint": recorded.fingerprint if recorded else None}
+    origin = origin_said(pretrained, run, data) if manifest is None else (manifest.fps, manifest.source)
+    said["fps"], said["run"] = origin
     return Served(loaded, reader, said, data)
 
 
@@ -153,6 +148,19 @@ def _metadata(
         "device": str(config.device),
         "versions": {"hlrp": hlrp.__version__, "lerobot": metadata.version("lerobot")},
     }
+
+
+def origin_said(
+    pretrained: Path, run: RunDirectory | None, data: DatasetInfo | None
+) -> tuple[float | None, dict[str, Any]]:
+    """Frames per second of the data of a checkpoint; and its `step`, `weights_sha256` and `dataset_fingerprint`."""
+    recorded = run.manifest.dataset if run else None
+    source = {
+        "step": checkpoint_step(pretrained.parent),
+        "weights_sha256": weights_sha256(pretrained),
+        "dataset_fingerprint": recorded.fingerprint if recorded else None,
+    }
+    return (recorded.fps if recorded else None) or (data.fps if data else None), source
 
 
 def numbers_said(loaded: LoadedPolicy, data: DatasetInfo | None, given: Mapping[str, str]) -> dict[str, dict[str, Any]]:

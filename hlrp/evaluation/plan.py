@@ -11,7 +11,7 @@ from hlrp.evaluation.request import RESULTS, EvalRequest
 from hlrp.runs import DatasetRecord, RunDirectory, new_run_path, resolve_pretrained
 from hlrp.runs.directory import CONFIG, MANIFEST, check_writable
 from hlrp.runtime.manifest import MANIFEST as EXPORT
-from hlrp.runtime.manifest import Manifest, is_export
+from hlrp.runtime.manifest import Manifest
 from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
 from hlrp.sim.dataset import METADATA, read_metadata
 
@@ -199,8 +199,8 @@ def environment_sources(
         sources.append((str(run.path / CONFIG), _run_config(run).get("env") or {}))
     roots = [request.replay] if request.replay and not pretrained else dataset_roots(pretrained, run)
     sources += [(str(root / METADATA), recorded_environment(root)) for root in roots]
-    if pretrained and is_export(pretrained):
-        sources.append((str(pretrained / EXPORT), Manifest.read(pretrained).environment))
+    if pretrained and (exported := Manifest.find(pretrained)) is not None:
+        sources.append((str(pretrained / EXPORT), exported.environment))
     if pretrained:
         path = pretrained / "train_config.json"
         sources.append((str(path), read_json(path).get("env") or {}))
@@ -235,8 +235,8 @@ def recorded_episodes(root: Path) -> list[dict[str, Any]]:
 def recorded_seeds(pretrained: Path | None, run: RunDirectory | None) -> dict[str, set[int]]:
     """By task the reset seeds that the data of a checkpoint was recorded from, as far as they are known here."""
     seeds: dict[str, set[int]] = {}
-    if pretrained and is_export(pretrained):
-        seeds = {task: set(known) for task, known in Manifest.read(pretrained).recorded_seeds.items()}
+    if pretrained and (exported := Manifest.find(pretrained)) is not None:
+        seeds = {task: set(known) for task, known in exported.recorded_seeds.items()}
     for root in dataset_roots(pretrained, run):
         for row in recorded_episodes(root):
             seeds.setdefault(row["task"], set()).add(row["seed"])

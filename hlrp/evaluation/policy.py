@@ -11,7 +11,8 @@ from hlrp.camera_names import rename_pairs, with_only_camera
 from hlrp.errors import UserError, suggest
 from hlrp.evaluation.environment import without_prints
 from hlrp.files import sha256_of
-from hlrp.runtime.manifest import Manifest, is_export
+from hlrp.runs.checkpoints import safetensors_header
+from hlrp.runtime.manifest import Manifest
 
 PREPROCESSOR = "policy_preprocessor.json"
 
@@ -137,8 +138,8 @@ def saved_device(pretrained: Path) -> str | None:
 
 def weights_sha256(pretrained: Path) -> str | None:
     """SHA-256 of a checkpoint's weights, or of its adapter's, of an export those it was made from; None: unknown."""
-    if is_export(pretrained):
-        return Manifest.read(pretrained).source.get("weights_sha256")
+    if (exported := Manifest.find(pretrained)) is not None:
+        return exported.source.get("weights_sha256")
     weights = next((p for n in ("model", "adapter_model") if (p := pretrained / f"{n}.safetensors").is_file()), None)
     return None if weights is None else sha256_of(weights)
 
@@ -211,9 +212,8 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
     Raises:
         UserError: The weights do not fit the configuration, or a normalised feature has no statistics.
     """
-    from lerobot.policies import make_policy, make_pre_post_processors
+    from lerobot.policies import make_pre_post_processors
 
-    from hlrp.evaluation.exported import load_exported
     from hlrp.policies.build import check_statistics
 
     pretrained = Path(config.pretrained_path)
@@ -223,11 +223,7 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
         env_cfg = SimpleNamespace(features=outputs, features_map={name: name for name in outputs})
     try:
         with without_prints():
-            policy: Any
-            if is_export(pretrained):
-                policy = load_exported(config)
-            else:
-                policy = make_policy(cfg=config, env_cfg=env_cfg, rename_map=rename or None)
+            policy = _make_policy(config, env_cfg, rename)
     except ImportError as error:
         raise UserError(
             f"policy {config.type!r} needs a package that is not installed: {error}",
@@ -265,13 +261,22 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
     return LoadedPolicy(policy, config, preprocessor, postprocessor, _weight_warnings(policy, pretrained))
 
 
+def _make_policy(config: Any, env_cfg: Any, rename: dict[str, str]) -> Any:
+    from lerobot.policies import make_policy
+
+    from hlrp.evaluation.exported import load_exported
+
+    if Manifest.find(Path(config.pretrained_path)) is not None:
+        return load_exported(config)
+    return make_policy(cfg=config, env_cfg=env_cfg, rename_map=rename or None)
+
+
 def _weight_warnings(policy: Any, pretrained: Path) -> list[str]:
     """Parameters the checkpoint does not hold; LeRobot loads without `strict` and would leave them random."""
     path = pretrained / "model.safetensors"
     if not path.is_file():
         return []
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header = safetensors_header(path)
     # Tied tensors are stored once; the metadata names the other one.
     present = {*header, *(header.get("__metadata__") or {})}
     lacking = sorted(set(policy.state_dict()) - present)

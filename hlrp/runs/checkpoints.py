@@ -3,10 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hlrp.errors import UserError
 from hlrp.runs.kinds import PRETRAINED, refuse_other
-from hlrp.runtime.manifest import Manifest, is_export
+from hlrp.runtime.manifest import Manifest
 
 TRAINING_STATE = "training_state"
 # What LeRobot's loader opens on resume; the scheduler file is absent for policies without a schedule.
@@ -42,6 +43,13 @@ def safetensors_problem(path: Path) -> str | None:
     return None
 
 
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """The header of a whole safetensors file: name to `dtype`, `shape` and `data_offsets`; and `__metadata__`."""
+    with path.open("rb") as file:
+        header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return header
+
+
 def _json_problem(path: Path) -> str | None:
     if not path.is_file():
         return f"{path.name} is missing"
@@ -58,8 +66,8 @@ def pretrained_problem(folder: Path) -> str | None:
         return f"{folder.name}/ is missing"
     if problem := _json_problem(folder / "config.json"):
         return problem
-    if is_export(folder):
-        lacking = [name for name in Manifest.read(folder).files if not (folder / name).is_file()]
+    if (exported := Manifest.find(folder)) is not None:
+        lacking = [name for name in exported.files if not (folder / name).is_file()]
         return f"{lacking[0]} is missing" if lacking else None
     return _weights_problem(folder)
 

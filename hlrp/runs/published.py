@@ -5,11 +5,12 @@ import re
 from pathlib import Path
 
 from hlrp.errors import UserError
+from hlrp.hub_names import HUB_NAME
 
 FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.yaml", "*.md")
 """What is fetched of a repository: nothing that could run code when it is read."""
 
-_HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w][\w./-]*))?")
+_REVISION = re.compile(rf"(?P<name>{HUB_NAME})(?:@(?P<revision>[\w][\w./-]*))?")
 
 
 def folder_of(given: Path, where: str, *, allow_download: bool) -> Path:
@@ -26,7 +27,7 @@ def folder_of(given: Path, where: str, *, allow_download: bool) -> Path:
     Raises:
         UserError: Neither a folder nor, as far as may be looked, on the Hub has this name.
     """
-    found = _HUB_NAME.fullmatch(given.as_posix())
+    found = _REVISION.fullmatch(given.as_posix())
     if found is None or os.path.lexists(given):
         return given
     from huggingface_hub import snapshot_download

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from hlrp.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hlrp.runtime.manifest import Manifest, is_export
+    from hlrp.runtime.manifest import Manifest
     from hlrp.runtime.policy import RuntimePolicy, load
 
-__all__ = ["Manifest", "RuntimePolicy", "is_export", "load"]
+__all__ = ["Manifest", "RuntimePolicy", "load"]
 
-__getattr__ = lazy_names(__name__, {"manifest": ["Manifest", "is_export"], "policy": ["RuntimePolicy", "load"]})
+__getattr__ = lazy_names(__name__, {"manifest": ["Manifest"], "policy": ["RuntimePolicy", "load"]})

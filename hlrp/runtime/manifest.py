@@ -125,10 +125,27 @@ class Manifest:
         Raises:
             UserError: There is none, it is of a newer version, or damaged.
         """
-        path = folder / MANIFEST
-        raw = _read(path)
-        if raw.pop("kind", None) != KIND:
+        raw = _read(folder / MANIFEST)
+        if raw.get("kind") != KIND:
             raise UserError("this is no export of a policy", where=str(folder), fix="make one with `hlrp export`")
+        return cls._checked(raw, folder / MANIFEST)
+
+    @classmethod
+    def find(cls, folder: Path) -> Self | None:
+        """The manifest of an export; None: the folder does not say that it is one.
+
+        Raises:
+            UserError: It is of a newer version, or damaged.
+        """
+        try:
+            raw = _read(folder / MANIFEST)
+        except UserError:
+            return None
+        return cls._checked(raw, folder / MANIFEST) if raw.get("kind") == KIND else None
+
+    @classmethod
+    def _checked(cls, raw: dict[str, Any], path: Path) -> Self:
+        del raw["kind"]
         version = raw.pop("schema_version", None)
         if version != SCHEMA_VERSION:
             raise UserError(
@@ -195,14 +212,6 @@ class Manifest:
             if not same:
                 return f"{name} has changed since the export"
         return None
-
-
-def is_export(folder: Path) -> bool:
-    """Whether a folder says that it is an export."""
-    try:
-        return bool(_read(folder / MANIFEST).get("kind") == KIND)
-    except UserError:
-        return False
 
 
 def _read(path: Path) -> dict[str, Any]:

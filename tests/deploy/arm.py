@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tiny_policies import ACT, CODES
 
 from hlrp.data.dataset_info import read_dataset
 from hlrp.runs import DatasetRecord, RunDirectory
@@ -45,18 +46,8 @@ def record(root: Path, *, episodes: int = 2, length: int = 40, **settings: Any) 
     return root
 
 
-CODES = {"codebook_size": 8, "code_seq_len": 2, "num_frames": 2, "offset_seconds": 0.2, "laq_sha256": "a" * 64}
 FIELDS: dict[str, dict[str, Any]] = {
-    "act": {
-        "dim_model": 32,
-        "n_heads": 2,
-        "dim_feedforward": 32,
-        "n_encoder_layers": 1,
-        "n_vae_encoder_layers": 1,
-        "chunk_size": 10,
-        "n_action_steps": 10,
-        "pretrained_backbone_weights": None,
-    },
+    "act": {**ACT, "pretrained_backbone_weights": None},
     LATENT: {"chunk_size": 100, "n_action_steps": 10, "num_steps": 3, **CODES},
     "hlrp_vla_direct": {"chunk_size": 20, "n_action_steps": 10, **CODES},
 }

@@ -41,8 +41,7 @@ def test_the_average_is_pytorchs_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("size", [(48, 48), (30, 70)], ids=str)
 def test_frames_resized_on_a_gpu_differ_by_one_level_at_most(size: tuple[int, int]) -> None:
-    from hlrp.data.decode import resize_frames
-    from lerobot_policy_felix_bundle.policies.common.labels import resized_in_floats
+    from hlrp.data.decode import resize_frames, resized_in_floats
 
     frames = torch.randint(0, 256, (2, 3, 96, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     difference = resized_in_floats(frames, size).int() - torch.from_numpy(resize_frames(frames.numpy(), size)).int()

@@ -327,7 +327,7 @@ def _begin(
         lifecycle.create(path, run, policy=job_name(run), dataset=record, steps=steps, command=sys.argv)
         return
     clear_leftovers(directory.path / "checkpoints")
-    lifecycle.reopen(directory, checkpoint, steps=steps)
+    lifecycle.reopen(directory, checkpoint, push_to_hub=run.push_to_hub, steps=steps)
 
 
 def _announce(announce: Callable[[str], None], run: LightningRun, trainer: "Trainer") -> None:

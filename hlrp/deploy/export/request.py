@@ -7,7 +7,7 @@ from pathlib import Path
 from hlrp.errors import UserError, suggest
 from hlrp.outputs import check_new_output
 from hlrp.runs import resolve_pretrained
-from hlrp.runtime.manifest import FORMATS, is_export
+from hlrp.runtime.manifest import FORMATS, Manifest
 
 QUANTIZED = ("int8", "bf16")
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -57,7 +57,7 @@ def check_request(request: ExportRequest) -> Path:
         )
     check_new_output(request.output)
     pretrained = resolve_pretrained(request.policy_path.absolute())
-    if is_export(pretrained):
+    if Manifest.find(pretrained) is not None:
         raise UserError(
             "this is an export already", where=str(request.policy_path), fix="give the checkpoint it was made from"
         )

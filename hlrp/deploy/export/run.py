@@ -24,12 +24,11 @@ from hlrp.deploy.export.programs import Program, Tensors, make_program
 from hlrp.deploy.export.quantize import quantize_onnx
 from hlrp.deploy.export.request import ExportRequest, check_request
 from hlrp.deploy.export.writing import to_openvino, write_program
-from hlrp.deploy.served import data_of, numbers_said
+from hlrp.deploy.served import data_of, numbers_said, origin_said
 from hlrp.errors import UserError
 from hlrp.evaluation.plan import dataset_roots, described_environment, find_run, recorded_seeds
-from hlrp.evaluation.policy import LoadedPolicy, effective_rename_map, load_policy, policy_config, weights_sha256
+from hlrp.evaluation.policy import LoadedPolicy, effective_rename_map, load_policy, policy_config
 from hlrp.files import new_folder, sha256_of, write_json
-from hlrp.runs import checkpoint_step
 from hlrp.runtime import RuntimePolicy, load
 from hlrp.runtime.manifest import MANIFEST, Input, Instructions, Manifest
 from hlrp.runtime.policy import TOKENS, TOKENS_MASK
@@ -214,8 +213,8 @@ class _Export:
         self, kind: str, graphs: dict[str, str], opset: int | None, instructions: Instructions | None
     ) -> Manifest:
         chunk = self._eager.chunk(self._seen.observations[0])
-        record = self._run.manifest.dataset if self._run else None
         data = data_of(self._pretrained, self._run, None)
+        fps, source = origin_said(self._pretrained, self._run, data)
         seeds = recorded_seeds(self._pretrained, self._run)
         packages = ("lerobot", "torch", *(("onnx", "onnxruntime") if kind == "onnx" else ()))
         packages = (*packages, *(("openvino",) if kind == "openvino" else ()))
@@ -234,12 +233,8 @@ class _Export:
             numbers=numbers_said(self._loaded, data, {policy: name for name, policy in self._rename.items()}),
             noise=self._program.noise,
             instructions=instructions,
-            fps=(record.fps if record else None) or (data.fps if data else None),
-            source={
-                "step": checkpoint_step(self._pretrained.parent),
-                "weights_sha256": weights_sha256(self._pretrained),
-                "dataset_fingerprint": record.fingerprint if record else None,
-            },
+            fps=fps,
+            source=source,
             environment=described_environment(self._pretrained, self._run),
             recorded_seeds={task: sorted(known) for task, known in seeds.items()},
             opset=opset,

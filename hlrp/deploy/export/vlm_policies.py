@@ -9,13 +9,13 @@ import torch
 from lerobot.processor import NewLineTaskProcessorStep, TokenizerProcessorStep
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor
-from transformers import DynamicCache
 
 from hlrp.deploy.export.programs import FlowProgram, Program, Tensors
 from hlrp.errors import UserError
 from hlrp.evaluation.policy import LoadedPolicy
 from hlrp.foundation.backends.smol_inputs import WholeFrames
 from hlrp.foundation.backends.smol_latent_head_backend import SmolLatentHeadBackend
+from hlrp.policies.key_values import cache_of, cache_tensors
 from hlrp.runtime.manifest import Noise
 from hlrp.runtime.policy import TOKENS, TOKENS_MASK
 
@@ -47,18 +47,12 @@ class SmolVLAProgram(FlowProgram):
             self.policy.predict_action_chunk(batch)
         finally:
             del self._model.denoise_step, vision.forward
-        found = {"mask": seen["prefix_pad_masks"]}
-        for number, layer in enumerate(seen["past_key_values"].layers):
-            found |= {f"key_{number}": layer.keys, f"value_{number}": layer.values}
-        return found
+        return {"mask": seen["prefix_pad_masks"], **cache_tensors(seen["past_key_values"])}
 
     def velocity(self, sample: Tensor, time: Tensor, encoded: Mapping[str, Tensor]) -> Tensor:
         """LeRobot's denoising step."""
-        cache = DynamicCache()
-        for number in range(sum(name.startswith("key_") for name in encoded)):
-            cache.update(encoded[f"key_{number}"], encoded[f"value_{number}"], number)
         flow: Tensor = self._model.denoise_step(
-            prefix_pad_masks=encoded["mask"], past_key_values=cache, x_t=sample, timestep=time
+            prefix_pad_masks=encoded["mask"], past_key_values=cache_of(encoded), x_t=sample, timestep=time
         )
         return flow
 

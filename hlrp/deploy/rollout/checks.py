@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from hlrp.camera_names import NAMED
 from hlrp.errors import UserError
 
-_PICTURES = "observation.images."
 STATE = "observation.state"
 _SAME_RATE = 0.01
 
@@ -66,7 +66,7 @@ class RobotSide:
         return cls(
             [name for name, kind in given.items() if not isinstance(kind, tuple)],
             list(robot.action_features),
-            {f"{_PICTURES}{name}": shape for name, shape in given.items() if isinstance(shape, tuple)},
+            {f"{NAMED}{name}": shape for name, shape in given.items() if isinstance(shape, tuple)},
             {name: float(rate) for name, rate in rates.items() if rate},
         )
 
@@ -142,7 +142,7 @@ def camera_mismatches(robot: RobotSide, metadata: dict[str, Any], *, remote: boo
     extra = [name for name in robot.cameras if name not in wanted]
     found, notes = [], []
     if missing:
-        fix = f"give the robot's {missing[0].removeprefix(_PICTURES)} with --robot.cameras"
+        fix = f"give the robot's {missing[0].removeprefix(NAMED)} with --robot.cameras"
         if extra:
             flag = f"--rename-map {extra[0]}={missing[0]}"
             fix += f", or, if it is another name of the same: {'`hlrp serve` with ' if remote else ''}{flag}"
@@ -199,7 +199,7 @@ def rate_mismatches(robot: RobotSide, metadata: dict[str, Any], asked: float | N
 def picture_mismatches(robot: RobotSide, observation: dict[str, Any]) -> Iterable[Mismatch]:
     """Pictures of a connected robot that are not what it says of itself."""
     for name, shape in robot.cameras.items():
-        picture = observation.get(name.removeprefix(_PICTURES))
+        picture = observation.get(name.removeprefix(NAMED))
         if not isinstance(picture, np.ndarray) or picture.shape != shape or picture.dtype != np.uint8:
             kind = f"{picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else "no picture"
             what, fix = f"{name} is not what the robot says of itself", "correct the camera in --robot.cameras"

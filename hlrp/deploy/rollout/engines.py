@@ -29,6 +29,7 @@ from lerobot.rollout.robot_wrapper import ThreadSafeRobot
 from lerobot.rollout.strategies.base import BaseStrategy
 from lerobot.utils.feature_utils import build_dataset_frame, hw_to_dataset_features
 
+from hlrp.camera_names import NAMED
 from hlrp.errors import UserError, WorkError
 
 if TYPE_CHECKING:
@@ -164,9 +165,7 @@ def features_of(side: "RobotSide", metadata: dict[str, Any]) -> dict[str, Any]:
     """LeRobot's features of what a policy reads of a robot and of what it commands, in the robot's order."""
     read = dict.fromkeys(side.states_for(metadata), float)
     pictures = {
-        name.removeprefix("observation.images."): shape
-        for name, shape in side.cameras.items()
-        if name in metadata["observation"]
+        name.removeprefix(NAMED): shape for name, shape in side.cameras.items() if name in metadata["observation"]
     }
     action = dict.fromkeys(side.action, float)
     return {

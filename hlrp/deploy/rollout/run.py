@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from lerobot.robots import make_robot_from_config
@@ -33,9 +33,6 @@ from hlrp.evaluation.plan import find_run
 from hlrp.evaluation.request import EvalResult
 from hlrp.processes import FolderLock
 from hlrp.runs import claim_folder, new_run_path, resolve_pretrained
-
-if TYPE_CHECKING:
-    pass
 
 _MOST_POSES = 20_000
 _EPISODES_OF_POSES = 50

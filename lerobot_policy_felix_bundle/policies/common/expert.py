@@ -19,6 +19,7 @@ from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import VLAFlowMatching
 from torch import Tensor, nn
 
+from hlrp.policies.key_values import cache_of, cache_tensors
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPExpertConfig
 
 if TYPE_CHECKING:
@@ -69,19 +70,13 @@ class Prefix:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it that the expert reads, by name; `of_tensors` makes the same prefix of them."""
-        found = {"mask": self.mask} | ({} if self.own is None else {"own": self.own})
-        for number, layer in enumerate(self.cache.layers):
-            found |= {f"key_{number}": layer.keys, f"value_{number}": layer.values}
-        return found
+        own = {} if self.own is None else {"own": self.own}
+        return {"mask": self.mask, **own, **cache_tensors(self.cache)}
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """A prefix that an expert can read; the hidden states are empty."""
-        from transformers import DynamicCache
-
-        cache, mask = DynamicCache(), tensors["mask"]
-        for number in range(sum(name.startswith("key_") for name in tensors)):
-            cache.update(tensors[f"key_{number}"], tensors[f"value_{number}"], number)
+        mask, cache = tensors["mask"], cache_of(tensors)
         return cls(mask.new_zeros(len(mask), 0, 0, dtype=torch.float32), mask, cache, tensors.get("own"))
 
     def layout(self, blocks: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -277,22 +277,7 @@ def _resized(frames: "Tensor", size: tuple[int, int]) -> "Tensor":
     """
     import torch
 
-    from hlrp.data.decode import resize_frames
+    from hlrp.data.decode import resize_tensor
 
     pixels = frames if frames.dtype == torch.uint8 else (frames * 255).round().to(torch.uint8)
-    if tuple(pixels.shape[-2:]) == tuple(size):
-        return pixels
-    flat = pixels.flatten(0, 1)
-    on_cpu = flat.device.type == "cpu"
-    resized = torch.from_numpy(resize_frames(flat.numpy(), size)) if on_cpu else resized_in_floats(flat, size)
-    return resized.unflatten(0, pixels.shape[:2])
-
-
-def resized_in_floats(frames: "Tensor", size: tuple[int, int]) -> "Tensor":
-    """What `resize_frames` makes of uint8 ``[n, C, H, W]``, within one level, for devices that cannot resize bytes."""
-    import torch
-
-    smooth = torch.nn.functional.interpolate(
-        frames.float(), size=size, mode="bilinear", antialias=True, align_corners=False
-    )
-    return smooth.round().clamp(0, 255).to(torch.uint8)
+    return resize_tensor(pixels.flatten(0, 1), (size[0], size[1])).unflatten(0, pixels.shape[:2])
