@@ -21,6 +21,8 @@ from lerobot_robot_simarm import SimArm, SimArmConfig
 from safetensors.torch import load_file, save_file
 from serving import running
 
+from hlrp.deploy.export.request import ExportRequest
+from hlrp.deploy.export.run import export_policy
 from hlrp.deploy.observations import Request
 from hlrp.deploy.rollout.operator import Operator, Outcome, Stop
 from hlrp.deploy.rollout.request import RolloutRequest, Source
@@ -224,6 +226,23 @@ def test_a_policy_behind_a_server_acts_the_same(act: Path, trials: Trials) -> No
     assert np.allclose(actions(trials.journal)[:10], first_chunk(act), atol=2e-6)
     assert result.provenance["policy"]["path"] == server.address
     assert result.provenance["policy"]["weights_sha256"]
+
+
+def test_an_export_acts_on_the_arm_as_its_policy(act: Path, trials: Trials) -> None:
+    """Its joints, rate and ranges are in its manifest: the data are not asked for."""
+    folder = trials.journal.parent / "export"
+    export_policy(ExportRequest(act, "onnx", folder, repeats=1), lambda _: None)
+    result = trials.run(folder, [Outcome.SUCCESS], steps=25, episodes=1)
+    sent = actions(trials.journal)
+    assert np.allclose(sent[:10], first_chunk(act), atol=1e-4) and np.ptp(sent, axis=0).min() > 0.01
+    assert result.provenance["policy"]["weights_sha256"]
+
+
+def test_the_instruction_of_a_server_is_that_of_the_trials(latent: Path, trials: Trials) -> None:
+    """So it is that of an export which knows a single one."""
+    with running(load_served(latent, device="cpu", task="press")) as server:
+        result = trials.run(server.address, [Outcome.SUCCESS], episodes=1)
+    assert result.episodes[0].task == "press"
 
 
 def test_cameras_are_renamed_as_asked(act: Path, trials: Trials) -> None:

@@ -79,9 +79,9 @@ def test_a_dry_run_fetches_neither_data_nor_weights(root: Path, tmp_path: Path) 
     assert find_start(_run(root, folder, *may), dry_run=True).path == folder
     for here, named in ((None, "data.repo_id=me/far-away"), (root, "model.init_from=me/far-away")):
         run = _run(here, folder, *may, named)
-        with pytest.raises(UserError, match="a dry run fetches nothing|nothing of that name on the Hub was fetched"):
+        with pytest.raises(UserError, match=r"a dry run fetches nothing|nothing of that name on the Hub was fetched"):
             find_start(run, dry_run=True)
-        with pytest.raises(UserError, match="me/far-away.* cannot be fetched"):
+        with pytest.raises(UserError, match=r"me/far-away.* cannot be fetched"):
             find_start(run)
 
 
