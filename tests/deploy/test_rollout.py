@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from arm import FPS, LATENT, TASK, record, save_policy
+from exporting import small_export, weights
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.rollout import RTCInferenceConfig, SyncInferenceConfig
 from lerobot_robot_simarm import SimArm, SimArmConfig
@@ -228,8 +229,20 @@ def test_a_policy_behind_a_server_acts_the_same(act: Path, trials: Trials) -> No
     assert result.provenance["policy"]["weights_sha256"]
 
 
+def test_an_export_acts_on_the_arm_by_its_only_instruction(latent: Path, trials: Trials) -> None:
+    """Joints, rate, ranges and instruction are those of its manifest: the data are not asked for."""
+    folder = small_export(latent, trials.journal.parent / "export", tasks=["press"])
+    result = trials.run(folder, [Outcome.SUCCESS], steps=12, episodes=1)
+    chunk = np.array([[0.5, -0.8, 1.0]], np.float32) @ weights(3, 30)
+    assert np.allclose(actions(trials.journal)[:10], chunk.reshape(10, 3), atol=1e-5)
+    assert result.episodes[0].task == "press" and result.provenance["policy"]["weights_sha256"]
+    other = small_export(latent, trials.journal.parent / "other", tasks=["press", "pull"])
+    with pytest.raises(UserError, match="the policy reads an instruction, and there are 2: 'press', 'pull'"):
+        trials.run(other, [], episodes=1, output=trials.journal.parent / "second")
+
+
+@pytest.mark.slow
 def test_an_export_acts_on_the_arm_as_its_policy(act: Path, trials: Trials) -> None:
-    """Its joints, rate and ranges are in its manifest: the data are not asked for."""
     folder = trials.journal.parent / "export"
     export_policy(ExportRequest(act, "onnx", folder, repeats=1), lambda _: None)
     result = trials.run(folder, [Outcome.SUCCESS], steps=25, episodes=1)

@@ -28,7 +28,7 @@ from trainers.pushing import keep_offline
 sys.path.extend(str(Path(__file__).parents[1] / name) for name in ("bundle", "latents", "deploy"))
 from action_toys import planted
 from bundle_toys import make_config
-from exporting import export
+from exporting import small_export
 from openpi import OpenpiClient
 from serving import acted, in_process, observations
 
@@ -118,7 +118,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     laq = make_quantizer(root / "laq")
     (laq / "old.ckpt").write_bytes(b"pickled")
     sources = {"act": root / "runs/act", "latent": root / "runs/latent", "laq": laq}
-    export(act, root / "export")
+    small_export(act, root / "export")
     sources |= {"export": root / "export", "foundation": root / "foundation", "decoder": decoder, "table": table.folder}
     folders = sources | {"act": act, "latent": latent}
     expected = answers({k: str(v) for k, v in folders.items()}, str(info.root), allow_download=False)
