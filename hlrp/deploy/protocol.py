@@ -47,7 +47,7 @@ def pack(value: Any) -> memoryview:
     return message
 
 
-def unpack(message: bytes) -> Any:
+def unpack(message: bytes | memoryview) -> Any:
     """What a message says; its arrays are read-only views of it.
 
     Raises:
