@@ -12,7 +12,7 @@ from torch import nn
 from hlrp.errors import UserError
 
 _VERSIONS = 64
-"""Of one block's code. Each shape, mode and precision is one, over all layers; PyTorch's limit is 8, then it runs plain."""
+"""Of one block's code, over all layers: each shape, mode and precision is one. PyTorch stops at 8 and runs it plain."""
 
 _COMPILERS = {"win32": ("cl",), "darwin": ("clang++",)}
 
