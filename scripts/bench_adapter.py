@@ -32,7 +32,12 @@ def compare_steps(policy: str, args: argparse.Namespace) -> dict[str, Any]:
     times = take_turns(kinds, args.repeats)
     medians = {name: 1e3 * statistics.median(chain(*found)) for name, found in times.items()}
     ratio = medians["lightning"] / medians["native"]
-    return {"policy": policy, "device": args.device, **{f"{name}_ms": value for name, value in medians.items()}, "ratio": ratio}
+    return {
+        "policy": policy,
+        "device": args.device,
+        **{f"{name}_ms": value for name, value in medians.items()},
+        "ratio": ratio,
+    }
 
 
 def _adapter_and_batches(policy: str, args: argparse.Namespace, count: int) -> tuple[Any, Any, list[Any]]:
