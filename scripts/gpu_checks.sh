@@ -60,15 +60,16 @@ PY
   tail -n 1 "$out/results.jsonl"
 }
 
-"$python" - "$device" > "$out/machine.json" <<'PY' || exit 1
-import importlib.metadata as metadata, json, platform, sys
+"$python" - "$device" > "$out/results.jsonl" <<'PY' || exit 1
+import importlib.metadata as metadata, json, os, platform, sys
 import torch
 cuda = sys.argv[1].startswith("cuda")
 if cuda and not torch.cuda.is_available():
     sys.exit("error: torch sees no GPU")
 versions = {name: metadata.version(name) for name in ("torch", "lightning", "lerobot", "transformers")}
-card = {"card": torch.cuda.get_device_name(sys.argv[1]), "cuda": torch.version.cuda, "cores": len(__import__("os").sched_getaffinity(0))}
-print(json.dumps({"device": sys.argv[1], "python": platform.python_version(), **versions, **(card if cuda else {})}))
+card = {"card": torch.cuda.get_device_name(sys.argv[1]), "cuda": torch.version.cuda} if cuda else {}
+about = {"device": sys.argv[1], "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+print(json.dumps({"of": "machine", **about, **card, **versions}))
 PY
 
 work="$(mktemp -d)"

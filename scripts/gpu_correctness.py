@@ -2,9 +2,9 @@
 
     python scripts/gpu_correctness.py DATASET_ROOT [--device cuda] [--seconds 240] [--quick]
 
-Small models of random weights on the dataset's frames, float32 without TF32 where numbers are compared. ``value`` is what
-was measured and ``limit`` what it may be at most; differences are relative to the largest entry. What no time is left for
-is a line too. On a CPU every check runs as well, against itself.
+Small models of random weights on the dataset's frames, float32 without TF32 where numbers are compared. ``value`` is
+what was measured and ``limit`` what it may be at most; differences are relative to the largest entry. What no time is
+left for is a line too. On a CPU every check runs as well, against itself.
 """
 
 import argparse
