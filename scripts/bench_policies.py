@@ -1,16 +1,17 @@
 """The three policies beside LeRobot's smolvla on the same backbone and batches: speed, latency, memory.
 
     python scripts/bench_policies.py DATASET_ROOT --table TABLE [--backbone NAME] [--device cuda] [--batch-size 32]
-        [--chunk-size 50] [--steps 4] [--rounds 9] [--chunks 100] [--output FILE]
+        [--chunk-size 50] [--steps 4] [--rounds 9] [--chunks 100] [--compile] [--no-memory] [--output FILE]
 
 A training step is LeRobot's own `update_policy` behind the policy's preprocessor: smolvla reads the instruction there,
 the others in the model. A chunk and a queued action are what a control loop waits for: preprocessor, `select_action`,
 postprocessor, one observation. Blocks of all kinds take turns, each round in another order, so that a machine that
 slows down slows all of them down; ratios are taken within a round, and their median counts.
 
-`no prefix cache`: the expert policies when the VLM reads the observation anew for each denoising step. `no labels`:
-`hlrp_action_expert_latent` on batches without `index`, which the preprocessor leaves unlabelled. Memory is that of a
-process of its own that makes the policy and takes three steps: growth of its resident set, or what CUDA allocated.
+`no prefix cache`: the expert policies when the VLM reads the observation anew for each denoising step. `compiled`: they
+with `compile_model`. `no labels`: `hlrp_action_expert_latent` on batches without `index`, which the preprocessor leaves
+unlabelled. Memory is that of a process of its own that makes the policy and takes three steps: growth of its resident
+set, or what CUDA allocated. Acting is measured first: what is being trained acts in other ways.
 """
 
 import argparse
@@ -39,8 +40,9 @@ from benchmark import (
 )
 
 OURS = ("hlrp_action_expert_direct", "hlrp_action_expert_latent", "hlrp_vla_direct")
+EXPERTS = OURS[:2]
 LATENT, THEIRS = "hlrp_action_expert_latent", "smolvla"
-NO_LABELS, NO_CACHE = "no labels", "no prefix cache"
+NO_LABELS, NO_CACHE, COMPILED = "no labels", "no prefix cache", "compiled"
 ACTIONS = 8
 """Actions that are executed of a chunk."""
 Batch = dict[str, Any]
@@ -57,6 +59,8 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--steps", type=int, default=4, help="training steps of a block")
     options.add_argument("--rounds", type=int, default=9, help="blocks of each kind")
     options.add_argument("--chunks", type=int, default=100, help="chunks of each kind")
+    options.add_argument("--compile", action="store_true", help="the expert policies compiled, too: takes minutes")
+    options.add_argument("--no-memory", action="store_true", help="do not measure memory")
     return options.parse_args()
 
 
@@ -129,9 +133,11 @@ def _config(name: str, args: argparse.Namespace) -> Any:
     from hlrp.foundation.backbones import resolve_backbone
 
     shared = {"chunk_size": args.chunk_size, "n_action_steps": ACTIONS, "push_to_hub": False}
+    name, _, compiled = name.partition(", ")
     if name != THEIRS:
-        labels = {} if name == "hlrp_action_expert_direct" else {"latent_table": str(args.table)}
-        return make_policy_config(name, device=args.device, backbone=args.backbone, **shared, **labels)
+        own = {} if name == "hlrp_action_expert_direct" else {"latent_table": str(args.table)}
+        own |= {"compile_model": True} if compiled else {}
+        return make_policy_config(name, device=args.device, backbone=args.backbone, **shared, **own)
     folder = resolve_backbone(args.backbone, "smol_latent_head", allow_download=False)
     side = json.loads((folder / "config.json").read_text(encoding="utf8"))["vision_config"]["image_size"]
     pretrained = args.backbone != "tiny"
@@ -192,7 +198,7 @@ def measure_acting(args: argparse.Namespace, subjects: dict[str, Subject], data:
             return [subject.act(data.observation) for _ in range(1 if recompute else ACTIONS)]
 
     kinds = {name: partial(chunk, subject, False) for name, subject in subjects.items()}
-    kinds |= {f"{name}, {NO_CACHE}": partial(chunk, subjects[name], True) for name in OURS if "expert" in name}
+    kinds |= {f"{name}, {NO_CACHE}": partial(chunk, subjects[name], True) for name in EXPERTS}
     take_turns(kinds, 3)
     return take_turns(kinds, args.chunks)
 
@@ -210,19 +216,22 @@ def _percentiles_ms(values: list[float]) -> list[float]:
 
 
 def report(args: argparse.Namespace, memory: dict[str, float], subjects: dict[str, Subject], data: Data) -> Batch:
-    steps, acts = measure_training(args, subjects, data), measure_acting(args, subjects, data)
+    acts, steps = measure_acting(args, subjects, data), measure_training(args, subjects, data)
     chunks = {name: [times[0] for times in rows] for name, rows in acts.items()}
     labels = label_seconds(subjects[LATENT], data)
     rows: dict[str, dict[str, Any]] = {}
     for name, actions in acts.items():
-        row = rows[name] = {}
+        row, (base, _, way) = rows.setdefault(name, {}), name.partition(", ")
         if name in subjects:
             row["samples/s"] = round(args.batch_size / statistics.median(steps[name]), 1)
             row["step / smolvla"] = over(steps, name, THEIRS)
             row["queued ms p50, p99"] = _percentiles_ms([t for times in actions for t in times[1:]])
+        if name in memory:
             row["MiB"] = round(memory[name])
-        else:
-            row["chunk / cached"] = over(chunks, name, name.removesuffix(f", {NO_CACHE}"))
+        if way:
+            row["chunk / cached"] = over(chunks, name, base)
+        if way == COMPILED:
+            row["step / eager"] = over(steps, name, base)
         row["chunk ms p50, p99"] = _percentiles_ms(chunks[name])
         row["chunk / smolvla"] = over(chunks, name, THEIRS)
     return {
@@ -246,10 +255,12 @@ def main() -> None:
 
     register_third_party_plugins()
     # Children of a process that has the imports and has computed nothing: none of another policy's memory.
-    memory = {name: in_own_process("fork", memory_of, name, args) for name in (*OURS, THEIRS)}
+    names = [*OURS, THEIRS]
+    memory = {} if args.no_memory else {name: in_own_process("fork", memory_of, name, args) for name in names}
     keep_memory()
     data = Data(args)
-    subjects = {name: Subject(name, args, data) for name in (*OURS, THEIRS)}
+    names += [f"{name}, {COMPILED}" for name in EXPERTS if args.compile]
+    subjects = {name: Subject(name, args, data) for name in names}
     result = report(args, memory, subjects, data)
     finish(result, args)
     print(markdown(result["policies"]))

@@ -21,6 +21,8 @@ from trainers.pushing import keep_offline
 DTYPES = {"32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # Policies that are made in a moment: a dry run makes them too, which is the one way to know that they can be.
 _SMALL = ("act", "diffusion", "vqbet", "tdmpc")
+# LeRobot runs their layers in pieces, which the compiling of layers does not reach, and compiles them itself.
+_COMPILE_THEMSELVES = ("smolvla", "pi0", "pi05", "pi0_fast")
 
 Run = LeRobotRun | LightningRun
 
@@ -67,6 +69,12 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
     """
     lerobot_version()
     model, catalog = policy_of(run), _catalog(run)
+    if isinstance(run, LightningRun) and run.trainer.compile and model.policy_type in _COMPILE_THEMSELVES:
+        raise UserError(
+            f"trainer.compile has no effect on the layers of policy {model.policy_type!r}, which compiles itself",
+            where="trainer.compile",
+            fix="leave it out, and set model.compile_model=true",
+        )
     if run.env is not None:
         check_environment(run.env)
     known = None if catalog is None else catalog.policy(model.policy_type).fields

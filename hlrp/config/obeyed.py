@@ -160,6 +160,7 @@ _FIX: dict[str, str] = {
     "trainer.optimizer": "leave it out: only policies take it from the trainer",
     "trainer.scheduler": "leave it out: only policies take it from the trainer",
     "trainer.ema_decay": "leave it out: only policies take it from the trainer",
+    "trainer.compile": "leave it out: with LeRobot's trainer a policy that has model.compile_model compiles itself",
     "data.cache": "leave it out, or use --trainer lightning, which keeps decoded frames",
     "data.cache_limit_gb": "leave it out, or use --trainer lightning, which keeps decoded frames",
     "data.num_frames": "leave it out: a policy's labels have the window of the table or quantizer that they come from",

@@ -220,7 +220,7 @@ class LightningTrainerSection(TrainerSection):
     ] = Field(default_factory=lambda: ["csv"])  # type: ignore[arg-type]
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
     compile: bool = False
-    """Whether to run the model through torch.compile."""
+    """Whether torch.compile compiles the model's blocks while it is trained; what is saved does not change."""
     keep_last: int | None = Field(default=None, ge=1)
     """Checkpoints to keep, newest first; none: all."""
     limit_train_batches: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] | None = None

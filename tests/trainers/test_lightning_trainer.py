@@ -196,8 +196,35 @@ def test_numbers_drawn_in_the_workers_of_a_plain_loader_are_drawn_again(tmp_path
     assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
 
 
+def _compile_cheaply(module: torch.nn.Module, **options: Any) -> None:
+    module._compiled_call_impl = torch.compile(module._call_impl, backend="eager", fullgraph=True, **options)
+
+
+def test_compiled_training_leaves_what_plain_training_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed too, the one as the other."""
+    monkeypatch.setattr(torch.nn.Module, "compile", _compile_cheaply)
+    settings = EXACT | {"steps": 10, "save_freq": 5, "eval_steps": 4}
+    fit(tmp_path / "plain", **settings)
+    for compiled in (True, False):
+        out = tmp_path / str(compiled)
+        with pytest.raises(Interrupted):
+            fit(out, toy.Net(at=5), compile=compiled, **settings)
+        text = (out / "config.yaml").read_text()
+        given, other = (f"compile: {str(flag).lower()}" for flag in (compiled, not compiled))
+        assert given in text
+        (out / "config.yaml").write_text(text.replace(given, other))
+        net = resume(out)
+        assert (net.net._compiled_call_impl is None) is compiled
+        assert_same(tmp_path / "plain", out, 10)
+
+
 @pytest.mark.slow
-def test_a_compiled_module_trains_and_resumes(tmp_path: Path) -> None:
-    assert len(fit(tmp_path / "run", steps=3, log_freq=1, device="cpu", compile=True).ids) == 12
-    resume(tmp_path / "run", steps=5)
-    assert list(RunDirectory.open(tmp_path / "run").metrics())[-1]["step"] == 5
+def test_the_compiler_trains_as_plain_kernels_do(tmp_path: Path) -> None:
+    nets = [toy.Net(noise=False) for _ in range(2)]
+    for net, compiled in zip(nets, (False, True), strict=True):
+        data = toy.Data(noise=False)
+        fit(tmp_path / str(compiled), net, data, steps=10, log_freq=1, device="cpu", compile=compiled)
+    plain, found = (net.state_dict() for net in nets)
+    assert found.keys() == plain.keys()
+    for name, weight in plain.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-6)

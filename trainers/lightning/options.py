@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from hlrp.compiled import require_compiler
 from hlrp.config import ClassPath, FromConfig, LightningTrainerSection, resolve_class_path
 from hlrp.config.trainer_sections import OWNED_TRAINER_ARGS
 from hlrp.devices import choose_device
@@ -36,6 +37,8 @@ def make_trainer(section: LightningTrainerSection, path: Path, *, start: int, sh
     Raises:
         UserError: Lightning refuses the settings, or something asked for is not here.
     """
+    if section.compile:
+        require_compiler()
     arguments = trainer_arguments(
         section, path, start=start, log_freq=log_freq_of(section), shard_samples=shard_samples
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from hlrp.compiled import compile_blocks
 from hlrp.config import LightningTrainerSection
 from hlrp.errors import HlrpError, Interrupted, UserError
 from hlrp.finite import NonFiniteError
@@ -33,6 +34,9 @@ class _Watch(Callback):
 
     def __init__(self, session: "LightningSession") -> None:
         self._session = session
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._session.compile(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._session.begin(trainer)
@@ -81,14 +85,13 @@ class LightningSession:
         callbacks.append(_Watch(self))
         trainer.loggers = [*trainer.loggers, RunLogger(self.recorder)]
 
-    def run(self, module: LightningModule, datamodule: Any, log: RunLog, *, compiled: bool = False) -> RunResult:
+    def run(self, module: LightningModule, datamodule: Any, log: RunLog) -> RunResult:
         """Fit, and close the run directory whatever happens.
 
         Args:
             module: What is trained.
             datamodule: Its data.
             log: Which is about to get its file.
-            compiled: Whether to run the module through torch.compile.
 
         Raises:
             UserError: Refused before the first step; a fresh run's folder is removed again.
@@ -96,7 +99,6 @@ class LightningSession:
             Interrupted: Stopped by a signal; the checkpoint is saved.
         """
         self._module = module
-        model: Any = torch.compile(module) if compiled else module
         resume = self._resume_from
         failure: BaseException | None = None
         if self._lifecycle.directory is not None:
@@ -104,7 +106,7 @@ class LightningSession:
         log.silence()
         with self._requests:
             try:
-                self._trainer.fit(model, ckpt_path=resume / "training_state" if resume else None, **_data(datamodule))
+                self._trainer.fit(module, ckpt_path=resume / "training_state" if resume else None, **_data(datamodule))
             except (Exception, KeyboardInterrupt, SystemExit) as error:
                 failure = error
                 if not isinstance(error, HlrpError | StoppedBySignal):
@@ -112,6 +114,15 @@ class LightningSession:
             finally:
                 self.recorder.end()
         return self._finish(failure)
+
+    def compile(self, module: LightningModule) -> None:
+        """Compile what is trained, if asked to: a policy's model is made by now."""
+        if self._section.compile and not compile_blocks(module):
+            raise UserError(
+                f"{type(module).__name__} has no modules that could be compiled",
+                where="trainer.compile",
+                fix="leave it out",
+            )
 
     def begin(self, trainer: Trainer) -> None:
         """Training is about to start: its length is known, and from now on there is something to save."""

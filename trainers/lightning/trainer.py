@@ -257,7 +257,7 @@ def _execute(
             rollouts = Rollouts(run.trainer, path / "eval")
         resumed = checkpoint.path if checkpoint else None
         session = LightningSession(trainer, lifecycle, run.trainer, resume_from=resumed, rollouts=rollouts)
-        return session.run(module, data, log, compiled=run.trainer.compile)
+        return session.run(module, data, log)
 
 
 def _prepare(

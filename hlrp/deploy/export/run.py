@@ -59,6 +59,8 @@ def _load(pretrained: Path) -> LoadedPolicy:
 
     register_third_party_plugins()
     config = policy_config(pretrained, "cpu")
+    if getattr(config, "compile_model", False):
+        config.compile_model = False  # what is traced is not compiled as well
     return load_policy(config, None, effective_rename_map(pretrained, {}), rename_given=False)
 
 

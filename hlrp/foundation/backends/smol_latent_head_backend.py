@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hlrp.compiled import blocks_of
 from hlrp.foundation.backends.interfaces import (
     BackendMode,
     FoundationBatch,
@@ -124,6 +125,11 @@ class SmolLatentHeadBackend(TransformersBackend, PrefixBackend):
             "head": heads,
         }
         return parts[name]
+
+    def blocks_to_compile(self) -> list[nn.Module]:
+        """The layers of the VLM, and the heads."""
+        heads = [head for head in (self.head, self.flow) if isinstance(head, LatentHead | FlowHead)]
+        return [*blocks_of(self.vlm), *heads]
 
     def drop_head(self) -> None:
         """See `PrefixBackend.drop_head`."""

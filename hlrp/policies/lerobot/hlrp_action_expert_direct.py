@@ -68,6 +68,8 @@ class HLRPActionExpertDirect(CleanPolicy):
         min_period: Of the time embedding; the shortest.
         max_period: And the longest.
         rtc_config: LeRobot's `RTCConfig`, or its fields, for real-time chunking; None: off.
+        compile_model: Whether torch.compile compiles the VLM and the denoising step, for training and for acting.
+        compile_mode: `torch.compile`'s mode for the denoising step: `reduce-overhead` makes a CUDA graph of it.
     """
 
     lerobot_type = "hlrp_action_expert_direct"

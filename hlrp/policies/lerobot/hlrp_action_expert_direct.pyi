@@ -80,6 +80,8 @@ class HLRPActionExpertDirect(CleanPolicy):
         min_period: float = 0.004,
         max_period: float = 4.0,
         rtc_config: Any = None,
+        compile_model: bool = False,
+        compile_mode: str = "reduce-overhead",
         learning_rate: float | None = None,
         lr: float | None = None,
         weight_decay: float = 1e-10,

@@ -68,6 +68,8 @@ class HLRPActionExpertLatent(CleanPolicy):
         min_period: Of the time embedding; the shortest.
         max_period: And the longest.
         rtc_config: LeRobot's `RTCConfig`, or its fields, for real-time chunking; None: off.
+        compile_model: Whether torch.compile compiles the VLM and the denoising step, for training and for acting.
+        compile_mode: `torch.compile`'s mode for the denoising step: `reduce-overhead` makes a CUDA graph of it.
         conditioning: `bottleneck`: the actions see the codes and the state in every layer, and of the observation no
             more than `bottleneck_prefix`; `tokens`: the codes are extra tokens beside the whole observation, which
             the actions learn to do without; `suffix`: the expert predicts them from queries of its own beside the

@@ -80,6 +80,8 @@ class HLRPActionExpertLatent(CleanPolicy):
         min_period: float = 0.004,
         max_period: float = 4.0,
         rtc_config: Any = None,
+        compile_model: bool = False,
+        compile_mode: str = "reduce-overhead",
         conditioning: str = "bottleneck",
         bottleneck_prefix: str = "none",
         prefix_dropout: float = 0.5,

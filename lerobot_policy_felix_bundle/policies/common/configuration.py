@@ -17,6 +17,7 @@ from hlrp.latents.spec import CODE_FIELDS
 TINY = "tiny"
 VLM_MODES = ("auto", "frozen", "cotrained", "lora")
 VLM_DTYPES = ("auto", "float32", "bfloat16")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 LATENT_SOURCES = ("none", "precomputed", "online")
 
 
@@ -311,6 +312,9 @@ class HLRPExpertConfig(HLRPPolicyConfig):
         min_period: Of the time embedding; the shortest.
         max_period: And the longest.
         rtc_config: LeRobot's `RTCConfig`, or its fields, for real-time chunking; None: off.
+        compile_model: Whether torch.compile compiles the VLM and the denoising step, for training and for acting. The
+            first loss and the first chunk of each length of instruction then take long.
+        compile_mode: `torch.compile`'s mode for the denoising step: `reduce-overhead` makes a CUDA graph of it.
     """
 
     num_steps: int = 10
@@ -319,6 +323,15 @@ class HLRPExpertConfig(HLRPPolicyConfig):
     min_period: float = 4e-3
     max_period: float = 4.0
     rtc_config: Any = None
+    compile_model: bool = False
+    compile_mode: str = "reduce-overhead"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            self.compile_mode in COMPILE_MODES,
+            f"compile_mode is {self.compile_mode!r}; choose from {', '.join(COMPILE_MODES)}",
+        )
 
     @property
     def self_attention_interval(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from lerobot.policies.common.flow_matching import euler_integrate
@@ -18,12 +18,10 @@ from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import VLAFlowMatching
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from hlrp.policies.key_values import cache_of, cache_tensors
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPExpertConfig
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Prefix:
 
     hidden: Tensor
     mask: Tensor
-    cache: "DynamicCache"
+    cache: DynamicCache
     own: Tensor | None = None
     _layouts: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
@@ -61,8 +59,6 @@ class Prefix:
         return self._changed(lambda x: x[:, :, :0], self.mask[:, :0])
 
     def _changed(self, change: Callable[[Tensor], Tensor], mask: Tensor) -> "Prefix":
-        from transformers import DynamicCache
-
         cache = DynamicCache()
         for number, layer in enumerate(self.cache.layers):
             cache.update(change(layer.keys), change(layer.values), number)
@@ -169,6 +165,18 @@ class ActionExpert(VLAFlowMatching):
         flow: Tensor = self.action_out_proj(self.attend(prefix, tokens, blocks)[:, -noisy.shape[1] :])
         return prefix.in_space(flow)
 
+    def forward(self, encoded: Mapping[str, Tensor], noisy: Tensor, time: Tensor) -> Tensor:
+        """`velocity` of tensors by name, as `ExpertPolicy.encoded` gives them: what can be compiled and exported."""
+        return self.velocity(Prefix.of_tensors(encoded), noisy, time, encoded.get("condition"))
+
+    def _flow(self, prefix: Prefix, noisy: Tensor, time: Tensor, condition: Tensor | None) -> Tensor:
+        """`velocity`, compiled if this module is."""
+        if self._compiled_call_impl is None:
+            return self.velocity(prefix, noisy, time, condition)
+        encoded = prefix.tensors() | ({} if condition is None else {"condition": condition})
+        flow: Tensor = self(encoded, noisy, time)
+        return flow
+
     def flow_losses(
         self,
         prefix: Prefix,
@@ -195,7 +203,7 @@ class ActionExpert(VLAFlowMatching):
         time = self.sample_time(len(actions), actions.device) if time is None else time
         weight = time[:, None, None]
         noisy = weight * noise + (1 - weight) * actions
-        flow = self.velocity(prefix, noisy, time, condition)
+        flow = self._flow(prefix, noisy, time, condition)
         return nn.functional.mse_loss(flow, (noise - actions).float(), reduction="none")
 
     def sample(
@@ -213,9 +221,11 @@ class ActionExpert(VLAFlowMatching):
             shape = (len(prefix.mask), self.config.chunk_size, self.action_dim)
             noise = self.sample_noise(shape, prefix.mask.device)
         noise = prefix.in_space(noise)
+        # While it learns, layers may be copied for each chunk, and each copy would be compiled.
+        flow = self.velocity if self._learns else self._flow
         with self._in_precision_of_vlm():
             return euler_integrate(
-                lambda noisy, time: self.velocity(prefix, noisy, time, condition),
+                lambda noisy, time: flow(prefix, noisy, time, condition),
                 noise,
                 self.config.num_steps,
                 rtc_processor=self.rtc_processor,

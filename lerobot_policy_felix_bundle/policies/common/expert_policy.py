@@ -6,8 +6,9 @@ from typing import Any
 
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
-from torch import Tensor
+from torch import Tensor, nn
 
+from hlrp.compiled import blocks_of, compile_blocks
 from hlrp.foundation.backends.interfaces import PrefixBackend
 from lerobot_policy_felix_bundle.policies.common.configuration import HLRPExpertConfig
 from lerobot_policy_felix_bundle.policies.common.expert import ActionExpert, Prefix
@@ -35,6 +36,16 @@ class ExpertPolicy(HLRPPolicy):
         assert isinstance(backend, PrefixBackend)
         self.backend = backend
         self.expert = ActionExpert(self.config, backend.vlm, folder, self.rtc_processor)
+        if self.config.compile_model:
+            compile_blocks(self, where="policy.compile_model")
+            self.expert.compile(dynamic=False, mode=self.config.compile_mode)
+
+    def blocks_to_compile(self) -> list[nn.Module]:
+        """The layers of the picture encoder; the language model and the expert as a whole.
+
+        The layers of these two read and write a cache by their numbers: each would be compiled for itself.
+        """
+        return [*blocks_of(self.backend.vlm.vision_model), self.backend.vlm.text_model, self.expert]
 
     def supports_rtc(self) -> bool:
         """LeRobot's real-time chunking guides the denoising steps."""
@@ -78,7 +89,7 @@ class ExpertPolicy(HLRPPolicy):
 
     def velocity(self, encoded: Mapping[str, Tensor], noisy: Tensor, time: Tensor) -> Tensor:
         """The flow at ``noisy`` ``[B, H, A]`` and ``time`` ``[B]``, given what `encoded` gave."""
-        return self.expert.velocity(Prefix.of_tensors(encoded), noisy, time, encoded.get("condition"))
+        return self.expert.forward(encoded, noisy, time)
 
     def _get_default_peft_targets(self) -> dict[str, Any]:
         names = "action_in_proj|action_out_proj|action_time_mlp_in|action_time_mlp_out"
