@@ -18,6 +18,7 @@ from hlrp.data.episodes import check_camera, check_camera_names, read_episodes, 
 from hlrp.data.filtering import Selection, View, select_frames
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.sampler import ResumableSampler
+from hlrp.data.shuffling import SHUFFLING, Shuffling
 from hlrp.data.windows import FrameWindows, WindowSource
 from hlrp.errors import UserError
 
@@ -110,6 +111,7 @@ class FrameDataModule(LightningDataModule):
         self._transforms = image_transforms(run.data.image_transforms)
         if self._transforms is not None:
             check_transforms(self._transforms, self._blank_frames(size))
+        self.shuffling: Shuffling = SHUFFLING
         self._selections: list[Selection] | None = None
         self.train_windows: Mixture | None = None
         self.val_windows: Mixture | None = None
@@ -220,6 +222,7 @@ class FrameDataModule(LightningDataModule):
             seed=self.run.trainer.seed,
             rank=rank,
             world_size=world_size,
+            shuffling=self.shuffling,
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -265,7 +268,7 @@ class FrameDataModule(LightningDataModule):
         prints = [source.info.fingerprint() for source in self.train_sources]
         marks = [selection.mark for selection in self.selections()]
         order = self.train_sampler().signature() if self.train_windows else {}
-        return {"fingerprints": prints, "filter": marks, **order}
+        return {"fingerprints": prints, "filter": marks, "shuffling": self.shuffling, **order}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Check that the data are those of the run that is resumed.
@@ -273,6 +276,7 @@ class FrameDataModule(LightningDataModule):
         Raises:
             UserError: Naming both sides of what differs.
         """
+        self.shuffling = state_dict.get("shuffling", "drawn")
         check_resumed(state_dict, self.state_dict(), [source.info for source in self.train_sources])
 
 

@@ -16,9 +16,10 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -37,6 +38,7 @@ _log = logging.getLogger("hlrp.data")
 _VERSION = 2
 _CHANNELS = 3
 _JOB_FRAMES = 512
+_WAITING_JOBS = 64
 _FLUSH_BYTES = 128 << 20
 
 
@@ -326,11 +328,18 @@ def _require_space(need: int, free: int, kind: str, key: str) -> None:
 def _as_they_end(
     pool: ThreadPoolExecutor, work: Callable[[list[int]], list[int]], jobs: Iterable[list[int]]
 ) -> Iterator[list[int]]:
-    """Results as they come; after an error no new job starts, and those that are done are still given."""
-    pending = {pool.submit(work, job) for job in jobs}
+    """Results as they come; after an error no new job starts, and those that are done are still given.
+
+    Few wait in the pool at a time: to wait for the first of all costs time for each of them.
+    """
+    coming, pending = iter(jobs), set[Future[list[int]]]()
     failure: BaseException | None = None
     try:
-        while pending:
+        while True:
+            if failure is None:
+                pending |= {pool.submit(work, job) for job in islice(coming, _WAITING_JOBS - len(pending))}
+            if not pending:
+                break
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in finished:
                 if future.cancelled():

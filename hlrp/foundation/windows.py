@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hlrp.camera_names import UNNAMED, with_only_camera
 from hlrp.data import DatasetInfo, WindowSource
 from hlrp.data.columns import read_column, read_columns, read_tasks
+from hlrp.data.compact import FrameRanges
 from hlrp.data.decode import frame_size, target_size
 from hlrp.data.episodes import check_camera
 from hlrp.data.mixture import Batch, Mixture
@@ -172,7 +173,7 @@ class FoundationSamples(Mixture):
             part.state_dim = width
 
     @property
-    def starts(self) -> "list[NDArray[np.int64]]":
+    def starts(self) -> list[FrameRanges]:
         """Global frame indices of the samples of each source."""
         return [part.starts for part in self._parts]
 
@@ -190,7 +191,7 @@ class FoundationSamples(Mixture):
             {
                 self._instruction(part.number, int(task))
                 for part in self._parts
-                for task in np.unique(part.task_index[part.starts])
+                for task in np.unique(part.task_index[np.asarray(part.starts)])
             }
         )
 
@@ -201,7 +202,7 @@ class FoundationSamples(Mixture):
         parts = [(p, p.states) for p in self._parts if p.states is not None and len(p.starts)]
         if not parts:
             return None
-        padded = [np.pad(s[p.starts], ((0, 0), (0, p.state_dim - s.shape[1]))) for p, s in parts]
+        padded = [np.pad(s[np.asarray(p.starts)], ((0, 0), (0, p.state_dim - s.shape[1]))) for p, s in parts]
         values = np.concatenate(padded).astype(np.float64)
         return values.mean(0), values.std(0)
 

@@ -252,9 +252,14 @@ def _check_shapes(header: ShardHeader) -> None:
 
 
 def map_arrays(path: Path, header: ShardHeader | None = None) -> "dict[str, NDArray[Any]]":
-    """The arrays of a shard, mapped into memory read-only."""
+    """The arrays of a shard, read-only: one mapping of the file for all, and no file is left open."""
+    from torch import UntypedStorage, empty, uint8
+
     header = header or read_header(path)
+    # Python's own mmap keeps the file open, so that a table of a million frames would need more files than one may have.
+    storage = UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+    mapped = empty(0, dtype=uint8).set_(storage).numpy()
+    mapped.flags.writeable = False
     return {
-        name: np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
-        for name, (dtype, shape, offset) in header.arrays.items()
+        name: np.ndarray(shape, dtype, mapped.data, offset) for name, (dtype, shape, offset) in header.arrays.items()
     }
