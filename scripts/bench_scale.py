@@ -1,10 +1,10 @@
 """Start to first step and memory at 10^4, 10^6 and 10^7 frames, for both trainers, LAQ training and labelling.
 
-    python scripts/bench_scale.py [--frames 10000 1000000 10000000] [--only lightning laq] [--folder DIR] [--open-files N]
+    python scripts/bench_scale.py [--frames 10000 10000000] [--only lightning laq] [--folder DIR] [--open-files N]
 
 The datasets are synthetic: their tables have every row (state, action, times, 100 tasks, episodes of 100 frames), but
-all episodes show the same ten of one small video. So the tables are as large as those of a real dataset, and the files
-of video are not; nothing is measured of reading much video.
+the videos, of a hundred episodes each, are links to one small one. So the tables and the number of files are those of a
+real dataset; nothing is measured of reading much video.
 
 Of every kind of work: seconds from the start to the first row of metrics (of labelling: to the first shard), and the
 peaks of the memory of all its processes, in MiB: `own` is what no file backs, `all` is everything that is resident,
@@ -33,14 +33,14 @@ from benchmark import markdown
 
 BIN = Path(sys.executable).parent
 CAMERA, EPISODE, FPS, TASKS = "observation.image", 100, 10, 100
-_VIDEO_EPISODES = 10
+_VIDEO_EPISODES = 100
 _FILE_ROWS = 1_000_000
 _ACT = ["dim_model=32", "n_heads=2", "dim_feedforward=32", "n_encoder_layers=1", "n_vae_encoder_layers=1"]
 _ACT += ["chunk_size=10", "n_action_steps=10", "pretrained_backbone_weights=null"]
 
 
 def synthesise(root: Path, frames: int) -> Path:
-    """A dataset whose tables have ``frames`` rows and whose episodes all show parts of one video."""
+    """A dataset whose tables have ``frames`` rows and whose videos are all the same one."""
     if (root / "meta/info.json").is_file():
         return root
     record(root)
@@ -51,19 +51,29 @@ def synthesise(root: Path, frames: int) -> Path:
     for number, first in enumerate(range(0, frames, _FILE_ROWS)):
         path = root / info["data_path"].format(chunk_index=0, file_index=number)
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(_rows(first, min(first + _FILE_ROWS, frames)), path)
+        # LeRobot writes a row group for every episode.
+        pq.write_table(_rows(first, min(first + _FILE_ROWS, frames)), path, row_group_size=EPISODE)
     tasks = [f"put the block on place {number}" for number in range(TASKS)]
     index = pd.Index(tasks, name="task")
     pd.DataFrame({"task_index": np.arange(TASKS)}, index=index).to_parquet(root / "meta/tasks.parquet")
+    [video] = (root / "videos").rglob("*.mp4")
+    for number in range(1, -(-episodes // _VIDEO_EPISODES)):
+        place = {"video_key": CAMERA, "chunk_index": 0, "file_index": number}
+        os.link(video, root / info["video_path"].format(**place))
     [old] = (root / "meta/episodes").rglob("*.parquet")
     pq.write_table(_episodes(np.arange(episodes), tasks), old)
-    info |= {"total_episodes": episodes, "total_frames": frames, "total_tasks": TASKS, "splits": {"train": f"0:{episodes}"}}
+    info |= {
+        "total_episodes": episodes,
+        "total_frames": frames,
+        "total_tasks": TASKS,
+        "splits": {"train": f"0:{episodes}"},
+    }
     (root / "meta/info.json").write_text(json.dumps(info, indent=4))
     return root
 
 
 def record(root: Path) -> None:
-    """Ten episodes with real video, by LeRobot's own writer."""
+    """The episodes of one video, by LeRobot's own writer."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     features = {
@@ -116,7 +126,7 @@ def _episodes(number: "np.ndarray[tuple[int], np.dtype[np.int64]]", tasks: list[
             "dataset_from_index": number * EPISODE,
             "dataset_to_index": (number + 1) * EPISODE,
             f"videos/{CAMERA}/chunk_index": same,
-            f"videos/{CAMERA}/file_index": same,
+            f"videos/{CAMERA}/file_index": number // _VIDEO_EPISODES,
             f"videos/{CAMERA}/from_timestamp": begin,
             f"videos/{CAMERA}/to_timestamp": begin + length,
             "meta/episodes/chunk_index": same,
@@ -133,15 +143,11 @@ class Cost(NamedTuple):
     all_mib: float
 
 
-def watch(command: list[str], done: Callable[[], bool], *, log: Path, open_files: int) -> Cost:
+def watch(command: list[str], done: Callable[[], bool], *, log: Path) -> Cost:
     """Run a command until it ends or ``done``; the peaks are those of it and all its children together."""
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
-
     began, first = time.monotonic(), 0.0
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, preexec_fn=limited, start_new_session=True)
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         own = everything = 0
         while process.poll() is None:
             parts = [_memory(p.pid) for p in [psutil.Process(process.pid), *_children(process.pid)]]
@@ -150,7 +156,7 @@ def watch(command: list[str], done: Callable[[], bool], *, log: Path, open_files
                 first = time.monotonic() - began
                 if "precompute-latents" in command:
                     os.killpg(process.pid, signal.SIGTERM)
-            time.sleep(0.05)
+            time.sleep(0.2)
     if not first:
         raise SystemExit(f"{' '.join(command)} ended with code {process.returncode}:\n{log.read_text()[-2000:]}")
     return Cost(first, own / 1024, everything / 1024)
@@ -169,11 +175,15 @@ def _memory(pid: int) -> tuple[int, int]:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0, 0
-    found = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines) if "Rss" in name or name == "VmRSS"}
+    found = {
+        name: int(value.split()[0])
+        for name, _, value in (line.partition(":") for line in lines)
+        if "Rss" in name or name == "VmRSS"
+    }
     return found.get("RssAnon", 0) + found.get("RssShmem", 0), found.get("VmRSS", 0)
 
 
-def measure(kind: str, data: Path, folder: Path, laq: Path | None, *, open_files: int) -> Cost:
+def measure(kind: str, data: Path, folder: Path, laq: Path | None) -> Cost:
     """The cost of one kind of work."""
     run = folder / "run"
     train = [str(BIN / "hlrp"), "train", "--dataset-root", str(data), "--steps", "3", "--batch-size", "8"]
@@ -187,8 +197,12 @@ def measure(kind: str, data: Path, folder: Path, laq: Path | None, *, open_files
     }
     if kind == "label":
         command = [*commands[kind], "--output", str(run), "--device", "cpu"]
-        return watch(command, lambda: len([*run.glob("shard-*")]) > 1 or (run / "manifest.json").is_file(), log=folder / "log", open_files=open_files)
-    return watch(commands[kind], (run / "metrics.jsonl").is_file, log=folder / "log", open_files=open_files)
+        return watch(
+            command,
+            lambda: len([*run.glob("shard-*")]) > 1 or (run / "manifest.json").is_file(),
+            log=folder / "log",
+        )
+    return watch(commands[kind], (run / "metrics.jsonl").is_file, log=folder / "log")
 
 
 def main() -> None:
@@ -199,6 +213,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the datasets are made and kept; default: made and deleted")
     parser.add_argument("--open-files", type=int, default=256, help="limit of every process")
     args = parser.parse_args()
+    # Of this process, and so of all that it starts.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (args.open_files, args.open_files))
     with tempfile.TemporaryDirectory() as temporary:
         place = args.folder or Path(temporary)
         os.environ.setdefault("HF_DATASETS_CACHE", str(place / "hf"))
@@ -211,9 +227,9 @@ def main() -> None:
                     if kind == "label" and laq is None:
                         laq = Path(temporary) / "laq"
                         laq.mkdir()
-                        measure("laq", synthesise(place / "frames-10000", 10_000), laq, None, open_files=args.open_files)
+                        measure("laq", synthesise(place / "frames-10000", 10_000), laq, None)
                         laq /= "run"
-                    cost = measure(kind, data, Path(folder), laq, open_files=args.open_files)
+                    cost = measure(kind, data, Path(folder), laq)
                 rows[f"{kind}, {frames:,} frames"] = {
                     "first step, s": f"{cost.first_s:.1f}",
                     "own, MiB": f"{cost.own_mib:,.0f}",

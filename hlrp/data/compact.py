@@ -1,7 +1,7 @@
-"""What a dataset says of every episode or frame, kept as arrays: a million of them cost megabytes, not Python objects."""
+"""What a dataset says of every episode or frame, kept as arrays: a million cost megabytes, and no Python objects."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from hlrp.catalog import cache_folder
 
@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Value = TypeVar("Value")
 _IN_MEMORY = 32 << 20
 
 
@@ -34,7 +33,7 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> "NDArray[Any]":
         return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
 
 
-class FewValues(Sequence[Value], Generic[Value]):
+class FewValues[Value](Sequence[Value]):
     """A sequence in which few values come again and again, such as the file of each episode.
 
     Args:

@@ -314,14 +314,15 @@ def _check_fits(source: WindowSource, num_frames: int, offset_seconds: float) ->
     info = source.info
     for camera in source.cameras or []:
         check_camera(info, camera)
-    episodes = source.episodes if source.episodes is not None else range(info.episodes)
-    longest = max(int(read_episodes(info).lengths[episode]) for episode in episodes)
+    lengths = read_episodes(info).lengths
+    lengths = lengths if source.episodes is None else lengths[source.episodes]
+    longest = int(lengths.max())
     step = window_offset(offset_seconds, info.fps)
     span = (num_frames - 1) * step + 1
     if span > longest:
         raise UserError(
             f"a window of {num_frames} frames {offset_seconds:g} s apart spans {span} frames at {info.fps:g} fps, but "
-            f"the longest of the {len(episodes)} episodes that are trained on has {longest}",
+            f"the longest of the {len(lengths)} episodes that are trained on has {longest}",
             where=f"data.num_frames, data.offset_seconds, dataset {info.root}",
             fix="use fewer frames, a smaller offset or longer episodes",
         )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.start)
 
-    @property
+    @cached_property
     def lengths(self) -> "NDArray[np.int64]":
         """Frames of each episode, int64 `[E]`."""
         return self.end - self.start
@@ -67,7 +67,9 @@ class Episodes:
             return np.arange(self.start[0], self.end[-1], dtype=np.int64)
         return np.asarray(self.frame_ranges(episodes), np.int64)
 
-    def frame_ranges(self, episodes: "Sequence[int] | NDArray[np.int64] | None" = None, *, drop_last: int = 0) -> FrameRanges:
+    def frame_ranges(
+        self, episodes: "Sequence[int] | NDArray[np.int64] | None" = None, *, drop_last: int = 0
+    ) -> FrameRanges:
         """The frames of the chosen episodes (all by default), but for the last ``drop_last`` of each."""
         import numpy as np
 
@@ -182,9 +184,7 @@ def _video(
     return _files(info, "video_path", chunk, file, video_key=camera), begins
 
 
-def _files(
-    info: DatasetInfo, key: str, chunk: "NDArray[Any]", file: "NDArray[Any]", **named: str
-) -> FewValues[Path]:
+def _files(info: DatasetInfo, key: str, chunk: "NDArray[Any]", file: "NDArray[Any]", **named: str) -> FewValues[Path]:
     """The file of each episode by its numbers, which `meta/info.json` has a pattern for."""
     import numpy as np
 

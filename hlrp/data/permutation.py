@@ -1,7 +1,7 @@
 """A random order of any number of things that is computed, place by place, and never stored.
 
 It is a Feistel network, a bijection of numbers of so many bits whatever its round function is; numbers that are too
-large lead on to others ("cycle walking": J. Black and P. Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002).
+large lead on to others: "cycle walking", J. Black and P. Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002.
 """
 
 import numpy as np

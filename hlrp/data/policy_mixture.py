@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from hlrp.data.augmentation import Transforms
 from hlrp.data.columns import read_columns, read_tasks
-from hlrp.data.episodes import read_episodes
 from hlrp.data.compact import FrameRanges
+from hlrp.data.episodes import read_episodes
 from hlrp.data.filtering import Selection, kept_ranges
 from hlrp.data.labelled_statistics import LabelledRows, labelled_statistics
 from hlrp.data.mixture import Batch, Mixture

@@ -132,9 +132,7 @@ def episode_order(
         if keep is not None:
             return FrameOrder(*kept_ranges(table, episodes, keep, drop_last=drop_last), **shared)
         starts, ends = table.start.tolist(), table.end.tolist()
-        return FrameOrder(
-            starts, ends, episode_indices_to_use=list(episodes), drop_n_last_frames=drop_last, **shared
-        )
+        return FrameOrder(starts, ends, episode_indices_to_use=list(episodes), drop_n_last_frames=drop_last, **shared)
     except ValueError as error:
         raise UserError(
             f"no frame is left to train on: {error}",

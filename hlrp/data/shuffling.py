@@ -80,6 +80,7 @@ class ShuffledEpoch:
         return len(self._all)
 
     def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions at any places of the epoch."""
         numbers = self._all(places)
         sources = np.searchsorted(self._ends, numbers, side="right")
         found = np.empty(len(numbers), np.int64)

@@ -84,7 +84,9 @@ class SourceWindows:
         episodes, keep = self.spec.episodes, self.spec.keep
         if keep is None:
             return self.table.frame_ranges(episodes, drop_last=drop_last)
-        kept = kept_ranges(self.table, range(len(self.table)) if episodes is None else episodes, keep, drop_last=drop_last)
+        kept = kept_ranges(
+            self.table, range(len(self.table)) if episodes is None else episodes, keep, drop_last=drop_last
+        )
         return FrameRanges(*kept)
 
     def window(
@@ -172,12 +174,14 @@ class _FramesAndActions(SourceWindows):
         """Of the valid pairs of labelled episodes, all finite, `[N, A]`; no frame is read."""
         import numpy as np
 
-        starts = np.asarray(self.starts)
-        episode = self.table.episode_of(starts)
-        indices, valid = self.window(starts, episode)
-        found = self._actions(indices, valid, episode, self.action_width or 0)
-        sums: NDArray[np.float32] = found["action_sum"][valid & found["has_action"][:, None]]
-        return sums[np.isfinite(sums).all(1)]
+        parts = [np.zeros((0, self.action_width or 0), np.float32)]
+        for starts in self.starts.blocks(_ROWS):
+            episode = self.table.episode_of(starts)
+            indices, valid = self.window(starts, episode)
+            found = self._actions(indices, valid, episode, self.action_width or 0)
+            sums: NDArray[np.float32] = found["action_sum"][valid & found["has_action"][:, None]]
+            parts.append(sums[np.isfinite(sums).all(1)])
+        return np.concatenate(parts)
 
 
 def _no_pair_fits(table: Episodes, episodes: list[int] | None, offset: int) -> UserError:

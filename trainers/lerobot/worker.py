@@ -143,9 +143,7 @@ def main() -> int:
         options: dict[str, Any] = {"tf32": TF32_OFF not in os.environ}
         if SHUFFLING_ASKED in os.environ:
             options["shuffling"] = os.environ[SHUFFLING_ASKED]
-        train = install_training_hooks(
-            report, stop, _preflight(emit, mixture), loss, mixture, asked, **options
-        )
+        train = install_training_hooks(report, stop, _preflight(emit, mixture), loss, mixture, asked, **options)
         train()
     except StoppedBySignal:
         emit("interrupted", signal=stop.number)
