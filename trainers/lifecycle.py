@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.config import LeRobotRun, LightningRun, to_yaml
+from hlrp.data.shuffling import SHUFFLING
 from hlrp.errors import Interrupted, UserError, WorkError
 from hlrp.files import json_text
 from hlrp.runs import Checkpoint, DatasetRecord, ResumeRecord, RunDirectory
@@ -72,6 +73,7 @@ class RunLifecycle:
             git_commit=git_commit(Path(__file__).parent),
             command=list(command),
             warnings=self.warnings,
+            shuffling=SHUFFLING,
         )
         return self._begin(directory)
 

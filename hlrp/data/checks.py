@@ -97,11 +97,11 @@ def _missing_files(table: Episodes, episodes: Sequence[int], cameras: Sequence[s
 
 def _other_tables(table: Episodes) -> Iterator[Problem]:
     """Files that LeRobot's reader would take for tables of the dataset."""
-    folder = table.info.root / "data"
+    folder, known = table.info.root / "data", set(table.tables)
     for path in sorted(folder.glob("*/*.parquet")):
         if path.name.startswith("."):
             what, fix = "a hidden file with a table's name, such as macOS leaves behind", "delete it"
-        elif table.tables and path not in set(table.tables):
+        elif table.tables and path not in known:
             what, fix = "a table that no episode lies in", "move it out of the folder"
         else:
             continue
@@ -128,7 +128,7 @@ def _task_problems(
         yield Problem("missing file: it holds the task sentences", where, "copy it here: the dataset is incomplete")
         return
     try:
-        sentences = read_tasks(info)
+        sentences = set(read_tasks(info))
     except UserError as error:
         yield _as_problem(error)
         return

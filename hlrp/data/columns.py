@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hlrp.data.compact import zeros
 from hlrp.data.dataset_info import INFO, DatasetInfo
 from hlrp.data.episodes import read_episodes
 from hlrp.errors import UserError, suggest
@@ -48,8 +49,7 @@ def read_columns(
     needed, paths = np.ones(info.frames, bool), info.tables
     if episodes is not None:
         table = read_episodes(info)
-        needed = np.zeros(info.frames, bool)
-        needed[table.frame_indices(list(episodes))] = True
+        needed = table.frame_ranges(episodes).mark(np.zeros(info.frames, bool))
         paths = sorted({table.tables[e] for e in episodes}) if table.tables else paths
     found: dict[str, NDArray[Any]] = {}
     seen, rows = np.zeros(info.frames, bool), 0
@@ -60,7 +60,7 @@ def read_columns(
             for name in names:
                 values = _values(batch.column(name), info.features[name], name)
                 if name not in found:
-                    found[name] = np.zeros((info.frames, *values.shape[1:]), values.dtype)
+                    found[name] = zeros((info.frames, *values.shape[1:]), values.dtype)
                 found[name][index] = values
             seen[index] = True
             rows += len(index)

@@ -18,6 +18,7 @@ from hlrp.data.episodes import check_camera, check_camera_names, read_episodes, 
 from hlrp.data.filtering import Selection, View, select_frames
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.sampler import ResumableSampler
+from hlrp.data.shuffling import SHUFFLING, Shuffling
 from hlrp.data.windows import FrameWindows, WindowSource
 from hlrp.errors import UserError
 
@@ -110,6 +111,7 @@ class FrameDataModule(LightningDataModule):
         self._transforms = image_transforms(run.data.image_transforms)
         if self._transforms is not None:
             check_transforms(self._transforms, self._blank_frames(size))
+        self.shuffling: Shuffling = SHUFFLING
         self._selections: list[Selection] | None = None
         self.train_windows: Mixture | None = None
         self.val_windows: Mixture | None = None
@@ -220,6 +222,7 @@ class FrameDataModule(LightningDataModule):
             seed=self.run.trainer.seed,
             rank=rank,
             world_size=world_size,
+            shuffling=self.shuffling,
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -265,7 +268,7 @@ class FrameDataModule(LightningDataModule):
         prints = [source.info.fingerprint() for source in self.train_sources]
         marks = [selection.mark for selection in self.selections()]
         order = self.train_sampler().signature() if self.train_windows else {}
-        return {"fingerprints": prints, "filter": marks, **order}
+        return {"fingerprints": prints, "filter": marks, "shuffling": self.shuffling, **order}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Check that the data are those of the run that is resumed.
@@ -273,6 +276,7 @@ class FrameDataModule(LightningDataModule):
         Raises:
             UserError: Naming both sides of what differs.
         """
+        self.shuffling = state_dict.get("shuffling", "drawn")
         check_resumed(state_dict, self.state_dict(), [source.info for source in self.train_sources])
 
 
@@ -310,14 +314,15 @@ def _check_fits(source: WindowSource, num_frames: int, offset_seconds: float) ->
     info = source.info
     for camera in source.cameras or []:
         check_camera(info, camera)
-    episodes = source.episodes if source.episodes is not None else range(info.episodes)
-    longest = max(int(read_episodes(info).lengths[episode]) for episode in episodes)
+    lengths = read_episodes(info).lengths
+    lengths = lengths if source.episodes is None else lengths[source.episodes]
+    longest = int(lengths.max())
     step = window_offset(offset_seconds, info.fps)
     span = (num_frames - 1) * step + 1
     if span > longest:
         raise UserError(
             f"a window of {num_frames} frames {offset_seconds:g} s apart spans {span} frames at {info.fps:g} fps, but "
-            f"the longest of the {len(episodes)} episodes that are trained on has {longest}",
+            f"the longest of the {len(lengths)} episodes that are trained on has {longest}",
             where=f"data.num_frames, data.offset_seconds, dataset {info.root}",
             fix="use fewer frames, a smaller offset or longer episodes",
         )

@@ -1,12 +1,14 @@
 """Where every episode of a dataset lies: row ranges, video files and positions in them; and how episodes are split."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlrp.camera_names import full_name, suggest_camera
+from hlrp.data.compact import FewValues, FrameRanges
 from hlrp.data.dataset_info import INFO, DatasetInfo, check_episodes
 from hlrp.errors import UserError
 
@@ -33,14 +35,14 @@ class Episodes:
     info: DatasetInfo
     start: "NDArray[np.int64]"
     end: "NDArray[np.int64]"
-    task: list[str]
-    video: dict[str, tuple[list[Path], "NDArray[np.float64]"]]
-    tables: list[Path]
+    task: Sequence[str]
+    video: "dict[str, tuple[Sequence[Path], NDArray[np.float64]]]"
+    tables: Sequence[Path]
 
     def __len__(self) -> int:
         return len(self.start)
 
-    @property
+    @cached_property
     def lengths(self) -> "NDArray[np.int64]":
         """Frames of each episode, int64 `[E]`."""
         return self.end - self.start
@@ -48,7 +50,7 @@ class Episodes:
     @property
     def present(self) -> list[int]:
         """Episodes whose rows are on this machine: all, but where only a part of the dataset was fetched."""
-        there = {path: path.is_file() for path in set(self.tables)}
+        there = {path: path.is_file() for path in dict.fromkeys(self.tables)}
         return [e for e in range(len(self)) if not self.tables or there[self.tables[e]]]
 
     def episode_of(self, index: "NDArray[np.int64]") -> "NDArray[np.int64]":
@@ -63,8 +65,16 @@ class Episodes:
 
         if episodes is None:
             return np.arange(self.start[0], self.end[-1], dtype=np.int64)
-        spans = [np.arange(self.start[e], self.end[e], dtype=np.int64) for e in sorted(episodes)]
-        return np.concatenate(spans) if spans else np.zeros(0, np.int64)
+        return np.asarray(self.frame_ranges(episodes), np.int64)
+
+    def frame_ranges(
+        self, episodes: "Sequence[int] | NDArray[np.int64] | None" = None, *, drop_last: int = 0
+    ) -> FrameRanges:
+        """The frames of the chosen episodes (all by default), but for the last ``drop_last`` of each."""
+        import numpy as np
+
+        chosen = slice(None) if episodes is None else np.sort(np.asarray(episodes, np.int64))
+        return FrameRanges(self.start[chosen], self.end[chosen] - drop_last)
 
 
 Stamp = tuple[str, int, int, int, int]
@@ -81,7 +91,9 @@ def _stamps(root: Path) -> tuple[Stamp, ...]:
 
 
 @lru_cache(maxsize=32)
-def _read(stamps: tuple[Stamp, ...]) -> dict[str, list[Any]]:
+def _read(stamps: tuple[Stamp, ...]) -> "tuple[dict[str, NDArray[Any]], FewValues[str] | None]":
+    """The numbers of the table by column, and the first task of every row; None: it has no column of tasks."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -90,8 +102,29 @@ def _read(stamps: tuple[Stamp, ...]) -> dict[str, list[Any]]:
         # Not `read_table`: that imports pandas, a second of every start.
         with pq.ParquetFile(path) as file:
             tables.append(file.read(columns=[c for c in file.schema_arrow.names if not c.startswith("stats/")]))
-    columns: dict[str, list[Any]] = pa.concat_tables(tables, promote_options="default").to_pydict()
-    return columns
+    whole = pa.concat_tables(tables, promote_options="default")
+    columns: dict[str, NDArray[Any]] = {}
+    for name in whole.column_names:
+        column = whole.column(name).combine_chunks()
+        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+            # Arrow's own conversion would import pandas. Where cells are empty it has to be asked for.
+            columns[name] = np.from_dlpack(column) if not column.null_count else np.asarray(column.to_pylist())
+    return columns, _first_tasks(whole.column("tasks").combine_chunks()) if "tasks" in whole.column_names else None
+
+
+def _first_tasks(column: Any) -> FewValues[str]:
+    """The first sentence of each cell of an Arrow column of lists; of an empty one the empty sentence."""
+    import numpy as np
+    import pyarrow as pa
+
+    if not pa.types.is_list(column.type) or column.null_count:
+        firsts = pa.array([(cell or [""])[0] for cell in column.to_pylist()], pa.string())
+    else:
+        offsets = np.from_dlpack(column.offsets)
+        given = offsets[1:] > offsets[:-1]
+        firsts = column.values.take(pa.array(offsets[:-1].tolist(), mask=~given)).fill_null("")
+    encoded = firsts.dictionary_encode()
+    return FewValues(encoded.dictionary.to_pylist(), np.from_dlpack(encoded.indices))
 
 
 def read_episodes(info: DatasetInfo) -> Episodes:
@@ -104,12 +137,13 @@ def read_episodes(info: DatasetInfo) -> Episodes:
 
     where = info.root / EPISODES
     try:
-        columns = _read(_stamps(info.root))
-        order = np.argsort(np.asarray(columns["episode_index"]))
+        columns, first_tasks = _read(_stamps(info.root))
+        order = np.argsort(columns["episode_index"])
         start = np.asarray(columns["dataset_from_index"], np.int64)[order]
         end = np.asarray(columns["dataset_to_index"], np.int64)[order]
-        numbers = np.asarray(columns["episode_index"])[order]
-        tasks = [(columns["tasks"][i] or [""])[0] for i in order] if "tasks" in columns else [""] * len(order)
+        numbers = columns["episode_index"][order]
+        same = FewValues([""], np.zeros(len(order), np.int64)) if first_tasks is None else first_tasks
+        tasks = FewValues(same.values, same.numbers[order])
         tables = _tables(info, columns, order)
         video = {c: _video(info, columns, order, c) for c in info.cameras if info.features[c]["dtype"] == "video"}
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -134,24 +168,30 @@ def _pattern(info: DatasetInfo, key: str) -> str:
     return str(json.loads((info.root / INFO).read_text(encoding="utf8"))[key])
 
 
-def _tables(info: DatasetInfo, columns: dict[str, list[Any]], order: "NDArray[np.int64]") -> list[Path]:
+def _tables(info: DatasetInfo, columns: "dict[str, NDArray[Any]]", order: "NDArray[np.int64]") -> Sequence[Path]:
     if "data/chunk_index" not in columns or "data/file_index" not in columns:
         return []
-    pattern, chunk, file = _pattern(info, "data_path"), columns["data/chunk_index"], columns["data/file_index"]
-    return [info.root / pattern.format(chunk_index=int(chunk[i]), file_index=int(file[i])) for i in order]
+    return _files(info, "data_path", columns["data/chunk_index"][order], columns["data/file_index"][order])
 
 
 def _video(
-    info: DatasetInfo, columns: dict[str, list[Any]], order: "NDArray[np.int64]", camera: str
-) -> tuple[list[Path], "NDArray[np.float64]"]:
+    info: DatasetInfo, columns: "dict[str, NDArray[Any]]", order: "NDArray[np.int64]", camera: str
+) -> "tuple[Sequence[Path], NDArray[np.float64]]":
     import numpy as np
 
-    pattern = _pattern(info, "video_path")
-    chunk, file = columns[f"videos/{camera}/chunk_index"], columns[f"videos/{camera}/file_index"]
-    paths = [
-        info.root / pattern.format(video_key=camera, chunk_index=int(chunk[i]), file_index=int(file[i])) for i in order
-    ]
-    return paths, np.asarray(columns[f"videos/{camera}/from_timestamp"], np.float64)[order]
+    chunk, file = (columns[f"videos/{camera}/{name}_index"][order] for name in ("chunk", "file"))
+    begins = np.asarray(columns[f"videos/{camera}/from_timestamp"], np.float64)[order]
+    return _files(info, "video_path", chunk, file, video_key=camera), begins
+
+
+def _files(info: DatasetInfo, key: str, chunk: "NDArray[Any]", file: "NDArray[Any]", **named: str) -> FewValues[Path]:
+    """The file of each episode by its numbers, which `meta/info.json` has a pattern for."""
+    import numpy as np
+
+    pattern = _pattern(info, key)
+    pairs, numbers = np.unique(np.stack([chunk, file], axis=1).astype(np.int64), axis=0, return_inverse=True)
+    paths = [info.root / pattern.format(chunk_index=c, file_index=f, **named) for c, f in pairs.tolist()]
+    return FewValues(paths, numbers.reshape(-1))
 
 
 def check_camera(info: DatasetInfo, camera: str | None) -> str:

@@ -30,6 +30,24 @@ class _Job:
         self.decoded: queue.Queue[DeviceChunk | BaseException | None] = queue.Queue(ahead)
 
 
+class _Begun:
+    """Jobs that a thread has begun, in the order of the episodes; each is made when it begins."""
+
+    def __init__(self, groups: Sequence[list[int]], ahead: int) -> None:
+        self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._groups, self._ahead, self._lock = iter(groups), ahead, threading.Lock()
+
+    def next(self) -> _Job | None:
+        """The next one; None: there is no more."""
+        with self._lock:
+            group = next(self._groups, None)
+            if group is None:
+                return None
+            job = _Job(group, self._ahead)
+            self.jobs.put(job)
+            return job
+
+
 class FramePipeline:
     """Decodes episodes in threads, several at once but given in order, and moves their frames to a device once.
 
@@ -64,8 +82,9 @@ class FramePipeline:
         self._chunk = max(1, min(chunk, _AHEAD_BYTES // (2 * frame_bytes)))
         self._skip_bad = skip_bad
         ahead = max(2, _AHEAD_BYTES // (self._chunk * frame_bytes))
-        self._jobs = [_Job(group, ahead) for group in self._groups(episodes)]
-        self.workers = max(1, min(workers or own_cores(), len(self._jobs)))
+        self._ahead = ahead
+        self._groups = [*self._neighbours(episodes)]
+        self.workers = max(1, min(workers or own_cores(), len(self._groups)))
         self.decoder_threads = 1 if workers else max(1, own_cores() // self.workers)
         there = device.type == "cuda" and decoder.is_video and decoder.table.info.video_backend == "torchcodec"
         self._decoding_device = str(device) if there else None
@@ -77,7 +96,7 @@ class FramePipeline:
         """What decodes the frames, with versions."""
         return self._decoder.source("cpu" if self._decoding_device is None else self._device.type)
 
-    def _groups(self, episodes: Sequence[int]) -> Iterator[list[int]]:
+    def _neighbours(self, episodes: Sequence[int]) -> Iterator[list[int]]:
         lengths, group, frames = self._decoder.table.lengths, list[int](), 0
         for episode in episodes:
             group.append(episode)
@@ -91,17 +110,16 @@ class FramePipeline:
     def __iter__(self) -> Generator[DeviceChunk | BadVideoError]:
         # A thread begins a job only if it is among the next few: the others' results would have to wait in memory.
         may_begin = threading.Semaphore(self.workers)
-        todo: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        for job in [*self._jobs, *[None] * self.workers]:
-            todo.put(job)
+        begun = _Begun(self._groups, self._ahead)
         threads = [
-            threading.Thread(target=self._work, args=(todo, may_begin), name=f"decode-{i}", daemon=True)
+            threading.Thread(target=self._work, args=(begun, may_begin), name=f"decode-{i}", daemon=True)
             for i in range(self.workers)
         ]
         for thread in threads:
             thread.start()
         try:
-            for job in self._jobs:
+            for _ in self._groups:
+                job = begun.jobs.get()
                 while (item := job.decoded.get()) is not None:
                     if isinstance(item, BadVideoError) and self._skip_bad:
                         yield item
@@ -116,10 +134,10 @@ class FramePipeline:
             for thread in threads:
                 thread.join()
 
-    def _work(self, todo: "queue.SimpleQueue[_Job | None]", may_begin: threading.Semaphore) -> None:
+    def _work(self, begun: "_Begun", may_begin: threading.Semaphore) -> None:
         while True:
             may_begin.acquire()
-            job = todo.get()
+            job = None if self._stop.is_set() else begun.next()
             if job is None or self._stop.is_set():
                 may_begin.release()  # for the next thread to see the end
                 return

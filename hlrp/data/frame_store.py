@@ -16,9 +16,10 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -37,6 +38,7 @@ _log = logging.getLogger("hlrp.data")
 _VERSION = 2
 _CHANNELS = 3
 _JOB_FRAMES = 512
+_WAITING_JOBS = 64
 _FLUSH_BYTES = 128 << 20
 
 
@@ -49,9 +51,7 @@ class _Storage(Protocol):
 
 
 class FrameStore:
-    """The frames of one camera of one dataset at one size.
-
-    Nothing is decoded before `prepare`.
+    """The frames of one camera of one dataset at one size; nothing is decoded before `prepare`.
 
     Args:
         table: Episode table of the dataset.
@@ -109,7 +109,10 @@ class FrameStore:
 
     def bytes_to_make(self, episodes: Sequence[int] | None = None) -> int:
         """Bytes that `prepare` would add."""
-        return int(sum(self.table.lengths[e] for e in self.missing(episodes))) * self.frame_bytes
+        return self._count(self.missing(episodes)) * self.frame_bytes
+
+    def _count(self, episodes: list[int]) -> int:
+        return int(self.table.lengths[np.asarray(episodes, np.int64)].sum())
 
     def prepare(
         self,
@@ -140,13 +143,9 @@ class FrameStore:
             self._map()
 
     def _sentence(self, episodes: Sequence[int] | None, place: object) -> str:
-        frames = sum(int(self.table.lengths[e]) for e in self.missing(episodes))
-        mebibytes = frames * self.frame_bytes / 2**20
-        height, width = self.size
-        return (
-            f"decoding {frames:,} frames of {self.table.info.repo_id} {self.camera} at {height}x{width}: "
-            f"{mebibytes:,.0f} MiB in {place}"
-        )
+        frames, (height, width) = self._count(self.missing(episodes)), self.size
+        what = f"{frames:,} frames of {self.table.info.repo_id} {self.camera} at {height}x{width}"
+        return f"decoding {what}: {frames * self.frame_bytes / 2**20:,.0f} MiB in {place}"
 
     def _make_ram(self, episodes: Sequence[int] | None, progress: Callable[[int, int], None] | None) -> None:
         import psutil
@@ -201,8 +200,7 @@ class FrameStore:
             yield job
 
     def _decode(self, episodes: list[int], storage: _Storage, progress: Callable[[int, int], None] | None) -> None:
-        total = sum(int(self.table.lengths[e]) for e in episodes)
-        made, unflushed = 0, list[int]()
+        total, made, unflushed = self._count(episodes), 0, list[int]()
 
         def decode(job: list[int]) -> list[int]:
             for chunk in self._decoder.frames(job, threads=1):
@@ -213,8 +211,8 @@ class FrameStore:
             with ThreadPoolExecutor(cores()) as pool:
                 for job in _as_they_end(pool, decode, self._jobs(episodes)):
                     unflushed += job
-                    made += sum(int(self.table.lengths[e]) for e in job)
-                    if sum(int(self.table.lengths[e]) for e in unflushed) * self.frame_bytes >= _FLUSH_BYTES:
+                    made += self._count(job)
+                    if self._count(unflushed) * self.frame_bytes >= _FLUSH_BYTES:
                         storage.finish(unflushed)
                         unflushed = []
                     if progress:
@@ -327,14 +325,17 @@ def _as_they_end(
     pool: ThreadPoolExecutor, work: Callable[[list[int]], list[int]], jobs: Iterable[list[int]]
 ) -> Iterator[list[int]]:
     """Results as they come; after an error no new job starts, and those that are done are still given."""
-    pending = {pool.submit(work, job) for job in jobs}
+    # Few wait in the pool at a time: to wait for the first of all costs time for each of them.
+    coming, pending = iter(jobs), set[Future[list[int]]]()
     failure: BaseException | None = None
     try:
-        while pending:
+        while True:
+            if failure is None:
+                pending |= {pool.submit(work, job) for job in islice(coming, _WAITING_JOBS - len(pending))}
+            if not pending:
+                break
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in finished:
-                if future.cancelled():
-                    continue
                 error = future.exception()
                 if error is None:
                     yield future.result()

@@ -1,11 +1,16 @@
 """The fingerprint of a dataset: a short text that changes with its frames, rows and labels."""
 
 import hashlib
+import json
 import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from hlrp.catalog import cache_folder
 from hlrp.errors import UserError
+from hlrp.files import write_json
 
 _VERSION = "2"
 _META = "meta"
@@ -13,6 +18,8 @@ _WHOLE_TABLE = 8 << 20
 _TABLE_BLOCKS = 65
 _VIDEO_BLOCKS = 3
 _BLOCK = 16 << 10
+_LONG_S = 0.5
+_RECENT_S = 2.0
 
 
 def fingerprint(root: Path, folders: tuple[str, ...] = ("data", "videos")) -> str:
@@ -30,17 +37,51 @@ def fingerprint(root: Path, folders: tuple[str, ...] = ("data", "videos")) -> st
 
     The version in front says by which of these rules it was made; fingerprints made before there was one have none.
 
+    Of a dataset that takes long to read it is kept in this tool's cache folder, for as long as the file system says the
+    same of every file: place, size, and time of its last change.
+
     Args:
         root: Folder of the dataset.
         folders: What is looked at beside `meta/`.
     """
+    files = [(folder, *found) for folder in (_META, *folders) for found in visible_files(root / folder)]
+    stamp, remembered = _stamp(files), cache_folder() / "fingerprints" / f"{_short(str(root.resolve()))}.json"
+    if stamp is not None:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(remembered.read_text(encoding="utf8"))
+            if known["stamp"] == stamp:
+                return str(known["fingerprint"])
+    began = time.monotonic()
+    mark = _read_fingerprint(files)
+    if time.monotonic() - began > _LONG_S and stamp is not None and stamp == _stamp(files):
+        with suppress(OSError):
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            write_json(remembered, {"root": str(root), "stamp": stamp, "fingerprint": mark})
+    return mark
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _stamp(files: list[tuple[str, str, Path]]) -> str | None:
+    """What the file system says of files; None if one changed so lately that it could change once more unseen."""
+    digest, newest = hashlib.sha256(_VERSION.encode()), 0
+    for folder, name, path in files:
+        stat = path.stat()
+        newest = max(newest, stat.st_ctime_ns, stat.st_mtime_ns)
+        said = (folder, name, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        digest.update(f"{said}\n".encode())
+    return digest.hexdigest() if newest < (time.time() - _RECENT_S) * 1e9 else None
+
+
+def _read_fingerprint(files: list[tuple[str, str, Path]]) -> str:
     digest = hashlib.sha256(f"hlrp dataset {_VERSION}\n".encode())
-    for folder in (_META, *folders):
-        for name, path in visible_files(root / folder):
-            size = path.stat().st_size
-            digest.update(f"{folder}/{name}\0{size}\n".encode())
-            for block in _sample(path, size, meta=folder == _META):
-                digest.update(block)
+    for folder, name, path in files:
+        size = path.stat().st_size
+        digest.update(f"{folder}/{name}\0{size}\n".encode())
+        for block in _sample(path, size, meta=folder == _META):
+            digest.update(block)
     return f"{_VERSION}-{digest.hexdigest()[:14]}"
 
 

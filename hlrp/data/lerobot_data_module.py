@@ -23,7 +23,7 @@ from hlrp.data.video_backends import VideoBackend
 from hlrp.errors import UserError
 
 if TYPE_CHECKING:
-    from lerobot.datasets.sampler import EpisodeAwareSampler
+    from hlrp.data.frame_order import FrameOrder
 
 _log = logging.getLogger("hlrp.data")
 
@@ -183,7 +183,9 @@ class LeRobotDataModule(PolicyDataModule):
     def _direct(self, stamps: dict[str, list[float]] | None) -> tuple[Dataset[Sample], Dataset[Sample] | None]:
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-        from hlrp.data.lerobot_reader import show_one_picture
+        from hlrp.data.lerobot_reader import count_rows_by_runs, show_one_picture
+
+        count_rows_by_runs()
 
         def read(episodes: list[int] | None) -> Any:
             dataset = LeRobotDataset(
@@ -239,7 +241,7 @@ class LeRobotDataModule(PolicyDataModule):
         chosen = (self.frame_filter, self.info, self.train_episodes, self.cameras)
         return select_for_policy(*chosen, prepare=prepare, **self._opening)
 
-    def order(self) -> "EpisodeAwareSampler":
+    def order(self) -> "FrameOrder":
         """LeRobot's own, of the frames that the filter leaves.
 
         Raises:
@@ -253,6 +255,7 @@ class LeRobotDataModule(PolicyDataModule):
             seed=self.seed,
             relative=getattr(samples, "absolute_to_relative_idx", None),
             keep=kept[0].keep if kept else None,
+            shuffling=self.shuffling,
         )
 
     def held_out(self) -> list[int]:

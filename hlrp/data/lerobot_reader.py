@@ -1,13 +1,60 @@
 """LeRobot's own dataset class with this project's video decoder: the same pixels as from the frame store."""
 
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 from lerobot.datasets.dataset_reader import DatasetReader
 
 from hlrp.data.images import declared_size
 from hlrp.data.open_video import OpenVideos
 from hlrp.data.video_backends import VideoBackend
+
+
+class RowsOfFrames(Mapping[int, int]):
+    """The row of a table that holds each frame, by global frame index: runs of frames, where LeRobot has a dictionary.
+
+    Args:
+        index: Arrow's chunks of the column `index`.
+    """
+
+    def __init__(self, index: Any) -> None:
+        begins, rows, row, last = [], [], 0, -2
+        for chunk in index.chunks:
+            frames = np.asarray(np.from_dlpack(chunk), np.int64)
+            if len(frames):
+                new = np.flatnonzero(np.diff(frames, prepend=last) != 1)
+                begins.append(frames[new])
+                rows.append(new + row)
+                row, last = row + len(frames), int(frames[-1])
+        self._begins, self._rows = (np.concatenate([*parts, np.zeros(0, np.int64)]) for parts in (begins, rows))
+        self._lengths, self._count = np.diff(self._rows, append=row), row
+        order = np.argsort(self._begins, kind="stable")
+        self._begins, self._rows, self._lengths = self._begins[order], self._rows[order], self._lengths[order]
+
+    def __getitem__(self, frame: int) -> int:
+        run = int(np.searchsorted(self._begins, frame, side="right")) - 1
+        if run < 0 or frame - self._begins[run] >= self._lengths[run]:
+            raise KeyError(frame)
+        return int(self._rows[run] + frame - self._begins[run])
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        for begin, length in zip(self._begins.tolist(), self._lengths.tolist(), strict=True):
+            yield from range(begin, begin + length)
+
+
+def count_rows_by_runs() -> None:
+    """Have LeRobot's datasets of some episodes keep where the frames are as `RowsOfFrames`."""
+
+    def _build_index_mapping(self: Any) -> None:
+        chosen = self.episodes is not None and self.hf_dataset is not None
+        self._absolute_to_relative_idx = RowsOfFrames(self.hf_dataset.data.column("index")) if chosen else None
+
+    DatasetReader._build_index_mapping = _build_index_mapping  # type: ignore[method-assign]
 
 
 class OnePictureReader(DatasetReader):
@@ -38,7 +85,6 @@ class OnePictureReader(DatasetReader):
         return {key: result[key] for key in query_timestamps}
 
     def _read(self, key: str, stamps: list[float], ep_idx: int) -> Any:
-        import numpy as np
         import torch
 
         begin = self._meta.episodes[ep_idx][f"videos/{key}/from_timestamp"]
@@ -68,6 +114,7 @@ def show_one_picture(dataset: Any, video_backend: VideoBackend | None = None) ->
 
 def install_reader(script: Any) -> None:
     """Have the datasets of `lerobot.scripts.lerobot_train` show one picture, in its data workers too."""
+    count_rows_by_runs()
     make = script.make_train_eval_datasets
 
     def make_train_eval_datasets(cfg: Any) -> tuple[Any, Any]:

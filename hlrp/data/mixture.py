@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch.utils.data import Dataset, default_collate
 
+from hlrp.data.compact import FrameRanges
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -17,7 +19,7 @@ class MixturePart(Protocol):
     """One dataset of a mixture."""
 
     @property
-    def starts(self) -> "NDArray[np.int64]":
+    def starts(self) -> FrameRanges:
         """Global frame indices at which its samples begin, ascending."""
 
     def read(self, starts: "NDArray[np.int64]") -> "dict[str, NDArray[Any]]":

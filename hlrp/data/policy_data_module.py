@@ -19,11 +19,11 @@ from hlrp.data.filtering import Selection
 from hlrp.data.policy_mixture import MixtureMetadata, PolicyMixture
 from hlrp.data.policy_samples import GatheredSamples, HeldOutSampler, PolicySampler, Sample
 from hlrp.data.sampler import MixtureOrder
+from hlrp.data.shuffling import SHUFFLING, Shuffling
 from hlrp.errors import UserError
 
 if TYPE_CHECKING:
-    from lerobot.datasets.sampler import EpisodeAwareSampler
-
+    from hlrp.data.frame_order import FrameOrder
     from hlrp.data.policy_sources import PolicySources
 
 _log = logging.getLogger("hlrp.data")
@@ -70,6 +70,7 @@ class PolicyDataModule(LightningDataModule):
         self._seed, self._max_val = seed, max_val_samples
         self._image_transforms = image_transforms
         self.frame_filter = frame_filter or FilterSection()
+        self.shuffling: Shuffling = SHUFFLING
         self._selections: list[Selection] | None = None
         self._policy: Any = None
         self._train: Dataset[Sample] | None = None
@@ -90,7 +91,7 @@ class PolicyDataModule(LightningDataModule):
         """Training and held-out samples of a policy with this configuration."""
 
     @abstractmethod
-    def order(self) -> "EpisodeAwareSampler | MixtureOrder":
+    def order(self) -> "FrameOrder | MixtureOrder":
         """The order of training samples, over all processes."""
 
     @abstractmethod
@@ -186,7 +187,7 @@ class PolicyDataModule(LightningDataModule):
         """What a resumed run must have in common with this one."""
         prints, marks = [i.fingerprint() for i in self.infos], [s.mark for s in self.selections()]
         order = self.train_sampler().signature() if self._train else {}
-        return {"fingerprints": prints, "filter": marks, **order}
+        return {"fingerprints": prints, "filter": marks, "shuffling": self.shuffling, **order}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Check that the data are those of the run that is resumed.
@@ -194,6 +195,7 @@ class PolicyDataModule(LightningDataModule):
         Raises:
             UserError: Naming both sides of what differs.
         """
+        self.shuffling = state_dict.get("shuffling", "drawn")
         first = {"fingerprints": [state_dict["fingerprint"]]} if "fingerprint" in state_dict else {}  # as 0.1 saved it
         check_resumed({**state_dict, **first}, self.state_dict(), self.infos)
 
@@ -321,7 +323,7 @@ class MixtureDataModule(PolicyDataModule):
         """Shares by weight, spread evenly."""
         samples = self._samples()
         assert isinstance(samples, PolicyMixture)
-        return MixtureOrder(samples.lengths, samples.weights, seed=self.seed)
+        return MixtureOrder(samples.lengths, samples.weights, seed=self.seed, shuffling=self.shuffling)
 
     def held_out(self) -> Sequence[int]:
         """All of them, source after source."""

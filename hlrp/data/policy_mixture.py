@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 
 from hlrp.data.augmentation import Transforms
 from hlrp.data.columns import read_columns, read_tasks
+from hlrp.data.compact import FrameRanges
 from hlrp.data.episodes import read_episodes
-from hlrp.data.filtering import Selection
+from hlrp.data.filtering import Selection, kept_ranges
 from hlrp.data.labelled_statistics import LabelledRows, labelled_statistics
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.policy_checks import STATE
@@ -106,10 +107,10 @@ class _SourceSamples:
         self.source: PolicySource = mixture.sources[number]
         self._mixture = mixture
         self.table = read_episodes(self.source.info)
-        kept = [np.arange(self.table.start[e], self.table.end[e] - drop_last, dtype=np.int64) for e in sorted(episodes)]
-        self.starts: NDArray[np.int64] = np.concatenate(kept) if kept else np.zeros(0, np.int64)
+        self.starts = self.table.frame_ranges(episodes, drop_last=drop_last)
         if selection is not None:
-            self.starts = self.starts[selection.keep[self.starts]]
+            kept = kept_ranges(self.table, episodes, selection.keep, drop_last=drop_last)
+            self.starts = FrameRanges(*kept)
         self._first = {_INDEX: mixture.first_frame[number], _EPISODE: mixture.first_episode[number]}
         self._labelled = np.zeros(len(self.table), bool)
         self._labelled[self.source.labelled] = True

@@ -14,11 +14,13 @@ from torch.utils.data import Dataset, Sampler
 from hlrp.data.episodes import Episodes
 from hlrp.data.filtering import kept_ranges
 from hlrp.data.readers import FrameReader
+from hlrp.data.shuffling import SHUFFLING, Shuffling
 from hlrp.errors import UserError
 
 if TYPE_CHECKING:
     from lerobot.datasets.sampler import EpisodeAwareSampler
 
+    from hlrp.data.frame_order import FrameOrder
     from hlrp.data.sampler import MixtureOrder
 
 Sample = dict[str, Any]
@@ -104,9 +106,10 @@ def episode_order(
     *,
     drop_last: int,
     seed: int,
-    relative: dict[int, int] | None = None,
+    relative: Mapping[int, int] | None = None,
     keep: NDArray[np.bool_] | None = None,
-) -> "EpisodeAwareSampler":
+    shuffling: Shuffling = SHUFFLING,
+) -> "FrameOrder":
     """LeRobot's sampler of the frames of some episodes.
 
     Args:
@@ -116,20 +119,20 @@ def episode_order(
         seed: Start of the order.
         relative: Global frame index to the position in the samples; none: they are the same.
         keep: bool `[frames]`: frames that samples may begin at; none: all.
+        shuffling: Which rules the order is made by.
 
     Raises:
         UserError: No frame is left.
     """
-    from lerobot.datasets.sampler import EpisodeAwareSampler
+    from hlrp.data.frame_order import FrameOrder
 
     shared: dict[str, Any] = {"shuffle": True, "seed": seed, "absolute_to_relative_idx": relative}
+    shared["shuffling"] = shuffling
     try:
         if keep is not None:
-            return EpisodeAwareSampler(*kept_ranges(table, episodes, keep, drop_last=drop_last), **shared)
+            return FrameOrder(*kept_ranges(table, episodes, keep, drop_last=drop_last), **shared)
         starts, ends = table.start.tolist(), table.end.tolist()
-        return EpisodeAwareSampler(
-            starts, ends, episode_indices_to_use=list(episodes), drop_n_last_frames=drop_last, **shared
-        )
+        return FrameOrder(starts, ends, episode_indices_to_use=list(episodes), drop_n_last_frames=drop_last, **shared)
     except ValueError as error:
         raise UserError(
             f"no frame is left to train on: {error}",

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from hlrp.data.shuffling import SHUFFLING, ShuffledEpoch, Shuffling, SpreadEpoch, is_drawn, places, shares
 from hlrp.errors import UserError
 
 
@@ -29,6 +30,7 @@ class ResumableSampler(Sampler[list[int]]):
             all processes have the same number).
         rank: This process, in `[0, world_size)`.
         world_size: Processes.
+        shuffling: Which rules the order is made by.
 
     Raises:
         UserError: Fewer windows than one global batch.
@@ -44,13 +46,14 @@ class ResumableSampler(Sampler[list[int]]):
         shuffle: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        shuffling: Shuffling = SHUFFLING,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not in [0, {world_size})")
         self.lengths = list(lengths)
         self.batch_size = batch_size
         self.seed = seed
-        self.shuffle = shuffle
+        self.shuffle, self.shuffling = shuffle, shuffling
         self.rank, self.world_size = rank, world_size
         self.weights = list(weights) if weights is not None else [float(n) for n in lengths]
         self.global_batch = batch_size * world_size
@@ -68,13 +71,17 @@ class ResumableSampler(Sampler[list[int]]):
         """Batches of a whole epoch, wherever it is entered."""
         return self._batches
 
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """Positions of the whole epoch over all processes, `[batches * global batch]` when shuffled."""
+    def order(self, epoch: int) -> "_Epoch":
+        """Positions of the whole epoch over all processes, `batches * global batch` of them when shuffled."""
         windows = sum(self.lengths)
         if not self.shuffle:
-            padded = math.ceil(windows / self.world_size) * self.world_size
-            return np.arange(padded, dtype=np.int64) % max(windows, 1)
+            return _InOrder(windows, math.ceil(windows / self.world_size) * self.world_size)
         total = self._batches * self.global_batch
+        if is_drawn(self.shuffling, total):
+            return _Drawn(self._drawn(epoch, total))
+        return ShuffledEpoch(self.lengths, self.weights, total, self.seed, epoch)
+
+    def _drawn(self, epoch: int, total: int) -> NDArray[np.int64]:
         begins = np.cumsum([0, *self.lengths[:-1]])
         generator = _generator(self.seed, epoch)
         chosen = []
@@ -92,8 +99,9 @@ class ResumableSampler(Sampler[list[int]]):
     def _from(self, epoch: int, start: int) -> Iterator[list[int]]:
         order = self.order(epoch)
         for batch in range(start, self._batches):
-            part = order[batch * self.global_batch : (batch + 1) * self.global_batch]
-            yield part[self.rank :: self.world_size].tolist()
+            first = batch * self.global_batch
+            mine = np.arange(first + self.rank, min(first + self.global_batch, len(order)), self.world_size)
+            yield order(mine).tolist()
 
     @property
     def sampler(self) -> "ResumableSampler":
@@ -121,6 +129,7 @@ class ResumableSampler(Sampler[list[int]]):
             "global_batch": self.global_batch,
             "lengths": self.lengths,
             "weights": self.weights,
+            "shuffling": self.shuffling,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -151,10 +160,13 @@ class MixtureOrder:
         lengths: Samples of each source; positions count through the sources in this order.
         weights: How often each source is sampled relative to the others, > 0.
         seed: Start of the order, >= 0.
+        shuffling: Which rules the order is made by.
     """
 
-    def __init__(self, lengths: Sequence[int], weights: Sequence[float], *, seed: int = 0) -> None:
-        self.lengths, self.weights, self.seed = list(lengths), list(weights), seed
+    def __init__(
+        self, lengths: Sequence[int], weights: Sequence[float], *, seed: int = 0, shuffling: Shuffling = SHUFFLING
+    ) -> None:
+        self.lengths, self.weights, self.seed, self.shuffling = list(lengths), list(weights), seed, shuffling
         self._epoch = self._start_index = 0
 
     def __len__(self) -> int:
@@ -165,9 +177,12 @@ class MixtureOrder:
         # As LeRobot's does: the next pass is another epoch, as soon as this one is asked for.
         epoch, start = self._epoch, self._start_index
         self._epoch, self._start_index = epoch + 1, 0
-        return iter(self._positions(epoch)[start:].tolist())
+        if is_drawn(self.shuffling, len(self)):
+            return iter(self._drawn(epoch)[start:].tolist())
+        order = SpreadEpoch(self.lengths, self.weights, self.seed, epoch)
+        return (position for block in places(start, len(self)) for position in order(block).tolist())
 
-    def _positions(self, epoch: int) -> NDArray[np.int64]:
+    def _drawn(self, epoch: int) -> NDArray[np.int64]:
         generator = _generator(self.seed, epoch)
         begins = np.cumsum([0, *self.lengths[:-1]])
         chosen, moments = [], []
@@ -197,17 +212,41 @@ def _generator(seed: int, epoch: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch])
 
 
-def shares(lengths: Sequence[int], weights: Sequence[float], total: int) -> list[int]:
-    """Samples of each source, summing to ``total``: the largest remainders are rounded up; an empty one gives none."""
-    there = np.asarray([w if n else 0.0 for w, n in zip(weights, lengths, strict=True)])
-    exact = there / there.sum() * total
-    counts = np.floor(exact).astype(np.int64)
-    for source in np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]:
-        counts[source] += 1
-    return [int(n) for n in counts]
-
-
 def _passes(length: int, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """``count`` of ``length`` samples in a random order, each once before any comes again."""
     rounds = [generator.permutation(length) for _ in range(math.ceil(count / length))]
     return np.concatenate(rounds)[:count]
+
+
+class _Epoch(Protocol):
+    """The positions of an epoch by their places in it."""
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, places: NDArray[np.int64], /) -> NDArray[np.int64]: ...
+
+
+class _InOrder:
+    """All positions, then the first ones again up to ``total``."""
+
+    def __init__(self, length: int, total: int) -> None:
+        self._length, self._total = length, total
+
+    def __len__(self) -> int:
+        return self._total
+
+    def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        return places % max(self._length, 1)
+
+
+class _Drawn:
+    """An order that lies in memory."""
+
+    def __init__(self, positions: NDArray[np.int64]) -> None:
+        self._positions = positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self._positions[places]

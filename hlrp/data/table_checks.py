@@ -255,8 +255,8 @@ class _Tables:
     def end(self) -> Iterator[Problem]:
         import numpy as np
 
-        needed = np.zeros(self.info.frames, bool)
-        needed[self.table.frame_indices(np.flatnonzero(self.wanted).tolist())] = True
+        wanted = self.table.frame_ranges(np.flatnonzero(self.wanted))
+        needed = wanted.mark(np.zeros(self.info.frames, bool))
         missing = np.flatnonzero(needed & ~self.seen)
         if len(missing):
             episodes = np.unique(self.table.episode_of(missing)).tolist()

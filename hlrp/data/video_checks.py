@@ -113,7 +113,8 @@ def _time_problem(video: _Video, times: FrameTimes, look: _Look) -> Problem | No
 
     parts = [times.seconds(episode) for episode in video.episodes]
     expected = np.concatenate(parts)
-    labels = np.asarray([(e, i) for e, part in zip(video.episodes, parts, strict=True) for i in range(len(part))])
+    lengths = [len(part) for part in parts]
+    labels = np.stack([np.repeat(video.episodes, lengths), np.concatenate([np.arange(n) for n in lengths])], axis=1)
     known = np.isfinite(expected)
     order = np.argsort(expected[known], kind="stable")
     expected, labels = expected[known][order], labels[known][order]

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hlrp.data.columns import read_column
+from hlrp.data.compact import FrameRanges, zeros
 from hlrp.data.dataset_info import DatasetInfo, check_episodes
 from hlrp.data.decode import frame_size, target_size
 from hlrp.data.episodes import Episodes, check_camera, read_episodes, window_offset
+from hlrp.data.filtering import kept_ranges
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.readers import FrameReader, FramesWanted, open_readers
 from hlrp.errors import UserError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "FrameWindows", "WindowSource"]
 
+_ROWS = 65_536
 _log = logging.getLogger("hlrp.data")
 
 
@@ -63,9 +66,7 @@ class SourceWindows:
         self.spec = spec
         self.table: Episodes = read_episodes(spec.info)
         self.offset = window_offset(offset_seconds, spec.info.fps)
-        self.starts = self.table.frame_indices(spec.episodes)
-        if spec.keep is not None:
-            self.starts = self.starts[spec.keep[self.starts]]
+        self.starts = self._begins(drop_last=0)
         self._steps = np.arange(num_frames, dtype=np.int64) * self.offset
 
     def keep_valid(self) -> None:
@@ -74,10 +75,19 @@ class SourceWindows:
         Raises:
             UserError: That leaves none.
         """
-        kept = self.starts[self.starts + self.offset < self.table.end[self.table.episode_of(self.starts)]]
+        kept = self._begins(drop_last=self.offset)
         if len(self.starts) and not len(kept):
             raise _no_pair_fits(self.table, self.spec.episodes, self.offset)
         self.starts = kept
+
+    def _begins(self, *, drop_last: int) -> FrameRanges:
+        episodes, keep = self.spec.episodes, self.spec.keep
+        if keep is None:
+            return self.table.frame_ranges(episodes, drop_last=drop_last)
+        kept = kept_ranges(
+            self.table, range(len(self.table)) if episodes is None else episodes, keep, drop_last=drop_last
+        )
+        return FrameRanges(*kept)
 
     def window(
         self, starts: "NDArray[np.int64]", episode: "NDArray[np.int64]"
@@ -120,11 +130,9 @@ class _FramesAndActions(SourceWindows):
         self.labelled = np.zeros(len(self.table), bool)
         if with_actions and "action" in spec.info.features:
             actions = read_column(spec.info, "action", spec.episodes)
-            bad = ~np.isfinite(actions)
-            if bad.any():
-                # One of them would spoil every sum that comes after it: they are counted beside.
-                actions = np.where(bad, 0, actions)
-                self.action_bad = _running_sums(bad, self.table)
+            # One that is no number would spoil every sum that comes after it: they are counted beside.
+            if not all(np.isfinite(actions[first : first + _ROWS]).all() for first in range(0, len(actions), _ROWS)):
+                self.action_bad = _running_sums(actions, self.table, bad=True)
             self.action_total = _running_sums(actions, self.table)
             self.labelled[spec.labelled_episodes if spec.labelled_episodes is not None else slice(None)] = True
 
@@ -166,11 +174,14 @@ class _FramesAndActions(SourceWindows):
         """Of the valid pairs of labelled episodes, all finite, `[N, A]`; no frame is read."""
         import numpy as np
 
-        episode = self.table.episode_of(self.starts)
-        indices, valid = self.window(self.starts, episode)
-        found = self._actions(indices, valid, episode, self.action_width or 0)
-        sums: NDArray[np.float32] = found["action_sum"][valid & found["has_action"][:, None]]
-        return sums[np.isfinite(sums).all(1)]
+        parts = [np.zeros((0, self.action_width or 0), np.float32)]
+        for starts in self.starts.blocks(_ROWS):
+            episode = self.table.episode_of(starts)
+            indices, valid = self.window(starts, episode)
+            found = self._actions(indices, valid, episode, self.action_width or 0)
+            sums: NDArray[np.float32] = found["action_sum"][valid & found["has_action"][:, None]]
+            parts.append(sums[np.isfinite(sums).all(1)])
+        return np.concatenate(parts)
 
 
 def _no_pair_fits(table: Episodes, episodes: list[int] | None, offset: int) -> UserError:
@@ -187,16 +198,18 @@ def _no_pair_fits(table: Episodes, episodes: list[int] | None, offset: int) -> U
     )
 
 
-def _running_sums(rows: "NDArray[Any]", table: Episodes) -> "NDArray[np.float64]":
-    """Sum over the rows of its episode before each frame, float64 `[frames, A]`.
+def _running_sums(rows: "NDArray[Any]", table: Episodes, *, bad: bool = False) -> "NDArray[np.float64]":
+    """Sum over the rows of its episode before each frame, or how many are no number, float64 `[frames, A]`.
 
     Each episode begins at zero, so that a huge number costs its own episode's digits alone.
     """
     import numpy as np
 
-    sums = np.zeros(rows.shape, np.float64)
+    sums = zeros(rows.shape, np.float64)
     for first, end in zip(table.start.tolist(), table.end.tolist(), strict=True):
-        np.cumsum(rows[first : end - 1], axis=0, dtype=np.float64, out=sums[first + 1 : end])
+        part = rows[first : end - 1]
+        finite = np.isfinite(part)
+        np.cumsum(~finite if bad else np.where(finite, part, 0), axis=0, dtype=np.float64, out=sums[first + 1 : end])
     return sums
 
 

@@ -1,13 +1,14 @@
 """Samples of the foundation model: one frame, its instruction and state, and what its label is made from."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hlrp.camera_names import UNNAMED, with_only_camera
 from hlrp.data import DatasetInfo, WindowSource
 from hlrp.data.columns import read_column, read_columns, read_tasks
+from hlrp.data.compact import FrameRanges
 from hlrp.data.decode import frame_size, target_size
 from hlrp.data.episodes import check_camera
 from hlrp.data.mixture import Batch, Mixture
@@ -24,6 +25,9 @@ _log = logging.getLogger("hlrp.data")
 STATE = "observation.state"
 INSTRUCTION = "instruction"
 _PRESENT = ".present"
+_ROWS = 65_536
+# Sums in parts round differently: runs on fewer rows have the numbers that they always had.
+_ROWS_AT_ONCE = 1 << 20
 
 
 class _LabelledFrames(SourceWindows):
@@ -172,7 +176,7 @@ class FoundationSamples(Mixture):
             part.state_dim = width
 
     @property
-    def starts(self) -> "list[NDArray[np.int64]]":
+    def starts(self) -> list[FrameRanges]:
         """Global frame indices of the samples of each source."""
         return [part.starts for part in self._parts]
 
@@ -190,7 +194,8 @@ class FoundationSamples(Mixture):
             {
                 self._instruction(part.number, int(task))
                 for part in self._parts
-                for task in np.unique(part.task_index[part.starts])
+                for starts in part.starts.blocks(_ROWS)
+                for task in np.unique(part.task_index[starts])
             }
         )
 
@@ -201,9 +206,19 @@ class FoundationSamples(Mixture):
         parts = [(p, p.states) for p in self._parts if p.states is not None and len(p.starts)]
         if not parts:
             return None
-        padded = [np.pad(s[p.starts], ((0, 0), (0, p.state_dim - s.shape[1]))) for p, s in parts]
-        values = np.concatenate(padded).astype(np.float64)
-        return values.mean(0), values.std(0)
+
+        def blocks(rows: int) -> "Iterator[NDArray[np.float64]]":
+            for part, states in parts:
+                for starts in part.starts.blocks(rows):
+                    missing = part.state_dim - states.shape[1]
+                    yield np.pad(states[starts], ((0, 0), (0, missing))).astype(np.float64)
+
+        count = sum(len(part.starts) for part, _ in parts)
+        if count <= _ROWS_AT_ONCE:
+            values = np.concatenate([*blocks(count)])
+            return values.mean(0), values.std(0)
+        mean = sum(block.sum(0) for block in blocks(_ROWS)) / count
+        return mean, np.sqrt(sum(((block - mean) ** 2).sum(0) for block in blocks(_ROWS)) / count)
 
     def _instruction(self, source: int, task: int) -> str:
         tasks = self._tasks[source]

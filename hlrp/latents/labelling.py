@@ -20,7 +20,7 @@ from hlrp.data.frame_pipeline import DeviceChunk, FramePipeline
 from hlrp.laq.checkpoint import LAQManifest, find_model, read_manifest
 from hlrp.laq.config import LAQConfig
 from hlrp.laq.model import LAQ
-from hlrp.latents.shards import SHARD_FRAMES, LatentIdentity, ShardRange, ShardRows, plan_shards
+from hlrp.latents.shards import LatentIdentity, ShardRange, ShardRows, plan_shards, shard_frames_for
 from hlrp.latents.spec import CodeSpec
 from hlrp.latents.table import MANIFEST, check_same_work, finish_table
 from hlrp.latents.window_batches import WindowBatcher
@@ -71,7 +71,7 @@ class LabelRequest:
         batch_size: Windows that are encoded at a time. Sums are rounded differently at other sizes, so a code that
             lies between two may come out as the other one.
         skip_bad: Mark episodes that cannot be decoded invalid; otherwise they are an error.
-        shard_frames: Frames of a shard, about.
+        shard_frames: Frames of a shard, about; None: see `shard_frames_for`.
         ranks: Which process of how many this is.
     """
 
@@ -83,7 +83,7 @@ class LabelRequest:
     vectors: bool = False
     batch_size: int = 256
     skip_bad: bool = False
-    shard_frames: int = SHARD_FRAMES
+    shard_frames: int | None = None
     ranks: Ranks = field(default_factory=Ranks)
 
     def identity(self) -> LatentIdentity:
@@ -100,7 +100,7 @@ class LabelRequest:
             offset_frames=window_offset(spec.offset_seconds, self.info.fps),
             rows=self.info.frames,
             episodes=self.info.episodes,
-            shard_frames=self.shard_frames,
+            shard_frames=self.shard_frames or shard_frames_for(self.info.frames, self.output),
             video_backend=self.info.video_backend,
         )
 
@@ -203,7 +203,7 @@ def label(
     """
     identity = request.identity()
     table = read_episodes(request.info)
-    shards = plan_shards(table, request.shard_frames)
+    shards = plan_shards(table, identity.shard_frames)
     check_same_work(request.output, identity)
     request.output.mkdir(parents=True, exist_ok=True)
     mine = [shards[i] for i in request.ranks.share(len(shards))]
@@ -246,16 +246,19 @@ class _Labelling:
         self._report(force=True)
         if not todo:
             return
-        shard_of = {e: shard for shard in todo for e in range(shard.first_episode, shard.end_episode)}
+        episodes = np.concatenate([np.arange(shard.first_episode, shard.end_episode) for shard in todo]).tolist()
         decoder = SequentialDecoder(self.table, self.identity.camera, self.request.config.image_size)
         frames = FramePipeline(
-            decoder, list(shard_of), self.device, chunk=CHUNK, skip_bad=self.request.skip_bad, workers=workers
+            decoder, episodes, self.device, chunk=CHUNK, skip_bad=self.request.skip_bad, workers=workers
         )
         batcher = WindowBatcher(self.identity.num_frames, self.identity.offset_frames, self.request.batch_size, CHUNK)
         current: ShardRows | None = None
+        coming = iter(todo)
+        shard = next(coming)
         with closing(iter(frames)) as items:
             for item in items:
-                shard = shard_of[item.episode]
+                while item.episode >= shard.end_episode:
+                    shard = next(coming)
                 current = current or ShardRows(self.identity, shard, self.table, frames.source)
                 self._take(item, current, batcher)
                 length = int(self.table.lengths[item.episode])

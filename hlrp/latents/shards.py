@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHARD_FRAMES = 4096
-"""Frames of a shard: what a kill can cost, and the grain in which ranks share the work."""
+"""Frames of a shard, at least: what a kill can cost, and the grain in which ranks share the work."""
+
+_MOST_SHARDS = 4096
 
 _METADATA_KEY = "hlrp"
 _DTYPES = {"I64": np.int64, "I32": np.int32, "I16": np.int16, "BOOL": np.bool_, "F32": np.float32}
@@ -100,6 +102,17 @@ class ShardHeader(NamedTuple):
     bad_episodes: list[int]
     decoded_by: str | None
     arrays: dict[str, tuple[type, tuple[int, ...], int]]
+
+
+def shard_frames_for(frames: int, folder: Path) -> int:
+    """Frames of a shard of a new table: so many that it has no more files than a folder and a process hold with ease.
+
+    Args:
+        frames: Of the dataset.
+        folder: Of the table; where it has been begun, its shards stay of the size that they are.
+    """
+    begun = next(iter(sorted(folder.glob("shard-*.safetensors"))), None)
+    return read_header(begun).identity.shard_frames if begun else max(SHARD_FRAMES, -(-frames // _MOST_SHARDS))
 
 
 def plan_shards(table: Episodes, shard_frames: int = SHARD_FRAMES) -> list[ShardRange]:
@@ -252,9 +265,14 @@ def _check_shapes(header: ShardHeader) -> None:
 
 
 def map_arrays(path: Path, header: ShardHeader | None = None) -> "dict[str, NDArray[Any]]":
-    """The arrays of a shard, mapped into memory read-only."""
+    """The arrays of a shard, read-only: one mapping of the file for all, and no file is left open."""
+    from torch import UntypedStorage, empty, uint8
+
     header = header or read_header(path)
+    # Python's own mmap keeps the file open: a table of a million frames would need more files than one may have.
+    storage = UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+    mapped = empty(0, dtype=uint8).set_(storage).numpy()
+    mapped.flags.writeable = False
     return {
-        name: np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
-        for name, (dtype, shape, offset) in header.arrays.items()
+        name: np.ndarray(shape, dtype, mapped.data, offset) for name, (dtype, shape, offset) in header.arrays.items()
     }

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hlrp.config import LightningRun, SourceSection
 from hlrp.data import DatasetInfo
+from hlrp.data.compact import FrameRanges
 from hlrp.errors import UserError
 from hlrp.laq import LAQ
 from hlrp.laq.checkpoint import find_model, read_manifest
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FRAMES, VALID = "label_frames", "label_valid"
+_COUNTED = 65_536
 CODES_KEY, MASK_KEY, VECTORS_KEY = "target_codes", "target_mask", "target_vectors"
 
 
@@ -74,7 +76,7 @@ class LabelSource(Protocol):
     def labels(self, batch: Mapping[str, Tensor]) -> Labels:
         """The labels of a batch that is on the device."""
 
-    def code_counts(self, starts: "Sequence[NDArray[np.int64]]") -> Tensor | None:
+    def code_counts(self, starts: Sequence[FrameRanges]) -> Tensor | None:
         """How often each code is the label of the samples ``starts`` of each source, int64 ``[P, K]``.
 
         None where that is not known before they have been read.
@@ -131,13 +133,14 @@ class PrecomputedLabels(LabelSource):
         """As they were read."""
         return Labels(batch[CODES_KEY], batch[MASK_KEY], batch.get(VECTORS_KEY))
 
-    def code_counts(self, starts: "Sequence[NDArray[np.int64]]") -> Tensor | None:
-        """Counted over the table."""
+    def code_counts(self, starts: Sequence[FrameRanges]) -> Tensor | None:
+        """Counted over the table, a part at a time."""
         counts = torch.zeros(self.spec.positions, self.spec.codebook_size, dtype=torch.int64)
-        for source, index in enumerate(starts):
-            read = self.read(source, index)
-            codes, mask = torch.from_numpy(read[CODES_KEY]), torch.from_numpy(read[MASK_KEY])
-            counts += code_counts(codes, self.spec.codebook_size, mask)
+        for source, frames in enumerate(starts):
+            for index in frames.blocks(_COUNTED):
+                read = self.read(source, index)
+                codes, mask = torch.from_numpy(read[CODES_KEY]), torch.from_numpy(read[MASK_KEY])
+                counts += code_counts(codes, self.spec.codebook_size, mask)
         return counts
 
 

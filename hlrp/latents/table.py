@@ -3,6 +3,7 @@
 A folder without `manifest.json` is a table that is not finished.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _KIND = "latent_table"
+# Of the 65,530 mappings that Linux allows a process.
+_MOST_MAPPED = 16_384
 
 
 class ShardEntry(Record):
@@ -143,7 +146,7 @@ class LatentTable:
 
     def __init__(self, folder: Path, manifest: TableManifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self._maps: dict[int, dict[str, NDArray[Any]]] = {}
+        self._maps: OrderedDict[int, dict[str, NDArray[Any]]] = OrderedDict()
         self._ends: NDArray[np.int64] | None = None
 
     @classmethod
@@ -217,6 +220,9 @@ class LatentTable:
         """One array of one shard (`index`, `episode_index`, `codes`, `valid`, `vectors`), mapped read-only."""
         if shard not in self._maps:
             self._maps[shard] = map_arrays(self.folder / self.manifest.shards[shard].range.name)
+            if len(self._maps) > _MOST_MAPPED:
+                self._maps.popitem(last=False)
+        self._maps.move_to_end(shard)
         return self._maps[shard][name]
 
     def _indices(self, indices: "ArrayLike") -> "NDArray[np.int64]":
@@ -251,4 +257,4 @@ class LatentTable:
         return np.asarray(self.array(shard, name)[wanted - self.manifest.shards[shard].range.first_row])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_maps": {}}
+        return self.__dict__ | {"_maps": OrderedDict()}

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -74,6 +74,7 @@ class RunManifest(BaseModel):
         warnings: What the user should know of its numbers.
         final_metrics: The last row; null stands for a number that was not finite.
         resumed: Every time it was taken up again.
+        shuffling: Rules by which the order of its samples is made (`hlrp.data.shuffling`); of hlrp 0.1: `drawn`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,6 +97,7 @@ class RunManifest(BaseModel):
     warnings: list[str] = []
     final_metrics: dict[str, Any] = Field(default_factory=dict)
     resumed: list[ResumeRecord] = []
+    shuffling: Literal["drawn", "computed"] = "drawn"
 
     @classmethod
     def read(cls, path: Path) -> "RunManifest":

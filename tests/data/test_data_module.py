@@ -137,3 +137,17 @@ def test_a_decoder_that_cannot_be_loaded_is_refused(video_root, monkeypatch):
     with pytest.raises(UserError, match=r"torchcodec cannot decode here: it is not installed") as caught:
         FrameDataModule(run_of(video_root, video_backend="torchcodec"))
     assert "data.video_backend" in str(caught.value) and "PyAV brings its own" in str(caught.value)
+
+
+def test_a_run_that_does_not_say_goes_on_in_the_order_of_old(video_root):
+    data = FrameDataModule(run_of(video_root, num_workers=0), size=24, cameras=[TOP])
+    data.setup("fit")
+    state = data.state_dict()
+    assert state["shuffling"] == data.train_sampler().shuffling == "computed"
+    del state["shuffling"]
+    again = FrameDataModule(run_of(video_root, num_workers=0), size=24, cameras=[TOP])
+    again.load_state_dict(state)
+    again.setup("fit")
+    assert again.train_sampler().shuffling == "drawn"
+    again.load_state_dict(data.state_dict())
+    assert again.train_sampler().shuffling == "computed"

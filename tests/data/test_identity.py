@@ -56,6 +56,28 @@ def test_one_byte_changed_in_place_is_other_data(root):
         assert mark(root) != before, path
 
 
+def test_what_took_long_is_not_read_again_until_a_file_changes(root, tmp_path, monkeypatch):
+    from hlrp.data import identity
+
+    read: list[int] = []
+    whole = identity._read_fingerprint
+    monkeypatch.setattr(identity, "_read_fingerprint", lambda files: [read.append(len(files)), whole(files)][1])
+    monkeypatch.setenv("HLRP_CACHE", str(tmp_path / "cache"))
+    before = mark(root)
+    assert [mark(root), len(read), (tmp_path / "cache").exists()] == [before, 2, False], "that was quick"
+    monkeypatch.setattr(identity, "_LONG_S", -1)
+    monkeypatch.setattr(identity, "_RECENT_S", 3600)
+    assert [mark(root), mark(root), len(read)] == [before, before, 4], "files that have just been written may change"
+    monkeypatch.setattr(identity, "_RECENT_S", 0)
+    assert [mark(root), mark(root), mark(root), len(read)] == [before, before, before, 5]
+    edit_column(tables(root)[0], "timestamp", lambda v: v + 1)
+    changed = mark(root)
+    assert changed != before and [mark(root), len(read)] == [changed, 6]
+    for kept in (tmp_path / "cache/fingerprints").iterdir():
+        kept.write_text("{")
+    assert [mark(root), len(read)] == [changed, 7]
+
+
 def test_a_copy_is_the_same_data_whatever_its_times_and_place(root, tmp_path):
     before = mark(root)
     moved = tmp_path / "elsewhere"

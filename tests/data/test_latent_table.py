@@ -102,6 +102,26 @@ def test_it_travels_to_workers_without_its_content(info, tmp_path):
     assert np.array_equal(pickle.loads(packed).codes(range(ROWS))[0].numpy(), codes)
 
 
+def test_shards_leave_no_file_open_and_few_are_mapped(info, tmp_path, monkeypatch):
+    codes, valid, vectors = make_table(tmp_path / "table", info, vector_dim=3, shard_frames=1)
+    monkeypatch.setattr("hlrp.latents.table._MOST_MAPPED", 2)
+    table = LatentTable.open(tmp_path / "table")
+
+    def mapped():
+        return sum("table/shard-" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+    before, maps = len([*Path("/proc/self/fd").iterdir()]), mapped()
+    rows = np.random.default_rng(0).permutation(ROWS)
+    assert len(table.manifest.shards) > 3
+    for part in np.array_split(rows, 8):
+        assert np.array_equal(table.codes(part)[0].numpy(), codes[part])
+        assert np.array_equal(table.vectors(part).numpy(), np.where(valid[..., None, None], vectors, 0)[part])
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+    assert mapped() - maps == 2, "one mapping a shard, of as many as are kept"
+    with pytest.raises(ValueError, match="read-only"):
+        table.array(0, "codes")[0] = 1
+
+
 def test_an_index_it_does_not_have(info, tmp_path):
     make_table(tmp_path / "table", info)
     for index in (-1, ROWS):

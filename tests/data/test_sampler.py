@@ -5,10 +5,20 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from hlrp.data import ResumableSampler
+from hlrp.data import ResumableSampler, shuffling
+from hlrp.data.frame_order import FrameOrder
+from hlrp.data.permutation import Permutation
 from hlrp.data.policy_samples import PolicySampler
 from hlrp.data.sampler import MixtureOrder, shares
 from hlrp.errors import UserError
+
+
+@pytest.fixture(autouse=True, params=["drawn", "computed"])
+def rules(request, monkeypatch):
+    """Small orders are drawn, large ones computed: what holds of the ones holds of the others."""
+    if request.param == "computed":
+        monkeypatch.setattr(shuffling, "DRAWN_SAMPLES", 0)
+    return request.param
 
 
 def flat(batches):
@@ -145,3 +155,60 @@ def test_processes_share_the_global_batches_of_a_mixture(processes):
         sampler.load_state_dict({"epoch": 1, "position": 3})
     for whole, *theirs in zip(one, *parts, strict=True):
         assert whole == flat(theirs)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 5, 4096, 4097, 5000, 65_536, 65_537])
+def test_a_permutation_has_every_number_once_and_each_key_another(length):
+    places = np.arange(length)
+    found = Permutation(length, 7, 1)(places)
+    assert np.array_equal(np.sort(found), places)
+    assert np.array_equal(Permutation(length, 7, 1)(places[3:]), found[3:])
+    if length > 2:
+        assert not np.array_equal(Permutation(length, 7, 2)(places), found)
+        assert not np.array_equal(Permutation(length, 7, 1, 0)(places), found)
+
+
+def test_the_numbers_of_a_permutation_do_not_depend_on_their_places():
+    # Of 20,000 of them a share of 1/50 lies in a fiftieth, whatever came before: chi-squared of 2,500 cells, 4 sigma.
+    found = Permutation(10**9, 3)(np.arange(20_000)) * 50 // 10**9
+    cells = np.bincount(found[:-1] * 50 + found[1:], minlength=2500)
+    assert ((cells - 8) ** 2 / 8).sum() < 2499 + 4 * (2 * 2499) ** 0.5
+    assert np.bincount(found, minlength=50) == pytest.approx(400, abs=5 * 20)
+
+
+def test_a_run_of_the_old_rules_has_the_old_order(rules):
+    """Numbers as hlrp 0.1 drew them, whatever the rules of runs that begin now."""
+    windows = ResumableSampler([7, 4], 4, seed=3, shuffling="drawn")
+    assert flat(windows) == [8, 4, 5, 1, 9, 2, 7, 6]
+    mixture = MixtureOrder([7, 4], [1, 1], seed=3, shuffling="drawn")
+    assert list(mixture) == [7, 5, 8, 6, 2, 10, 1, 9, 4, 7, 3]
+    frames = FrameOrder([0, 9], [5, 12], shuffle=True, seed=3, shuffling="drawn")
+    assert list(frames) == [10, 3, 11, 2, 0, 1, 9, 4]
+    now = flat(ResumableSampler([7, 4], 4, seed=3)), list(MixtureOrder([7, 4], [1, 1], seed=3))
+    mixture.set_epoch(0)
+    assert [a == b for a, b in zip(now, (flat(windows), list(mixture)), strict=True)] == [rules == "drawn"] * 2
+
+
+def test_the_order_of_a_billion_samples_costs_nothing():
+    lengths = [10**9, 3 * 10**6]
+    windows = ResumableSampler(lengths, 4, weights=[1, 1], seed=3)
+    windows.load_state_dict({"epoch": 5, "position": 10**8})
+    first = next(iter(windows))
+    mixture = MixtureOrder(lengths, [1, 1], seed=3)
+    mixture.load_state_dict({"epoch": 5, "start_index": 4 * 10**8})
+    assert len(set(first)) == 4 and max(*first, *islice(mixture, 4)) < sum(lengths)
+    frames = FrameOrder([0], [10**9], shuffle=True, seed=3)
+    frames.load_state_dict({"epoch": 5, "start_index": 10**8})
+    assert frames.state_dict()["epoch"] == 5
+    assert max(islice(frames, 4)) < 10**9
+    assert frames.state_dict() == {"epoch": 6, "start_index": 0}
+
+
+@pytest.mark.parametrize("start", [0, 1, 17, 3000])
+def test_a_mixtures_order_does_not_depend_on_the_block_that_it_is_computed_in(start):
+    lengths, weights = [500, 0, 37, 9000], [3, 2, 1, 6]
+    whole = list(MixtureOrder(lengths, weights, seed=2))
+    assert max(np.bincount(whole)[537:]) <= 2
+    entered = MixtureOrder(lengths, weights, seed=2)
+    entered.load_state_dict({"epoch": 0, "start_index": start})
+    assert list(entered) == whole[start:]

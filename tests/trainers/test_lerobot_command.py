@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hlrp.config.obeyed import OBEYED
 from hlrp.data.dataset_info import read_dataset
 from hlrp.errors import UserError
 from trainers.lerobot.command import build_arguments, build_command
-from trainers.lerobot.events import ASKED_FILTER, ASKED_POLICY, SOURCES
+from trainers.lerobot.events import ASKED_FILTER, ASKED_POLICY, SHUFFLING_ASKED, SOURCES
 from trainers.lerobot.session import metrics_row
 from trainers.lifecycle import default_log_freq, default_save_freq, explain_failure
 
@@ -314,3 +315,26 @@ def test_a_trainer_made_in_python_checks_its_settings(toy_root: Path, tmp_path: 
         LeRobotTrainer(stepps=3).fit("act", dataset_root=toy_root, output_dir=tmp_path / "run")
     with pytest.raises(UserError, match="did you mean 'lerobot'"):
         get_trainer("lerobt")
+
+
+def test_the_order_is_made_by_the_rules_of_the_run_and_as_in_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lerobot.datasets.sampler import EpisodeAwareSampler
+
+    from hlrp.data import shuffling
+    from hlrp.data.frame_order import FrameOrder
+    from trainers.lerobot.data_hooks import order_frames
+
+    assert SHUFFLING_ASKED not in build_command(_run(), []).environment
+    assert build_command(_run(), [], "drawn").environment[SHUFFLING_ASKED] == "drawn"
+    monkeypatch.setattr(shuffling, "DRAWN_SAMPLES", 20)
+    orders: dict[str, list[int]] = {}
+    for rules in ("drawn", "computed"):
+        script = SimpleNamespace()
+        order_frames(script, rules)  # type: ignore[arg-type]
+        orders[rules] = list(script.EpisodeAwareSampler([0, 40], [30, 50], drop_n_last_frames=5, shuffle=True, seed=1))
+        few = list(script.EpisodeAwareSampler([0], [20], shuffle=True, seed=1))
+        assert few == list(EpisodeAwareSampler([0], [20], shuffle=True, seed=1)), "LeRobot's own"
+    shared: dict[str, Any] = {"drop_n_last_frames": 5, "shuffle": True, "seed": 1}
+    assert orders["drawn"] == list(EpisodeAwareSampler([0, 40], [30, 50], **shared))
+    assert orders["computed"] == list(FrameOrder([0, 40], [30, 50], **shared)) != orders["drawn"]
+    assert sorted(orders["computed"]) == sorted(orders["drawn"])

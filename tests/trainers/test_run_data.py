@@ -185,7 +185,12 @@ def test_a_resumed_lerobot_run_warns_of_its_data_as_a_fresh_one(root: Path, tmp_
     run: Any = _config("lerobot", root)
     fresh = plan(run, tmp_path / "fresh").warnings
     assert "statistics of 'observation.image' are not finite" in "".join(fresh)
-    assert plan_resume(_stored(run, tmp_path / "run", root), run, None)[2] == fresh
+    directory = _stored(run, tmp_path / "run", root)
+    command, _, warnings, _ = plan_resume(directory, run, None)
+    assert warnings == fresh
+    assert command.environment["HLRP_SHUFFLING"] == "drawn", "as the runs of old, which do not say"
+    directory.update(shuffling="computed")
+    assert "HLRP_SHUFFLING" not in plan_resume(directory, run, None)[0].environment
 
 
 def test_a_run_of_an_older_hlrp_goes_on_with_data_of_the_same_names_and_sizes_and_says_so(

@@ -14,6 +14,7 @@ import yaml
 
 from hlrp.config import DataSection, LeRobotRun
 from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo
+from hlrp.data.shuffling import SHUFFLING, Shuffling
 from hlrp.errors import UserError
 from hlrp.processes import child_environment
 from hlrp.runs import Checkpoint
@@ -23,6 +24,7 @@ from trainers.lerobot.events import (
     ASKED_FILTER,
     ASKED_POLICY,
     MAX_NONFINITE_STEPS,
+    SHUFFLING_ASKED,
     SOURCES,
     TF32_OFF,
 )
@@ -229,8 +231,8 @@ def _ranges(episodes: list[int]) -> str:
     return ",".join(f"{first}-{last}" for first, last in parts)
 
 
-def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
-    """The process for ``arguments`` under the run's launcher, precision and network settings."""
+def build_command(run: LeRobotRun, arguments: list[str], shuffling: Shuffling = SHUFFLING) -> Command:
+    """The process for ``arguments`` under the run's launcher, precision and network settings, and rules of order."""
     # Fields on top of a checkpoint are judged together with its own values, which LeRobot reads.
     asked: dict[str, Any] = {"name": run.model.policy_type, "fields": run.model.policy_fields}
     asked |= {"fresh": not run.model.init_from, "cameras": run.data.cameras}
@@ -247,6 +249,8 @@ def build_command(run: LeRobotRun, arguments: list[str]) -> Command:
         environment |= {"HF_HUB_OFFLINE": "1"}
     if run.data.filter.given:
         environment[ASKED_FILTER] = run.data.model_dump_json(include={"filter", "cameras", "tolerance_s"})
+    if shuffling != SHUFFLING:
+        environment[SHUFFLING_ASKED] = shuffling
     if run.trainer.device:
         environment[ASKED_DEVICE] = run.trainer.device
     if not run.trainer.tf32:

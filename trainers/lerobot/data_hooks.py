@@ -12,14 +12,29 @@ from hlrp.config import DataSection, FilterSection
 from hlrp.data.dataset_info import read_dataset
 from hlrp.data.episodes import check_camera_names, read_episodes
 from hlrp.data.filtering import kept_ranges, select_for_policy
+from hlrp.data.shuffling import SHUFFLING, Shuffling
 from hlrp.errors import UserError
 
 if TYPE_CHECKING:
     from hlrp.data.policy_mixture import MixtureMetadata
 
 
+def order_frames(script: Any, shuffling: Shuffling) -> None:
+    """Have LeRobot's loop order its samples by these rules."""
+    from hlrp.data.frame_order import FrameOrder
+
+    class Order(FrameOrder):
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, shuffling=shuffling, **named)
+
+    script.EpisodeAwareSampler = Order
+
+
 def read_mixture(
-    script: Any, mixture: "Callable[[Any], MixtureMetadata]", frame_filter: FilterSection | None = None
+    script: Any,
+    mixture: "Callable[[Any], MixtureMetadata]",
+    frame_filter: FilterSection | None = None,
+    shuffling: Shuffling = SHUFFLING,
 ) -> None:
     """Have LeRobot's loop train on a mixture of datasets in its weighted order.
 
@@ -27,6 +42,7 @@ def read_mixture(
         script: `lerobot.scripts.lerobot_train`.
         mixture: Gives the mixture's metadata for a `TrainPipelineConfig`.
         frame_filter: Frames at which no training sample begins.
+        shuffling: Which rules the order is made by.
     """
     from hlrp.data.augmentation import lerobot_transforms
     from hlrp.data.policy_mixture import LoopSamples, PolicyMixture
@@ -49,7 +65,7 @@ def read_mixture(
         """LeRobot makes its sampler from boundaries of episodes; of those only the seed is of use here."""
 
         def __init__(self, *_: Any, seed: int, **__: Any) -> None:
-            super().__init__(opened[0].lengths, opened[0].weights, seed=seed)
+            super().__init__(opened[0].lengths, opened[0].weights, seed=seed, shuffling=shuffling)
 
     script.make_train_eval_datasets = make_train_eval_datasets
     script.EpisodeAwareSampler = Order

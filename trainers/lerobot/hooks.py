@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from hlrp.camera_names import with_only_camera
 from hlrp.compat import mend_metadata
 from hlrp.config import DataSection
+from hlrp.data.shuffling import SHUFFLING, Shuffling
 from hlrp.errors import HlrpError, UserError
 from hlrp.files import new_folder, replace_link
 from hlrp.finite import FiniteLoss, require_finite_weights
 from hlrp.processes import StoppedBySignal, StopRequests
-from trainers.lerobot.data_hooks import filter_samples, read_mixture
+from trainers.lerobot.data_hooks import filter_samples, order_frames, read_mixture
 from trainers.lerobot.device_hooks import use_device
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def install_training_hooks(
     asked_filter: str | None = None,
     *,
     tf32: bool = True,
+    shuffling: Shuffling = SHUFFLING,
 ) -> Callable[[], None]:
     """Prepare `lerobot.scripts.lerobot_train` and return its `main`.
 
@@ -54,7 +56,7 @@ def install_training_hooks(
     - a loss that is no number for many steps, and weights that are none when they are to be saved, end it too,
     - on resume the random state is restored right before the first update, so that what the data loader drew
       from it in between does not shift dropout and noise; and the data go on in the epoch they had reached,
-    - no sample begins where the run's filter leaves frames out,
+    - no sample begins where the run's filter leaves frames out; the order of very many samples is computed, not drawn,
     - on a GPU the optimizer is fused, batches are moved without waiting, and TF32 is allowed or not.
 
     Args:
@@ -65,6 +67,7 @@ def install_training_hooks(
         mixture: Gives the mixture's metadata for a configuration; None: LeRobot reads its own dataset.
         asked_filter: What of the run's `data` section decides its samples, as JSON; None: there is no filter.
         tf32: Whether float32 products may be rounded to TF32.
+        shuffling: Which rules the order of samples is made by.
     """
     from lerobot.configs.train import TrainPipelineConfig
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
@@ -79,8 +82,9 @@ def install_training_hooks(
     _save_atomically(lerobot_train, emit, stop)
     _restore_random_state(lerobot_train)
     asked = DataSection.model_validate_json(asked_filter) if asked_filter else None
+    order_frames(lerobot_train, shuffling)
     if mixture is not None:
-        read_mixture(lerobot_train, mixture, asked.filter if asked else None)
+        read_mixture(lerobot_train, mixture, asked.filter if asked else None, shuffling)
     _restore_epoch(lerobot_train)
     if asked is not None and mixture is None:
         filter_samples(lerobot_train, asked)

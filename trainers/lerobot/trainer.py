@@ -305,4 +305,4 @@ def plan_resume(
     check_same_filter(directory, _select(run, datasets, kept))
     _check_device(run.trainer.device)
     arguments = resume_arguments(checkpoint, directory.path, total, run.trainer.lerobot_args)
-    return build_command(run, arguments), checkpoint, warnings, total
+    return build_command(run, arguments, directory.manifest.shuffling), checkpoint, warnings, total

@@ -28,6 +28,7 @@ from trainers.lerobot.events import (
     ASKED_FILTER,
     ASKED_POLICY,
     MAX_NONFINITE_STEPS,
+    SHUFFLING_ASKED,
     SOURCES,
     TF32_OFF,
     Emitter,
@@ -139,9 +140,10 @@ def main() -> int:
 
         loss = FiniteLoss(int(os.environ[MAX_NONFINITE_STEPS]))
         mixture, asked = requested_mixture(), os.environ.get(ASKED_FILTER)
-        train = install_training_hooks(
-            report, stop, _preflight(emit, mixture), loss, mixture, asked, tf32=TF32_OFF not in os.environ
-        )
+        options: dict[str, Any] = {"tf32": TF32_OFF not in os.environ}
+        if SHUFFLING_ASKED in os.environ:
+            options["shuffling"] = os.environ[SHUFFLING_ASKED]
+        train = install_training_hooks(report, stop, _preflight(emit, mixture), loss, mixture, asked, **options)
         train()
     except StoppedBySignal:
         emit("interrupted", signal=stop.number)

@@ -141,7 +141,7 @@ def _choose(info: DatasetInfo, run: LightningRun | None, manifest: LAQManifest) 
 
 
 def _limit(info: DatasetInfo, episodes: list[int]) -> list[int]:
-    frames = int(sum(read_episodes(info).lengths[e] for e in episodes))
+    frames = int(read_episodes(info).lengths[[*episodes]].sum())
     if frames <= MAX_FRAMES:
         return episodes
     keep = max(1, len(episodes) * MAX_FRAMES // frames)

@@ -1,0 +1,117 @@
+"""What a dataset says of every episode or frame, kept as arrays: a million cost megabytes, and no Python objects."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from hlrp.catalog import cache_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_IN_MEMORY = 32 << 20
+
+
+def zeros(shape: tuple[int, ...], dtype: Any) -> "NDArray[Any]":
+    """Zeros; many of them in a file without a name, which the system keeps in memory as far as there is room.
+
+    Processes that are forked share it, and it is gone with the last of them.
+    """
+    import math
+    import tempfile
+
+    import numpy as np
+
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if nbytes <= _IN_MEMORY:
+        return np.zeros(shape, dtype)
+    folder = cache_folder() / "rows"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(nbytes)
+        # As an array like any other; the map lives as long as it does.
+        return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
+
+
+class FewValues[Value](Sequence[Value]):
+    """A sequence in which few values come again and again, such as the file of each episode.
+
+    Args:
+        values: The distinct ones.
+        numbers: Which of them stands at each place, `[n]`.
+    """
+
+    def __init__(self, values: Sequence[Value], numbers: "NDArray[Any]") -> None:
+        self.values, self.numbers = values, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> Value: ...
+    @overload
+    def __getitem__(self, place: slice) -> "FewValues[Value]": ...
+
+    def __getitem__(self, place: int | slice) -> "Value | FewValues[Value]":
+        if isinstance(place, slice):
+            return FewValues(self.values, self.numbers[place])
+        return self.values[self.numbers[place]]
+
+    def __iter__(self) -> Iterator[Value]:
+        return (self.values[number] for number in self.numbers.tolist())
+
+    def of(self, places: Sequence[int]) -> list[Value]:
+        """The distinct values at some places, in the order of `values`."""
+        import numpy as np
+
+        return [self.values[i] for i in np.unique(self.numbers[np.asarray(places, np.int64)]).tolist()]
+
+
+class FrameRanges:
+    """Ascending global frame indices, kept as ranges of consecutive ones.
+
+    Indexing by an array of places gives the frames that stand there; `numpy.asarray` gives all of them.
+
+    Args:
+        begins: First frame of each range, ascending; empty ranges are left out.
+        ends: The frame after its last one.
+    """
+
+    def __init__(self, begins: "NDArray[np.int64]", ends: "NDArray[np.int64]") -> None:
+        import numpy as np
+
+        begins, ends = np.asarray(begins, np.int64), np.asarray(ends, np.int64)
+        begins, ends = begins[begins < ends], ends[begins < ends]
+        new = np.ones(len(begins), bool)
+        new[1:] = begins[1:] != ends[:-1]
+        self.begins: NDArray[np.int64] = begins[new]
+        self.ends: NDArray[np.int64] = ends[np.roll(new, -1)] if len(new) else ends
+        self._after = np.cumsum(self.ends - self.begins)
+
+    def __len__(self) -> int:
+        return int(self._after[-1]) if len(self._after) else 0
+
+    def __getitem__(self, places: Any) -> Any:
+        import numpy as np
+
+        if isinstance(places, slice):
+            places = np.arange(*places.indices(len(self)))
+        # The last frame of a range lies `ends - after` behind its place, as all of its frames do.
+        ranges = np.searchsorted(self._after, places, side="right")
+        return places + (self.ends - self._after)[ranges]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> "NDArray[Any]":
+        import numpy as np
+
+        return np.asarray(self[np.arange(len(self))], dtype)
+
+    def mark(self, mask: "NDArray[np.bool_]") -> "NDArray[np.bool_]":
+        """Set ``mask``, bool `[frames]` by global index, where they are."""
+        for begin, end in zip(self.begins.tolist(), self.ends.tolist(), strict=True):
+            mask[begin:end] = True
+        return mask
+
+    def blocks(self, frames: int) -> "Iterator[NDArray[np.int64]]":
+        """All of them in order, at most ``frames`` at a time."""
+        for first in range(0, len(self), frames):
+            yield self[first : first + frames]
