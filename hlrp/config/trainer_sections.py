@@ -70,6 +70,17 @@ class TrainerSection(Settings):
             dumped.pop("steps", None)
         return dumped
 
+    def on_devices(self, devices: int) -> Self:
+        """The same steps by another number of processes, which share out the samples of each.
+
+        Raises:
+            ValueError: They cannot be shared out evenly.
+        """
+        samples = self.batch_size * self.devices
+        if devices < 1 or samples % devices:
+            raise ValueError(f"the {samples} samples of a step cannot be shared out among {devices} processes")
+        return self.model_copy(update={"devices": devices, "batch_size": samples // devices})
+
     def total_steps(self, frames: int) -> int:
         """Return the optimizer steps of the run on a dataset of ``frames`` frames."""
         if self.max_epochs is None:
@@ -209,7 +220,9 @@ class LightningTrainerSection(TrainerSection):
     eval_episodes: int = Field(default=10, gt=0)
     """Episodes per task of the rollouts of `eval_freq`."""
     strategy: str = "auto"
-    """Lightning strategy, such as auto, ddp, fsdp."""
+    """How processes share the work: auto, ddp, fsdp (FSDP2: weights and optimizer spread), or another of Lightning's."""
+    activation_checkpointing: bool = False
+    """Whether stacked layers are computed again in the backward pass, which saves their memory and costs time."""
     callbacks: Annotated[
         list[ClassPath], BeforeValidator(_by_name, json_schema_input_type=list[ClassPath | str] | str)
     ] = Field(default_factory=list)

@@ -196,13 +196,15 @@ def build_arguments(
 
 
 def resume_arguments(
-    checkpoint: Checkpoint, output_dir: Path, steps: int | None, extra: Mapping[str, Any]
+    checkpoint: Checkpoint, output_dir: Path, steps: int | None, extra: Mapping[str, Any], *, batch_size: int
 ) -> list[str]:
     """Arguments that continue from ``checkpoint``; everything not named comes from the checkpoint's own settings."""
     arguments: dict[str, Any] = {
         "config_path": str(checkpoint.pretrained / "train_config.json"),
         "resume": True,
         "output_dir": str(output_dir),
+        # The checkpoint's is that of as many processes as wrote it.
+        "batch_size": batch_size,
     }
     if steps is not None:
         arguments["steps"] = steps

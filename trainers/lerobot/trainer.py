@@ -304,5 +304,8 @@ def plan_resume(
     warnings += check_data(run, datasets)
     check_same_filter(directory, _select(run, datasets, kept))
     _check_device(run.trainer.device)
-    arguments = resume_arguments(checkpoint, directory.path, total, run.trainer.lerobot_args)
+    section = run.trainer
+    arguments = resume_arguments(
+        checkpoint, directory.path, total, section.lerobot_args, batch_size=section.batch_size
+    )
     return build_command(run, arguments), checkpoint, warnings, total
