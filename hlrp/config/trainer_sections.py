@@ -125,6 +125,7 @@ OWNED_LEROBOT_ARGS: dict[str, str] = {
     "policy.pretrained_path": "model.init_from",
     "policy.device": "trainer.device",
     "policy.use_amp": "trainer.precision",
+    "accelerator.mixed_precision": "trainer.precision",
     "policy.push_to_hub": "push_to_hub",
     "policy.optimizer_lr": "trainer.learning_rate",
     "resume": "the flag --resume",
