@@ -53,7 +53,8 @@ def whole_weights(
         if id(parameter) not in put_together:
             full = parameter.detach().full_tensor()
             if wanted:
-                put_together[id(parameter)] = nn.Parameter(full.to(device), parameter.requires_grad)
+                # A copy: parts of different lengths are put together in more memory than the whole takes.
+                put_together[id(parameter)] = nn.Parameter(full.to(device, copy=True), parameter.requires_grad)
     try:
         for part, name, parameter in spread if wanted else ():
             part._parameters[name] = put_together[id(parameter)]

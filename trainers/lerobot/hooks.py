@@ -77,7 +77,7 @@ def install_training_hooks(
     use_device(lerobot_train, tf32=tf32)
     _report_metrics(lerobot_train, emit, loss, _follow_codes(lerobot_train))
     _save_atomically(lerobot_train, emit, stop)
-    _restore_random_state(lerobot_train)
+    restore_random_state(lerobot_train)
     asked = DataSection.model_validate_json(asked_filter) if asked_filter else None
     if mixture is not None:
         read_mixture(lerobot_train, mixture, asked.filter if asked else None)
@@ -206,7 +206,7 @@ def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
     script.update_last_checkpoint = update_last_checkpoint
 
 
-def _restore_random_state(script: Any) -> None:
+def restore_random_state(script: Any) -> None:
     """Set the random state once more right before the first update, where LeRobot's loop sets it while it is made."""
     update = script.update_policy
 

@@ -313,7 +313,5 @@ def plan_resume(
     section = run.trainer
     _check_device(section.device)
     check_loop_arguments(section.lerobot_args, section.device)
-    arguments = resume_arguments(
-        checkpoint, directory.path, total, section.lerobot_args, batch_size=section.batch_size
-    )
+    arguments = resume_arguments(checkpoint, directory.path, total, section.lerobot_args, batch_size=section.batch_size)
     return build_command(run, arguments), checkpoint, warnings, total

@@ -9,21 +9,28 @@ from torch.utils.checkpoint import checkpoint
 from hlrp.errors import UserError
 
 
-def stacked_layers(module: nn.Module) -> list[nn.Module]:
-    """The layers of every stack in a module: entries of a `ModuleList` that consist of several parts with weights.
+def stacks(module: nn.Module) -> list[list[nn.Module]]:
+    """The stacks of layers in a module: a `ModuleList`'s entries that consist of several parts with weights.
 
-    Layers within layers are left out.
+    Stacks within layers are left out.
     """
-    layers: dict[nn.Module, None] = {}
+    found: list[list[nn.Module]] = []
     inside: set[nn.Module] = set()
     for stack in module.modules():  # what holds others comes before them
         if not isinstance(stack, nn.ModuleList) or stack in inside:
             continue
-        for layer in stack:
-            if sum(any(True for _ in part.parameters(recurse=False)) for part in layer.modules()) > 1:
-                layers[layer] = None
-                inside.update(layer.modules())
-    return list(layers)
+        layers = [layer for layer in stack if layer not in inside and _is_layer(layer)]
+        for layer in layers:
+            inside.update(layer.modules())
+        if layers:
+            found.append(layers)
+    return found
+
+
+def _is_layer(entry: nn.Module) -> bool:
+    """Whether it computes something, with more than one part that has weights."""
+    weighted = sum(any(True for _ in part.parameters(recurse=False)) for part in entry.modules())
+    return weighted > 1 and not isinstance(entry, nn.ModuleList | nn.ModuleDict)
 
 
 def recompute_layers(module: nn.Module) -> None:
@@ -38,8 +45,8 @@ def recompute_layers(module: nn.Module) -> None:
     for part in transformers:
         # Those of transformers know which caches they must not fill twice.
         part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-    theirs = {layer for part in transformers for layer in stacked_layers(part)}
-    layers = stacked_layers(module)
+    theirs = {layer for part in transformers for stack in stacks(part) for layer in stack}
+    layers = [layer for stack in stacks(module) for layer in stack]
     if not layers:
         raise UserError(
             f"{type(module).__name__} has no stacked layers to compute again",

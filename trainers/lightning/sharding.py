@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from hlrp.errors import UserError
-from trainers.lightning.layers import stacked_layers
+from trainers.lightning.layers import stacks
 from trainers.lightning.state import load_shards, save_shards
 
 
@@ -108,12 +108,15 @@ def spread(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
                 where="trainer.strategy",
                 fix="use ddp",
             )
-    for layer in stacked_layers(module):
-        _make_unit(layer, mesh)
-        for part in layer.modules():
-            if part is not layer and any(True for _ in part.parameters(recurse=False)):
-                # Some models, SmolVLA's among them, compute with the parts of a layer and never call the layer.
-                part.register_forward_pre_hook(_Gather(layer))
+    for stack in stacks(module):
+        for layer in stack:
+            # The last layer's backward pass is the first. And one that only leaves keys and values to others, as that
+            # of a prefix, is not told by its output when its backward pass begins.
+            _make_unit(layer, mesh, reshard_after_forward=layer is not stack[-1])
+            for part in layer.modules():
+                if part is not layer and any(True for _ in part.parameters(recurse=False)):
+                    # Some models, SmolVLA's among them, compute with the parts of a layer and never call the layer.
+                    part.register_forward_pre_hook(_Gather(layer))
     root = _Root(module)
     _make_unit(root, mesh)
     root()  # FSDP takes what is called first for the root, and a module may use its layers before its first step
@@ -139,7 +142,7 @@ class _Gather:
         self._layer.unshard()
 
 
-def _make_unit(module: nn.Module, mesh: DeviceMesh) -> None:
+def _make_unit(module: nn.Module, mesh: DeviceMesh, **options: bool) -> None:
     """All that is not in a unit yet becomes one; parts in another precision than most of it, units of their own."""
     sizes: Counter[torch.dtype] = Counter()
     for parameter in module.parameters():
@@ -148,5 +151,5 @@ def _make_unit(module: nn.Module, mesh: DeviceMesh) -> None:
     for part in module.modules() if len(sizes) > 1 else ():
         own = {p.dtype for p in part.parameters(recurse=False) if not isinstance(p, DTensor)}
         if own and own != {sizes.most_common(1)[0][0]}:
-            fully_shard(part, mesh=mesh)
-    fully_shard(module, mesh=mesh)
+            fully_shard(part, mesh=mesh, **options)
+    fully_shard(module, mesh=mesh, **options)
