@@ -47,7 +47,7 @@ def lerobot_has(place: str) -> bool:
 
 
 def loop_has_accelerator_arguments() -> bool:
-    """Whether LeRobot's loop takes `accelerator.*` and `parallelism.*`: it then accumulates gradients, and can shard."""
+    """Whether LeRobot's loop takes `accelerator.*` and `parallelism.*`: it then accumulates gradients and shards."""
     return lerobot_has("configs/accelerator.py")
 
 

@@ -1,4 +1,4 @@
-"""A sweep: one configuration at several values and seeds, each a `hlrp train --resume auto` with a folder of its own."""
+"""A sweep: one configuration at several values and seeds, each a `hlrp train --resume auto` of its own folder."""
 
 import itertools
 import os

@@ -221,7 +221,7 @@ class LightningTrainerSection(TrainerSection):
     eval_episodes: int = Field(default=10, gt=0)
     """Episodes per task of the rollouts of `eval_freq`."""
     strategy: str = "auto"
-    """How processes share the work: auto, ddp, fsdp (FSDP2: weights and optimizer spread), or another of Lightning's."""
+    """How processes share the work: auto, ddp, fsdp (FSDP2, spread weights and optimizer), or one of Lightning's."""
     activation_checkpointing: bool = False
     """Whether stacked layers are computed again in the backward pass, which saves their memory and costs time."""
     callbacks: Annotated[

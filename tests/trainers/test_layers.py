@@ -53,7 +53,7 @@ def test_layers_are_computed_twice_with_the_same_gradients() -> None:
     recompute_layers(net)
     again = _gradients(net)
     assert [layer.calls for layer in net.layers] == [3, 3]
-    assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True)) and len(kept) == 22 - 2 * 1 + 0
+    assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
     net.eval()
     net(torch.randn(4, 3))
     assert [layer.calls for layer in net.layers] == [4, 4]
