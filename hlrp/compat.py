@@ -8,6 +8,7 @@ Nothing of LeRobot is imported at module level: that takes 10 to 20 s, and most 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,17 @@ def lerobot_version() -> str:
             fix=f"pip install 'lerobot{SUPPORTED_LEROBOT}'",
         )
     return version
+
+
+def lerobot_has(place: str) -> bool:
+    """Whether the installed LeRobot has a file, by its place in the package; nothing is imported."""
+    spec = find_spec("lerobot")
+    return spec is not None and any((Path(root) / place).is_file() for root in spec.submodule_search_locations or ())
+
+
+def loop_has_accelerator_arguments() -> bool:
+    """Whether LeRobot's loop takes `accelerator.*` and `parallelism.*`: it then accumulates gradients and shards."""
+    return lerobot_has("configs/accelerator.py")
 
 
 # What `lerobot.policies` imports wherever it is installed, and the policies that use none of it but what is named.

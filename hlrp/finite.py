@@ -38,16 +38,20 @@ class FiniteLoss:
 
 
 def require_finite_weights(module: "Module", step: int) -> None:
-    """Refuse weights that hold NaN or infinities; one wait for the device.
+    """Refuse weights that hold NaN or infinities; one wait for the device. Of a sharded module every process asks.
 
     Raises:
         NonFiniteError: They do.
     """
     from torch.nn.utils import get_total_norm
 
+    from hlrp.sharded import agreed, own_part
+
     weights = [p.detach() for p in module.parameters() if p.is_floating_point()]
+    parts = [part for part in map(own_part, weights) if part.numel()]
     # The largest magnitude: NaN and infinity come through, and nothing as large as the weights is made.
-    if not math.isfinite(get_total_norm(weights, norm_type=math.inf)):
+    finite = not parts or math.isfinite(get_total_norm(parts, norm_type=math.inf))
+    if not agreed(finite, weights):
         raise NonFiniteError(
             f"the weights of step {step} are not finite numbers, and are not saved: lower the learning rate or check "
             "the data"

@@ -35,6 +35,7 @@ app = typer.Typer(
 # One module per command: it has a function of its own name, or a `group` of them. They import only what flags need.
 COMMANDS = (
     "train",
+    "sweep",
     "eval",
     "serve",
     "client",

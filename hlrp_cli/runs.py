@@ -1,4 +1,4 @@
-"""`hlrp runs`: list the runs of this folder, show one."""
+"""`hlrp runs`: list the runs of this folder, show one, compare several."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hlrp.runs import RunDirectory
 
 
-group = typer.Typer(help="List runs, or show one.", no_args_is_help=True)
+group = typer.Typer(help="List runs, show one, or compare several.", no_args_is_help=True)
 
 
 @group.command("list")
@@ -110,3 +110,18 @@ def show(
         typer.echo(f"{'warning':<12}{warning}")
     for evaluation in evaluations:
         typer.echo(f"{'evaluation':<12}{evaluation}")
+
+
+@group.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of runs.")],
+    metric: Annotated[list[str] | None, typer.Option(help="A metric of the runs, or success; repeatable.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare what runs reached; those that differ in their seed alone are one row, with 95 % intervals."""
+    from hlrp.evaluation.seeds import compare_runs, table
+    from hlrp.runs import RunDirectory, list_runs
+
+    found = [run for path in runs for run in list_runs(path, _warn) or [RunDirectory.open(path)]]
+    rows = compare_runs(list({run.path: run for run in found}.values()), metric or [])
+    typer.echo(json_text([row.to_json() for row in rows]) if json_output else table(rows))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from hlrp.runs import RunDirectory
     from trainers.base import RunResult
 
+_OF_A_RESUMED_RUN = frozenset({"trainer.steps", "trainer.devices"})
+"""What may change when a run goes on: its length, and how many processes share the samples of a step."""
 _AUTO = "auto"
 """In place of a run's folder; a folder of that name is `./auto`."""
 
@@ -210,10 +212,9 @@ def _resume(
     from hlrp.config import LeRobotRun, LightningRun, load_config
     from hlrp.runs import RunDirectory
 
-    # A resumed run repeats its own settings; only its length may change, since the rest would not be the same run.
-    other = [name for key, (_, name) in flags.items() if key != "trainer.steps"]
-    other += ["--config"] if config else []
-    other += [o for o in overrides if not o.startswith("trainer.steps=")]
+    # A resumed run repeats its own settings: with others it would not be the same run.
+    given = {key: name for key, (_, name) in flags.items()} | {o.partition("=")[0]: o for o in overrides}
+    other = [name for key, name in given.items() if key not in _OF_A_RESUMED_RUN] + (["--config"] if config else [])
     if other:
         raise UserError(
             f"a resumed run keeps its settings; {', '.join(other)} cannot be changed",
@@ -221,12 +222,19 @@ def _resume(
             fix=f"start a new run from its weights: hlrp train --init-from {path} ...",
         )
     directory = RunDirectory.open(path)
-    run = load_config(directory.path / "config.yaml", overrides, flags).config
+    file = directory.path / "config.yaml"
+    run = load_config(file, overrides, flags).config
     from trainers.run_data import resumed_paths
 
     if isinstance(run, LeRobotRun):  # noqa: SIM114 - one type at a time, for the type checker
         run = resumed_paths(directory, run)
     elif isinstance(run, LightningRun):
         run = resumed_paths(directory, run)
-    longer = run.trainer.steps if flags or overrides else None
+    if "trainer.devices" in given and isinstance(run, LeRobotRun | LightningRun):
+        began = run.trainer.model_copy(update={"devices": load_config(file).config.trainer.devices})
+        try:
+            run = run.model_copy(update={"trainer": began.on_devices(run.trainer.devices)})
+        except ValueError as error:
+            raise UserError(str(error), where="--devices", fix="give a number that divides them") from error
+    longer = run.trainer.steps if "trainer.steps" in given else None
     return _execute(run, directory, longer, dry_run=dry_run)

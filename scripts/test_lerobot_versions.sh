@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests that depend on LeRobot against another release of it, in an environment of its own.
-# Usage: scripts/test_lerobot_versions.sh [VERSION ...] [-- pytest arguments]
+# Usage: scripts/test_lerobot_versions.sh [VERSION|CHECKOUT ...] [-- pytest arguments]
+# CHECKOUT is a folder, such as one of LeRobot's main branch.
 # Default: the oldest supported release and the newest one that can be installed, in the environments of today's packages;
 # scripts/test.sh runs against the one that constraints.txt pins.
 set -euo pipefail
@@ -25,13 +26,18 @@ if [ ${#versions[@]} -eq 0 ]; then
   versions=("$oldest")
   [ "$newest" = "$oldest" ] || versions+=("$newest")
 fi
-for version in "${versions[@]}"; do
-  venv=".venv-lerobot-$version"
+for asked in "${versions[@]}"; do
+  if [ -d "$asked" ]; then
+    version=$("$PWD/.venv/bin/python" -c "import sys, tomllib; print(tomllib.load(sys.stdin.buffer)['project']['version'])" < "$asked/pyproject.toml")
+    venv=".venv-lerobot-$version-checkout" requirement="lerobot @ file://$(realpath "$asked")"
+  else
+    version="$asked" venv=".venv-lerobot-$asked" requirement="lerobot==$asked"
+  fi
   installed="import importlib.metadata as m; assert m.version('lerobot') == '$version'; m.version('pytest')"
   if ! "$venv/bin/python" -c "$installed" 2>/dev/null; then
     "$PWD/.venv/bin/python" -m venv "$venv"
     # Not within constraints.txt: what another LeRobot asks for is not what the pinned one does.
-    "$uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" "lerobot==$version" --editable ".[all,dev]"
+    "$uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" "$requirement" --editable ".[all,dev]"
   fi
   echo "LeRobot $version"
   PATH="$PWD/$venv/bin:$PATH" HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE \

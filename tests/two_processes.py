@@ -1,6 +1,7 @@
-"""Work that two processes do together on the CPU, forked from the test: nothing has to be imported again."""
+"""Work that processes do together on the CPU, forked from the test: nothing has to be imported again."""
 
 import os
+import socket
 import traceback
 import warnings
 from collections.abc import Callable
@@ -42,6 +43,39 @@ def _joined[T](work: Callable[[int], T], rank: int, meeting: Path) -> T:
         return work(rank)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def in_processes(count: int, work: Callable[[], object], *, check: bool = True) -> list[int]:
+    """Run ``work`` in forked processes that Lightning takes for those of a launcher.
+
+    Args:
+        count: Processes.
+        work: What each does.
+        check: Whether an error in one fails the test.
+
+    Returns:
+        The exit code of each; of one that was killed the signal's number, negative.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = []
+    for rank in range(count):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            try:
+                work()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert not check or not any(codes), f"the processes ended with {codes}"
+    return codes
 
 
 def averaged(gradients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -57,6 +57,7 @@ OBEYED: dict[str, frozenset[str]] = {
     "trainer.ema_decay": frozenset({_POLICY}),
     "trainer.eval_episodes": frozenset({_POLICY}),
     "trainer.strategy": _LIGHTNING,
+    "trainer.activation_checkpointing": _LIGHTNING,
     "trainer.callbacks": _LIGHTNING,
     "trainer.callbacks.class_path": _LIGHTNING,
     "trainer.callbacks.init_args": _LIGHTNING,

@@ -70,6 +70,17 @@ class TrainerSection(Settings):
             dumped.pop("steps", None)
         return dumped
 
+    def on_devices(self, devices: int) -> Self:
+        """The same steps by another number of processes, which share out the samples of each.
+
+        Raises:
+            ValueError: They cannot be shared out evenly.
+        """
+        samples = self.batch_size * self.devices
+        if devices < 1 or samples % devices:
+            raise ValueError(f"the {samples} samples of a step cannot be shared out among {devices} processes")
+        return self.model_copy(update={"devices": devices, "batch_size": samples // devices})
+
     def total_steps(self, frames: int) -> int:
         """Return the optimizer steps of the run on a dataset of ``frames`` frames."""
         if self.max_epochs is None:
@@ -114,6 +125,7 @@ OWNED_LEROBOT_ARGS: dict[str, str] = {
     "policy.pretrained_path": "model.init_from",
     "policy.device": "trainer.device",
     "policy.use_amp": "trainer.precision",
+    "accelerator.mixed_precision": "trainer.precision",
     "policy.push_to_hub": "push_to_hub",
     "policy.optimizer_lr": "trainer.learning_rate",
     "resume": "the flag --resume",
@@ -209,7 +221,9 @@ class LightningTrainerSection(TrainerSection):
     eval_episodes: int = Field(default=10, gt=0)
     """Episodes per task of the rollouts of `eval_freq`."""
     strategy: str = "auto"
-    """Lightning strategy, such as auto, ddp, fsdp."""
+    """How processes share the work: auto, ddp, fsdp (FSDP2, spread weights and optimizer), or one of Lightning's."""
+    activation_checkpointing: bool = False
+    """Whether stacked layers are computed again in the backward pass, which saves their memory and costs time."""
     callbacks: Annotated[
         list[ClassPath], BeforeValidator(_by_name, json_schema_input_type=list[ClassPath | str] | str)
     ] = Field(default_factory=list)

@@ -1,9 +1,9 @@
-"""What can be said of a success rate from few episodes: intervals for one rate and for a paired difference of two."""
+"""What few numbers tell: intervals of a success rate, of a paired difference of two, and of a mean over seeds."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 
 
 def _z(confidence: float) -> float:
@@ -115,3 +115,64 @@ def paired_difference(first: Sequence[bool], second: Sequence[bool], confidence:
     low = -1.0 if difference == -1 else _crossing(lambda d: _score(d, b, c, n) - z, -1.0, difference)
     high = 1.0 if difference == 1 else _crossing(lambda d: _score(d, b, c, n) + z, difference, 1.0)
     return PairedDifference(n, b, c, difference, low, high)
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """A mean with its two-sided interval.
+
+    Args:
+        mean: Of the values.
+        low: Lower end; None: one value says nothing of the others.
+        high: Upper end, likewise.
+        n: Number of values.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    def __str__(self) -> str:
+        ends = "" if self.low is None else f" [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.mean:.4g}{ends}"
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInterval:
+    """Student's interval for the mean of what the values are a sample of.
+
+    Student, "The probable error of a mean", Biometrika 6 (1908).
+
+    Args:
+        values: Finite, at least one.
+        confidence: Two-sided coverage, in (0, 1).
+
+    Raises:
+        ValueError: There is no value.
+    """
+    if not values:
+        raise ValueError("there is no value to take the mean of")
+    mean, n = fmean(values), len(values)
+    if n == 1:
+        return MeanInterval(mean, None, None, 1)
+    half = student_quantile(confidence, n - 1) * stdev(values) / math.sqrt(n)
+    return MeanInterval(mean, mean - half, mean + half, n)
+
+
+def student_quantile(coverage: float, freedom: int) -> float:
+    """The x with P(|t| < x) = ``coverage``, of Student's distribution.
+
+    Args:
+        coverage: In (0, 1).
+        freedom: Degrees of freedom, >= 1.
+    """
+    # With t = sqrt(freedom) tan(angle) the density becomes a power of a cosine.
+    scale = 2 * math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
+
+    def missing(angle: float) -> float:
+        steps = 400
+        weights = [1, *(4 if i % 2 else 2 for i in range(1, steps)), 1]
+        heights = (w * math.cos(angle * i / steps) ** (freedom - 1) for i, w in enumerate(weights))
+        return coverage - scale * angle / (3 * steps) * math.fsum(heights)
+
+    return math.sqrt(freedom) * math.tan(_crossing(missing, 0.0, math.pi / 2))

@@ -21,6 +21,7 @@ from hlrp.laq.model import LAQ, LAQOutput
 from hlrp.laq.schedules import LEARNING_RATES, USAGE_WINDOW, adamw_with_cosine, replacement_at
 from hlrp.laq.teachers import FeatureHead, FlowHead, RaftFlow
 from hlrp.runs.model_folder import check_state
+from hlrp.sharded import whole_weights
 
 _LOG = logging.getLogger("hlrp.train")
 _BETAS = (0.9, 0.99)
@@ -121,12 +122,13 @@ class LAQModule(LightningModule):
         if self._is_placed:
             return
         frames, valid, _ = _windows(batch)
-        vectors = self.laq.encode_vectors(frames)[valid]
-        if len(vectors):
-            self.laq.quantizer.initialise(vectors)
-            self._share_codebook()
-            self.initialised.fill_(True)
-            self._is_placed = True
+        with whole_weights(self.laq, changed=True):
+            vectors = self.laq.encode_vectors(frames)[valid]
+            if len(vectors):
+                self.laq.quantizer.initialise(vectors)
+                self._share_codebook()
+                self.initialised.fill_(True)
+                self._is_placed = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
@@ -192,10 +194,11 @@ class LAQModule(LightningModule):
 
     def _replace(self, threshold: float) -> None:
         uses = summed(self.uses)
-        if self.global_rank == 0 and self._recent is not None:
-            vectors, valid = self._recent
-            self.laq.quantizer.replace(uses, threshold, vectors[valid])
-        self._share_codebook()
+        with whole_weights(self.laq.quantizer, changed=True):
+            if self.global_rank == 0 and self._recent is not None:
+                vectors, valid = self._recent
+                self.laq.quantizer.replace(uses, threshold, vectors[valid])
+            self._share_codebook()
         self.uses.zero_()
 
     def _share_codebook(self) -> None:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from hlrp.sharded import own_part
+
 
 class RunningAverage(AveragedModel):
     """PyTorch's exponential average, which asks the device once, and not at every update, whether it is the first.
@@ -31,8 +33,8 @@ class RunningAverage(AveragedModel):
         alike: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
         for mean, weight in zip(self.module.parameters(), model.parameters(), strict=True):
             means, weights = alike.setdefault(mean.dtype, ([], []))
-            means.append(mean.detach())
-            weights.append(weight.detach())
+            means.append(own_part(mean.detach()))
+            weights.append(own_part(weight.detach()))
         for means, weights in alike.values():
             if self._begun:
                 self._update(means, weights, self.n_averaged)

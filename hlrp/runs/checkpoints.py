@@ -20,6 +20,7 @@ _TRAINING_FILES = (
 # What Lightning's trainer writes in their place.
 LIGHTNING_STATE = "lightning.json"
 LIGHTNING_TENSORS = "lightning.safetensors"
+LIGHTNING_SHARDS = "shards"
 _MAX_HEADER = 100_000_000
 
 
@@ -93,6 +94,12 @@ def _training_state_problem(folder: Path, names: tuple[str, ...]) -> str | None:
     return None
 
 
+def _shards(state: Path) -> tuple[str, ...]:
+    """Files that the processes of a sharded run wrote, one each."""
+    checkpoint = json.loads(state.read_text(encoding="utf8")).get("checkpoint", {})
+    return tuple(checkpoint.get("shards", ()))
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One folder below `checkpoints/`.
@@ -125,6 +132,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         # Lightning's trainer renames whole folders into place: only damage done later is left to find.
         weights = sorted((path / PRETRAINED).glob("*.safetensors"))
         problem = _training_state_problem(state, (LIGHTNING_STATE, LIGHTNING_TENSORS))
+        problem = problem or _training_state_problem(state / LIGHTNING_SHARDS, _shards(state / LIGHTNING_STATE))
         problem = problem or next((fault for file in weights if (fault := safetensors_problem(file))), None)
     else:
         problem = pretrained_problem(path / PRETRAINED) or _training_state_problem(state, _TRAINING_FILES)

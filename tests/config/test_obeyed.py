@@ -50,6 +50,7 @@ GIVEN: dict[str, list[str]] = {
     "trainer.ema_decay": ["trainer.ema_decay=0.9"],
     "trainer.eval_episodes": ["trainer.eval_episodes=3", "trainer.eval_freq=3", "env.type=pusht"],
     "trainer.strategy": ["trainer.strategy=ddp"],
+    "trainer.activation_checkpointing": ["trainer.activation_checkpointing=true"],
     "trainer.callbacks": ["trainer.callbacks=[LearningRateMonitor]"],
     "trainer.callbacks.class_path": ["trainer.callbacks=[LearningRateMonitor]"],
     "trainer.callbacks.init_args": ["trainer.callbacks=[{class_path: Timer, init_args: {interval: epoch}}]"],

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from command import assert_user_error, hlrp, hlrp_in_turn, instead
+from interruptions import family_of, start, wait_for_rows
+from lerobot_runs import assert_loads_in_stock_lerobot
 
 from hlrp.runs import RunDirectory
 
@@ -169,3 +171,24 @@ def test_mistakes_are_refused_before_lerobot_and_lightning_are_imported(pusht_ro
         assert_user_error(found, *mentions)
         assert not found.heavy & {"lerobot", "lightning"}, found.heavy
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_sharded_run_is_killed_goes_on_in_one_process_and_loads_in_stock_lerobot(
+    pusht_root: Path, tmp_path: Path
+) -> None:
+    """Its numbers are looked at in `tests/trainers/test_sharded.py`."""
+    out = tmp_path / "run"
+    sharded = ["--batch-size", "2", "--devices", "2", "trainer.strategy=fsdp", "trainer.ema_decay=0.9"]
+    process = start(_args(pusht_root, out, 20, *sharded), ONE_THREAD)
+    wait_for_rows(out, 9, process)
+    for each in [*family_of(process), process]:
+        each.kill()
+    process.communicate()
+    done = hlrp("train", "--resume", out, "--devices", "1", env=ONE_THREAD)
+    assert done.code == 0, done.err
+    directory = RunDirectory.open(out)
+    assert (directory.manifest.status, directory.manifest.processes) == ("finished", 1)
+    assert [row["step"] for row in directory.metrics()] == list(range(1, 21))
+    assert {row["samples"] / row["step"] for row in directory.metrics()} == {4}
+    assert_loads_in_stock_lerobot(out / "checkpoints" / "last" / "pretrained_model")

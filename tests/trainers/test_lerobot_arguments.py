@@ -4,14 +4,18 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from hlrp.compat import loop_has_accelerator_arguments
 from hlrp.config import LeRobotRun, load_config
 from hlrp.data.dataset_info import read_dataset
 from hlrp.data.episodes import split_episodes
 from hlrp.errors import UserError
-from trainers.lerobot.command import build_arguments, build_command, encode
+from trainers.lerobot.command import build_arguments, build_command, check_loop_arguments, encode
+from trainers.lerobot.hooks import restore_random_state
 
 # What YAML or JSON reads as something else than text.
 ODD_NAMES = ["null", "1e3", "true", "[a]", "1", "a: b", "x #y", "~", "", "é", "2020-01-01", "'q'", '"q"', "a\nb", "yes"]
@@ -74,3 +78,40 @@ def test_both_trainers_hold_out_the_same_episodes(tmp_path: Path) -> None:
         assert held_out is not None
         ours = split_episodes(info, 0.34, episodes=run.data.episodes)
         assert (sorted(train.episodes), sorted(held_out.episodes)) == ours
+
+
+def test_what_lerobots_loop_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_loop_arguments({"wandb.enable": True, "checkpoint_format": "safetensors"}, "cpu")
+    accumulated = {"accelerator.gradient_accumulation.steps": 2}
+    if loop_has_accelerator_arguments():
+        check_loop_arguments(accumulated, "cpu")
+    else:
+        with pytest.raises(UserError, match=r"neither accumulates gradients(.|\n)*accumulate_grad_batches"):
+            check_loop_arguments(accumulated, "cpu")
+    with pytest.raises(UserError, match=r"trainer\.strategy=fsdp"):
+        check_loop_arguments({"parallelism.dp_shard": -1}, None)
+    with pytest.raises(UserError, match="pickled"):
+        check_loop_arguments({"checkpoint_format": "dcp"}, None)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="ACCELERATE_USE_FSDP"):
+        check_loop_arguments({}, "cpu")
+
+
+def _loop(resume: str) -> SimpleNamespace:
+    """What the hook needs of a loop: its first update, and the function that it resumes through."""
+    return SimpleNamespace(update_policy=lambda: torch.rand(2).tolist(), **{resume: lambda *_: torch.rand(1)})
+
+
+@pytest.mark.parametrize("resume", ["load_training_state", "resume_before_prepare"])
+def test_the_random_state_is_that_of_the_checkpoint_at_the_first_update(resume: str, tmp_path: Path) -> None:
+    """Of the loop of 0.6.1, and of one that resumes in two steps."""
+    from lerobot.utils.random_utils import save_rng_state
+
+    (tmp_path / "training_state").mkdir()
+    save_rng_state(tmp_path / "training_state")
+    expected = [torch.rand(2).tolist(), torch.rand(2).tolist()]
+    loop = _loop(resume)
+    restore_random_state(loop)
+    getattr(loop, resume)(tmp_path if resume == "load_training_state" else SimpleNamespace(checkpoint_path=tmp_path))
+    torch.rand(7)  # as the loader does
+    assert [loop.update_policy(), loop.update_policy()] == expected

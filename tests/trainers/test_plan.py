@@ -116,7 +116,8 @@ def test_a_policys_mistake_is_found_by_a_dry_run(case: str, trainer: str, root: 
 
 
 OTHER_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
-    "strategy": (["trainer.strategy=fsdp"], ["'fsdp'", "pickled format"]),
+    "strategy": (["trainer.strategy=deepspeed_stage_2"], ["'deepspeed_stage_2'", "pickled format", "use fsdp"]),
+    "a compiled sharded module": (["trainer.strategy=fsdp", "trainer.compile=true"], ["trainer.compile", "use ddp"]),
     "misspelt strategy": (["trainer.strategy=dpp"], ["'ddp'"]),
     "callback": (["trainer.callbacks=[EarlyStoping]"], ["'EarlyStopping'"]),
     "a callback's arguments": (["trainer.callbacks=[EarlyStopping]"], ["monitor"]),

@@ -1,6 +1,7 @@
 """From a run configuration to the arguments of LeRobot's own training command."""
 
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from hlrp.compat import lerobot_version, loop_has_accelerator_arguments
 from hlrp.config import DataSection, LeRobotRun
 from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo
 from hlrp.data.shuffling import SHUFFLING, Shuffling
@@ -137,6 +139,42 @@ def _launcher(devices: int) -> list[str]:
     return [sys.executable, *torchrun, WORKER]
 
 
+def check_loop_arguments(arguments: Mapping[str, Any], device: str | None) -> None:
+    """Refuse what LeRobot's loop cannot do, or does with files that are never read here.
+
+    Args:
+        arguments: The run's `lerobot_args`.
+        device: That of the run; None: the best.
+
+    Raises:
+        UserError: Naming the argument, or the variable of the environment.
+    """
+    known = loop_has_accelerator_arguments()
+    there = "--trainer lightning with trainer.accumulate_grad_batches or trainer.strategy=fsdp"
+    for name, value in arguments.items():
+        if name.startswith(("accelerator.", "parallelism.")) and not known:
+            raise UserError(
+                f"LeRobot {lerobot_version()} has no argument {name}: its loop neither accumulates gradients nor takes "
+                "a sharding",
+                where="trainer.lerobot_args",
+                fix=f"leave it out, or use {there}",
+            )
+        if name in ("parallelism.dp_shard", "checkpoint_format") and value not in (1, "safetensors"):
+            raise UserError(
+                f"with {name}={value} LeRobot keeps the state of the training in pickled files, which are never read "
+                "here",
+                where="trainer.lerobot_args",
+                fix="leave it out, or use --trainer lightning with trainer.strategy=fsdp",
+            )
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and (known or device == "cpu"):
+        what = "LeRobot takes its sharding from arguments alone" if known else "Accelerate shards on GPUs alone"
+        raise UserError(
+            f"ACCELERATE_USE_FSDP is set, but {what}",
+            where="environment",
+            fix="unset it, or use --trainer lightning with trainer.strategy=fsdp",
+        )
+
+
 def build_arguments(
     run: LeRobotRun, dataset: DatasetInfo | None, output_dir: Path, steps: int, known_fields: Mapping[str, Any] | None
 ) -> list[str]:
@@ -193,18 +231,22 @@ def build_arguments(
         arguments |= {f"env.{k}": v for k, v in run.env.env_fields.items()}
     if data.rename_map:
         arguments["rename_map"] = data.rename_map
+    if trainer.precision and loop_has_accelerator_arguments():
+        arguments["accelerator.mixed_precision"] = _MIXED[trainer.precision]
     arguments |= trainer.lerobot_args
     return _listed(arguments)
 
 
 def resume_arguments(
-    checkpoint: Checkpoint, output_dir: Path, steps: int | None, extra: Mapping[str, Any]
+    checkpoint: Checkpoint, output_dir: Path, steps: int | None, extra: Mapping[str, Any], *, batch_size: int
 ) -> list[str]:
     """Arguments that continue from ``checkpoint``; everything not named comes from the checkpoint's own settings."""
     arguments: dict[str, Any] = {
         "config_path": str(checkpoint.pretrained / "train_config.json"),
         "resume": True,
         "output_dir": str(output_dir),
+        # The checkpoint's is that of as many processes as wrote it.
+        "batch_size": batch_size,
     }
     if steps is not None:
         arguments["steps"] = steps

@@ -15,7 +15,7 @@ from hlrp.compat import mend_metadata
 from hlrp.config import DataSection
 from hlrp.data.shuffling import SHUFFLING, Shuffling
 from hlrp.errors import HlrpError, UserError
-from hlrp.files import new_folder, replace_link
+from hlrp.files import new_folder, replace_link, unfinished_path
 from hlrp.finite import FiniteLoss, require_finite_weights
 from hlrp.processes import StoppedBySignal, StopRequests
 from trainers.lerobot.data_hooks import filter_samples, order_frames, read_mixture
@@ -80,7 +80,7 @@ def install_training_hooks(
     use_device(lerobot_train, tf32=tf32)
     _report_metrics(lerobot_train, emit, loss, _follow_codes(lerobot_train))
     _save_atomically(lerobot_train, emit, stop)
-    _restore_random_state(lerobot_train)
+    restore_random_state(lerobot_train)
     asked = DataSection.model_validate_json(asked_filter) if asked_filter else None
     order_frames(lerobot_train, shuffling)
     if mixture is not None:
@@ -185,7 +185,15 @@ def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
 
     def save_checkpoint(*, checkpoint_dir: Path, **kwargs: Any) -> None:
         require_finite_weights(kwargs["policy"], kwargs["step"])
+        # A loop that hands over its accelerator saves in all processes, and waits for them at the end.
+        accelerator = kwargs.get("accelerator")
+        if accelerator is not None and not accelerator.is_main_process:
+            accelerator.wait_for_everyone()
+            save(checkpoint_dir=unfinished_path(checkpoint_dir), **kwargs)
+            return
         with new_folder(checkpoint_dir, replace=True) as temporary:
+            if accelerator is not None:
+                accelerator.wait_for_everyone()  # nobody writes before the place is empty
             save(checkpoint_dir=temporary, **kwargs)
 
     def update_last_checkpoint(checkpoint_dir: Path) -> Path:
@@ -202,21 +210,36 @@ def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
     script.update_last_checkpoint = update_last_checkpoint
 
 
-def _restore_random_state(script: Any) -> None:
-    load, update = script.load_training_state, script.update_policy
+def restore_random_state(script: Any) -> None:
+    """Set the random state once more right before the first update, where LeRobot's loop sets it while it is made."""
+    update = script.update_policy
 
-    def load_training_state(checkpoint_dir: Path, *args: Any, **kwargs: Any) -> Any:
+    def set_before_first_update(checkpoint: Path) -> None:
         from lerobot.utils.random_utils import load_rng_state
 
         def first_update(*update_args: Any, **update_kwargs: Any) -> Any:
-            load_rng_state(Path(checkpoint_dir) / "training_state")
+            load_rng_state(checkpoint / "training_state")
             script.update_policy = update
             return update(*update_args, **update_kwargs)
 
         script.update_policy = first_update
-        return load(checkpoint_dir, *args, **kwargs)
 
-    script.load_training_state = load_training_state
+    if hasattr(script, "load_training_state"):
+        load = script.load_training_state
+
+        def load_training_state(checkpoint_dir: Path, *args: Any, **kwargs: Any) -> Any:
+            set_before_first_update(Path(checkpoint_dir))
+            return load(checkpoint_dir, *args, **kwargs)
+
+        script.load_training_state = load_training_state
+        return
+    resume = script.resume_before_prepare  # of a loop whose other parts are loaded later
+
+    def resume_before_prepare(cfg: Any) -> Any:
+        set_before_first_update(Path(cfg.checkpoint_path))
+        return resume(cfg)
+
+    script.resume_before_prepare = resume_before_prepare
 
 
 def _restore_epoch(script: Any) -> None:

@@ -14,7 +14,13 @@ from hlrp.errors import UserError
 from hlrp.runs import Checkpoint, DatasetRecord, RunDirectory, claim_run_path, new_run_path, resolve_pretrained
 from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.camera_names import with_camera_names
-from trainers.lerobot.command import Command, build_arguments, build_command, resume_arguments
+from trainers.lerobot.command import (
+    Command,
+    build_arguments,
+    build_command,
+    check_loop_arguments,
+    resume_arguments,
+)
 from trainers.lerobot.session import TrainingSession
 from trainers.lifecycle import RunLifecycle, resumable
 from trainers.policy_checks import check_policy_run, check_with_lerobot
@@ -166,6 +172,7 @@ def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
     refuse_unused(run)
     require_dataset(run)
     _check_device(run.trainer.device)
+    check_loop_arguments(run.trainer.lerobot_args, run.trainer.device)
     datasets, whole, kept = _local_data(run)
     warnings = check_data(run, datasets)
     known = check_policy_run(run, whole)
@@ -303,6 +310,8 @@ def plan_resume(
     check_same_data(directory, datasets)
     warnings += check_data(run, datasets)
     check_same_filter(directory, _select(run, datasets, kept))
-    _check_device(run.trainer.device)
-    arguments = resume_arguments(checkpoint, directory.path, total, run.trainer.lerobot_args)
+    section = run.trainer
+    _check_device(section.device)
+    check_loop_arguments(section.lerobot_args, section.device)
+    arguments = resume_arguments(checkpoint, directory.path, total, section.lerobot_args, batch_size=section.batch_size)
     return build_command(run, arguments, directory.manifest.shuffling), checkpoint, warnings, total

@@ -14,6 +14,7 @@ from hlrp.files import clear_leftovers, discard_folder, new_folder, replace_link
 from hlrp.finite import require_finite_weights
 from hlrp.runs import list_checkpoints
 from hlrp.runs.checkpoints import PRETRAINED, TRAINING_STATE
+from hlrp.sharded import whole_weights
 from trainers.lightning.models import export
 
 
@@ -45,12 +46,14 @@ def _write(trainer: Trainer, module: LightningModule, final: Path, save_state: C
     require_finite_weights(module, trainer.global_step)
     if not trainer.is_global_zero:
         save_state(unfinished_path(final) / TRAINING_STATE)
-        return
+        with whole_weights(module, wanted=False):
+            return
     clear_leftovers(final.parent)
     with new_folder(final, replace=True) as temporary:
-        # A collective: the processes gather what each of them knows, and the first one writes.
+        # Collectives: the processes gather what each of them knows, and the first one writes.
         save_state(temporary / TRAINING_STATE)
-        export(module, temporary / PRETRAINED)
+        with whole_weights(module, device="cpu"):
+            export(module, temporary / PRETRAINED)
 
 
 def _prune(folder: Path, keep_last: int | None) -> None:

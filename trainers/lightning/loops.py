@@ -159,8 +159,12 @@ class ExactEpochLoop(_TrainingEpochLoop):
         self.val_loop.reset_restart_stage()
         self.trainer.fit_loop._restarting = False
         if self._random is not None:
-            if self.trainer.global_rank < len(self._random):
-                set_rng_states(self._random[self.trainer.global_rank])
+            rank = self.trainer.global_rank
+            if rank < len(self._random):
+                set_rng_states(self._random[rank])
+            else:
+                # The run had fewer processes: this one must not draw what another one did.
+                torch.manual_seed(torch.initial_seed() + rank + self.trainer.global_step)
             self._random = None
 
     def _on_before_fetch(self) -> None:

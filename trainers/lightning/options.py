@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hlrp.compiled import require_compiler
@@ -21,7 +22,7 @@ from trainers.lightning.checkpoints import BestCheckpoint
 from trainers.lightning.state import SafeCheckpointIO
 
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-_OWN_FORMATS = ("fsdp", "deepspeed", "model_parallel", "xla")
+_OWN_FORMATS = ("fsdp_", "deepspeed", "xla")
 _COPIES = ("spawn", "fork", "notebook")
 
 
@@ -72,7 +73,7 @@ def trainer_arguments(
     arguments: dict[str, Any] = {
         "accelerator": accelerator,
         "devices": devices,
-        "strategy": _strategy(section.strategy),
+        "strategy": _strategy(section),
         "precision": _PRECISIONS[section.precision or "32"],
         "max_steps": section.steps if epochs is None else -1,
         "max_epochs": -1 if epochs is None else epochs,
@@ -109,8 +110,10 @@ def _devices(section: LightningTrainerSection) -> tuple[str, Any]:
     return kind, [int(index)] if index else section.devices
 
 
-def _strategy(name: str) -> str:
+def _strategy(section: LightningTrainerSection) -> str | Strategy:
     from lightning.pytorch.strategies import StrategyRegistry
+
+    name = section.strategy
 
     known = ("auto", *StrategyRegistry.available_strategies())
     if name not in known:
@@ -125,9 +128,20 @@ def _strategy(name: str) -> str:
         raise UserError(
             f"strategy {name!r} writes checkpoints in a pickled format of its own, which is never read here",
             where="trainer.strategy",
-            fix="use ddp, with a smaller batch_size and accumulate_grad_batches if memory is short",
+            fix="use fsdp, which spreads weights, gradients and optimizer alike; trainer.activation_checkpointing and "
+            "accumulate_grad_batches save more memory",
         )
-    return name
+    if name != "fsdp":
+        return name
+    if section.compile:
+        raise UserError(
+            "a module whose weights are spread is not compiled",
+            where="trainer.compile, trainer.strategy",
+            fix="leave trainer.compile out, or use ddp",
+        )
+    from trainers.lightning.sharding import ShardedStrategy
+
+    return ShardedStrategy()
 
 
 def _validation(section: LightningTrainerSection) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from hlrp.config import LightningTrainerSection
 from hlrp.errors import HlrpError, Interrupted, UserError
 from hlrp.finite import NonFiniteError
 from hlrp.processes import StoppedBySignal, StopRequests
+from hlrp.sharded import whole
 from trainers.base import RunResult
 from trainers.lifecycle import RunLifecycle, default_save_freq, explain_failure
 from trainers.lightning.checkpoints import save_checkpoint
+from trainers.lightning.layers import recompute_layers
 from trainers.lightning.log import RunLog
 from trainers.lightning.loops import StepTimes, make_exact
 from trainers.lightning.options import log_freq_of
@@ -36,7 +38,7 @@ class _Watch(Callback):
         self._session = session
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._session.compile(pl_module)
+        self._session.prepare(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._session.begin(trainer)
@@ -115,8 +117,10 @@ class LightningSession:
                 self.recorder.end()
         return self._finish(failure)
 
-    def compile(self, module: LightningModule) -> None:
-        """Compile what is trained, if asked to: a policy's model is made by now."""
+    def prepare(self, module: LightningModule) -> None:
+        """The module is made, and on its device: its layers are computed again or compiled, as asked."""
+        if self._section.activation_checkpointing:
+            recompute_layers(module)
         if self._section.compile and not compile_blocks(module):
             raise UserError(
                 f"{type(module).__name__} has no modules that could be compiled",
@@ -143,7 +147,7 @@ class LightningSession:
         """Take the gradient's norm before clipping, for steps that get a row."""
         if self._is_due(trainer.global_step + 1, self._log_freq):
             gradients = [p.grad for p in module.parameters() if p.grad is not None]
-            self.recorder.grad_norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
+            self.recorder.grad_norm = whole(torch.nn.utils.get_total_norm(gradients)) if gradients else None
 
     def _is_due(self, step: int, interval: int) -> bool:
         return step % interval == 0 or step == self._total

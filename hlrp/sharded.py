@@ -1,0 +1,69 @@
+"""Weights that FSDP2 has spread over the processes of a run, put together to be looked at, saved or changed."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, on its own device; of one that is spread every process has to ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor: all of it, unless it is spread."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def agreed(verdict: bool, tensors: Sequence[Tensor]) -> bool:
+    """Whether every process that has a part of ``tensors`` comes to ``verdict``; if any is spread, each has to ask."""
+    spread = next((tensor for tensor in tensors if isinstance(tensor, DTensor)), None)
+    if spread is None:
+        return verdict
+    votes = torch.tensor(float(verdict), device=spread.device)
+    torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MIN, spread.device_mesh.get_group())
+    return bool(votes)
+
+
+@contextmanager
+def whole_weights(
+    module: nn.Module, *, wanted: bool = True, device: torch.device | str | None = None, changed: bool = False
+) -> Iterator[None]:
+    """Inside, the module's parameters are whole; nothing happens to those that are not spread.
+
+    Every process has to enter. One parameter after the other is put together, so that ``device`` alone has to hold all.
+
+    Args:
+        module: Between two steps, its forward pass not running.
+        wanted: Whether this process looks at them; the others only give their parts.
+        device: Where the whole ones are; None: where the parts are.
+        changed: Whether what the block makes of them is kept; every process must then make the same of them.
+    """
+    spread = [
+        (part, name, parameter)
+        for part in module.modules()
+        for name, parameter in part.named_parameters(recurse=False)
+        if isinstance(parameter, DTensor)
+    ]
+    put_together: dict[int, nn.Parameter] = {}
+    for _, _, parameter in spread:
+        if id(parameter) not in put_together:
+            full = parameter.detach().full_tensor()
+            if wanted:
+                # A copy: parts of different lengths are put together in more memory than the whole takes.
+                put_together[id(parameter)] = nn.Parameter(full.to(device, copy=True), parameter.requires_grad)
+    try:
+        for part, name, parameter in spread if wanted else ():
+            part._parameters[name] = put_together[id(parameter)]
+        yield
+        if changed:
+            with torch.no_grad():
+                for parameter in {id(p): p for _, _, p in spread}.values():
+                    full, mesh = put_together[id(parameter)].detach().to(parameter.device), parameter.device_mesh
+                    parameter.copy_(distribute_tensor(full, mesh, parameter.placements, src_data_rank=None))
+    finally:
+        for part, name, parameter in spread:
+            part._parameters[name] = parameter

@@ -1,0 +1,52 @@
+"""Runs beside each other: grouped by what differs but the seed, with Student's intervals."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hlrp.errors import UserError
+from hlrp.evaluation.seeds import compare_runs, table
+from hlrp.evaluation.statistics import mean_interval, student_quantile
+from hlrp.runs import RunDirectory
+
+
+def _run(path: Path, rate: float, seed: int, loss: float, *, success: float | None = None, status: str = "finished"):
+    yaml = f"trainer: {{learning_rate: {rate}, seed: {seed}, steps: 10}}\noutput_dir: {path}\n"
+    run = RunDirectory.create(path, config_yaml=yaml, trainer="lightning")
+    rows = [{"step": 5, "loss": 9.0, "val_loss": 2.0}, {"step": 10, "loss": loss}]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if success is not None:
+        (path / "eval" / "a").mkdir(parents=True)
+        (path / "eval" / "a" / "results.json").write_text(json.dumps({"overall": {"success_rate": success}}))
+    run.update(status=status)
+    return run
+
+
+def test_quantiles_are_those_of_the_tables() -> None:
+    found = [student_quantile(0.95, freedom) for freedom in (1, 2, 4, 9, 30)]
+    assert found == pytest.approx([12.7062, 4.3027, 2.7764, 2.2622, 2.0423], abs=5e-5)
+    assert student_quantile(0.9, 4) == pytest.approx(2.1318, abs=5e-5)
+
+
+def test_an_interval_needs_two_values() -> None:
+    assert mean_interval([2.0]) == type(mean_interval([2.0]))(2.0, None, None, 1)
+    three = mean_interval([1.0, 2.0, 3.0])
+    assert (three.mean, three.n) == (2.0, 3)
+    assert (three.low, three.high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
+
+
+def test_seeds_make_one_row_and_settings_another(tmp_path: Path) -> None:
+    runs = [_run(tmp_path / f"a{seed}", 0.1, seed, loss, success=0.5) for seed, loss in enumerate((1.0, 2.0, 3.0))]
+    runs.append(_run(tmp_path / "b", 0.2, 0, 4.0, status="interrupted"))
+    one, other = compare_runs(runs)
+    assert one.settings == {"trainer.learning_rate": 0.1} and other.settings == {"trainer.learning_rate": 0.2}
+    assert list(one.scores) == ["success", "val_loss", "loss"] and list(other.scores) == ["val_loss", "loss"]
+    assert (one.scores["loss"].mean, one.scores["loss"].n) == (2.0, 3) and one.scores["success"].mean == 0.5
+    assert (len(one.runs), one.unfinished, other.unfinished) == (3, 0, 1)
+    head, first, second = table([one, other]).splitlines()
+    assert head.split() == ["trainer.learning_rate", "runs", "success", "val_loss", "loss"]
+    assert "2 [-0.4841, 4.484]" in first and "1 (1 unfinished)" in second and second.endswith("4")
+    assert list(compare_runs(runs, ["step"])[0].scores) == ["step"]
+    with pytest.raises(UserError, match=r"'los'(.|\n)*'loss'"):
+        compare_runs(runs, ["los"])

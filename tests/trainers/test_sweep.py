@@ -1,0 +1,93 @@
+"""`hlrp sweep`: from values and seeds to runs, and from their folders to a table."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from command import assert_user_error, hlrp, hlrp_argv
+
+from hlrp.errors import UserError
+from hlrp.runs import RunDirectory
+from trainers.sweep import divided, expand
+
+
+def test_commas_in_brackets_and_quotes_divide_nothing() -> None:
+    assert divided("1,2") == ["1", "2"]
+    assert divided("[a,b],{c: [1,2]}") == ["[a,b]", "{c: [1,2]}"]
+    assert divided("'0-9,12',\"a,b\"") == ["'0-9,12'", '"a,b"']
+    assert divided("one") == ["one"]
+
+
+def test_every_combination_has_a_folder_and_a_command(tmp_path: Path) -> None:
+    runs = expand("few.yaml", ["trainer.learning_rate=1e-3,1e-4", "data.cameras=[a,b]"], "0-1", tmp_path)
+    assert [run.path.name for run in runs] == [
+        "learning_rate=1e-3,seed=0",
+        "learning_rate=1e-3,seed=1",
+        "learning_rate=1e-4,seed=0",
+        "learning_rate=1e-4,seed=1",
+    ]
+    assert runs[1].overrides == ("trainer.learning_rate=1e-3", "data.cameras=[a,b]", "trainer.seed=1")
+    assert runs[1].shown() == (
+        "hlrp train --config few.yaml trainer.learning_rate=1e-3 'data.cameras=[a,b]' trainer.seed=1 "
+        f"--output-dir {tmp_path}/learning_rate=1e-3,seed=1 --resume auto"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "seeds", "mention"),
+    [
+        ([], None, "nothing is swept"),
+        (["trainer.steps=5"], None, "nothing is swept"),
+        (["trainer.steps=5,5"], None, "a value twice"),
+        (["trainer.seed=0,1"], "0-1", "given too"),
+        ([], "4-0", "backwards"),
+        (["trainer.steps=1,2"], "0-9999", "20000 runs"),
+        (["data.root=/a/b,/a_b"], None, "same folder"),
+    ],
+)
+def test_what_is_no_sweep_is_refused(overrides: list[str], seeds: str | None, mention: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=mention):
+        expand(None, overrides, seeds, tmp_path)
+
+
+def test_a_mistake_is_told_before_anything_begins(tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    refused = hlrp("sweep", "model.kind=laq", "trainer.stepps=1,2", "--output-dir", out)
+    assert_user_error(refused, "stepps", "steps")
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_is_stopped_goes_on_and_ends_with_a_table(toy_root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    sizes = ["model.kind=laq", "model.preset=tiny", "model.image_size=24", "model.codebook_size=8"]
+    data = [f"data.root={toy_root}", "data.num_workers=0", "data.offset_seconds=0.1", "trainer.device=cpu"]
+    lengths = ["trainer.steps=300", "trainer.batch_size=2", "model.quantizer=fsq,vq"]
+    command = ["sweep", *sizes, *data, *lengths, "--seeds", "0,3", "--jobs", "2", "--output-dir", str(out), "--json"]
+    process = subprocess.Popen(hlrp_argv(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    begun = out / "quantizer=fsq,seed=0" / "metrics.jsonl"
+    end = time.monotonic() + 200
+    while not begun.is_file() and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 143, said
+    first = RunDirectory.open(begun.parent)
+    assert first.manifest.status == "interrupted" and first.latest() is not None
+    done = hlrp(*command, timeout=600)
+    assert done.code == 0, done.err
+    rows = done.json()
+    assert [(row["settings"], len(row["runs"]), row["unfinished"]) for row in rows] == [
+        ({"model.quantizer": "fsq"}, 2, 0),
+        ({"model.quantizer": "vq"}, 2, 0),
+    ]
+    assert all(row["scores"]["loss"]["low"] < row["scores"]["loss"]["mean"] for row in rows)
+    started = [json.loads((run / "run.json").read_text())["started"] for run in sorted(out.glob("*/"))]
+    again = hlrp(*command, timeout=600)
+    assert again.json() == rows
+    assert [json.loads((run / "run.json").read_text())["started"] for run in sorted(out.glob("*/"))] == started
+    compared = hlrp("runs", "compare", out, "--metric", "loss")
+    assert compared.code == 0 and compared.out.splitlines()[0].split() == ["model.quantizer", "runs", "loss"]

@@ -1,0 +1,70 @@
+"""The stacked layers of a module, such as a transformer's: units of sharding, and of computing twice to save memory."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from hlrp.errors import UserError
+
+
+def stacks(module: nn.Module) -> list[list[nn.Module]]:
+    """The stacks of layers in a module: a `ModuleList`'s entries that consist of several parts with weights.
+
+    Stacks within layers are left out.
+    """
+    found: list[list[nn.Module]] = []
+    inside: set[nn.Module] = set()
+    for stack in module.modules():  # what holds others comes before them
+        if not isinstance(stack, nn.ModuleList) or stack in inside:
+            continue
+        layers = [layer for layer in stack if layer not in inside and _is_layer(layer)]
+        for layer in layers:
+            inside.update(layer.modules())
+        if layers:
+            found.append(layers)
+    return found
+
+
+def _is_layer(entry: nn.Module) -> bool:
+    """Whether it computes something, with more than one part that has weights."""
+    weighted = sum(any(True for _ in part.parameters(recurse=False)) for part in entry.modules())
+    return weighted > 1 and not isinstance(entry, nn.ModuleList | nn.ModuleDict)
+
+
+def recompute_layers(module: nn.Module) -> None:
+    """Keep only the inputs of stacked layers for the backward pass, which computes the layers again.
+
+    The numbers stay the same, dropout's included.
+
+    Raises:
+        UserError: The module has no such layers.
+    """
+    transformers = [part for part in module.modules() if getattr(part, "supports_gradient_checkpointing", False)]
+    for part in transformers:
+        # Those of transformers know which caches they must not fill twice.
+        part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    theirs = {layer for part in transformers for stack in stacks(part) for layer in stack}
+    layers = [layer for stack in stacks(module) for layer in stack]
+    if not layers:
+        raise UserError(
+            f"{type(module).__name__} has no stacked layers to compute again",
+            where="trainer.activation_checkpointing",
+            fix="leave it out",
+        )
+    for layer in layers:
+        if layer not in theirs:
+            layer.forward = _Recomputed(layer)
+
+
+class _Recomputed:
+    """A layer's forward pass that keeps nothing but its inputs while training."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer, self._forward = layer, layer.forward
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        if not (self._layer.training and torch.is_grad_enabled()):
+            return self._forward(*inputs, **named)
+        return checkpoint(self._forward, *inputs, use_reentrant=False, **named)
