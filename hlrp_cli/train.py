@@ -1,6 +1,8 @@
 """`hlrp train`: train a policy with LeRobot or Lightning from one configuration."""
 
 import json
+import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +12,7 @@ from hlrp.config.trainer_names import TRAINERS
 from hlrp.errors import UserError
 from hlrp.files import json_text
 from hlrp.foundation.backends.registry import BACKENDS
-from hlrp.processes import is_first_process
+from hlrp.ranks import Launch, is_first_process
 from hlrp.runs.published import folder_of
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ FLAGS = {
     "lr": "trainer.learning_rate",
     "device": "trainer.device",
     "devices": "trainer.devices",
+    "nodes": "trainer.num_nodes",
     "precision": "trainer.precision",
     "seed": "trainer.seed",
     "keep_last": "trainer.keep_last",
@@ -66,7 +69,8 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Samples per step and device.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; the policy's own if not given.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps.")] = None,
-    devices: Annotated[int | None, typer.Option(help="Processes, one per GPU.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Processes on each node, one per GPU.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Nodes; as many as torchrun or srun started.")] = None,
     precision: Annotated[str | None, typer.Option(help="32, bf16 or fp16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and sample order.")] = None,
     keep_last: Annotated[int | None, typer.Option(help="Checkpoints to keep; all if not given.")] = None,
@@ -98,12 +102,14 @@ def train(
         from hlrp.config import allow_import as allow
 
         allow(allow_import)
-    if resume is None:
-        result = _execute(_configured(config, overrides or [], flags, dry_run=dry_run), dry_run=dry_run)
-    elif resume == _AUTO:
-        result = _begin_or_go_on(_configured(config, overrides or [], flags, dry_run=dry_run), dry_run=dry_run)
-    else:
-        result = _resume(Path(resume), flags, overrides or [], config, dry_run=dry_run)
+    launch = None if dry_run else Launch.of(os.environ)
+    with _together(launch):
+        if resume is None:
+            result = _execute(_configured(config, overrides or [], flags, dry_run=dry_run), dry_run=dry_run)
+        elif resume == _AUTO:
+            result = _begin_or_go_on(_configured(config, overrides or [], flags, dry_run=dry_run), dry_run=dry_run)
+        else:
+            result = _resume(Path(resume), flags, overrides or [], config, dry_run=dry_run)
     if result is None or not is_first_process():
         return  # of several processes one speaks
     if json_output:
@@ -114,6 +120,15 @@ def train(
     if result.published is not None:
         typer.echo(f"published   {result.published}")
     typer.echo(f"next        {_next_command(result.path)}")
+
+
+def _together(launch: Launch | None) -> AbstractContextManager[Any]:
+    """With the other processes that a launcher started, if there are any."""
+    if launch is None:
+        return nullcontext()
+    from trainers.crew import Crew
+
+    return Crew(launch)
 
 
 def _next_command(path: Path) -> str:

@@ -38,6 +38,7 @@ OBEYED: dict[str, frozenset[str]] = {
     "trainer.batch_size": _EVERY,
     "trainer.learning_rate": _EVERY - {_CLASS},
     "trainer.devices": _EVERY,
+    "trainer.num_nodes": _EVERY,
     "trainer.precision": _EVERY,
     "trainer.tf32": _EVERY,
     "trainer.seed": _EVERY,

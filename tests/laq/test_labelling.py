@@ -22,7 +22,7 @@ from hlrp.latents import LatentTable, labelling
 from hlrp.latents.labelling import LabelRequest, LAQEncoder, choose_camera, default_output, label
 from hlrp.latents.verify import verify_table
 from hlrp.latents.window_batches import WindowBatcher
-from hlrp.processes import Ranks
+from hlrp.ranks import Ranks
 
 EPISODES, LENGTH = 6, 21
 
