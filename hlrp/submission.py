@@ -1,5 +1,6 @@
 """A command of this project as a batch job of Slurm; submitit writes the script and submits it."""
 
+import re
 import shlex
 import shutil
 import sys
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 # Seconds that a training has to save in, before its time is up.
 _NOTICE_S = 90
-# What the shell of the job puts in place of these; an array's job has both numbers.
+# What the shell of the job puts in place of these.
 JOB, TASK = "%JOB%", "%TASK%"
-_SHELL = {JOB: '"$SLURM_JOB_ID"', TASK: '"$SLURM_ARRAY_TASK_ID"'}
+_SHELL = {JOB: '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}"', TASK: '"$SLURM_ARRAY_TASK_ID"'}
 
 
 class Submitted(NamedTuple):
@@ -129,16 +130,12 @@ def _parameters(section: SlurmSection, processes: int, nodes: int, name: str, fo
 def _shell(command: Sequence[str], section: SlurmSection) -> str:
     # srun does not take the cores of a process over from sbatch.
     srun = ["exec", "srun", "--unbuffered", *([f"--cpus-per-task={section.cpus}"] if section.cpus else [])]
-    text = shlex.join([*srun, *command])
-    for mark, variable in _SHELL.items():
-        # Beside quotes of a shell text there may be others: 'a b/job'"$SLURM_JOB_ID".
-        text = text.replace(mark, variable if "'" not in _word(text, mark) else f"'{variable}'")
-    return text
+    return " ".join(map(_quoted, [*srun, *command]))
 
 
-def _word(text: str, mark: str) -> str:
-    """The word of a shell text that holds a mark."""
-    return next((shlex.quote(word) for word in shlex.split(text) if mark in word), "")
+def _quoted(word: str) -> str:
+    parts = re.split(f"({'|'.join(_SHELL)})", word)
+    return "".join(_SHELL.get(part) or shlex.quote(part) for part in parts if part) or "''"
 
 
 def this_command(arguments: Sequence[str]) -> list[str]:

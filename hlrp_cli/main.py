@@ -14,7 +14,7 @@ from hlrp.processes import SignalError, child_environment, leave_closed_terminal
 from hlrp.ranks import is_first_process
 from hlrp_cli.console import plain_streams
 from hlrp_cli.flags import check_flags
-from hlrp_cli.launching import requeue
+from hlrp_cli.launching import add_launcher, requeue
 
 app = typer.Typer(
     name="hlrp",
@@ -47,6 +47,7 @@ COMMANDS = (
     "demo",
     "config",
     "runs",
+    "slurm",
     "parity",
     "policies",
     "doctor",
@@ -69,7 +70,7 @@ for _name in COMMANDS:
 
 def command() -> Any:
     """The whole command line, as click runs it."""
-    return check_flags(typer.main.get_command(app))
+    return check_flags(add_launcher(typer.main.get_command(app)))
 
 
 def _stop(number: int, _frame: object) -> None:

@@ -2,9 +2,10 @@
 
 import json
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +15,7 @@ from hlrp.files import json_text
 from hlrp.foundation.backends.registry import BACKENDS
 from hlrp.ranks import Launch, is_first_process
 from hlrp.runs.published import folder_of
+from hlrp_cli.launching_training import refuse_slurm_section, submit_training
 
 if TYPE_CHECKING:
     from hlrp.runs import RunDirectory
@@ -81,6 +83,9 @@ def train(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN|auto", help="Run to continue; auto: begin, or continue, --output-dir.")
     ] = None,
+    launcher: Annotated[
+        Literal["local", "slurm"], typer.Option(help="slurm: submit it as a batch job; see the section slurm.")
+    ] = "local",
     allow_import: Annotated[
         list[str] | None, typer.Option(metavar="PREFIX", help="Package whose classes may be named; repeatable.")
     ] = None,
@@ -102,14 +107,23 @@ def train(
         from hlrp.config import allow_import as allow
 
         allow(allow_import)
+    if launcher == "slurm":
+        going_on = None if resume in (None, _AUTO) else Path(resume)
+        asked = (
+            _saved(going_on, flags, overrides or [], config)
+            if going_on
+            else _configured(config, overrides or [], flags, dry_run=True)
+        )
+        submit_training(asked, sys.argv[1:], going_on, dry_run=dry_run, as_json=json_output)
+        return
     launch = None if dry_run else Launch.of(os.environ)
     with _together(launch):
-        if resume is None:
-            result = _execute(_configured(config, overrides or [], flags, dry_run=dry_run), dry_run=dry_run)
-        elif resume == _AUTO:
-            result = _begin_or_go_on(_configured(config, overrides or [], flags, dry_run=dry_run), dry_run=dry_run)
-        else:
+        if resume not in (None, _AUTO):
             result = _resume(Path(resume), flags, overrides or [], config, dry_run=dry_run)
+        else:
+            run = _configured(config, overrides or [], flags, dry_run=dry_run)
+            refuse_slurm_section(run)
+            result = (_execute if resume is None else _begin_or_go_on)(run, dry_run=dry_run)
     if result is None or not is_first_process():
         return  # of several processes one speaks
     if json_output:
@@ -219,10 +233,9 @@ def _name_policy_of(
         flags["model.policy_type"] = (policy, "--init-from")
 
 
-def _resume(
-    path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], config: str | None, *, dry_run: bool
-) -> "RunResult | None":
-    from hlrp.config import LeRobotRun, LightningRun, load_config
+def _saved(path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], config: str | None) -> Any:
+    """The configuration of a run that is continued, with its new length."""
+    from hlrp.config import load_config
     from hlrp.runs import RunDirectory
 
     # A resumed run repeats its own settings; only its length may change, since the rest would not be the same run.
@@ -235,10 +248,17 @@ def _resume(
             where="--resume",
             fix=f"start a new run from its weights: hlrp train --init-from {path} ...",
         )
-    directory = RunDirectory.open(path)
-    run = load_config(directory.path / "config.yaml", overrides, flags).config
+    return load_config(RunDirectory.open(path).path / "config.yaml", overrides, flags).config
+
+
+def _resume(
+    path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], config: str | None, *, dry_run: bool
+) -> "RunResult | None":
+    from hlrp.config import LeRobotRun, LightningRun
+    from hlrp.runs import RunDirectory
     from trainers.run_data import resumed_paths
 
+    run, directory = _saved(path, flags, overrides, config), RunDirectory.open(path)
     if isinstance(run, LeRobotRun):  # noqa: SIM114 - one type at a time, for the type checker
         run = resumed_paths(directory, run)
     elif isinstance(run, LightningRun):

@@ -21,7 +21,7 @@ from trainers.run_data import fetched, with_absolute_paths
 
 _log = logging.getLogger("hlrp.runs")
 # A run may become longer; the others decide nothing of its numbers.
-_FREE = frozenset({"trainer.steps", "output_dir", "allow_download", "push_to_hub"})
+_FREE = frozenset({"trainer.steps", "output_dir", "allow_download", "push_to_hub", "slurm"})
 _MOST_SHOWN = 5
 
 

@@ -15,9 +15,9 @@ class SlurmSection(Settings):
     """Resources of a batch job, in sbatch's terms; what is not given is as the cluster has it."""
 
     partition: str | None = Field(default=None, min_length=1)
-    time: Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int), Field(pattern=r"^[\d:-]+$")] | None = (
-        None
-    )
+    time: (
+        Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int), Field(pattern=r"^[\d:-]+$")] | None
+    ) = None
     """Most time: minutes, hours:minutes:seconds, or days-hours. The job requeues itself before, and goes on."""
     nodes: int = Field(default=1, ge=1, le=65536)
     gpus_per_node: int | None = Field(default=None, ge=1, le=1024)
