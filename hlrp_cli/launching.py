@@ -1,4 +1,4 @@
-"""`--launcher slurm`: submitting commands as batch jobs, and putting the job of one that was stopped back in the queue."""
+"""`--launcher slurm`: commands as batch jobs, and the job of one that was stopped back in the queue."""
 
 import signal
 import sys
@@ -66,11 +66,8 @@ def _launched(name: str, run: Callable[..., Any] | None, shared: bool) -> Callab
         assert run is not None, "it is no group of commands"
         if launcher == "local":
             if slurm:
-                raise UserError(
-                    "--slurm has no effect without --launcher slurm",
-                    where="--slurm",
-                    fix="add it, or leave --slurm out",
-                )
+                what = "--slurm has no effect without --launcher slurm"
+                raise UserError(what, where="--slurm", fix="add it, or leave --slurm out")
             return run(**given)
         section = read_section(slurm)
         if section.nodes > 1 and not shared:

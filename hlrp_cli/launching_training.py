@@ -40,12 +40,13 @@ def submit_training(run: Any, arguments: Sequence[str], going_on: Path | None, *
     elif section.array:
         raise UserError("the tasks of an array cannot all go on with one run", where="slurm.array", fix="leave it out")
     resources = {"section": section, "name": f"hlrp-{name}", **_numbers(run)}
-    if dry_run:
-        typer.echo(script(command, folder=path.parent / "slurm", **resources))
-        return
     # Beside the run, whose folder is made by the job.
     folder = path.parent / "slurm"
-    job = submit(this_command(command), folder=folder, **resources)
+    command = this_command([word for word in command if word not in ("--dry-run", "--json")])
+    if dry_run:
+        typer.echo(script(command, folder=folder, **resources))
+        return
+    job = submit(command, folder=folder, **resources)
     shown = str(path).replace(JOB, job.job).replace(TASK, "TASK")
     if as_json:
         typer.echo(json_text({"job": job.job, "log": str(job.log), "run": shown}))
@@ -60,11 +61,8 @@ def refuse_slurm_section(run: Any) -> None:
         UserError: It is given.
     """
     if "slurm" in run.model_fields_set and own_job() is None:
-        raise UserError(
-            "slurm has no effect when the training runs here",
-            where="slurm",
-            fix="add --launcher slurm, or leave it out",
-        )
+        what = "slurm has no effect when the training runs here"
+        raise UserError(what, where="slurm", fix="add --launcher slurm, or leave it out")
 
 
 def _new_path(output_dir: Path | None, name: str, job: str, task: str | None) -> Path:

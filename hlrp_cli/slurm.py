@@ -17,7 +17,7 @@ _COMMAND = "hlrp train -c CONFIG --output-dir RUN --resume auto"
 def template(
     slurm: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="partition, time, nodes, gpus_per_node, ...; repeatable."),
+        typer.Option(metavar="KEY=VALUE", help="partition, time, nodes, ...; repeatable."),
     ] = None,
     command: Annotated[str, typer.Option(help="What the job runs.")] = _COMMAND,
 ) -> None:

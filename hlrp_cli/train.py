@@ -109,11 +109,10 @@ def train(
         allow(allow_import)
     if launcher == "slurm":
         going_on = None if resume in (None, _AUTO) else Path(resume)
-        asked = (
-            _saved(going_on, flags, overrides or [], config)
-            if going_on
-            else _configured(config, overrides or [], flags, dry_run=True)
-        )
+        if going_on is not None:
+            asked = _saved(going_on, flags, overrides or [], config)
+        else:
+            asked = _configured(config, overrides or [], flags, dry_run=True)
         submit_training(asked, sys.argv[1:], going_on, dry_run=dry_run, as_json=json_output)
         return
     launch = None if dry_run else Launch.of(os.environ)

@@ -11,13 +11,15 @@ def _text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+Number = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int)]
+"""Text that may look like a number to YAML."""
+
+
 class SlurmSection(Settings):
     """Resources of a batch job, in sbatch's terms; what is not given is as the cluster has it."""
 
     partition: str | None = Field(default=None, min_length=1)
-    time: (
-        Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int), Field(pattern=r"^[\d:-]+$")] | None
-    ) = None
+    time: Number | None = Field(default=None, pattern=r"^[\d:-]+$")
     """Most time: minutes, hours:minutes:seconds, or days-hours. The job requeues itself before, and goes on."""
     nodes: int = Field(default=1, ge=1, le=65536)
     gpus_per_node: int | None = Field(default=None, ge=1, le=1024)
@@ -26,9 +28,7 @@ class SlurmSection(Settings):
     """Cores of each process, its data workers included."""
     account: str | None = Field(default=None, min_length=1)
     qos: str | None = Field(default=None, min_length=1)
-    array: Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int)] | None = Field(
-        default=None, pattern=r"^[\d,:%-]+$"
-    )
+    array: Number | None = Field(default=None, pattern=r"^[\d,:%-]+$")
     """Tasks of a job array, such as 0-4 or 0-9%2; each has a run folder of its own."""
     requeue: bool = True
     """Whether the job goes back into the queue when it is preempted or its time is up, and goes on."""
