@@ -75,6 +75,7 @@ class RunLifecycle:
             dataset=dataset,
             seed=run.trainer.seed,
             steps=steps,
+            processes=run.trainer.processes,
             git_commit=git_commit(Path(__file__).parent),
             command=list(command),
             warnings=self.warnings,
