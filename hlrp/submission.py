@@ -91,7 +91,7 @@ def _executor(folder: Path) -> "SlurmExecutor":
             fix="pip install 'lerobot_policy_felix_bundle[slurm]'",
         ) from error
 
-    class CommandExecutor(SlurmExecutor):  # type: ignore[misc]
+    class CommandExecutor(SlurmExecutor):
         """Runs a command as it is, where submitit would pickle a function."""
 
         @classmethod

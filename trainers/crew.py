@@ -60,9 +60,10 @@ class Crew:
         from torch.distributed import PrefixStore, rendezvous
 
         self._environment.update(self.launch.environment(self._environment))
-        place = ":".join(self._environment.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        place = ":".join(self._environment.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
         try:
-            store, *_ = next(iter(rendezvous("env://", timeout=timedelta(seconds=_JOIN_S))))
+            ranks = (self.launch.rank, self.launch.world)
+            store, *_ = next(rendezvous(f"tcp://{place}", *ranks, timeout=timedelta(seconds=_JOIN_S)))
         except Exception as error:
             raise WorkError(
                 f"process {self.launch.rank} of {self.launch.world} does not reach the others at {place}: "
