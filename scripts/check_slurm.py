@@ -109,7 +109,7 @@ class Rows:
     def time_limit(self) -> str:
         """A job whose time is up."""
         run = self.folder / "limit"
-        job = self.batch(self.train(run, ENDLESS, "--resume", "auto"), "--time=2", signal_s=60)
+        job = self.batch(self.train(run, ENDLESS, "--resume", "auto"), "--time=5", signal_s=120)
         until("going on", lambda: (run / "run.json").is_file() and manifest(run).get("resumed"))
         step = manifest(run)["resumed"][0]["step"]
         tell("scancel", job)
