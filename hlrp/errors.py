@@ -38,11 +38,18 @@ class WorkError(HlrpError):
 
 
 class Interrupted(HlrpError):  # noqa: N818 - an interruption is no error
-    """Stopped by a signal after saving what could be saved: exit code 130 (SIGINT) or 143 (SIGTERM)."""
+    """Stopped by a signal after saving what could be saved: exit code 130 (SIGINT) or 143 (SIGTERM).
 
-    def __init__(self, message: str, signal_number: int) -> None:
+    Args:
+        message: What there is to say.
+        signal_number: The signal.
+        saved: Whether there is something to go on from.
+    """
+
+    def __init__(self, message: str, signal_number: int, *, saved: bool = False) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+        self.saved = saved
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

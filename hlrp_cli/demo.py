@@ -58,7 +58,7 @@ def demo(
     done are skipped.
     """
     size = QUICK if quick else FULL
-    from hlrp.processes import FolderLock
+    from hlrp.locks import FolderLock
     from hlrp.runs.directory import check_writable
 
     root = output / "quick" if quick else output

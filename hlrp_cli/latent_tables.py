@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hlrp.data import DatasetInfo
     from hlrp.latents import LatentTable
     from hlrp.latents.labelling import LabelProgress, LabelRequest, LabelResult
-    from hlrp.processes import Ranks
+    from hlrp.ranks import Ranks
 
 
 def usual_batch_size(device: str) -> int:
@@ -57,7 +57,7 @@ def vectors_of(laq: Path, info: "DatasetInfo", camera: str | None, device: str) 
         BadVideoError: An episode cannot be decoded.
     """
     from hlrp.latents import LatentTable
-    from hlrp.processes import Ranks
+    from hlrp.ranks import Ranks
 
     return LatentTable.open(label_here(cached_labelling(laq, info, camera, device, Ranks()), laq, device).output)
 
@@ -75,7 +75,7 @@ def label_here(request: "LabelRequest", laq: Path, device: str, decode_workers: 
         UserError: As `label`, or another process is at the same part.
     """
     from hlrp.latents.labelling import label, load_encoder
-    from hlrp.processes import FolderLock
+    from hlrp.locks import FolderLock
 
     encoder, _ = load_encoder(laq, device, vectors=request.vectors)
     rank, world = request.ranks

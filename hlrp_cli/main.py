@@ -10,16 +10,11 @@ from typing import Any
 import typer
 
 from hlrp.errors import HlrpError, Interrupted
-from hlrp.processes import (
-    SignalError,
-    child_environment,
-    is_first_process,
-    leave_closed_terminal,
-    signal_handlers,
-    stop_signals,
-)
+from hlrp.processes import SignalError, child_environment, leave_closed_terminal, signal_handlers, stop_signals
+from hlrp.ranks import is_first_process
 from hlrp_cli.console import plain_streams
 from hlrp_cli.flags import check_flags
+from hlrp_cli.launching import add_launcher, requeue
 
 app = typer.Typer(
     name="hlrp",
@@ -53,6 +48,7 @@ COMMANDS = (
     "demo",
     "config",
     "runs",
+    "slurm",
     "parity",
     "policies",
     "doctor",
@@ -75,7 +71,7 @@ for _name in COMMANDS:
 
 def command() -> Any:
     """The whole command line, as click runs it."""
-    return check_flags(typer.main.get_command(app))
+    return check_flags(add_launcher(typer.main.get_command(app)))
 
 
 def _stop(number: int, _frame: object) -> None:
@@ -103,6 +99,7 @@ def run() -> None:
             traceback.print_exc()
         if is_first_process():
             sys.stderr.write(f"stopped by signal {stopped.number}\n")
+            requeue(argv, stopped.number, saved=False)
         sys.exit(128 + stopped.number)
     except HlrpError as error:
         if debug:
@@ -110,6 +107,8 @@ def run() -> None:
         sys.stdout.flush()
         prefix = "" if isinstance(error, Interrupted) else "error: "
         sys.stderr.write(f"{prefix}{error}\n")
+        if isinstance(error, Interrupted) and is_first_process():
+            requeue(argv, error.exit_code - 128, saved=error.saved)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         if debug:

@@ -88,7 +88,7 @@ def _request(
     from hlrp.data import read_dataset
     from hlrp.laq.checkpoint import read_manifest
     from hlrp.latents.labelling import LabelRequest, choose_camera, default_output
-    from hlrp.processes import Ranks
+    from hlrp.ranks import Ranks
 
     manifest = read_manifest(laq)
     info = read_dataset(dataset, root, where="--dataset-root", tolerance_s=tolerance_s, video_backend=video_backend)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hlrp.latents import LatentTable
     from hlrp.latents.decoder_manifest import DecoderManifest
     from hlrp.latents.pseudo_labels import PseudoLabelRequest, PseudoLabelResult
-    from hlrp.processes import Ranks
+    from hlrp.ranks import Ranks
 
 
 def pseudo_label(
@@ -61,7 +61,7 @@ def pseudo_label(
     from hlrp.latents.actions import ActionDecoder
     from hlrp.latents.pseudo_label_identity import check_pseudo_labels
     from hlrp.latents.pseudo_labels import PseudoLabelRequest
-    from hlrp.processes import Ranks
+    from hlrp.ranks import Ranks
     from hlrp.runs.directory import check_writable
 
     ranks = Ranks.of(os.environ)
@@ -107,7 +107,7 @@ def _make_table(
     from hlrp.latents import LatentTable
     from hlrp.latents.spec import describe
     from hlrp.latents.table import MANIFEST
-    from hlrp.processes import Ranks
+    from hlrp.ranks import Ranks
     from hlrp_cli.latent_tables import cached_labelling, label_here, show_skipped
 
     chosen = choose_device(device, per_process=True)
@@ -127,7 +127,7 @@ def _make_table(
 
 def _write(request: "PseudoLabelRequest") -> "PseudoLabelResult":
     from hlrp.latents.pseudo_labels import pseudo_label as write
-    from hlrp.processes import FolderLock, LockedError
+    from hlrp.locks import FolderLock, LockedError
     from hlrp.progress import ProgressDisplay
     from hlrp_cli.console import console
 

@@ -1,5 +1,6 @@
 """`hlrp runs`: list the runs of this folder, show one, compare several."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ def list_(
 ) -> None:
     """List every run below a folder, newest last."""
     from hlrp.runs import list_runs
+    from hlrp.slurm import job_states
 
     runs = list_runs(root, _warn)
     if json_output:
@@ -30,11 +32,21 @@ def list_(
     if not runs:
         typer.echo(f"no runs below {root}; `hlrp train` makes one")
         return
-    rows = [("started", "status", "policy", "steps", "loss", "run"), *map(_row, runs)]
+    jobs = {run.manifest.job.id for run in runs if run.manifest.job is not None}
+    states = job_states(sorted(jobs))
+    rows = [("started", "status", *(["job"] if jobs else []), "policy", "steps", "loss", "run")]
+    for run in runs:
+        started, status, *rest = _row(run)
+        rows.append((started, status, *([_job(run, states)] if jobs else []), *rest))
     # Plain text: a table would cut the paths on a narrow terminal, and they are there to be copied.
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         typer.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
+
+
+def _job(run: "RunDirectory", states: Mapping[str, str]) -> str:
+    job = run.manifest.job
+    return "" if job is None else f"{job.id} {states.get(job.id, '')}".rstrip()
 
 
 def _warn(problem: UserError) -> None:
@@ -94,6 +106,7 @@ def show(
         "policy": manifest.policy,
         "dataset": f"{dataset.root or dataset.repo_id} (fingerprint {dataset.fingerprint or '-'})",
         "seed": manifest.seed,
+        **({} if manifest.job is None else {"job": f"{manifest.job.id} (log {manifest.job.log or '-'})"}),
         "started": manifest.started or None,
         "ended": manifest.ended or "-",
         "metrics": ", ".join(f"{k} {_number(v)}" for k, v in manifest.final_metrics.items()) or "-",

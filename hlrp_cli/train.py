@@ -1,8 +1,11 @@
 """`hlrp train`: train a policy with LeRobot or Lightning from one configuration."""
 
 import json
+import os
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,8 +13,9 @@ from hlrp.config.trainer_names import TRAINERS
 from hlrp.errors import UserError
 from hlrp.files import json_text
 from hlrp.foundation.backends.registry import BACKENDS
-from hlrp.processes import is_first_process
+from hlrp.ranks import Launch, is_first_process
 from hlrp.runs.published import folder_of
+from hlrp_cli.launching_training import refuse_slurm_section, submit_training
 
 if TYPE_CHECKING:
     from hlrp.runs import RunDirectory
@@ -38,6 +42,7 @@ FLAGS = {
     "lr": "trainer.learning_rate",
     "device": "trainer.device",
     "devices": "trainer.devices",
+    "nodes": "trainer.num_nodes",
     "precision": "trainer.precision",
     "seed": "trainer.seed",
     "keep_last": "trainer.keep_last",
@@ -68,7 +73,8 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Samples per step and device.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; the policy's own if not given.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps.")] = None,
-    devices: Annotated[int | None, typer.Option(help="Processes, one per GPU.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Processes on each node, one per GPU.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Nodes; as many as torchrun or srun started.")] = None,
     precision: Annotated[str | None, typer.Option(help="32, bf16 or fp16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and sample order.")] = None,
     keep_last: Annotated[int | None, typer.Option(help="Checkpoints to keep; all if not given.")] = None,
@@ -79,6 +85,9 @@ def train(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN|auto", help="Run to continue; auto: begin, or continue, --output-dir.")
     ] = None,
+    launcher: Annotated[
+        Literal["local", "slurm"], typer.Option(help="slurm: submit it as a batch job; see the section slurm.")
+    ] = "local",
     allow_import: Annotated[
         list[str] | None, typer.Option(metavar="PREFIX", help="Package whose classes may be named; repeatable.")
     ] = None,
@@ -100,12 +109,22 @@ def train(
         from hlrp.config import allow_import as allow
 
         allow(allow_import)
-    if resume is None:
-        result = _execute(_configured(config, overrides or [], flags, dry_run=dry_run), dry_run=dry_run)
-    elif resume == _AUTO:
-        result = _begin_or_go_on(_configured(config, overrides or [], flags, dry_run=dry_run), dry_run=dry_run)
-    else:
-        result = _resume(Path(resume), flags, overrides or [], config, dry_run=dry_run)
+    if launcher == "slurm":
+        going_on = None if resume in (None, _AUTO) else Path(resume)
+        if going_on is not None:
+            asked = _saved(going_on, flags, overrides or [], config)
+        else:
+            asked = _configured(config, overrides or [], flags, dry_run=True)
+        submit_training(asked, sys.argv[1:], going_on, dry_run=dry_run, as_json=json_output)
+        return
+    launch = None if dry_run else Launch.of(os.environ)
+    with _together(launch):
+        if resume not in (None, _AUTO):
+            result = _resume(Path(resume), flags, overrides or [], config, dry_run=dry_run)
+        else:
+            run = _configured(config, overrides or [], flags, dry_run=dry_run)
+            refuse_slurm_section(run)
+            result = (_execute if resume is None else _begin_or_go_on)(run, dry_run=dry_run)
     if result is None or not is_first_process():
         return  # of several processes one speaks
     if json_output:
@@ -116,6 +135,15 @@ def train(
     if result.published is not None:
         typer.echo(f"published   {result.published}")
     typer.echo(f"next        {_next_command(result.path)}")
+
+
+def _together(launch: Launch | None) -> AbstractContextManager[Any]:
+    """With the other processes that a launcher started, if there are any."""
+    if launch is None:
+        return nullcontext()
+    from trainers.crew import Crew
+
+    return Crew(launch)
 
 
 def _next_command(path: Path) -> str:
@@ -206,14 +234,18 @@ def _name_policy_of(
         flags["model.policy_type"] = (policy, "--init-from")
 
 
-def _resume(
-    path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], config: str | None, *, dry_run: bool
-) -> "RunResult | None":
-    from hlrp.config import LeRobotRun, LightningRun, load_config
+def _given(flags: dict[str, tuple[Any, str]], overrides: list[str]) -> dict[str, str]:
+    """Keys that the command gives, with what it calls them."""
+    return {key: name for key, (_, name) in flags.items()} | {o.partition("=")[0]: o for o in overrides}
+
+
+def _saved(path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], config: str | None) -> Any:
+    """The configuration of a run that is continued, with its new length."""
+    from hlrp.config import load_config
     from hlrp.runs import RunDirectory
 
     # A resumed run repeats its own settings: with others it would not be the same run.
-    given = {key: name for key, (_, name) in flags.items()} | {o.partition("=")[0]: o for o in overrides}
+    given = _given(flags, overrides)
     other = [name for key, name in given.items() if key not in _OF_A_RESUMED_RUN] + (["--config"] if config else [])
     if other:
         raise UserError(
@@ -221,17 +253,25 @@ def _resume(
             where="--resume",
             fix=f"start a new run from its weights: hlrp train --init-from {path} ...",
         )
-    directory = RunDirectory.open(path)
-    file = directory.path / "config.yaml"
-    run = load_config(file, overrides, flags).config
+    return load_config(RunDirectory.open(path).path / "config.yaml", overrides, flags).config
+
+
+def _resume(
+    path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], config: str | None, *, dry_run: bool
+) -> "RunResult | None":
+    from hlrp.config import LeRobotRun, LightningRun, load_config
+    from hlrp.runs import RunDirectory
+    from hlrp.runs.directory import CONFIG
     from trainers.run_data import resumed_paths
 
+    run, directory = _saved(path, flags, overrides, config), RunDirectory.open(path)
     if isinstance(run, LeRobotRun):  # noqa: SIM114 - one type at a time, for the type checker
         run = resumed_paths(directory, run)
     elif isinstance(run, LightningRun):
         run = resumed_paths(directory, run)
+    given = _given(flags, overrides)
     if "trainer.devices" in given and isinstance(run, LeRobotRun | LightningRun):
-        began = run.trainer.model_copy(update={"devices": load_config(file).config.trainer.devices})
+        began = run.trainer.model_copy(update={"devices": load_config(directory.path / CONFIG).config.trainer.devices})
         try:
             run = run.model_copy(update={"trainer": began.on_devices(run.trainer.devices)})
         except ValueError as error:

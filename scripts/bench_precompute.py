@@ -31,7 +31,7 @@ from hlrp.data.episodes import check_camera
 from hlrp.data.identity import visible_files
 from hlrp.laq import LAQ, PRESETS, LAQConfig
 from hlrp.latents.labelling import LabelRequest, LAQEncoder, label
-from hlrp.processes import own_cores
+from hlrp.ranks import own_cores
 
 
 class PassThrough:

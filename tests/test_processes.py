@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from hlrp.errors import UserError
-from hlrp.processes import FolderLock, child_environment, is_first_process, stop_signals
+from hlrp.locks import FolderLock
+from hlrp.processes import child_environment, stop_signals
+from hlrp.ranks import is_first_process
 
 # Holds the lock of a folder, forks a child that keeps the file open as a data worker would, and waits.
 HOLDER = """
 import os, sys, time
-from hlrp.processes import FolderLock
+from hlrp.locks import FolderLock
 with FolderLock(__import__("pathlib").Path(sys.argv[1])) as lock:
     seconds = float(sys.argv[2])
     if seconds:
@@ -77,7 +79,7 @@ def test_a_process_that_a_dead_writer_named_still_writes(tmp_path: Path, monkeyp
     gone = subprocess.Popen(["true"])
     gone.wait()
     (lock.folder / ".writer.json").write_text(record.replace(f"{os.getpid()},", f"{gone.pid},", 1))
-    monkeypatch.setattr("hlrp.processes._LEFTOVERS_S", 0.3)
+    monkeypatch.setattr("hlrp.locks._LEFTOVERS_S", 0.3)
     try:
         with pytest.raises(UserError, match="another process is writing"), FolderLock(lock.folder):
             pass

@@ -41,6 +41,8 @@ COMMANDS = [
     ["policies"],
     ["doctor"],
     ["make-tiny-backbone"],
+    ["slurm"],
+    ["slurm", "template"],
 ]
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,16 +10,18 @@ from typing import Any, NamedTuple
 
 from hlrp.config import LeRobotRun, LightningRun, RunConfig, load_config
 from hlrp.errors import UserError
-from hlrp.processes import FolderLock, is_first_process, is_unwritten
+from hlrp.locks import FolderLock, is_unwritten
+from hlrp.ranks import Launch, is_first_process
 from hlrp.runs import RunDirectory
 from hlrp.runs.directory import CONFIG
 from trainers.base import RunResult
 from trainers.camera_names import with_camera_names
+from trainers.crew import Crew, placed
 from trainers.run_data import fetched, with_absolute_paths
 
 _log = logging.getLogger("hlrp.runs")
 # A run may become longer; the others decide nothing of its numbers.
-_FREE = frozenset({"trainer.steps", "output_dir", "allow_download", "push_to_hub"})
+_FREE = frozenset({"trainer.steps", "output_dir", "allow_download", "push_to_hub", "slurm"})
 _MOST_SHOWN = 5
 
 
@@ -41,7 +44,7 @@ class Start(NamedTuple):
 
 
 def find_start(run: RunConfig, *, dry_run: bool = False) -> Start:
-    """Where the run of an output folder stands; of several processes all come to the same answer.
+    """Where the run of an output folder stands; of several processes the first one looks, for all of them.
 
     Args:
         run: What the command asks for.
@@ -58,16 +61,28 @@ def find_start(run: RunConfig, *, dry_run: bool = False) -> Start:
         raise UserError(
             "nothing says which run to go on with", where="--resume auto", fix="name its folder: --output-dir DIR"
         )
-    path = run.output_dir.absolute()
+    crew = Crew.current
+    run = placed(run, Launch.of(os.environ))
+    if crew is None:
+        return _look(run, run.output_dir.absolute(), fetch=not dry_run)
+    start = _look(run, run.output_dir.absolute(), fetch=not dry_run) if crew.first else None
+    found = crew.agree("start", lambda: start and [str(start.path), bool(start.directory), bool(start.done)])
+    if start is not None:
+        return start
+    path, goes_on, done = Path(found[0]), *found[1:]
+    result = RunResult(path, None, {}, []) if done else None
+    if not goes_on:
+        return Start(path, run, done=result)
+    asked = _asked(run, fetch=not dry_run)
+    return Start(path, asked, RunDirectory.open(path), _length(asked), result)
+
+
+def _look(run: LeRobotRun | LightningRun, path: Path, *, fetch: bool) -> Start:
     if not path.exists() or (path.is_dir() and is_unwritten(path)):
         return Start(path, run)
     directory = RunDirectory.open(path)
     saved = load_config(path / CONFIG).config
-    asked: LeRobotRun | LightningRun
-    if isinstance(run, LeRobotRun):
-        asked = with_camera_names(with_absolute_paths(fetched(run, fetch=not dry_run)), _not_told)
-    else:
-        asked = with_camera_names(with_absolute_paths(fetched(run, fetch=not dry_run)), _not_told)
+    asked = _asked(run, fetch=fetch)
     if other := list(_differences(asked.model_dump(mode="json"), saved.model_dump(mode="json"))):
         more = f" and {len(other) - _MOST_SHOWN} more" if len(other) > _MOST_SHOWN else ""
         raise UserError(
@@ -78,10 +93,21 @@ def find_start(run: RunConfig, *, dry_run: bool = False) -> Start:
     latest, manifest = directory.latest(), directory.manifest
     if latest is None:
         return Start(path, run)
-    steps = asked.trainer.steps if asked.trainer.max_epochs is None else None
+    steps = _length(asked)
     done = latest.step >= (steps or manifest.steps or latest.step + 1)
     left = RunResult(directory.path, latest.path, manifest.final_metrics or {}, manifest.warnings) if done else None
     return Start(path, asked, directory, steps, left)
+
+
+def _asked(run: LeRobotRun | LightningRun, *, fetch: bool) -> LeRobotRun | LightningRun:
+    """The run as its folder has it written down."""
+    if isinstance(run, LeRobotRun):
+        return with_camera_names(with_absolute_paths(fetched(run, fetch=fetch)), _not_told)
+    return with_camera_names(with_absolute_paths(fetched(run, fetch=fetch)), _not_told)
+
+
+def _length(run: LeRobotRun | LightningRun) -> int | None:
+    return run.trainer.steps if run.trainer.max_epochs is None else None
 
 
 def set_aside(path: Path) -> None:

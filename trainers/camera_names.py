@@ -8,7 +8,7 @@ from hlrp.camera_names import UNNAMED, cameras_among, full_name, with_only_camer
 from hlrp.config import DataSection, LeRobotRun, LightningRun, PolicyModel, SourceSection
 from hlrp.data.dataset_info import DatasetInfo, find_dataset, read_dataset
 from hlrp.errors import UserError
-from hlrp.processes import is_first_process
+from hlrp.ranks import is_first_process
 from trainers.policy_labels import saved_fields
 
 

@@ -15,8 +15,14 @@ from hlrp.files import json_text
 from hlrp.runs import Checkpoint, DatasetRecord, ResumeRecord, RunDirectory
 from hlrp.runs.code_effect import code_effect_warning, last_code_effect
 from hlrp.runs.directory import LOG, METRICS, git_commit
+from hlrp.runs.manifest import JobRecord
+from hlrp.slurm import own_job, own_log
 from trainers.base import RunResult
+from trainers.crew import Crew
 from trainers.pushing import push_finished
+
+# On a GPU, asking all processes whether one of them was told to stop waits for the device; not on every step.
+STEPS_BETWEEN_QUESTIONS = 10
 
 
 class RunLifecycle:
@@ -70,10 +76,12 @@ class RunLifecycle:
             dataset=dataset,
             seed=run.trainer.seed,
             steps=steps,
+            processes=run.trainer.processes,
             git_commit=git_commit(Path(__file__).parent),
             command=list(command),
             warnings=self.warnings,
             shuffling=SHUFFLING,
+            **_own_job(),
         )
         return self._begin(directory)
 
@@ -91,13 +99,15 @@ class RunLifecycle:
         for lost in directory.rewind_metrics(checkpoint.step):
             self.warn(lost)
         resumed = ResumeRecord(step=checkpoint.step, skipped=self.warnings)
-        fields |= {"warnings": self.warnings} if self.warnings else {}
+        fields |= _own_job() | ({"warnings": self.warnings} if self.warnings else {})
         self._repo_id = push_to_hub
         directory.update(status="running", reason=None, resumed=[*directory.manifest.resumed, resumed], **fields)
         return self._begin(directory)
 
     def _begin(self, directory: RunDirectory) -> RunDirectory:
         self.directory = directory
+        if (crew := Crew.current) is not None:
+            crew.last_words = lambda reason: self.end("failed", reason=reason)
         self.console.print(f"run: {directory.path}")
         return directory
 
@@ -173,7 +183,7 @@ class RunLifecycle:
         latest = self.end("interrupted", reason=f"stopped by signal {number}")
         kept = f"checkpoint {latest.path.name} is saved" if latest else "there is no checkpoint yet"
         hint = f"; go on with: hlrp train --resume {self.directory.path}" if latest else ""
-        return Interrupted(f"interrupted: {kept}{hint}", number)
+        return Interrupted(f"interrupted: {kept}{hint}", number, saved=latest is not None)
 
     def failed(self, reason: str, *, left_numbers: bool = False) -> WorkError:
         """Close a run that failed.
@@ -190,6 +200,11 @@ class RunLifecycle:
             reason = f"{reason}; {kept}"
         self.end("failed", reason=reason)
         return WorkError(f"training failed: {reason}\n  log:   {self.directory.path / LOG}")
+
+
+def _own_job() -> dict[str, Any]:
+    job = own_job()
+    return {"job": None if job is None else JobRecord(id=job, log=own_log())}
 
 
 def resumable(directory: RunDirectory, steps: int | None) -> tuple[Checkpoint, list[str]]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError, WorkError
-from hlrp.processes import child_environment, is_first_process
+from hlrp.processes import child_environment
+from hlrp.ranks import is_first_process
 
 _OFFLINE, _BY_DEFAULT = "HF_HUB_OFFLINE", "HLRP_OFFLINE_BY_DEFAULT"
 _WHERE = "push_to_hub / --push-to-hub"

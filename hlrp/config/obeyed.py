@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from hlrp.config.models import ClassPath, FoundationModel, LaqModel, PolicyModel
 from hlrp.config.schema import LeRobotRun, LightningRun
+from hlrp.config.slurm_section import SlurmSection
 from hlrp.config.trainer_names import TRAINERS
 from hlrp.errors import UserError
 
@@ -28,6 +29,7 @@ _WINDOWS = frozenset({_LAQ, _FOUNDATION, _CLASS})
 
 OBEYED: dict[str, frozenset[str]] = {
     "trainer_type": _EVERY,
+    **dict.fromkeys(("slurm", *(f"slurm.{name}" for name in SlurmSection.model_fields)), _EVERY),
     "output_dir": _EVERY,
     "job_name": _EVERY,
     "allow_download": _EVERY,
@@ -38,6 +40,7 @@ OBEYED: dict[str, frozenset[str]] = {
     "trainer.batch_size": _EVERY,
     "trainer.learning_rate": _EVERY - {_CLASS},
     "trainer.devices": _EVERY,
+    "trainer.num_nodes": _EVERY,
     "trainer.precision": _EVERY,
     "trainer.tf32": _EVERY,
     "trainer.seed": _EVERY,

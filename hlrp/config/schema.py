@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Discriminator, Field, model_validator
 from hlrp.config.base import Device, FilePath, Section, Settings
 from hlrp.config.models import LightningModel, PolicyModel
 from hlrp.config.sections import DataSection, EnvSection, LatentsSection
+from hlrp.config.slurm_section import SlurmSection
 from hlrp.config.trainer_sections import LeRobotTrainerSection, LightningTrainerSection, TrainerSection
 from hlrp.config.tree import normalise
 from hlrp.errors import UserError
@@ -23,6 +24,8 @@ class _Run(Section):
     latents: LatentsSection = Field(default_factory=LatentsSection)
     env: EnvSection | None = None
     """Simulator for rollouts during training."""
+    slurm: SlurmSection = Field(default_factory=SlurmSection)
+    """What `--launcher slurm` asks of the cluster."""
     output_dir: FilePath | None = None
     """Folder of the run; none: outputs/<job>/<time>."""
     job_name: str | None = Field(default=None, min_length=1)

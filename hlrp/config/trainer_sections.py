@@ -28,7 +28,9 @@ class TrainerSection(Settings):
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Learning rate; none: the policy's preset."""
     devices: int = Field(default=1, ge=1, le=4096)
-    """Processes, one per GPU."""
+    """Processes on each node, one per GPU; under torchrun and srun as many as these started."""
+    num_nodes: int = Field(default=1, ge=1, le=65536)
+    """Nodes, on each of which torchrun or srun starts the processes; read from these if not given."""
     precision: Precision | None = None
     """Numbers during training: 32, bf16 or fp16 (mixed); none: the policy's own setting."""
     tf32: bool = True
@@ -81,11 +83,16 @@ class TrainerSection(Settings):
             raise ValueError(f"the {samples} samples of a step cannot be shared out among {devices} processes")
         return self.model_copy(update={"devices": devices, "batch_size": samples // devices})
 
+    @property
+    def processes(self) -> int:
+        """Processes that train together, on all nodes."""
+        return self.devices * self.num_nodes
+
     def total_steps(self, frames: int) -> int:
         """Return the optimizer steps of the run on a dataset of ``frames`` frames."""
         if self.max_epochs is None:
             return self.steps
-        return steps_for_epochs(self.max_epochs, frames, self.batch_size, self.devices)
+        return steps_for_epochs(self.max_epochs, frames, self.batch_size, self.processes)
 
 
 def steps_for_epochs(epochs: int, frames: int, batch_size: int, devices: int = 1) -> int:
@@ -186,6 +193,7 @@ OWNED_TRAINER_ARGS: dict[str, str] = {
     "accelerator": "trainer.device",
     "strategy": "trainer.strategy",
     "devices": "trainer.devices",
+    "num_nodes": "trainer.num_nodes",
     "precision": "trainer.precision",
     "logger": "trainer.logger",
     "callbacks": "trainer.callbacks",

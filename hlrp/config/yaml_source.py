@@ -13,13 +13,19 @@ from hlrp.errors import UserError, suggest
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as people expect it: ``1e-4`` is a number, and a date is text."""
+    """YAML 1.1 as people expect it: ``1e-4`` is a number; a date is text, and so is the time ``2:00:00``."""
 
 
+_LEFT_OUT = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:int")
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in pairs if tag not in ("tag:yaml.org,2002:timestamp",)]
+    first: [(tag, pattern) for tag, pattern in pairs if tag not in _LEFT_OUT]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"^[-+]?(?:0b[01_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$"),
+    list("-+0123456789"),
+)
 
 
 class _Dumper(yaml.SafeDumper):

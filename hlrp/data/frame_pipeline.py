@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hlrp.data.decode import DeviceChunk, SequentialDecoder
 from hlrp.data.images import BadVideoError
-from hlrp.processes import own_cores
+from hlrp.ranks import own_cores
 
 _JOB_FRAMES = 512
 """Frames of a job, about: opening a video and finding a place in it costs as much as some tens of small frames."""

@@ -32,7 +32,7 @@ from hlrp.data.episodes import Episodes
 from hlrp.data.open_video import pixel_source
 from hlrp.errors import UserError, WorkError
 from hlrp.files import fsync_folder, write_json
-from hlrp.processes import cores
+from hlrp.ranks import cores
 
 _log = logging.getLogger("hlrp.data")
 _VERSION = 2

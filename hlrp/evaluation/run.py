@@ -10,7 +10,7 @@ from typing import Any
 from hlrp.evaluation.plan import EvalPlan, find_run, make_plan
 from hlrp.evaluation.request import RESULTS, Episode, EvalRequest, EvalResult, Listener, TaskResult
 from hlrp.files import write_json
-from hlrp.processes import FolderLock
+from hlrp.locks import FolderLock
 from hlrp.runs import checkpoint_step, claim_folder
 from hlrp.runs.code_effect import code_effect_warning, last_code_effect
 from hlrp.runs.directory import METRICS, now, package_versions

@@ -24,7 +24,7 @@ from hlrp.latents.shards import LatentIdentity, ShardRange, ShardRows, plan_shar
 from hlrp.latents.spec import CodeSpec
 from hlrp.latents.table import MANIFEST, check_same_work, finish_table
 from hlrp.latents.window_batches import WindowBatcher
-from hlrp.processes import Ranks
+from hlrp.ranks import Ranks
 
 CHUNK = 64
 """Frames that are decoded and sent at a time."""

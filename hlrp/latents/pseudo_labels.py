@@ -33,7 +33,7 @@ from hlrp.files import fsync_folder, fsync_tree, new_file, write_json
 from hlrp.latents.actions import ActionDecoder, EpisodeActions
 from hlrp.latents.pseudo_label_identity import PROVENANCE, PseudoLabelIdentity, check_identity, unfinished
 from hlrp.latents.table import LatentTable
-from hlrp.processes import Ranks
+from hlrp.ranks import Ranks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

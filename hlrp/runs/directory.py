@@ -14,9 +14,10 @@ from typing import Any
 
 from hlrp.errors import UserError
 from hlrp.files import json_text, write_json, write_text
-from hlrp.processes import FolderLock, LockedError, is_unwritten
+from hlrp.locks import FolderLock, LockedError, is_unwritten
 from hlrp.runs.checkpoints import Checkpoint, list_checkpoints
 from hlrp.runs.manifest import MANIFEST, SCHEMA_VERSION, RunManifest
+from hlrp.slurm import own_job
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -124,7 +125,9 @@ def claim_folder(base: Path) -> Iterator[FolderLock]:
 
 
 def _run_path_of_now(job_name: str) -> Path:
-    return (Path("outputs") / job_name / dt.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).absolute()
+    job = own_job()
+    name = dt.datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + (f"_job{job}" if job else "")
+    return (Path("outputs") / job_name / name).absolute()
 
 
 def _numbered(base: Path) -> Iterator[Path]:

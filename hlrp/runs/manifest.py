@@ -52,6 +52,20 @@ class ResumeRecord(BaseModel):
     skipped: list[str] = []
 
 
+class JobRecord(BaseModel):
+    """The Slurm job that a run was last trained in.
+
+    Args:
+        id: `123`, or `123_4` of an array.
+        log: File of its output.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    log: str | None = None
+
+
 class RunManifest(BaseModel):
     """The fields of a `run.json`; every one may be missing.
 
@@ -67,6 +81,7 @@ class RunManifest(BaseModel):
         seed: Of all random numbers.
         steps: Optimizer steps at which it ends.
         processes: That trained it together.
+        job: That trained it last; none: no job of Slurm.
         git_commit: Of this project's checkout.
         command: Arguments of the process that trained it.
         versions: Of the packages that its numbers depend on.
@@ -90,6 +105,7 @@ class RunManifest(BaseModel):
     seed: int | None = None
     steps: int | None = None
     processes: int | None = None
+    job: JobRecord | None = None
     git_commit: str | None = None
     command: list[str] = []
     versions: dict[str, str] = Field(default_factory=dict)

@@ -12,7 +12,8 @@ from typing import Any
 from hlrp.errors import Interrupted, UserError, WorkError, suggest
 from hlrp.files import new_folder
 from hlrp.outputs import check_new_output, disk_error
-from hlrp.processes import SignalError, cores, leave_closed_terminal, signal_handlers, stop_signals
+from hlrp.processes import SignalError, leave_closed_terminal, signal_handlers, stop_signals
+from hlrp.ranks import cores
 from hlrp.sim.catalog import (
     MAX_CAMERA_SHAKE,
     MAX_IMAGE_SIZE,

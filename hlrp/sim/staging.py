@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from hlrp.errors import UserError
 from hlrp.files import new_file
+from hlrp.locks import FolderLock
 from hlrp.outputs import changed_settings
-from hlrp.processes import FolderLock
 
 if TYPE_CHECKING:
     from hlrp.sim.experts import Demonstration

@@ -18,7 +18,7 @@ from hlrp.data.columns import ACTION_CONFIDENCE, ACTION_SOURCE, read_columns
 from hlrp.data.pseudo_label_checks import pseudo_label_problems
 from hlrp.data.renaming import rename_features
 from hlrp.data.table_checks import Extremes
-from hlrp.processes import FolderLock
+from hlrp.locks import FolderLock
 from hlrp_cli.pseudo_label import pseudo_label
 
 EPISODES, LENGTH, LABELLED = 4, 16, (0, 2)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from command import assert_user_error, hlrp, hlrp_argv, hlrp_in_turn, instead
+from fake_slurm import FakeSlurm
 
 from hlrp.runs import RunDirectory
 
@@ -40,14 +41,18 @@ def _stop_after(args: list[str], run: Path, rows: int, number: int, *, group: bo
     process = subprocess.Popen(
         hlrp_argv(*args), stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | ONE_THREAD
     )
+    _wait_for_rows(process, run, rows)
+    (os.killpg if group else os.kill)(process.pid, number)
+    _, said = process.communicate(timeout=120)
+    return process.returncode, said
+
+
+def _wait_for_rows(process: "subprocess.Popen[str]", run: Path, rows: int) -> None:
     end = time.monotonic() + 240
     while not (run / "metrics.jsonl").is_file() or (run / "metrics.jsonl").read_text().count("\n") < rows:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "no rows"
         time.sleep(0.01)
-    (os.killpg if group else os.kill)(process.pid, number)
-    _, said = process.communicate(timeout=120)
-    return process.returncode, said
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +93,29 @@ def test_forty_steps_equal_twenty_sigkill_twenty(whole: Path, toy_root: Path, tm
     done = hlrp(*command, "--json", env=ONE_THREAD)
     assert done.code == 0, done.err
     assert json.loads(done.out)["checkpoint"] == str(out / "checkpoints" / "000040")
+    assert _rows(out) == _rows(whole)
+    for name in ("training_state/lightning.safetensors", "pretrained_model/model.safetensors"):
+        assert _bytes(out, 40, name) == _bytes(whole, 40, name)
+
+
+def test_a_preempted_and_requeued_job_equals_an_unbroken_run(whole: Path, toy_root: Path, tmp_path: Path) -> None:
+    """Submitted, stopped and begun again by a scheduler that records; bit for bit, without a person."""
+    slurm, out = FakeSlurm(tmp_path / "bin"), tmp_path / "job"
+    environment = slurm.environment | ONE_THREAD
+    login = {"PATH": environment["PATH"]}
+    done = hlrp(*_args(toy_root, out, 40, "--augment"), "--launcher", "slurm", "--json", env=login)
+    assert done.json() == {"job": "7", "log": str(tmp_path / "slurm" / "7.log"), "run": str(out)}, done.err
+    job = ["bash", str(slurm.folder / "job.sh")]
+    process = subprocess.Popen(job, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+    _wait_for_rows(process, out, 9)
+    process.terminate()
+    _, said = process.communicate(timeout=120)
+    manifest = RunDirectory.open(out).manifest
+    assert (process.returncode, manifest.status) == (143, "interrupted"), said
+    assert "job 7 is back in the queue" in said and slurm.calls[1:] == ["scontrol requeue 7"]
+    assert manifest.job is not None and (manifest.job.id, manifest.job.log) == ("7", "/logs/7.log")
+    subprocess.run(job, env=os.environ | environment | {"SLURM_RESTART_COUNT": "1"}, check=True, capture_output=True)
+    assert [record.step for record in RunDirectory.open(out).manifest.resumed] == [int(manifest.checkpoints[-1])]
     assert _rows(out) == _rows(whole)
     for name in ("training_state/lightning.safetensors", "pretrained_model/model.safetensors"):
         assert _bytes(out, 40, name) == _bytes(whole, 40, name)

@@ -22,7 +22,7 @@ from hlrp.latents import LatentTable, labelling
 from hlrp.latents.labelling import LabelRequest, LAQEncoder, choose_camera, default_output, label
 from hlrp.latents.verify import verify_table
 from hlrp.latents.window_batches import WindowBatcher
-from hlrp.processes import Ranks
+from hlrp.ranks import Ranks
 
 EPISODES, LENGTH = 6, 21
 
@@ -251,7 +251,8 @@ def test_ranks_share_the_work_and_the_last_one_finishes(job, tmp_path):
 def test_ranks_come_from_the_launcher():
     assert Ranks.of({}) == (0, 1)
     assert Ranks.of({"RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"}) == (3, 4)
-    assert Ranks.of({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}) == (1, 2)
+    step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
+    assert Ranks.of({"SLURM_PROCID": "1", **step}) == (1, 2)
     for wrong in ("4", "x", "-1"):
         with pytest.raises(UserError, match="RANK"):
             Ranks.of({"RANK": wrong, "WORLD_SIZE": "4"})

@@ -18,7 +18,7 @@ from hlrp.errors import UserError
 from hlrp.latents.actions import ActionDecoder, fit_actions
 from hlrp.latents.pseudo_label_identity import PROVENANCE, unfinished
 from hlrp.latents.pseudo_labels import PseudoLabelRequest, pseudo_label
-from hlrp.processes import Ranks
+from hlrp.ranks import Ranks
 
 LENGTHS, LABELLED = [40, 30, 40, 20, 40, 36], [0, 2, 4]
 NAMES = ["x", "y", "z"]

@@ -10,7 +10,7 @@ from make_dataset import make_dataset
 
 from hlrp.config import LeRobotRun, load_config, to_yaml
 from hlrp.errors import UserError
-from hlrp.processes import FolderLock
+from hlrp.locks import FolderLock
 from hlrp.runs import RunDirectory
 from trainers.auto_resume import find_start, set_aside
 from trainers.run_data import with_absolute_paths

@@ -19,6 +19,7 @@ from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo
 from hlrp.data.shuffling import SHUFFLING, Shuffling
 from hlrp.errors import UserError
 from hlrp.processes import child_environment
+from hlrp.ranks import Launch
 from hlrp.runs import Checkpoint
 from trainers.lerobot.events import (
     ALLOW_DOWNLOAD,
@@ -300,6 +301,10 @@ def build_command(run: LeRobotRun, arguments: list[str], shuffling: Shuffling = 
     if run.trainer.precision:
         # Policies without a dtype of their own take Accelerate's setting.
         environment["ACCELERATE_MIXED_PRECISION"] = _MIXED[run.trainer.precision]
-    if run.trainer.devices > 1 and run.trainer.device == "cpu":
+    if run.trainer.processes > 1 and run.trainer.device == "cpu":
         environment["ACCELERATE_USE_CPU"] = "true"
+    launch = Launch.of(os.environ)
+    if launch is not None:
+        # This process is one of several already, and its child takes its place among them.
+        return Command(_launcher(1), arguments, environment | launch.environment(os.environ))
     return Command(_launcher(run.trainer.devices), arguments, environment)

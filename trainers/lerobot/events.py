@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Collection
 from typing import Any
 
 # ASCII record separator: no log line holds one, and it survives launchers that pass lines through.
@@ -16,19 +17,25 @@ MAX_NONFINITE_STEPS = "HLRP_MAX_NONFINITE_STEPS"
 SHUFFLING_ASKED = "HLRP_SHUFFLING"
 SOURCES = "HLRP_SOURCES"
 TF32_OFF = "HLRP_TF32_OFF"
+FOLLOWS = "HLRP_FOLLOWS"
+OUTCOMES = ("user_error", "failed", "interrupted")
 _STEP_INTERVAL_S = 0.25
 
 
 class Emitter:
-    """Writes events to standard output in one system call each; silent on all ranks but the first."""
+    """Writes events to standard output in one system call each; silent on all ranks but the first.
+
+    One whose output another process reads, on whatever node, says how it ended.
+    """
 
     def __init__(self) -> None:
-        self.silent = int(os.environ.get("RANK", "0")) != 0
+        first, follows = int(os.environ.get("RANK", "0")) == 0, FOLLOWS in os.environ
+        self._said: Collection[str] | None = None if first else OUTCOMES if follows else ()
         self._last_step = 0.0
 
     def __call__(self, event: str, **fields: Any) -> None:
         """Write one event; `step` events are thinned to a few a second, which is all that a progress bar needs."""
-        if self.silent:
+        if self._said is not None and event not in self._said:
             return
         if event == "step":
             moment = time.monotonic()

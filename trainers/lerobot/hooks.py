@@ -20,6 +20,7 @@ from hlrp.finite import FiniteLoss, require_finite_weights
 from hlrp.processes import StoppedBySignal, StopRequests
 from trainers.lerobot.data_hooks import filter_samples, order_frames, read_mixture
 from trainers.lerobot.device_hooks import use_device
+from trainers.lifecycle import STEPS_BETWEEN_QUESTIONS
 
 if TYPE_CHECKING:
     from hlrp.data.policy_mixture import MixtureMetadata
@@ -178,10 +179,15 @@ def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss, effect: Callable[
 
 
 def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
-    save, due = script.save_checkpoint, script.should_save_checkpoint
+    from accelerate import Accelerator
 
-    def should_save_checkpoint(*args: Any, **kwargs: Any) -> bool:
-        return stop.number is not None or due(*args, **kwargs)
+    save, due, wait = script.save_checkpoint, script.should_save_checkpoint, Accelerator.wait_for_everyone
+    stopping = False
+
+    def should_save_checkpoint(step: int, *args: Any, **kwargs: Any) -> bool:
+        nonlocal stopping
+        stopping = _agree_to_stop(stop.number is not None, step)
+        return stopping or due(step, *args, **kwargs)
 
     def save_checkpoint(*, checkpoint_dir: Path, **kwargs: Any) -> None:
         require_finite_weights(kwargs["policy"], kwargs["step"])
@@ -201,13 +207,33 @@ def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
         last = checkpoint_dir.parent / "last"
         replace_link(last, checkpoint_dir.name)
         emit("checkpoint", name=checkpoint_dir.name)
-        if stop.number is not None:
-            raise StoppedBySignal
         return last
+
+    def wait_for_everyone(self: Any) -> None:
+        wait(self)
+        if stopping:  # the checkpoint is whole, and all processes are here
+            raise StoppedBySignal
 
     script.save_checkpoint = save_checkpoint
     script.should_save_checkpoint = should_save_checkpoint
     script.update_last_checkpoint = update_last_checkpoint
+    Accelerator.wait_for_everyone = wait_for_everyone
+
+
+def _agree_to_stop(told: bool, step: int) -> bool:
+    """Whether one of the processes was told to stop; all come to the same answer, or some would wait for ever."""
+    from accelerate import PartialState
+    from torch import tensor
+    from torch.distributed import ReduceOp, all_reduce
+
+    state = PartialState()
+    if state.num_processes == 1:
+        return told
+    if state.device.type != "cpu" and step % STEPS_BETWEEN_QUESTIONS:
+        return False
+    asked = tensor(int(told), device=state.device)
+    all_reduce(asked, ReduceOp.MAX)
+    return bool(asked.item())
 
 
 def restore_random_state(script: Any) -> None:

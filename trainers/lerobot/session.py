@@ -3,16 +3,17 @@
 import re
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
-from hlrp.errors import UserError
+from hlrp.errors import Interrupted, UserError, WorkError
 from hlrp.finite import NonFiniteError
-from hlrp.processes import FolderLock
+from hlrp.locks import FolderLock
 from hlrp.runs import RunDirectory
 from hlrp.runs.directory import LOG
 from trainers.base import RunResult
 from trainers.lerobot.command import Command
-from trainers.lerobot.events import parse_line
+from trainers.lerobot.events import FOLLOWS, OUTCOMES, parse_line
 from trainers.lerobot.process import TrainingProcess
 from trainers.lifecycle import RunLifecycle, explain_failure
 from trainers.progress import TrainingProgress
@@ -95,7 +96,7 @@ class TrainingSession:
             self._lifecycle.write_row({"step": event.pop("steps", self._lifecycle.last_row.get("step", 0)), **event})
         elif kind == "warning":
             self._lifecycle.warn(event["message"])
-        elif kind in ("user_error", "failed", "interrupted"):
+        elif kind in OUTCOMES:
             self._outcome = {"kind": kind, **event}
 
     def _open_log(self, directory: RunDirectory) -> None:
@@ -123,6 +124,34 @@ class TrainingSession:
         lines = self._tail[starts[-1] :] if starts else self._tail[-1:] or ["it printed nothing"]
         reason = " ".join(line.strip() for line in lines)
         return f"LeRobot did not accept the settings: {reason.partition('error: ')[2] or reason}"
+
+
+def follow(command: Command) -> RunResult:
+    """Run the process of one that is not the first of several, which keeps the run's folder.
+
+    Raises:
+        UserError, WorkError, Interrupted: As the process ended.
+    """
+    tail: list[str] = []
+    outcome: dict[str, Any] = {}
+
+    def on_line(line: str) -> None:
+        text, event = parse_line(line)
+        tail.append(text)
+        del tail[:-_TAIL]
+        outcome.update(event or {})
+
+    with command.started() as argv:
+        process = TrainingProcess(argv, command.environment | {FOLLOWS: "1"})
+        code = process.run(on_line)
+    number = outcome.get("signal") or process.stopped_by
+    if code == 0:
+        return RunResult(Path.cwd(), None, {}, [])
+    if outcome.get("event") == "user_error":
+        raise UserError(outcome["message"])
+    if number is not None:
+        raise Interrupted("", int(number))
+    raise WorkError(explain_failure(outcome.get("error", ""), outcome.get("message", ""), code, tail))
 
 
 def metrics_row(event: dict[str, Any]) -> dict[str, Any]:

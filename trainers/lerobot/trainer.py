@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -11,9 +12,11 @@ from hlrp.data.dataset_info import DatasetInfo, find_dataset, read_dataset
 from hlrp.data.episodes import read_episodes, split_episodes
 from hlrp.data.filtering import Selection, select_for_policy
 from hlrp.errors import UserError
+from hlrp.ranks import Launch
 from hlrp.runs import Checkpoint, DatasetRecord, RunDirectory, claim_run_path, new_run_path, resolve_pretrained
 from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.camera_names import with_camera_names
+from trainers.crew import Crew, placed
 from trainers.lerobot.command import (
     Command,
     build_arguments,
@@ -21,7 +24,7 @@ from trainers.lerobot.command import (
     check_loop_arguments,
     resume_arguments,
 )
-from trainers.lerobot.session import TrainingSession
+from trainers.lerobot.session import TrainingSession, follow
 from trainers.lifecycle import RunLifecycle, resumable
 from trainers.policy_checks import check_policy_run, check_with_lerobot
 from trainers.policy_labels import foundation_of, mixture_of
@@ -90,10 +93,15 @@ class LeRobotTrainer(BaseTrainer):
             if not isinstance(loaded, LeRobotRun):
                 raise UserError("this trainer runs LeRobot configurations", where="trainer_type")
             run = loaded
-        run = with_absolute_paths(fetched(run))
+        run = with_absolute_paths(fetched(placed(run, Launch.of(os.environ))))
         check_push(run.push_to_hub)
         run = with_camera_names(run, error_console().print)
+        crew = Crew.current
+        if crew is not None and not crew.first:
+            return follow(plan(run, Path(crew.agree("folder", Path))).command)
         with claim_run_path(run.output_dir, run.job_name or run.model.policy_type) as lock:
+            if crew is not None:
+                crew.agree("folder", lambda: str(lock.folder))
             command, datasets, _, path, steps, warnings, selections = plan(run, lock.folder)
             lifecycle = RunLifecycle(warnings)
 
@@ -113,7 +121,13 @@ class LeRobotTrainer(BaseTrainer):
 
     def resume(self, directory: RunDirectory, run: LeRobotRun, *, steps: int | None = None) -> RunResult:
         """Continue a run from its newest complete checkpoint, in its own folder."""
+        run, crew = placed(run, Launch.of(os.environ), resumed=True), Crew.current
+        if crew is not None and not crew.first:
+            crew.agree("folder", Path)  # once the first process has it for itself
+            return follow(plan_resume(directory, run, steps)[0])
         with directory.sole_writer() as lock:
+            if crew is not None:
+                crew.agree("folder", lambda: str(directory.path))
             check_push(run.push_to_hub)
             command, checkpoint, warnings, total = plan_resume(directory, run, steps)
             lifecycle = RunLifecycle(warnings)
@@ -127,6 +141,7 @@ class LeRobotTrainer(BaseTrainer):
     @staticmethod
     def dry_run(run: LeRobotRun, *, resume: RunDirectory | None = None, steps: int | None = None) -> str:
         """The command that a run would start, after every check that the run makes."""
+        run = placed(run, Launch.of(os.environ), resumed=resume is not None)
         if resume is not None:
             return plan_resume(resume, run, steps)[0].shown()
         run = with_camera_names(run, error_console().print)

@@ -116,8 +116,7 @@ def main() -> int:
             # Nothing is trained yet: there is nothing to save.
             emit("interrupted", signal=number)
             os._exit(128 + number)
-        if not emit.silent:
-            stop.number = number
+        stop.number = number
 
     for number in stop_signals():
         signal.signal(number, on_signal)

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -17,6 +18,7 @@ from hlrp.config import ClassPath, FromConfig, LightningTrainerSection, resolve_
 from hlrp.config.trainer_sections import OWNED_TRAINER_ARGS
 from hlrp.devices import choose_device
 from hlrp.errors import UserError, suggest
+from hlrp.ranks import Launch
 from trainers.lifecycle import default_log_freq
 from trainers.lightning.checkpoints import BestCheckpoint
 from trainers.lightning.state import SafeCheckpointIO
@@ -73,6 +75,7 @@ def trainer_arguments(
     arguments: dict[str, Any] = {
         "accelerator": accelerator,
         "devices": devices,
+        "num_nodes": section.num_nodes,
         "strategy": _strategy(section),
         "precision": _PRECISIONS[section.precision or "32"],
         "max_steps": section.steps if epochs is None else -1,
@@ -258,7 +261,15 @@ def _profiler(name: str | None, path: Path) -> Any:
 
 
 def _environment() -> list[Any]:
-    """On Slurm, Lightning would requeue by itself, with a checkpoint of its own: here the trainer saves instead."""
-    from lightning.pytorch.plugins.environments import SLURMEnvironment
+    """Who starts the processes: torchrun or srun, in torchrun's words, else Lightning.
 
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    Lightning's own class for Slurm would requeue by itself, with a checkpoint of its own, and take a batch script's one
+    process for one of several.
+    """
+    launch = Launch.of(os.environ)
+    if launch is not None:
+        os.environ.update(launch.environment(os.environ))
+        return [TorchElasticEnvironment()]
+    if "RANK" in os.environ:
+        os.environ.pop("LOCAL_RANK", None)  # of a launcher that started this process alone
+    return [LightningEnvironment()]

@@ -34,7 +34,7 @@ def resolve_defaults(run: LightningRun) -> LightningTrainerSection:
     if not isinstance(run.model, PolicyModel):
         return section
     changes: dict[str, Any] = {}
-    if section.devices > 1 and section.strategy in ("auto", "ddp"):
+    if section.processes > 1 and section.strategy in ("auto", "ddp"):
         changes["strategy"] = _FIND_UNUSED
     if section.precision is None and (precision := _PRECISIONS.get(_dtype(run))) not in (None, "32"):
         changes["precision"] = precision

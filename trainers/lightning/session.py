@@ -16,7 +16,7 @@ from hlrp.finite import NonFiniteError
 from hlrp.processes import StoppedBySignal, StopRequests
 from hlrp.sharded import whole
 from trainers.base import RunResult
-from trainers.lifecycle import RunLifecycle, default_save_freq, explain_failure
+from trainers.lifecycle import STEPS_BETWEEN_QUESTIONS, RunLifecycle, default_save_freq, explain_failure
 from trainers.lightning.checkpoints import save_checkpoint
 from trainers.lightning.layers import recompute_layers
 from trainers.lightning.log import RunLog
@@ -26,9 +26,6 @@ from trainers.lightning.recording import Recorder, RunLogger
 
 if TYPE_CHECKING:
     from trainers.lightning.rollouts import Rollouts
-
-# On a GPU, asking all processes whether one of them was told to stop waits for the device; not on every step.
-_STEPS_BETWEEN_QUESTIONS = 10
 
 
 class _Watch(Callback):
@@ -196,7 +193,7 @@ class LightningSession:
         if self._trainer.world_size == 1:
             return told
         on_cpu = self._trainer.strategy.root_device.type == "cpu"
-        if not on_cpu and step % _STEPS_BETWEEN_QUESTIONS:
+        if not on_cpu and step % STEPS_BETWEEN_QUESTIONS:
             return False
         # All stop together, or those that go on would wait for the others for ever.
         return bool(self._trainer.strategy.reduce_boolean_decision(told, all=False))

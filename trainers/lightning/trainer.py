@@ -1,8 +1,9 @@
 """Lightning's training behind the same interface as LeRobot's: one configuration, one kind of run directory."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,10 +19,11 @@ from hlrp.config import (
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.errors import UserError
 from hlrp.files import clear_leftovers
-from hlrp.processes import is_first_process
+from hlrp.ranks import Launch, is_first_process
 from hlrp.runs import RunDirectory, claim_run_path, new_run_path
 from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.camera_names import with_camera_names
+from trainers.crew import Crew, placed
 from trainers.lifecycle import RunLifecycle, resumable
 from trainers.lightning.models import (
     build_datamodule,
@@ -92,6 +94,7 @@ class LightningTrainer(BaseTrainer):
             run = self._run_for(module, datamodule)
         if output_dir is not None:
             run = run.model_copy(update={"output_dir": Path(output_dir)})
+        run = placed(run, Launch.of(os.environ))
         if datamodule is None:
             run = with_camera_names(fetched(run), error_console().print)
         run = with_absolute_paths(run)
@@ -154,6 +157,7 @@ class LightningTrainer(BaseTrainer):
         """
         # Of several processes the first one writes, for all of them.
         with directory.sole_writer() if is_first_process() else nullcontext():
+            run = placed(run, Launch.of(os.environ), resumed=True)
             checkpoint, notes, run = plan_resume(directory, run, steps)
             dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
             check_same_data(directory, dataset)
@@ -167,6 +171,7 @@ class LightningTrainer(BaseTrainer):
     def dry_run(run: LightningRun, *, resume: RunDirectory | None = None, steps: int | None = None) -> str:
         """What would be trained, after every check that the run makes; model and data are made, nothing is written."""
         checkpoint = None
+        run = placed(run, Launch.of(os.environ), resumed=resume is not None)
         if resume is None:
             run = with_camera_names(run, error_console().print)
         else:
@@ -190,7 +195,7 @@ class LightningTrainer(BaseTrainer):
                 check_with_lerobot(run, datasets[0])
         trainer, start = run.trainer, checkpoint.step if checkpoint else 0
         length = f"{trainer.max_epochs} epochs" if trainer.max_epochs else f"steps {start} to {trainer.steps}"
-        batch = trainer.batch_size * trainer.devices * trainer.accumulate_grad_batches
+        batch = trainer.batch_size * trainer.processes * trainer.accumulate_grad_batches
         lines = [f"train     {job_name(run)} with Lightning, {length}, {batch} samples per step"]
         lines += [f"data      {d.root} ({d.episodes} episodes, {d.frames} frames, {d.fps:g} fps)" for d in datasets]
         return "\n".join([*lines, *(selection.describe() for selection in selections)])
@@ -305,13 +310,19 @@ def _selections(data: Any, directory: RunDirectory | None) -> "list[Selection]":
 @contextmanager
 def _folder(run: LightningRun, directory: RunDirectory | None, first: bool) -> Iterator[Path]:
     """The folder of the run: of one that is continued, or claimed for a fresh one."""
-    if directory is not None:
-        yield directory.path
-    elif not first:
-        yield Path.cwd()  # writes nothing, and the first process may have made the folder already
-    else:
-        with claim_run_path(run.output_dir, run.job_name or job_name(run)) as lock:
-            yield lock.folder
+    crew = Crew.current
+    if not first:
+        # It writes nothing; where nobody names the folder to it, the first process may have made that already.
+        yield Path(crew.agree("folder", Path)) if crew is not None else Path.cwd()
+        return
+    with ExitStack() as stack:
+        if directory is not None:
+            path = directory.path
+        else:
+            path = stack.enter_context(claim_run_path(run.output_dir, run.job_name or job_name(run))).folder
+        if crew is not None:
+            crew.agree("folder", lambda: str(path))
+        yield path
 
 
 def _begin(

@@ -20,8 +20,10 @@ from hlrp.data.importing.sources import Source, find_sources
 from hlrp.data.importing.workers import results
 from hlrp.errors import Interrupted, UserError, WorkError
 from hlrp.files import fsync_folder
+from hlrp.locks import FolderLock
 from hlrp.outputs import changed_settings, disk_error
-from hlrp.processes import FolderLock, SignalError, cores
+from hlrp.processes import SignalError
+from hlrp.ranks import cores
 
 _LOOKS, _SETTINGS = "looks.jsonl", "settings.json"
 

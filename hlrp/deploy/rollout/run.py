@@ -31,7 +31,7 @@ from hlrp.deploy.served import load_served
 from hlrp.errors import HlrpError, Interrupted, UserError, WorkError, root_cause
 from hlrp.evaluation.plan import find_run
 from hlrp.evaluation.request import EvalResult
-from hlrp.processes import FolderLock
+from hlrp.locks import FolderLock
 from hlrp.runs import claim_folder, new_run_path, resolve_pretrained
 
 _MOST_POSES = 20_000
