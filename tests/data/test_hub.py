@@ -89,7 +89,7 @@ def test_the_command_that_is_named_converts(tmp_path: Path, monkeypatch: pytest.
     runpy.run_module(module, run_name="__main__")
     info = read_dataset(None, root)
     table = read_episodes(info)
-    assert (info.frames, table.lengths.tolist(), table.task) == (13, [5, 8], ["look", "look"])
+    assert (info.frames, table.lengths.tolist(), list(table.task)) == (13, [5, 8], ["look", "look"])
     seconds = FrameTimes(table, TOP).seconds(1)
     frames = OpenVideos((64, 96), info.tolerance_s).read(table.video[TOP][0][1], seconds, 1)
     assert [number_of(frame) for frame in frames] == list(range(5, 13))
