@@ -36,12 +36,10 @@ def _listed(module: nn.Module) -> Iterator[nn.Module]:
         yield from module.blocks_to_compile()
         return
     for child in module.children():
-        # Lightning's FSDP has wrapped layers by now.
-        own: nn.Module = getattr(child, "_fsdp_wrapped_module", child)
-        if isinstance(module, nn.ModuleList) and not isinstance(own, nn.ModuleList | nn.ModuleDict):
-            yield own
+        if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList | nn.ModuleDict):
+            yield child
         else:
-            yield from _listed(own)
+            yield from _listed(child)
 
 
 def compile_blocks(module: nn.Module, *, where: str = "trainer.compile", **options: Any) -> int:

@@ -9,6 +9,7 @@ left for is a line too. On a CPU every check runs as well, against itself.
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -179,20 +180,22 @@ class Checks:
             curves.append(torch.stack(losses))
         return apart(curves[1], curves[0]), 1e-2
 
-    def _run(self, steps: int) -> LightningRun:
-        trainer = {"steps": steps, "batch_size": 8, "save_freq": self.steps // 2, "log_freq": 1, "device": self.device}
+    def _run(self) -> LightningRun:
+        trainer = {"steps": self.steps, "save_freq": self.steps // 2, "batch_size": 8, "device": self.device}
         model = {"kind": "laq", "preset": "tiny"}
         data = {"root": str(self.info.root), "cameras": [self.camera], "offset_seconds": self.config.offset_seconds}
         sections = {"trainer": trainer | {"logger": [], "tf32": False}, "model": model, "data": data | {"cache": "ram"}}
         return LightningRun.model_validate({"trainer_type": "lightning", **sections})
 
     def resume(self) -> tuple[float, float]:
-        """Weights of a run that was stopped halfway and resumed, beside those of one that was not."""
-        whole = LightningTrainer().fit(run=self._run(self.steps), output_dir=self.folder / "whole")
-        half = LightningTrainer().fit(run=self._run(self.steps // 2), output_dir=self.folder / "half")
-        LightningTrainer().resume(RunDirectory.open(half.path), self._run(self.steps), steps=self.steps)
+        """Weights of a run that was resumed halfway, beside those of one that went on."""
+        run, half = self._run(), self.folder / "half"
+        whole = LightningTrainer().fit(run=run, output_dir=self.folder / "whole")
+        shutil.copytree(whole.path, half, symlinks=True)
+        shutil.rmtree(half / "checkpoints" / f"{self.steps:06d}")
+        LightningTrainer().resume(RunDirectory.open(half), run)
         weights = []
-        for path in (whole.path, half.path):
+        for path in (whole.path, half):
             laq = LAQ.from_checkpoint(path)
             weights.append(torch.cat([p.detach().flatten() for p in laq.parameters()]))
         return apart(weights[1], weights[0]), 1e-2
@@ -239,6 +242,9 @@ def main() -> None:
     args = options.parse_args()
     # Until here float32 means float32, also in cuDNN.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    register_third_party_plugins()
     began, good = time.perf_counter(), True
     with tempfile.TemporaryDirectory() as folder:
         checks = Checks(args, Path(folder))

@@ -144,6 +144,10 @@ OTHER_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a quantizer's camera": (["model.kind=laq", "data.cameras=[observation.imgae]"], ["'observation.imgae'"]),
     "no labels": (["model.kind=foundation"], ["latents.source is none"]),
+    "layers that are out of reach": (
+        ["model.policy_type=smolvla", "trainer.compile=true"],
+        ["'smolvla'", "model.compile_model=true"],
+    ),
     "a class that is none": (["model.class_path=hlrp.errors.UserError"], ["not a LightningModule"]),
 }
 

@@ -59,8 +59,9 @@ def _load(pretrained: Path) -> LoadedPolicy:
 
     register_third_party_plugins()
     config = policy_config(pretrained, "cpu")
-    if getattr(config, "compile_model", False):
-        config.compile_model = False  # what is traced is not compiled as well
+    # What is traced is not compiled as well; but a compiled diffusion policy's weights have other names.
+    if getattr(config, "compile_model", False) and config.type != "diffusion":
+        config.compile_model = False
     return load_policy(config, None, effective_rename_map(pretrained, {}), rename_given=False)
 
 

@@ -221,8 +221,9 @@ class ActionExpert(VLAFlowMatching):
             shape = (len(prefix.mask), self.config.chunk_size, self.action_dim)
             noise = self.sample_noise(shape, prefix.mask.device)
         noise = prefix.in_space(noise)
-        # While it learns, layers may be copied for each chunk, and each copy would be compiled.
-        flow = self.velocity if self._learns else self._flow
+        # While it learns, layers may be copied for each chunk, and each copy would be compiled. A guided step has
+        # gradients, and would be compiled at the second chunk, while a robot moves.
+        flow = self.velocity if self._learns or self._rtc_enabled() else self._flow
         with self._in_precision_of_vlm():
             return euler_integrate(
                 lambda noisy, time: flow(prefix, noisy, time, condition),
