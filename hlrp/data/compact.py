@@ -77,15 +77,15 @@ class FrameRanges:
         ends: The frame after its last one.
     """
 
-    def __init__(self, begins: "NDArray[np.int64]", ends: "NDArray[np.int64]") -> None:
+    def __init__(self, begins: "Sequence[int] | NDArray[np.int64]", ends: "Sequence[int] | NDArray[np.int64]") -> None:
         import numpy as np
 
-        begins, ends = np.asarray(begins, np.int64), np.asarray(ends, np.int64)
-        begins, ends = begins[begins < ends], ends[begins < ends]
-        new = np.ones(len(begins), bool)
-        new[1:] = begins[1:] != ends[:-1]
-        self.begins: NDArray[np.int64] = begins[new]
-        self.ends: NDArray[np.int64] = ends[np.roll(new, -1)] if len(new) else ends
+        pairs = np.stack([np.asarray(begins, np.int64), np.asarray(ends, np.int64)])
+        first, after = pairs[:, pairs[0] < pairs[1]]
+        new = np.ones(len(first), bool)
+        new[1:] = first[1:] != after[:-1]
+        self.begins: NDArray[np.int64] = first[new]
+        self.ends: NDArray[np.int64] = after[np.roll(new, -1)] if len(new) else after
         self._after = np.cumsum(self.ends - self.begins)
 
     def __len__(self) -> int:
