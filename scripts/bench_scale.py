@@ -8,7 +8,7 @@ real dataset; nothing is measured of reading much video.
 
 Of every kind of work: seconds from the start to the first row of metrics (of labelling: to the first shard), and the
 peaks of the memory of all its processes, in MiB: `own` is what no file backs, `all` is everything that is resident,
-pages of mapped files included, which the system takes back when it needs them. Labelling is ended after its first shard.
+pages of mapped files included, which the system takes back when it needs them. Labelling ends after its first shard.
 """
 
 import argparse

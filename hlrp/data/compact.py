@@ -15,9 +15,11 @@ _IN_MEMORY = 32 << 20
 def zeros(shape: tuple[int, ...], dtype: Any) -> "NDArray[Any]":
     """Zeros; many of them in a file without a name, which the system keeps in memory as far as there is room.
 
-    Processes that are forked share it, and it is gone with the last of them.
+    Processes that are forked share it, and it is gone with the last of them. Where no such file can be made, memory
+    holds them.
     """
     import math
+    import os
     import tempfile
 
     import numpy as np
@@ -26,11 +28,15 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> "NDArray[Any]":
     if nbytes <= _IN_MEMORY:
         return np.zeros(shape, dtype)
     folder = cache_folder() / "rows"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(nbytes)
-        # As an array like any other; the map lives as long as it does.
-        return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # All of it now: a disk that is full later on would kill the process that writes to the map.
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+            # As an array like any other; the map lives as long as it does.
+            return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
+    except (OSError, AttributeError):  # macOS cannot reserve
+        return np.zeros(shape, dtype)
 
 
 class FewValues[Value](Sequence[Value]):
@@ -59,12 +65,6 @@ class FewValues[Value](Sequence[Value]):
 
     def __iter__(self) -> Iterator[Value]:
         return (self.values[number] for number in self.numbers.tolist())
-
-    def of(self, places: Sequence[int]) -> list[Value]:
-        """The distinct values at some places, in the order of `values`."""
-        import numpy as np
-
-        return [self.values[i] for i in np.unique(self.numbers[np.asarray(places, np.int64)]).tolist()]
 
 
 class FrameRanges:
