@@ -8,7 +8,7 @@ real dataset; nothing is measured of reading much video.
 
 Of every kind of work: seconds from the start to the first row of metrics (of labelling: to the first shard), and the
 peaks of the memory of all its processes, in MiB: `own` is what no file backs, `all` is everything that is resident,
-pages of mapped files included, which the system takes back when it needs them. Labelling is ended after two shards.
+pages of mapped files included, which the system takes back when it needs them. Labelling ends after its first shard.
 """
 
 import argparse
@@ -199,7 +199,7 @@ def measure(kind: str, data: Path, folder: Path, laq: Path | None) -> Cost:
         command = [*commands[kind], "--output", str(run), "--device", "cpu"]
         return watch(
             command,
-            lambda: len([*run.glob("shard-*")]) > 1 or (run / "manifest.json").is_file(),
+            lambda: any(run.glob("shard-*")),
             log=folder / "log",
         )
     return watch(commands[kind], (run / "metrics.jsonl").is_file, log=folder / "log")

@@ -46,7 +46,8 @@ def read_columns(
     import numpy as np
     import pyarrow as pa
 
-    needed, paths = np.ones(info.frames, bool), info.tables
+    needed: NDArray[np.bool_] = np.ones(info.frames, bool)
+    paths: Sequence[Path] = info.tables
     if episodes is not None:
         table = read_episodes(info)
         needed = table.frame_ranges(episodes).mark(np.zeros(info.frames, bool))

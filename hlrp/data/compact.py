@@ -15,9 +15,11 @@ _IN_MEMORY = 32 << 20
 def zeros(shape: tuple[int, ...], dtype: Any) -> "NDArray[Any]":
     """Zeros; many of them in a file without a name, which the system keeps in memory as far as there is room.
 
-    Processes that are forked share it, and it is gone with the last of them.
+    Processes that are forked share it, and it is gone with the last of them. Where no such file can be made, memory
+    holds them.
     """
     import math
+    import os
     import tempfile
 
     import numpy as np
@@ -26,11 +28,15 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> "NDArray[Any]":
     if nbytes <= _IN_MEMORY:
         return np.zeros(shape, dtype)
     folder = cache_folder() / "rows"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(nbytes)
-        # As an array like any other; the map lives as long as it does.
-        return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # All of it now: a disk that is full later on would kill the process that writes to the map.
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+            # As an array like any other; the map lives as long as it does.
+            return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
+    except (OSError, AttributeError):  # macOS cannot reserve
+        return np.zeros(shape, dtype)
 
 
 class FewValues[Value](Sequence[Value]):
@@ -60,12 +66,6 @@ class FewValues[Value](Sequence[Value]):
     def __iter__(self) -> Iterator[Value]:
         return (self.values[number] for number in self.numbers.tolist())
 
-    def of(self, places: Sequence[int]) -> list[Value]:
-        """The distinct values at some places, in the order of `values`."""
-        import numpy as np
-
-        return [self.values[i] for i in np.unique(self.numbers[np.asarray(places, np.int64)]).tolist()]
-
 
 class FrameRanges:
     """Ascending global frame indices, kept as ranges of consecutive ones.
@@ -77,15 +77,15 @@ class FrameRanges:
         ends: The frame after its last one.
     """
 
-    def __init__(self, begins: "NDArray[np.int64]", ends: "NDArray[np.int64]") -> None:
+    def __init__(self, begins: "Sequence[int] | NDArray[np.int64]", ends: "Sequence[int] | NDArray[np.int64]") -> None:
         import numpy as np
 
-        begins, ends = np.asarray(begins, np.int64), np.asarray(ends, np.int64)
-        begins, ends = begins[begins < ends], ends[begins < ends]
-        new = np.ones(len(begins), bool)
-        new[1:] = begins[1:] != ends[:-1]
-        self.begins: NDArray[np.int64] = begins[new]
-        self.ends: NDArray[np.int64] = ends[np.roll(new, -1)] if len(new) else ends
+        pairs = np.stack([np.asarray(begins, np.int64), np.asarray(ends, np.int64)])
+        first, after = pairs[:, pairs[0] < pairs[1]]
+        new = np.ones(len(first), bool)
+        new[1:] = first[1:] != after[:-1]
+        self.begins: NDArray[np.int64] = first[new]
+        self.ends: NDArray[np.int64] = after[np.roll(new, -1)] if len(new) else after
         self._after = np.cumsum(self.ends - self.begins)
 
     def __len__(self) -> int:

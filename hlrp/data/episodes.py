@@ -120,7 +120,7 @@ def _first_tasks(column: Any) -> FewValues[str]:
     if not pa.types.is_list(column.type) or column.null_count:
         firsts = pa.array([(cell or [""])[0] for cell in column.to_pylist()], pa.string())
     else:
-        offsets = np.from_dlpack(column.offsets)
+        offsets: NDArray[Any] = np.asarray(np.from_dlpack(column.offsets))
         given = offsets[1:] > offsets[:-1]
         firsts = column.values.take(pa.array(offsets[:-1].tolist(), mask=~given)).fill_null("")
     encoded = firsts.dictionary_encode()

@@ -54,7 +54,7 @@ def count_rows_by_runs() -> None:
         chosen = self.episodes is not None and self.hf_dataset is not None
         self._absolute_to_relative_idx = RowsOfFrames(self.hf_dataset.data.column("index")) if chosen else None
 
-    DatasetReader._build_index_mapping = _build_index_mapping  # type: ignore[method-assign]
+    DatasetReader._build_index_mapping = _build_index_mapping
 
 
 class OnePictureReader(DatasetReader):

@@ -20,6 +20,7 @@ DRAWN_SAMPLES = 1 << 20
 """So that small runs have the numbers that they always had, and those of LeRobot's own training: 8 MiB."""
 
 _BLOCK = 4096
+_KEPT_PASSES = 64
 
 
 def is_drawn(shuffling: Shuffling, samples: int) -> bool:
@@ -57,6 +58,8 @@ class _SourcePasses:
         for number in np.unique(passes).tolist():
             rows = passes == number
             if number not in self._passes:
+                if len(self._passes) == _KEPT_PASSES:  # a small source may have millions of them
+                    self._passes.clear()
                 self._passes[number] = Permutation(self._length, *self._key, number)
             found[rows] = self._passes[number](places[rows])
         return self._begin + found

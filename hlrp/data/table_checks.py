@@ -50,10 +50,13 @@ def table_problems(
         by_lerobot: Whether LeRobot's own reader will read the tables; it refuses columns that are not declared.
         only: Columns whose numbers count in some episodes alone, and these.
     """
+    import pyarrow as pa
+
     check = _Tables(table, episodes, set(columns), extremes, tasks, by_lerobot, only)
     for path in table.info.tables if not table.tables else sorted({table.tables[e] for e in episodes}):
         yield from check.file(path)
     yield from check.end()
+    pa.default_memory_pool().release_unused()  # for training, which goes on in this process
 
 
 class _Tables:

@@ -174,7 +174,7 @@ class _FramesAndActions(SourceWindows):
         """Of the valid pairs of labelled episodes, all finite, `[N, A]`; no frame is read."""
         import numpy as np
 
-        parts = [np.zeros((0, self.action_width or 0), np.float32)]
+        parts: list[NDArray[np.float32]] = [np.zeros((0, self.action_width or 0), np.float32)]
         for starts in self.starts.blocks(_ROWS):
             episode = self.table.episode_of(starts)
             indices, valid = self.window(starts, episode)

@@ -270,7 +270,7 @@ def map_arrays(path: Path, header: ShardHeader | None = None) -> "dict[str, NDAr
 
     header = header or read_header(path)
     # Python's own mmap keeps the file open: a table of a million frames would need more files than one may have.
-    storage = UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+    storage: Any = UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
     mapped = empty(0, dtype=uint8).set_(storage).numpy()
     mapped.flags.writeable = False
     return {

@@ -33,7 +33,6 @@ def test_few_values_are_a_sequence():
     values = FewValues(["a", "b", "c"], np.array([0, 0, 2, 1]))
     assert [*values] == ["a", "a", "c", "b"] == [values[i] for i in range(4)]
     assert values[-1] == "b" and [*values[1:3]] == ["a", "c"] and "c" in values
-    assert values.of([3, 0, 1]) == ["a", "b"]
 
 
 def test_many_zeros_lie_in_a_file_without_a_name(monkeypatch, tmp_path):

@@ -15,7 +15,7 @@ from hlrp.data import read_dataset, read_episodes
 from hlrp.errors import UserError
 from hlrp.latents import LatentTable
 from hlrp.latents.column import write_column
-from hlrp.latents.shards import LatentIdentity, ShardRows, plan_shards, read_header
+from hlrp.latents.shards import LatentIdentity, ShardRows, plan_shards, read_header, shard_frames_for
 from hlrp.latents.table import finish_table
 
 ROWS = sum(LENGTHS)
@@ -70,6 +70,13 @@ def test_shards_hold_whole_episodes_and_every_frame_once(info):
         assert all(s.rows == sum(LENGTHS[s.first_episode : s.end_episode]) for s in shards)
         assert all(s.rows >= frames for s in shards[:-1])
     assert len(plan_shards(table, 1)) == len(LENGTHS) and len(plan_shards(table, 10_000)) == 1
+
+
+def test_a_table_of_very_many_frames_has_few_shards_unless_it_was_begun(info, tmp_path):
+    assert shard_frames_for(10**6, tmp_path) == 4096
+    assert 4095 < 10**10 / shard_frames_for(10**10, tmp_path) <= 4096
+    make_table(tmp_path / "table", info, upto=1)
+    assert shard_frames_for(10**10, tmp_path / "table") == 20
 
 
 @pytest.mark.parametrize(("num_frames", "shard_frames"), [(2, 20), (3, 1), (4, 10_000)])
