@@ -13,7 +13,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from hlrp.errors import UserError
 from trainers.lightning.layers import stacks
 from trainers.lightning.state import load_shards, save_shards
 
@@ -98,16 +97,10 @@ class _Root(nn.Module):
 def spread(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """Spread a module's weights over the processes of ``mesh``; gives the module to call in its place.
 
-    Raises:
-        UserError: A weight cannot be divided.
+    Args:
+        module: Whose weights all have a dimension, see `check_layers`.
+        mesh: Of one dimension.
     """
-    for name, parameter in module.named_parameters():
-        if parameter.dim() == 0:
-            raise UserError(
-                f"the weight {name} is a single number, which cannot be spread over processes",
-                where="trainer.strategy",
-                fix="use ddp",
-            )
     for stack in stacks(module):
         for layer in stack:
             # The last layer's backward pass is the first. And one that only leaves keys and values to others, as that
