@@ -37,7 +37,7 @@ def test_epochs_become_steps_of_whole_batches():
 def test_other_processes_share_out_the_samples_of_a_step():
     section = LeRobotTrainerSection(batch_size=6, devices=2)
     assert [(s.devices, s.batch_size) for s in map(section.on_devices, (1, 3, 4))] == [(1, 12), (3, 4), (4, 3)]
-    with pytest.raises(ValueError, match="12 samples .* among 5 processes"):
+    with pytest.raises(ValueError, match=r"12 samples .* among 5 processes"):
         section.on_devices(5)
 
 

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from trainers.lightning.layers import stacks
-from trainers.lightning.state import load_shards, save_shards
+from trainers.lightning.shards import load_shards, save_shards
 
 
 class ShardedStrategy(ModelParallelStrategy):
