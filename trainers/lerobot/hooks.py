@@ -174,6 +174,8 @@ def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss, effect: Callable[
 
 
 def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
+    from accelerate import PartialState
+
     save, due = script.save_checkpoint, script.should_save_checkpoint
 
     def should_save_checkpoint(*args: Any, **kwargs: Any) -> bool:
@@ -182,14 +184,14 @@ def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
     def save_checkpoint(*, checkpoint_dir: Path, **kwargs: Any) -> None:
         require_finite_weights(kwargs["policy"], kwargs["step"])
         # A loop that hands over its accelerator saves in all processes, and waits for them at the end.
-        accelerator = kwargs.get("accelerator")
-        if accelerator is not None and not accelerator.is_main_process:
-            accelerator.wait_for_everyone()
+        together, state = "accelerator" in kwargs, PartialState()
+        if together and not state.is_main_process:
+            state.wait_for_everyone()
             save(checkpoint_dir=unfinished_path(checkpoint_dir), **kwargs)
             return
         with new_folder(checkpoint_dir, replace=True) as temporary:
-            if accelerator is not None:
-                accelerator.wait_for_everyone()  # nobody writes before the place is empty
+            if together:
+                state.wait_for_everyone()  # nobody writes before the place is empty
             save(checkpoint_dir=temporary, **kwargs)
 
     def update_last_checkpoint(checkpoint_dir: Path) -> Path:
