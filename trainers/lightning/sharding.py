@@ -135,7 +135,7 @@ class _Gather:
         self._layer.unshard()
 
 
-def _make_unit(module: nn.Module, mesh: DeviceMesh, **options: bool) -> None:
+def _make_unit(module: nn.Module, mesh: DeviceMesh, *, reshard_after_forward: bool | None = None) -> None:
     """All that is not in a unit yet becomes one; parts in another precision than most of it, units of their own."""
     sizes: Counter[torch.dtype] = Counter()
     for parameter in module.parameters():
@@ -144,5 +144,5 @@ def _make_unit(module: nn.Module, mesh: DeviceMesh, **options: bool) -> None:
     for part in module.modules() if len(sizes) > 1 else ():
         own = {p.dtype for p in part.parameters(recurse=False) if not isinstance(p, DTensor)}
         if own and own != {sizes.most_common(1)[0][0]}:
-            fully_shard(part, mesh=mesh, **options)
-    fully_shard(module, mesh=mesh, **options)
+            fully_shard(part, mesh=mesh, reshard_after_forward=reshard_after_forward)
+    fully_shard(module, mesh=mesh, reshard_after_forward=reshard_after_forward)

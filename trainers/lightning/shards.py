@@ -11,6 +11,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from hlrp.errors import UserError
@@ -57,12 +58,13 @@ def load_shards(folder: Path, module: nn.Module, states: list[dict[str, Any]]) -
     """
     reader = HuggingFaceStorageReader(str(folder / LIGHTNING_SHARDS))
     saved = reader.read_metadata().state_dict_metadata
-    parts = {f"model.{name}": value for name, value in module.state_dict().items() if isinstance(value, DTensor)}
+    weights = module.state_dict().items()
+    parts: dict[str, torch.Tensor] = {f"model.{name}": value for name, value in weights if isinstance(value, DTensor)}
     parameters = dict(module.named_parameters())
     for key, metadata in saved.items():
         place, _, rest = key.partition(".")
         name, _, kind = rest.rpartition(".")
-        if place != "model" and name in parameters:
+        if place != "model" and name in parameters and isinstance(metadata, TensorStorageMetadata):
             part = torch.empty_like(parameters[name].detach(), dtype=metadata.properties.dtype)
             states[int(place.removeprefix("optimizer_"))]["state"].setdefault(name, {})[kind] = parts[key] = part
     if other := sorted(parts.keys() ^ saved.keys()):
