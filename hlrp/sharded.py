@@ -51,7 +51,7 @@ def whole_weights(
     put_together: dict[int, nn.Parameter] = {}
     for _, _, parameter in spread:
         if id(parameter) not in put_together:
-            full = parameter.detach().full_tensor()
+            full = whole(parameter.detach())
             if wanted:
                 # A copy: parts of different lengths are put together in more memory than the whole takes.
                 put_together[id(parameter)] = nn.Parameter(full.to(device, copy=True), parameter.requires_grad)

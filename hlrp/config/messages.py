@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from hlrp.config.trainer_sections import LeRobotTrainerSection, LightningTrainerSection
 from hlrp.config.tree import Tree, origin_at, value_of
 from hlrp.errors import UserError, suggest
 
@@ -16,6 +17,9 @@ _OFTEN_MEANT = {
     "lr": "trainer.learning_rate",
     "gpus": "trainer.devices",
     "output": "output_dir",
+}
+_LEROBOTS_OWN = {
+    "accumulate_grad_batches": "trainer.lerobot_args.accelerator.gradient_accumulation.steps",
 }
 
 
@@ -85,6 +89,9 @@ def _suggest_key(path: tuple[str | int, ...], tree: Tree, model: type[BaseModel]
     if "." in name:
         return "write nested keys, one level per dot: " + ": {".join(name.split(".")) + ": ..." + "}" * name.count(".")
     section = _model_at(model, path[:-1], value_of(tree))
+    if section is LeRobotTrainerSection and name in LightningTrainerSection.model_fields:
+        own = f"; where LeRobot's loop can, it takes {_LEROBOTS_OWN[name]}" if name in _LEROBOTS_OWN else ""
+        return f"use --trainer lightning, whose key it is{own}"
     known = list(section.model_fields) if section else []
     parent = ".".join(str(part) for part in path[:-1])
     close = difflib.get_close_matches(name, known, n=2, cutoff=0.6)

@@ -109,6 +109,10 @@ ARGUMENTS = {
     "no key": (["=5"], ["key=value"]),
     "flag": (["--stepz=5"], ["'--stepz'", "without dashes"]),
     "double dot": (["trainer..steps=5"], ["trainer..steps"]),
+    "a key of the other trainer": (
+        ["trainer.accumulate_grad_batches=2"],
+        ["unknown key", "--trainer lightning", "lerobot_args.accelerator.gradient_accumulation.steps"],
+    ),
     "unknown key": (["trainer.stepz=5"], ["'trainer.stepz'", "override 'trainer.stepz=5'", "'trainer.steps'"]),
     "unknown section": (["trainr.steps=5"], ["'trainr'", "'trainer'"]),
     "section as value": (["trainer=5"], ["'trainer'", "mapping", "override 'trainer=5'"]),

@@ -34,6 +34,13 @@ def test_epochs_become_steps_of_whole_batches():
         steps_for_epochs(1, 0, 8)
 
 
+def test_other_processes_share_out_the_samples_of_a_step():
+    section = LeRobotTrainerSection(batch_size=6, devices=2)
+    assert [(s.devices, s.batch_size) for s in map(section.on_devices, (1, 3, 4))] == [(1, 12), (3, 4), (4, 3)]
+    with pytest.raises(ValueError, match=r"12 samples .* among 5 processes"):
+        section.on_devices(5)
+
+
 def test_a_dump_with_epochs_can_be_read_again():
     section = LeRobotTrainerSection(max_epochs=3)
     assert LeRobotTrainerSection.model_validate(section.model_dump()) == section

@@ -11,7 +11,9 @@ from hlrp.evaluation.statistics import mean_interval, student_quantile
 from hlrp.runs import RunDirectory
 
 
-def _run(path: Path, rate: float, seed: int, loss: float, *, success: float | None = None, status: str = "finished"):
+def _run(
+    path: Path, rate: float, seed: int, loss: float, *, success: float | None = None, status: str = "finished"
+) -> RunDirectory:
     yaml = f"trainer: {{learning_rate: {rate}, seed: {seed}, steps: 10}}\noutput_dir: {path}\n"
     run = RunDirectory.create(path, config_yaml=yaml, trainer="lightning")
     rows = [{"step": 5, "loss": 9.0, "val_loss": 2.0}, {"step": 10, "loss": loss}]

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from hlrp.config import LightningTrainerSection
 from hlrp.errors import UserError
-from trainers.lightning.layers import recompute_layers, stacks
+from trainers.lightning.layers import check_layers, recompute_layers, stacks
 
 
 class Layer(nn.Module):
@@ -59,6 +60,14 @@ def test_layers_are_computed_twice_with_the_same_gradients() -> None:
     assert [layer.calls for layer in net.layers] == [4, 4]
 
 
-def test_a_module_without_layers_is_refused() -> None:
+def test_what_a_module_is_not_made_for_is_refused() -> None:
+    again, spread = LightningTrainerSection(activation_checkpointing=True), LightningTrainerSection(strategy="fsdp")
+    check_layers(Net(), again)
+    check_layers(nn.Sequential(), again)  # a policy that is not made yet
     with pytest.raises(UserError, match="no stacked layers"):
-        recompute_layers(nn.Sequential(nn.Linear(2, 2)))
+        check_layers(nn.Sequential(nn.Linear(2, 2)), again)
+    net = Net()
+    net.scale = nn.Parameter(torch.ones(()))
+    check_layers(net, again)
+    with pytest.raises(UserError, match="scale is a single number"):
+        check_layers(net, spread)

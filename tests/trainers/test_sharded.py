@@ -60,7 +60,7 @@ class Stacked(LightningModule):
 
     def on_train_batch_end(self, *args: Any) -> None:
         self.average.update_parameters(self.layers)
-        if self.killed_at == self.global_step:
+        if self.killed_at and self.killed_at == self.global_step:
             signal.raise_signal(signal.SIGKILL)
 
     def configure_optimizers(self) -> Any:

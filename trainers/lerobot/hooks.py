@@ -179,10 +179,10 @@ def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss, effect: Callable[
 
 
 def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
 
     save, due, wait = script.save_checkpoint, script.should_save_checkpoint, Accelerator.wait_for_everyone
-    stopping = False
+    stopping = saving = False
 
     def should_save_checkpoint(step: int, *args: Any, **kwargs: Any) -> bool:
         nonlocal stopping
@@ -190,17 +190,20 @@ def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
         return stopping or due(step, *args, **kwargs)
 
     def save_checkpoint(*, checkpoint_dir: Path, **kwargs: Any) -> None:
+        nonlocal saving
         require_finite_weights(kwargs["policy"], kwargs["step"])
+        saving = True
         # A loop that hands over its accelerator saves in all processes, and waits for them at the end.
-        accelerator = kwargs.get("accelerator")
-        if accelerator is not None and not accelerator.is_main_process:
-            accelerator.wait_for_everyone()
+        together, state = "accelerator" in kwargs, PartialState()
+        if together and not state.is_main_process:
+            state.wait_for_everyone()
             save(checkpoint_dir=unfinished_path(checkpoint_dir), **kwargs)
-            return
-        with new_folder(checkpoint_dir, replace=True) as temporary:
-            if accelerator is not None:
-                accelerator.wait_for_everyone()  # nobody writes before the place is empty
-            save(checkpoint_dir=temporary, **kwargs)
+        else:
+            with new_folder(checkpoint_dir, replace=True) as temporary:
+                if together:
+                    state.wait_for_everyone()  # nobody writes before the place is empty
+                save(checkpoint_dir=temporary, **kwargs)
+        saving = False
 
     def update_last_checkpoint(checkpoint_dir: Path) -> Path:
         # LeRobot unlinks `last` and makes it anew: a kill in between leaves none. A rename has no in-between.
@@ -211,7 +214,7 @@ def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
 
     def wait_for_everyone(self: Any) -> None:
         wait(self)
-        if stopping:  # the checkpoint is whole, and all processes are here
+        if stopping and not saving:  # the checkpoint is whole, and all processes are here
             raise StoppedBySignal
 
     script.save_checkpoint = save_checkpoint

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from hlrp.config import LightningTrainerSection
 from hlrp.errors import UserError
 
 
@@ -33,27 +34,39 @@ def _is_layer(entry: nn.Module) -> bool:
     return weighted > 1 and not isinstance(entry, nn.ModuleList | nn.ModuleDict)
 
 
+def check_layers(module: nn.Module, section: LightningTrainerSection) -> None:
+    """Refuse what the section asks of a module that is not made for it; one without weights yet is looked at later.
+
+    Raises:
+        UserError: There are no layers to compute again, or a weight that cannot be divided among processes.
+    """
+    weights = dict(module.named_parameters())
+    if weights and section.activation_checkpointing and not stacks(module):
+        raise UserError(
+            f"{type(module).__name__} has no stacked layers to compute again",
+            where="trainer.activation_checkpointing",
+            fix="leave it out",
+        )
+    single = next((name for name, weight in weights.items() if weight.dim() == 0), None)
+    if single is not None and section.strategy == "fsdp":
+        raise UserError(
+            f"the weight {single} is a single number, which cannot be spread over processes",
+            where="trainer.strategy",
+            fix="use ddp",
+        )
+
+
 def recompute_layers(module: nn.Module) -> None:
     """Keep only the inputs of stacked layers for the backward pass, which computes the layers again.
 
     The numbers stay the same, dropout's included.
-
-    Raises:
-        UserError: The module has no such layers.
     """
     transformers = [part for part in module.modules() if getattr(part, "supports_gradient_checkpointing", False)]
     for part in transformers:
         # Those of transformers know which caches they must not fill twice.
         part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     theirs = {layer for part in transformers for stack in stacks(part) for layer in stack}
-    layers = [layer for stack in stacks(module) for layer in stack]
-    if not layers:
-        raise UserError(
-            f"{type(module).__name__} has no stacked layers to compute again",
-            where="trainer.activation_checkpointing",
-            fix="leave it out",
-        )
-    for layer in layers:
+    for layer in (layer for stack in stacks(module) for layer in stack):
         if layer not in theirs:
             layer.forward = _Recomputed(layer)
 

@@ -18,7 +18,7 @@ from hlrp.sharded import whole
 from trainers.base import RunResult
 from trainers.lifecycle import STEPS_BETWEEN_QUESTIONS, RunLifecycle, default_save_freq, explain_failure
 from trainers.lightning.checkpoints import save_checkpoint
-from trainers.lightning.layers import recompute_layers
+from trainers.lightning.layers import check_layers, recompute_layers
 from trainers.lightning.log import RunLog
 from trainers.lightning.loops import StepTimes, make_exact
 from trainers.lightning.options import log_freq_of
@@ -116,6 +116,7 @@ class LightningSession:
 
     def prepare(self, module: LightningModule) -> None:
         """The module is made, and on its device: its layers are computed again or compiled, as asked."""
+        check_layers(module, self._section)
         if self._section.activation_checkpointing:
             recompute_layers(module)
         if self._section.compile and not compile_blocks(module):

@@ -13,9 +13,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from hlrp.errors import UserError
 from trainers.lightning.layers import stacks
-from trainers.lightning.state import load_shards, save_shards
+from trainers.lightning.shards import load_shards, save_shards
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -98,16 +97,10 @@ class _Root(nn.Module):
 def spread(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """Spread a module's weights over the processes of ``mesh``; gives the module to call in its place.
 
-    Raises:
-        UserError: A weight cannot be divided.
+    Args:
+        module: Whose weights all have a dimension, see `check_layers`.
+        mesh: Of one dimension.
     """
-    for name, parameter in module.named_parameters():
-        if parameter.dim() == 0:
-            raise UserError(
-                f"the weight {name} is a single number, which cannot be spread over processes",
-                where="trainer.strategy",
-                fix="use ddp",
-            )
     for stack in stacks(module):
         for layer in stack:
             # The last layer's backward pass is the first. And one that only leaves keys and values to others, as that
@@ -142,7 +135,7 @@ class _Gather:
         self._layer.unshard()
 
 
-def _make_unit(module: nn.Module, mesh: DeviceMesh, **options: bool) -> None:
+def _make_unit(module: nn.Module, mesh: DeviceMesh, *, reshard_after_forward: bool | None = None) -> None:
     """All that is not in a unit yet becomes one; parts in another precision than most of it, units of their own."""
     sizes: Counter[torch.dtype] = Counter()
     for parameter in module.parameters():
@@ -151,5 +144,5 @@ def _make_unit(module: nn.Module, mesh: DeviceMesh, **options: bool) -> None:
     for part in module.modules() if len(sizes) > 1 else ():
         own = {p.dtype for p in part.parameters(recurse=False) if not isinstance(p, DTensor)}
         if own and own != {sizes.most_common(1)[0][0]}:
-            fully_shard(part, mesh=mesh, **options)
-    fully_shard(module, mesh=mesh, **options)
+            fully_shard(part, mesh=mesh, reshard_after_forward=reshard_after_forward)
+    fully_shard(module, mesh=mesh, reshard_after_forward=reshard_after_forward)

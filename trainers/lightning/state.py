@@ -1,7 +1,4 @@
-"""Checkpoints without pickle: what Lightning wants to keep, as safetensors (tensors) and JSON (all else).
-
-What is spread over processes is written by all of them, through `torch.distributed.checkpoint` and its safetensors.
-"""
+"""Checkpoints without pickle: what Lightning wants to keep, as safetensors (tensors) and JSON (all else)."""
 
 import json
 import math
@@ -12,15 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed.checkpoint as dcp
 from lightning.pytorch.plugins.io import CheckpointIO
-from torch import nn
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.tensor import DTensor
 
 from hlrp.errors import UserError, WorkError
 from hlrp.files import write_text
-from hlrp.runs.checkpoints import LIGHTNING_SHARDS, LIGHTNING_STATE, LIGHTNING_TENSORS, safetensors_problem
+from hlrp.runs.checkpoints import LIGHTNING_STATE, LIGHTNING_TENSORS, safetensors_problem
 
 SCHEMA_VERSION = 1
 _KIND = "$kind"
@@ -174,60 +167,3 @@ class SafeCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete the folder."""
         shutil.rmtree(path, ignore_errors=True)
-
-
-def save_shards(checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Write this process's parts of what is spread over several; every process has to call it.
-
-    Args:
-        checkpoint: Lightning's, with the optimizers' states by the names of parameters.
-        folder: That of the training state.
-
-    Returns:
-        The rest, with the names of the files under `shards`.
-    """
-    parts: dict[str, torch.Tensor] = {}
-
-    def take(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        parts.update({f"{prefix}.{name}": value for name, value in values.items() if isinstance(value, DTensor)})
-        return {name: value for name, value in values.items() if not isinstance(value, DTensor)}
-
-    rest = {**checkpoint, "state_dict": take(checkpoint["state_dict"], "model")}
-    if "optimizer_states" in checkpoint:
-        rest["optimizer_states"] = [
-            {**state, "state": {name: take(v, f"optimizer_{i}.{name}") for name, v in state["state"].items()}}
-            for i, state in enumerate(checkpoint["optimizer_states"])
-        ]
-    shards = folder / LIGHTNING_SHARDS
-    dcp.save(parts, storage_writer=HuggingFaceStorageWriter(str(shards), save_distributed=True))
-    return rest | {"shards": sorted(path.name for path in shards.glob("*.safetensors"))}
-
-
-def load_shards(folder: Path, module: nn.Module, states: list[dict[str, Any]]) -> None:
-    """Read this process's parts of what `save_shards` wrote in any number of processes; every one has to call it.
-
-    Args:
-        folder: That of the training state.
-        module: Its weights are set.
-        states: The optimizers' states by the names of parameters; their tensors are added.
-
-    Raises:
-        UserError: The files are of another model.
-    """
-    reader = HuggingFaceStorageReader(str(folder / LIGHTNING_SHARDS))
-    saved = reader.read_metadata().state_dict_metadata
-    parts = {f"model.{name}": value for name, value in module.state_dict().items() if isinstance(value, DTensor)}
-    parameters = dict(module.named_parameters())
-    for key, metadata in saved.items():
-        place, _, rest = key.partition(".")
-        name, _, kind = rest.rpartition(".")
-        if place != "model" and name in parameters:
-            part = torch.empty_like(parameters[name].detach(), dtype=metadata.properties.dtype)
-            states[int(place.removeprefix("optimizer_"))]["state"].setdefault(name, {})[kind] = parts[key] = part
-    if other := sorted(parts.keys() ^ saved.keys()):
-        raise UserError(
-            f"the training state is of another model: {other[0]} is in one of both alone",
-            where=str(folder),
-            fix="resume with the model that the run began with",
-        )
-    dcp.load(parts, storage_reader=reader)

@@ -282,6 +282,7 @@ def _prepare(
     """
     # Before Lightning's own import, which this shortens by seconds.
     from trainers.lightning import imports  # noqa: F401  isort: skip
+    from trainers.lightning.layers import check_layers
     from trainers.lightning.options import make_trainer
     from trainers.lightning.policies import resolve_defaults
 
@@ -296,6 +297,7 @@ def _prepare(
     trainer = make_trainer(resolve_defaults(run), path, start=start, shard_samples=not orders_itself(data))
     if module is None:
         module = build_module(run, data, checkpoint.path if checkpoint else None)
+    check_layers(module, run.trainer)
     return trainer, module, data
 
 
