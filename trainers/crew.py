@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -47,6 +48,8 @@ class Crew:
         self.launch = launch
         self.last_words: Callable[[str], object] = lambda _: None
         """Called with a sentence before this process is ended because another one failed while it could not."""
+        self.groups: list[int] = []
+        """Process groups that are killed then too."""
         self._environment = environment
         self._store: Store
         self._ended = threading.Event()
@@ -157,6 +160,9 @@ class Crew:
                     break
         if cause is None or self._ended.wait(_GRACE_FIRST_S if self.first else _GRACE_S):
             return
+        for group in self.groups:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
         self.last_words(f"another process of the run ended with code {cause}")
         os._exit(cause)
 
