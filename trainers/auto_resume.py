@@ -43,11 +43,12 @@ class Start(NamedTuple):
     done: RunResult | None = None
 
 
-def find_start(run: RunConfig) -> Start:
+def find_start(run: RunConfig, *, dry_run: bool = False) -> Start:
     """Where the run of an output folder stands; of several processes the first one looks, for all of them.
 
     Args:
         run: What the command asks for.
+        dry_run: Fetch nothing of what it names.
 
     Raises:
         UserError: No output folder is named, the one that is holds no run, or one of other settings.
@@ -63,7 +64,7 @@ def find_start(run: RunConfig) -> Start:
     crew = Crew.current
     run = placed(run, Launch.of(os.environ))
     if crew is None:
-        return _look(run, run.output_dir.absolute())
+        return _look(run, run.output_dir.absolute(), fetch=not dry_run)
     start = _look(run, run.output_dir.absolute()) if crew.first else None
     found = crew.agree("start", lambda: start and [str(start.path), bool(start.directory), bool(start.done)])
     if start is not None:
@@ -76,12 +77,12 @@ def find_start(run: RunConfig) -> Start:
     return Start(path, asked, RunDirectory.open(path), _length(asked), result)
 
 
-def _look(run: LeRobotRun | LightningRun, path: Path) -> Start:
+def _look(run: LeRobotRun | LightningRun, path: Path, *, fetch: bool = True) -> Start:
     if not path.exists() or (path.is_dir() and is_unwritten(path)):
         return Start(path, run)
     directory = RunDirectory.open(path)
     saved = load_config(path / CONFIG).config
-    asked = _asked(run)
+    asked = _asked(run, fetch=fetch)
     if other := list(_differences(asked.model_dump(mode="json"), saved.model_dump(mode="json"))):
         more = f" and {len(other) - _MOST_SHOWN} more" if len(other) > _MOST_SHOWN else ""
         raise UserError(
@@ -98,11 +99,11 @@ def _look(run: LeRobotRun | LightningRun, path: Path) -> Start:
     return Start(path, asked, directory, steps, left)
 
 
-def _asked(run: LeRobotRun | LightningRun) -> LeRobotRun | LightningRun:
+def _asked(run: LeRobotRun | LightningRun, *, fetch: bool = True) -> LeRobotRun | LightningRun:
     """The run as its folder has it written down."""
     if isinstance(run, LeRobotRun):
-        return with_camera_names(with_absolute_paths(fetched(run)), _not_told)
-    return with_camera_names(with_absolute_paths(fetched(run)), _not_told)
+        return with_camera_names(with_absolute_paths(fetched(run, fetch=fetch)), _not_told)
+    return with_camera_names(with_absolute_paths(fetched(run, fetch=fetch)), _not_told)
 
 
 def _length(run: LeRobotRun | LightningRun) -> int | None:
