@@ -11,7 +11,7 @@ from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from hlrp.config import LeRobotRun, LightningRun
 from hlrp.errors import HlrpError, UserError, WorkError
@@ -216,4 +216,4 @@ def placed[Run: LeRobotRun | LightningRun](run: Run, launch: Launch | None, *, r
 
 def _with_numbers[Run: LeRobotRun | LightningRun](run: Run, devices: int, num_nodes: int) -> Run:
     section = run.trainer.model_copy(update={"devices": devices, "num_nodes": num_nodes})
-    return run.model_copy(update={"trainer": section})
+    return cast("Run", run.model_copy(update={"trainer": section}))

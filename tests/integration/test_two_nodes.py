@@ -1,4 +1,4 @@
-"""Trainings over two nodes, which are two processes here with what torchrun would tell each; on the CPU, through gloo."""
+"""Trainings over two nodes, which are two processes here with what torchrun would tell each; gloo on the CPU."""
 
 import signal
 import socket
