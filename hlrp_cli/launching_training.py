@@ -32,7 +32,7 @@ def submit_training(run: Any, arguments: Sequence[str], going_on: Path | None, *
     refuse_unused(run)
     require_dataset(run)
     section, command = run.slurm, without_launcher(arguments)
-    name = run.job_name or getattr(run.model, "policy_type", None) or getattr(run.model, "kind", "training")
+    name = str(run.job_name or getattr(run.model, "policy_type", None) or getattr(run.model, "kind", "training"))
     path = going_on
     if path is None:
         path = _new_path(run.output_dir, name, JOB, TASK if section.array else "")
