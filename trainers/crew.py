@@ -1,7 +1,6 @@
 """The processes that torchrun or srun started to train one run: the first one decides, and all end alike."""
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -21,7 +20,6 @@ from hlrp.ranks import Launch
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-_log = logging.getLogger("hlrp.train")
 _POLL_S = 0.2
 _JOIN_S = 300.0
 # How long a process may take to end by itself after another one failed: the first one has a manifest to write.
@@ -84,11 +82,11 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         Crew.current = None
+        self._ended.set()
         code, said = _outcome(error)
         agreed, heard = code, not self.first
         with suppress(Exception):  # the store has gone with the process that held it
             agreed, heard = self._leave(code, said)
-        self._ended.set()
         if agreed == code and (error is None or not heard):
             return
         if said and not heard:
@@ -163,7 +161,10 @@ class Crew:
         for group in self.groups:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)
-        self.last_words(f"another process of the run ended with code {cause}")
+        reason = f"another process of the run ended with code {cause}"
+        self.last_words(reason)
+        with suppress(Exception):
+            self._store.set(f"end/{self.launch.rank}", json.dumps([cause, reason]))
         os._exit(cause)
 
 
