@@ -186,12 +186,14 @@ class FolderLock:
             mine.unlink()
             if moved is not None and moved != dead:
                 return False
-        self._processes.append((os.getpid(), _born(os.getpid())))
+        self._processes = [(os.getpid(), _born(os.getpid()))]
         write_json(mine, self._said())
         try:
-            os.link(mine, self._record)  # refuses where there is one, on every file system
+            os.link(mine, self._record)  # refuses where there is one
         except FileExistsError:
             return False
+        except OSError:  # a file system without links
+            write_json(self._record, self._said())
         finally:
             mine.unlink()
         threading.Thread(target=self._give_signs, daemon=True, name="hlrp-lock").start()

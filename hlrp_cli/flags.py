@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 # Command to its flags that have no effect without another one.
 NEEDS: dict[str, dict[str, str]] = {
     "latents verify": {"sample": "laq", "seed": "laq", "device": "laq"},
-    "precompute-latents": {"copy": "write_column"},
+    "precompute-latents": {"copy": "write_column", "slurm": "launcher"},
     "fit-actions": {"camera": "laq"},
-    "pseudo-label": {"device": "laq", "skip_bad": "laq", "decode_workers": "laq"},
+    "pseudo-label": {"device": "laq", "skip_bad": "laq", "decode_workers": "laq", "slurm": "launcher"},
+    "collect": {"slurm": "launcher"},
+    "eval": {"slurm": "launcher"},
     "serve": {"certificate": "key", "key": "certificate"},
     "rollout": {"seed": "against"},
 }

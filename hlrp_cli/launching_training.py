@@ -32,10 +32,10 @@ def submit_training(run: Any, arguments: Sequence[str], going_on: Path | None, *
     refuse_unused(run)
     require_dataset(run)
     section, command = run.slurm, without_launcher(arguments)
-    name = run.job_name or getattr(run.model, "policy_type", None) or getattr(run.model, "kind", "training")
+    name = str(run.job_name or getattr(run.model, "policy_type", None) or getattr(run.model, "kind", "training"))
     path = going_on
     if path is None:
-        path = _new_path(run.output_dir, name, JOB, TASK if section.array else None)
+        path = _new_path(run.output_dir, name, JOB, TASK if section.array else "")
         command = [*_without_values(command, "--output-dir", "--resume"), "--output-dir", str(path), "--resume", "auto"]
     elif section.array:
         raise UserError("the tasks of an array cannot all go on with one run", where="slurm.array", fix="leave it out")
@@ -65,7 +65,7 @@ def refuse_slurm_section(run: Any) -> None:
         raise UserError(what, where="slurm", fix="add --launcher slurm, or leave it out")
 
 
-def _new_path(output_dir: Path | None, name: str, job: str, task: str | None) -> Path:
+def _new_path(output_dir: Path | None, name: str, job: str, task: str) -> Path:
     from hlrp.runs import new_run_path
 
     if output_dir is not None:

@@ -32,8 +32,9 @@ def list_(
     if not runs:
         typer.echo(f"no runs below {root}; `hlrp train` makes one")
         return
-    jobs = {run.manifest.job.id for run in runs if run.manifest.job is not None}
-    states = job_states(sorted(jobs))
+    jobs = {run.manifest.job.id: run.manifest.status for run in runs if run.manifest.job is not None}
+    # Of a run that has come to its end there is nothing to ask, and every question takes a moment.
+    states = job_states(job for job, status in jobs.items() if status in ("running", "interrupted"))
     rows = [("started", "status", *(["job"] if jobs else []), "policy", "steps", "loss", "run")]
     for run in runs:
         started, status, *rest = _row(run)

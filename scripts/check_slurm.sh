@@ -17,9 +17,13 @@ export SLURM_CONF=$folder/slurm.conf
 
 down() {
     for name in ctld n1 n2 munge/munged; do
-        if [ -f "$folder/$name.pid" ]; then kill "$(cat "$folder/$name.pid")" 2> /dev/null || true; fi
+        [ -f "$folder/$name.pid" ] || continue
+        pid=$(cat "$folder/$name.pid")
+        kill "$pid" 2> /dev/null || continue
+        for _ in $(seq 50); do kill -0 "$pid" 2> /dev/null && sleep 0.1 || break; done
     done
-    sed -i '/# hlrp check_slurm$/d' /etc/hosts 2> /dev/null || { grep -v '# hlrp check_slurm$' /etc/hosts > "$folder/hosts"; cat "$folder/hosts" > /etc/hosts; }
+    # In a container the file is mounted, and cannot be replaced.
+    grep -v '# hlrp check_slurm$' /etc/hosts > "$folder/hosts" && cat "$folder/hosts" > /etc/hosts
     if [ "${KEEP:-0}" = 1 ]; then echo "kept: $folder" >&2; else rm -rf "$folder"; fi
 }
 trap down EXIT

@@ -46,6 +46,11 @@ def test_the_tables_name_flags_that_exist() -> None:
         (["latents", "verify", "t", "--dataset-root", "d", "--sample", "3"], "--sample has no effect without --laq"),
         (["latents", "verify", "t", "--dataset-root", "d", "--device", "cpu"], "--device has no effect without --laq"),
         (["precompute-latents", "--laq", "l", "--copy"], "--copy has no effect without --write-column"),
+        (["collect", "--tasks", "a", "--output", "o", "--slurm", "time=1"], "--slurm has no effect without --launcher"),
+        (
+            ["collect", "--tasks", "a", "--output", "o", "--launcher", "local", "--slurm", "time=1"],
+            "without --launcher",
+        ),
         (["train", "--policy", "act", "--model", "laq"], "--policy and --model exclude each other"),
         (["train", "--policy", "act", "--latents", "a", "--online-laq", "b"], "--latents and --online-laq exclude"),
         (["train", "--policy", "act", "--dry-run", "--json"], "--dry-run and --json exclude each other"),
@@ -61,7 +66,7 @@ def test_a_flag_without_effect_is_refused(arguments: list[str], mention: str) ->
 
 FITTED = ("--episodes 0", "--output new")
 LABELLED = ("--decoder decoder", "--output new")
-VALUES = {"kind": "ridge", "inputs": "codes", "action_form": "direct"}
+VALUES = {"kind": "ridge", "inputs": "codes", "action_form": "direct", "launcher": "local"}
 """Choices have to be one of what there is; every other flag takes a 1."""
 
 
@@ -82,8 +87,8 @@ VALUES = {"kind": "ridge", "inputs": "codes", "action_form": "direct"}
             ("--latents table", "--suggest 1"),
             {"laq", "camera", "device", "kind", "action_form", "horizon", "floor", "seed", "output"},
         ),
-        ("pseudo-label", ("--laq laq", *LABELLED), {"latents"}),
-        ("pseudo-label", ("--latents table", *LABELLED), {"laq", "device", "skip_bad", "decode_workers"}),
+        ("pseudo-label", ("--laq laq", *LABELLED), {"latents", "slurm"}),
+        ("pseudo-label", ("--latents table", *LABELLED), {"laq", "device", "skip_bad", "decode_workers", "slurm"}),
     ],
 )
 def test_every_flag_of_a_mode_has_an_effect_or_is_refused(

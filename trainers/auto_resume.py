@@ -61,20 +61,16 @@ def find_start(run: RunConfig, *, dry_run: bool = False) -> Start:
         raise UserError(
             "nothing says which run to go on with", where="--resume auto", fix="name its folder: --output-dir DIR"
         )
-    crew = Crew.current
-    run = placed(run, Launch.of(os.environ))
+    path, crew, run = run.output_dir.absolute(), Crew.current, placed(run, Launch.of(os.environ))
     if crew is None:
-        return _look(run, run.output_dir.absolute(), fetch=not dry_run)
-    start = _look(run, run.output_dir.absolute(), fetch=not dry_run) if crew.first else None
-    found = crew.agree("start", lambda: start and [str(start.path), bool(start.directory), bool(start.done)])
+        return _look(run, path, fetch=not dry_run)
+    start = _look(run, path, fetch=not dry_run) if crew.first else None
+    goes_on, done = crew.agree("start", lambda: start and [bool(start.directory), bool(start.done)])
     if start is not None:
         return start
-    path, goes_on, done = Path(found[0]), *found[1:]
-    result = RunResult(path, None, {}, []) if done else None
-    if not goes_on:
-        return Start(path, run, done=result)
-    asked = _asked(run, fetch=not dry_run)
-    return Start(path, asked, RunDirectory.open(path), _length(asked), result)
+    asked = _asked(run, fetch=not dry_run) if goes_on else run
+    directory = RunDirectory.open(path) if goes_on else None
+    return Start(path, asked, directory, _length(asked), RunResult(path, None, {}, []) if done else None)
 
 
 def _look(run: LeRobotRun | LightningRun, path: Path, *, fetch: bool) -> Start:

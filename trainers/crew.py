@@ -1,8 +1,8 @@
 """The processes that torchrun or srun started to train one run: the first one decides, and all end alike."""
 
 import json
-import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -10,7 +10,7 @@ from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from hlrp.config import LeRobotRun, LightningRun
 from hlrp.errors import HlrpError, UserError, WorkError
@@ -20,7 +20,6 @@ from hlrp.ranks import Launch
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-_log = logging.getLogger("hlrp.train")
 _POLL_S = 0.2
 _JOIN_S = 300.0
 # How long a process may take to end by itself after another one failed: the first one has a manifest to write.
@@ -47,6 +46,8 @@ class Crew:
         self.launch = launch
         self.last_words: Callable[[str], object] = lambda _: None
         """Called with a sentence before this process is ended because another one failed while it could not."""
+        self.groups: list[int] = []
+        """Process groups that are killed then too."""
         self._environment = environment
         self._store: Store
         self._ended = threading.Event()
@@ -81,11 +82,11 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         Crew.current = None
+        self._ended.set()
         code, said = _outcome(error)
         agreed, heard = code, not self.first
         with suppress(Exception):  # the store has gone with the process that held it
             agreed, heard = self._leave(code, said)
-        self._ended.set()
         if agreed == code and (error is None or not heard):
             return
         if said and not heard:
@@ -157,7 +158,13 @@ class Crew:
                     break
         if cause is None or self._ended.wait(_GRACE_FIRST_S if self.first else _GRACE_S):
             return
-        self.last_words(f"another process of the run ended with code {cause}")
+        for group in self.groups:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+        reason = f"another process of the run ended with code {cause}"
+        self.last_words(reason)
+        with suppress(Exception):
+            self._store.set(f"end/{self.launch.rank}", json.dumps([cause, reason]))
         os._exit(cause)
 
 
@@ -210,4 +217,4 @@ def placed[Run: LeRobotRun | LightningRun](run: Run, launch: Launch | None, *, r
 
 def _with_numbers[Run: LeRobotRun | LightningRun](run: Run, devices: int, num_nodes: int) -> Run:
     section = run.trainer.model_copy(update={"devices": devices, "num_nodes": num_nodes})
-    return run.model_copy(update={"trainer": section})
+    return cast("Run", run.model_copy(update={"trainer": section}))

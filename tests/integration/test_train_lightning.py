@@ -5,13 +5,13 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import assert_user_error, hlrp, hlrp_argv, hlrp_in_turn, instead
 from fake_slurm import FakeSlurm
+from interruptions import wait_for_rows
 
 from hlrp.runs import RunDirectory
 
@@ -41,18 +41,10 @@ def _stop_after(args: list[str], run: Path, rows: int, number: int, *, group: bo
     process = subprocess.Popen(
         hlrp_argv(*args), stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | ONE_THREAD
     )
-    _wait_for_rows(process, run, rows)
+    wait_for_rows(run, rows, process)
     (os.killpg if group else os.kill)(process.pid, number)
     _, said = process.communicate(timeout=120)
     return process.returncode, said
-
-
-def _wait_for_rows(process: "subprocess.Popen[str]", run: Path, rows: int) -> None:
-    end = time.monotonic() + 240
-    while not (run / "metrics.jsonl").is_file() or (run / "metrics.jsonl").read_text().count("\n") < rows:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "no rows"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +99,7 @@ def test_a_preempted_and_requeued_job_equals_an_unbroken_run(whole: Path, toy_ro
     assert done.json() == {"job": "7", "log": str(tmp_path / "slurm" / "7.log"), "run": str(out)}, done.err
     job = ["bash", str(slurm.folder / "job.sh")]
     process = subprocess.Popen(job, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
-    _wait_for_rows(process, out, 9)
+    wait_for_rows(out, 9, process)
     process.terminate()
     _, said = process.communicate(timeout=120)
     manifest = RunDirectory.open(out).manifest

@@ -12,6 +12,7 @@ from hlrp.locks import FolderLock
 from hlrp.runs import RunDirectory
 from hlrp.runs.directory import LOG
 from trainers.base import RunResult
+from trainers.crew import Crew
 from trainers.lerobot.command import Command
 from trainers.lerobot.events import FOLLOWS, OUTCOMES, parse_line
 from trainers.lerobot.process import TrainingProcess
@@ -63,6 +64,7 @@ class TrainingSession:
                 progress.phase("starting LeRobot")
                 process = TrainingProcess(argv, self._command.environment)
                 self._lock.add_process(process.pid)
+                _end_with_crew(process)
                 code = process.run(lambda line: self._on_line(line, progress))
         finally:
             if self._log:
@@ -126,6 +128,11 @@ class TrainingSession:
         return f"LeRobot did not accept the settings: {reason.partition('error: ')[2] or reason}"
 
 
+def _end_with_crew(process: TrainingProcess) -> None:
+    if Crew.current is not None:
+        Crew.current.groups.append(process.pid)
+
+
 def follow(command: Command) -> RunResult:
     """Run the process of one that is not the first of several, which keeps the run's folder.
 
@@ -143,14 +150,15 @@ def follow(command: Command) -> RunResult:
 
     with command.started() as argv:
         process = TrainingProcess(argv, command.environment | {FOLLOWS: "1"})
+        _end_with_crew(process)
         code = process.run(on_line)
     number = outcome.get("signal") or process.stopped_by
     if code == 0:
         return RunResult(Path.cwd(), None, {}, [])
     if outcome.get("event") == "user_error":
         raise UserError(outcome["message"])
-    if number is not None:
-        raise Interrupted("", int(number))
+    if number is not None or outcome.get("event") == "interrupted":
+        raise Interrupted("", int(number or signal.SIGTERM))
     raise WorkError(explain_failure(outcome.get("error", ""), outcome.get("message", ""), code, tail))
 
 

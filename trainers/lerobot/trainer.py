@@ -133,7 +133,7 @@ class LeRobotTrainer(BaseTrainer):
             lifecycle = RunLifecycle(warnings)
 
             def reopen() -> RunDirectory:
-                fields = {"steps": total, "command": command.argv}
+                fields = {"steps": total, "processes": run.trainer.processes, "command": command.argv}
                 return lifecycle.reopen(directory, checkpoint, push_to_hub=run.push_to_hub, **fields)
 
             return TrainingSession(command, lock, lifecycle, reopen, steps=total, start=checkpoint.step).run()

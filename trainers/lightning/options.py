@@ -270,6 +270,7 @@ def _environment() -> list[Any]:
     if launch is not None:
         os.environ.update(launch.environment(os.environ))
         return [TorchElasticEnvironment()]
-    if "RANK" in os.environ:
-        os.environ.pop("LOCAL_RANK", None)  # of a launcher that started this process alone
+    if "RANK" in os.environ:  # of a launcher that started this process alone; Lightning starts the others
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            os.environ.pop(name, None)
     return [LightningEnvironment()]

@@ -210,7 +210,9 @@ class LightningSession:
                 lifecycle.end("interrupted", reason=str(failure))
             raise failure
         if isinstance(failure, StoppedBySignal | KeyboardInterrupt | SystemExit):
-            raise lifecycle.interrupted(self._requests.number or signal.SIGINT) from None
+            # Where another process got the signal first, it is the one that ends jobs.
+            usual = signal.SIGINT if isinstance(failure, KeyboardInterrupt) else signal.SIGTERM
+            raise lifecycle.interrupted(self._requests.number or usual) from None
         if isinstance(failure, UserError) and not self._requests.training and lifecycle.discard_if_fresh():
             raise failure
         message = str(failure)

@@ -318,9 +318,8 @@ def _folder(run: LightningRun, directory: RunDirectory | None, first: bool) -> I
         yield Path(crew.agree("folder", Path)) if crew is not None else Path.cwd()
         return
     with ExitStack() as stack:
-        if directory is not None:
-            path = directory.path
-        else:
+        path = directory.path if directory is not None else None
+        if path is None:
             path = stack.enter_context(claim_run_path(run.output_dir, run.job_name or job_name(run))).folder
         if crew is not None:
             crew.agree("folder", lambda: str(path))
