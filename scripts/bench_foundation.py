@@ -22,6 +22,7 @@ import torch
 from benchmark import finish, over, parser, seconds, take_turns
 from lightning.fabric.utilities import move_data_to_device
 
+from hlrp.compiled import compile_blocks
 from hlrp.config import LightningRun
 from hlrp.foundation import FoundationDataModule, FoundationModule
 from hlrp.latents.sources import LabelSource, NoLabels
@@ -73,13 +74,14 @@ class Bench:
         self._module, self._device = module.to(args.device), torch.device(args.device)
         self._optimizer: torch.optim.Optimizer = module.configure_optimizers()["optimizer"]
         self._half = args.precision == "bf16-mixed"
-        self._loss: Any = torch.compile(module.backend.loss_from_batch, disable=not args.compile)
+        if args.compile:
+            compile_blocks(module)
 
     def step(self, labels: LabelSource, batch: dict[str, Any]) -> None:
         found = labels.labels(batch)
         inputs = replace(self._module.observation(batch), target_codes=found.codes, target_mask=found.mask)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-            loss = self._loss(inputs).loss
+            loss = self._module.backend.loss_from_batch(inputs).loss
         loss.backward()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
