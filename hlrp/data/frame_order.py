@@ -5,8 +5,9 @@ from typing import Any
 
 from lerobot.datasets.sampler import EpisodeAwareSampler
 
+from hlrp.data.computed_order import places
 from hlrp.data.permutation import Permutation
-from hlrp.data.shuffling import SHUFFLING, Shuffling, is_drawn, places
+from hlrp.data.shuffling import SHUFFLING, Shuffling, is_drawn
 
 
 class FrameOrder(EpisodeAwareSampler):

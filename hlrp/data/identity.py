@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from hlrp.catalog import cache_folder
 from hlrp.errors import UserError
 from hlrp.files import write_json
 
@@ -44,6 +43,8 @@ def fingerprint(root: Path, folders: tuple[str, ...] = ("data", "videos")) -> st
         root: Folder of the dataset.
         folders: What is looked at beside `meta/`.
     """
+    from hlrp.catalog import cache_folder
+
     files = [(folder, *found) for folder in (_META, *folders) for found in visible_files(root / folder)]
     stamp, remembered = _stamp(files), cache_folder() / "fingerprints" / f"{_short(str(root.resolve()))}.json"
     if stamp is not None:

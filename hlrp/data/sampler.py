@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from hlrp.data.shuffling import SHUFFLING, ShuffledEpoch, Shuffling, SpreadEpoch, is_drawn, places, shares
+from hlrp.data.computed_order import ShuffledEpoch, SpreadEpoch, places, shares
+from hlrp.data.shuffling import SHUFFLING, Shuffling, is_drawn
 from hlrp.errors import UserError
 
 
