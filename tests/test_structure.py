@@ -37,6 +37,8 @@ COMMANDS = [
     ["runs"],
     ["runs", "list"],
     ["runs", "show"],
+    ["runs", "compare"],
+    ["sweep"],
     ["parity"],
     ["policies"],
     ["doctor"],

@@ -114,7 +114,8 @@ class Crew:
             return value
         try:
             while not self._store.check([name]):
-                if self._store.check(["end/0"]):
+                # Once more: it may have decided, and ended, since the line above.
+                if self._store.check(["end/0"]) and not self._store.check([name]):
                     raise SystemExit(self._end_of(0)[0] or 1)
                 time.sleep(_POLL_S)
             return json.loads(self._store.get(name))
