@@ -16,7 +16,7 @@ def push(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN", help="Run, checkpoint, or folder of a model, an action decoder or a latent table."
+            metavar="RUN", help="Run, checkpoint, or folder of a model, a decoder, a latent table or an export."
         ),
     ],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="Name on the Hub: USER/NAME.")],
@@ -25,7 +25,7 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files and card, upload nothing.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Publish a policy, a quantizer, a foundation model, an action decoder or a latent table on the Hub.
+    """Publish a policy, an export, a quantizer, a foundation model, an action decoder or a latent table on the Hub.
 
     Who is logged in (hf auth login) writes. The same command again uploads what has changed, if anything.
     """
@@ -72,7 +72,7 @@ def _show_done(done: "Pushed", publication: "Publication") -> None:
     for name in done.removed:
         typer.echo(f"removed   {name}, of an earlier push")
     typer.echo(f"{'pushed' if done.new else 'unchanged':<9} {done.url} (commit {done.commit[:12]})")
-    if publication.contents.kind == "a policy":
+    if publication.contents.kind in ("a policy", "an exported policy"):
         typer.echo(f"next      hlrp eval {publication.repo_id}@{done.commit[:12]} --allow-download")
 
 

@@ -161,7 +161,7 @@ def _execute(
 def _begin_or_go_on(run: Any, *, dry_run: bool) -> "RunResult | None":
     from trainers.auto_resume import find_start, set_aside
 
-    start = find_start(run)
+    start = find_start(run, dry_run=dry_run)
     if start.done is not None and not dry_run:
         return start.done
     if start.directory is None and start.path.exists():

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,13 @@ def killed_before_write(number: int, work: Callable[[], Any]) -> bool:
     """
     child = os.fork()
     if child == 0:
-        _count_down(number)
-        work()
+        try:
+            _count_down(number)
+            work()
+        except BaseException:
+            # Never back into pytest: its second copy would talk over the first one's line to the other workers.
+            traceback.print_exc()
+            os._exit(1)
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL, status

@@ -40,11 +40,12 @@ class Start(NamedTuple):
     done: RunResult | None = None
 
 
-def find_start(run: RunConfig) -> Start:
+def find_start(run: RunConfig, *, dry_run: bool = False) -> Start:
     """Where the run of an output folder stands; of several processes all come to the same answer.
 
     Args:
         run: What the command asks for.
+        dry_run: Fetch nothing of what it names.
 
     Raises:
         UserError: No output folder is named, the one that is holds no run, or one of other settings.
@@ -64,9 +65,9 @@ def find_start(run: RunConfig) -> Start:
     saved = load_config(path / CONFIG).config
     asked: LeRobotRun | LightningRun
     if isinstance(run, LeRobotRun):
-        asked = with_camera_names(with_absolute_paths(fetched(run)), _not_told)
+        asked = with_camera_names(with_absolute_paths(fetched(run, fetch=not dry_run)), _not_told)
     else:
-        asked = with_camera_names(with_absolute_paths(fetched(run)), _not_told)
+        asked = with_camera_names(with_absolute_paths(fetched(run, fetch=not dry_run)), _not_told)
     if other := list(_differences(asked.model_dump(mode="json"), saved.model_dump(mode="json"))):
         more = f" and {len(other) - _MOST_SHOWN} more" if len(other) > _MOST_SHOWN else ""
         raise UserError(

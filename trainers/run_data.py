@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from hlrp.config import ClassPath, FoundationModel, LeRobotRun, LightningRun, Po
 from hlrp.data.checks import dataset_problems, refuse_fatal
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, find_dataset, read_dataset
 from hlrp.data.filtering import Selection
-from hlrp.data.hub import fetch_dataset
+from hlrp.data.hub import fetch_dataset, unfetched
 from hlrp.data.policy_checks import STATE, policy_problems
 from hlrp.data.policy_sources import ACTION
 from hlrp.data.problems import Problem
@@ -68,24 +69,28 @@ def _absolute(name: str, value: Any) -> Any:
     return value
 
 
-def fetched[R: (LeRobotRun, LightningRun)](run: R) -> R:
+def fetched[R: (LeRobotRun, LightningRun)](run: R, *, fetch: bool = True) -> R:
     """The run with its data and models on this machine: of those that are named, what it reads is fetched if it may be.
+
+    Args:
+        run: The run.
+        fetch: False: for a dry run, find them as they were fetched before.
 
     Raises:
         UserError: A key without effect; or there is no such dataset, episode, camera or model, or no network.
     """
-    run = with_published(run, allow_download=run.allow_download)
+    run = with_published(run, allow_download=run.allow_download and fetch)
     if not run.allow_download:
         return run
     refuse_unused(run)
-    data = run.data
+    data, find = run.data, partial(fetch_dataset, announce=_log.warning, fetch=fetch)
     by_lerobot = isinstance(run.model, PolicyModel) and (isinstance(run, LeRobotRun) or data.cache == "off")
     if data.repo_id is not None and data.root is None:
         cameras = None if by_lerobot else data.cameras
-        root = fetch_dataset(data.repo_id, episodes=data.episodes, cameras=cameras, announce=_log.warning)
+        root = find(data.repo_id, episodes=data.episodes, cameras=cameras)
         data = data.model_copy(update={"root": root})
     sources = [
-        section.model_copy(update={"root": fetch_dataset(section.repo_id, announce=_log.warning)})
+        section.model_copy(update={"root": find(section.repo_id)})
         if section.repo_id is not None and section.root is None
         else section
         for section in data.sources
@@ -130,11 +135,7 @@ def refuse_unfetched(run: LightningRun) -> None:
     named = [(run.data.repo_id, run.data.root), *((s.repo_id, s.root) for s in run.data.sources)]
     for repo_id, root in named:
         if run.allow_download and repo_id is not None and find_dataset(repo_id, root) is None:
-            raise UserError(
-                f"dataset {repo_id!r} is not on this machine, and a dry run fetches nothing",
-                where="--dry-run, --dataset",
-                fix="leave --dry-run out, or give a folder with --dataset-root",
-            )
+            raise unfetched(repo_id)
 
 
 def resumed_paths[R: (LeRobotRun, LightningRun)](directory: RunDirectory, run: R) -> R:

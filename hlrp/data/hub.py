@@ -55,6 +55,7 @@ def fetch_dataset(
     episodes: Sequence[int] | None = None,
     cameras: Sequence[str] | None = None,
     announce: Callable[[str], None],
+    fetch: bool = True,
 ) -> Path:
     """The folder of a dataset on the Hub with what a run reads of it, fetched if need be into LeRobot's cache.
 
@@ -66,25 +67,39 @@ def fetch_dataset(
         episodes: Episodes to read; none: all.
         cameras: Cameras to read; none: all.
         announce: Told what is fetched.
+        fetch: False: for a dry run, only say which folder it is, of what was fetched before.
 
     Raises:
-        UserError: No such dataset, format, episode or camera, or the Hub cannot be reached.
+        UserError: No such dataset, format, episode or camera; the Hub cannot be reached, or not be asked.
     """
     found = find_dataset(repo_id, None)
     if found is not None and found == lerobot_home() / repo_id:
         return found  # put there by hand, recorded or converted: whole, and not the Hub's to change
     begun = found is not None and all((found / name).exists() for name in _META_FILES)
+    if not begun and not fetch:
+        raise unfetched(repo_id)
     root = found if found is not None and begun else _fetch(repo_id, SUPPORTED_FORMAT, [_META])
     info = read_dataset(repo_id, root)
     files = needed_files(info, episodes, cameras)
     if missing := [name for name in files if not (root / name).is_file()]:
+        if not fetch:
+            raise unfetched(repo_id)
         announce(f"fetching {len(missing)} of the files of {repo_id} into {root}")
         # The folder's name is the commit: all files are of one state of the dataset.
         _fetch(repo_id, root.name, [glob.escape(name) for name in missing])
         if absent := next((name for name in missing if not (root / name).is_file()), None):
             # Without a network the client gives what is here, and says nothing.
             raise UserError(f"{repo_id} cannot be fetched: {absent} did not come", where=_WHERE, fix=_NETWORK)
-    return root if episodes is None and cameras is None else _part(root, files)
+    return root if episodes is None and cameras is None else _part(root, files, make=fetch)
+
+
+def unfetched(repo_id: str) -> UserError:
+    """The refusal of a dry run of data that the run would fetch."""
+    return UserError(
+        f"dataset {repo_id!r} is not on this machine, and a dry run fetches nothing",
+        where="--dry-run, --dataset",
+        fix="leave --dry-run out, or give a folder with --dataset-root",
+    )
 
 
 def _fetch(repo_id: str, revision: str, patterns: Sequence[str]) -> Path:
@@ -124,10 +139,12 @@ def _fetch(repo_id: str, revision: str, patterns: Sequence[str]) -> Path:
         ) from error
 
 
-def _part(root: Path, files: Sequence[str]) -> Path:
+def _part(root: Path, files: Sequence[str], *, make: bool) -> Path:
     """A folder of `meta/` and these files, the videos as links, beside the cache's own."""
     key = hashlib.sha256(json.dumps([root.name, *files]).encode()).hexdigest()[:12]
     part = root.parents[1] / "hlrp-parts" / f"{root.name[:12]}-{key}"
+    if not make:
+        return part
     meta = [path.relative_to(root).as_posix() for path in (root / "meta").rglob("*") if path.is_file()]
     with alone(part):
         if part.is_dir():

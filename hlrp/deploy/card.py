@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from hlrp.deploy.contents import MANIFEST, POLICY, Contents, map_strings, shortened
+from hlrp.deploy.card_texts import USE, loading
+from hlrp.deploy.contents import EXPORT, MANIFEST, POLICY, Contents, map_strings, shortened
 from hlrp.evaluation.plan import find_run
 from hlrp.files import sha256_of
 from hlrp.hub_names import HUB_NAME
@@ -18,57 +19,12 @@ from hlrp.runs.checkpoints import safetensors_header
 from hlrp.runs.directory import CONFIG
 
 _PROJECT = "https://pypi.org/project/lerobot_policy_felix_bundle"
-_INSTALL = "pip install lerobot_policy_felix_bundle"
 _COLUMNS = ("loss", "eval_loss", "val_loss", "val_psnr_gain", "val_gain", "eval_success", "code_effect")
 _ROWS = 10
 
 _TRAINED = (POLICY, "a latent action quantizer", "a foundation model")
 
 Facts = list[tuple[str, str]]
-
-_USE: dict[str, str] = {
-    POLICY: "Control of the robot, or of the simulator, that its data were recorded with: same cameras, same order and "
-    "units of joints and actions. It knows nothing of limits, forces or people: those are the robot's own controller's "
-    "to keep. Elsewhere, try it in simulation first.",
-    "a latent action quantizer": "Labelling video with discrete codes of what changes between frames, to pretrain on "
-    "video without actions. Codes of other cameras or rates than those above mean other things.",
-    "a foundation model": "Weights that a policy starts from, and predictions of the latent codes above. It has no "
-    "actions of its own and drives no robot.",
-    "an action decoder": "Actions for videos of the same robot and camera that have none (pseudo-labels), from the "
-    "latents of the quantizer above and no other. Numbers with a low R2 are not to be trusted.",
-    "a latent table": "Training on the dataset above, whose frames it labels; with any other it is refused.",
-}
-_LOADING: dict[str, str] = {
-    "a latent action quantizer": "hlrp precompute-latents --laq {repo} --allow-download --dataset-root DIR "
-    "--output TABLE",
-    "a foundation model": "hlrp train --policy hlrp_action_expert_latent --init-from {repo} --allow-download "
-    "--dataset-root DIR",
-    "an action decoder": "hlrp pseudo-label --decoder {repo} --allow-download --latents TABLE --dataset-root DIR "
-    "--output NEW",
-    "a latent table": "hlrp train --policy hlrp_action_expert_latent --latents {repo} --allow-download "
-    "--dataset-root DIR",
-}
-_OF_POLICIES = """With `{install}`, here:
-
-```bash
-hlrp eval {repo} --allow-download --env ENV
-hlrp serve {repo} --allow-download
-```
-
-In LeRobot:
-
-```bash
-lerobot-eval --policy.path={repo} --env.type=ENV
-```
-
-```python
-from lerobot.policies.factory import get_policy_class, make_pre_post_processors
-from lerobot.utils.import_utils import register_third_party_plugins
-
-register_third_party_plugins()
-policy = get_policy_class("{type}").from_pretrained("{repo}")
-preprocessor, postprocessor = make_pre_post_processors(policy.config, pretrained_path="{repo}")
-```"""
 
 
 def make_card(contents: Contents, repo_id: str, licence: str | None) -> str:
@@ -88,15 +44,16 @@ def make_card(contents: Contents, repo_id: str, licence: str | None) -> str:
     # A table may lie in the run of its quantizer, which is not trained on it.
     run = find_run(contents.folder) if kind in _TRAINED else None
     described = contents.json("config.json") if kind == POLICY else contents.json(MANIFEST)
-    name = str(described["type"]) if kind == POLICY else kind.partition(" ")[2]
+    name = described["type"] if kind == POLICY else described["policy"] if kind == EXPORT else None
     features = (described.get("input_features") or {}) | (described.get("output_features") or {})
-    loading = _LOADING.get(kind)
+    if kind == EXPORT:
+        features = _export_features(described)
     datasets = _datasets(described, run)
     values = {
         "title": repo_id.rpartition("/")[2],
-        "summary": f"A policy `{name}`." if kind == POLICY else f"{kind[0].upper()}{kind[1:]}.",
+        "summary": f"{kind[0].upper()}{kind[1:]}{f' `{name}`' if name else ''}.",
         "project": _PROJECT,
-        "kind": kind,
+        "acts": kind in (POLICY, EXPORT),
         "facts": [*_sizes(contents), *_FACTS.get(kind, _policy_facts)(described)],
         "features": features,
         "parts": [(d["name"], _number(d["r2"])) for d in described.get("dimensions", ())],
@@ -109,11 +66,9 @@ def make_card(contents: Contents, repo_id: str, licence: str | None) -> str:
         "warnings": [] if run is None else [shortened(text) for text in run.manifest.warnings],
         "evaluations": [] if run is None else list(_evaluations(contents.folder, run)),
         "checks": _checks(run),
-        "use": _USE[kind],
+        "use": USE[kind],
         "licence": licence,
-        "loading": _OF_POLICIES.format(repo=repo_id, type=name, install=_INSTALL)
-        if loading is None
-        else f"```bash\n{_INSTALL}\n{loading.format(repo=repo_id)}\n```",
+        "loading": loading(kind, repo_id, described),
     }
     front = _front_matter(contents, described, datasets, licence)
     pages = Environment(
@@ -136,6 +91,7 @@ def _front_matter(
     policy = contents.kind == POLICY
     tags = ["robotics", "lerobot", "hlrp"]
     tags += [str(described["type"])] if policy else [contents.kind.partition(" ")[2].replace(" ", "-")]
+    tags += [described["policy"], described["format"]] if contents.kind == EXPORT else []
     base = described.get("backbone")
     base = base.get("name") if isinstance(base, dict) else base
     data = ModelCardData(
@@ -194,7 +150,25 @@ def _table_facts(manifest: Mapping[str, Any]) -> Facts:
     return [*_spec_facts(identity), *facts, ("transitions with codes", str(manifest["valid_pairs"]))]
 
 
+def _export_facts(manifest: Mapping[str, Any]) -> Facts:
+    check, instructions = manifest["check"], manifest["instructions"] or {}
+    known = [f"`{text}`" for text in instructions.get("known", ()) if instructions["used"]]
+    facts = [("format", manifest["format"]), ("weights", manifest["quantize"] or "float32")]
+    facts += [("actions of a chunk", str(manifest["chunk"])), ("n_action_steps", str(manifest["n_action_steps"]))]
+    facts += [("instructions", ", ".join(known))] if known else []
+    error = check.get("quantized_max_error", check.get("max_error"))
+    return [*facts, ("largest error to the policy in torch, in normalised units", _number(error))]
+
+
+def _export_features(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs and action as a policy's `config.json` would say them."""
+    inputs = manifest["inputs"].items()
+    found = {n: {"type": "VISUAL" if i["picture"] else "STATE", "shape": i["shape"]} for n, i in inputs}
+    return found | {"action": {"type": "ACTION", "shape": [manifest["action"]]}}
+
+
 _FACTS = {
+    EXPORT: _export_facts,
     "a latent action quantizer": _laq_facts,
     "a foundation model": _foundation_facts,
     "an action decoder": _decoder_facts,
@@ -216,6 +190,8 @@ def _datasets(described: Mapping[str, Any], run: RunDirectory | None) -> list[di
             {"repo_id": described["dataset"], "fingerprint": described["dataset_fingerprint"]}
             | {"fps": described["fps"]}
         ]
+    elif "source" in described:
+        found = [{"fingerprint": described["source"].get("dataset_fingerprint"), "fps": described["fps"]}]
     elif "identity" in described:
         identity = described["identity"]
         found = [{"fingerprint": identity["dataset_fingerprint"], "frames": identity["rows"]}]

@@ -11,8 +11,10 @@ from hlrp.errors import UserError
 from hlrp.runs import resolve_pretrained, safetensors_problem
 from hlrp.runs.checkpoints import TRAINING_STATE, model_folders, safetensors_header
 from hlrp.runs.kinds import recognise
+from hlrp.runtime.manifest import Manifest
 
 POLICY, DATASET = "a policy", "a dataset"
+EXPORT = "an exported policy"
 MANIFEST = "manifest.json"
 
 _PUBLISHED = (".json", ".safetensors", ".jinja", ".txt", ".model", ".yaml")
@@ -65,7 +67,7 @@ class Contents:
     """What is published of a model.
 
     Args:
-        kind: What it is, in the words of `hlrp.runs.kinds.recognise`.
+        kind: What it is, in the words of `hlrp.runs.kinds.recognise`, or `EXPORT`.
         folder: Where it lies.
         files: Its files.
         left_out: Names of others, and why they are left out.
@@ -91,20 +93,22 @@ def read_contents(path: Path, private: Sequence[Path] = ()) -> Contents:
 
     Args:
         path: A run (its newest whole checkpoint), a checkpoint, or the folder of a policy, a latent action quantizer, a
-            foundation model, an action decoder or a latent table.
+            foundation model, an action decoder, a latent table or an export.
         private: More folders of this machine that no file may name.
 
     Raises:
-        UserError: There is no such model, it is not whole, or a file that others need names a folder of this machine.
+        UserError: There is no such model, it is not whole, an export runs code when it is loaded, or a file that others
+            need names a folder of this machine.
     """
     kind, folder = _find(path)
+    parts = {MANIFEST, *_exported(folder).files} if kind == EXPORT else None
     private = [p for p in (*private, path.absolute(), folder.resolve(), Path.cwd(), Path.home()) if len(p.parts) > 2]
     files, left_out = [], []
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = file.relative_to(folder).as_posix()
         if any(part.startswith(".") for part in file.relative_to(folder).parts) or name == "README.md":
             continue  # of a hub's own client; the card is made anew
-        if reason := _why_left_out(name):
+        if reason := _why_left_out(name, parts):
             left_out.append((name, reason))
             continue
         if file.suffix == ".safetensors" and (problem := safetensors_problem(file)):
@@ -122,7 +126,8 @@ def _find(path: Path) -> tuple[str, Path]:
         raise UserError(f"{path} does not exist", where="RUN", fix="give a run, a checkpoint or the folder of a model")
     kind = recognise(path)
     if kind == POLICY:
-        return kind, resolve_pretrained(path)
+        folder = resolve_pretrained(path)
+        return (kind if Manifest.find(folder) is None else EXPORT), folder
     if kind == DATASET:
         raise UserError(
             f"{path} holds a dataset, which LeRobot publishes",
@@ -140,7 +145,23 @@ def _find(path: Path) -> tuple[str, Path]:
     )
 
 
-def _why_left_out(name: str) -> str | None:
+def _exported(folder: Path) -> Manifest:
+    """The manifest of an export that can be published."""
+    manifest = Manifest.read(folder)
+    if manifest.format == "torch":
+        raise UserError(
+            "loading an export of format torch can run code, so nobody should fetch one",
+            where=str(folder),
+            fix="export the policy with --format onnx",
+        )
+    if problem := manifest.problem(folder):
+        raise UserError(f"{EXPORT} is not whole: {problem}", where=str(folder), fix="export the policy again")
+    return manifest
+
+
+def _why_left_out(name: str, parts: set[str] | None) -> str | None:
+    if parts is not None:
+        return None if name in parts else "no part of the export"
     path = PurePosixPath(name)
     if path.suffix in _CODE:
         return "reading such a file can run code"
@@ -151,7 +172,8 @@ def _why_left_out(name: str) -> str | None:
 
 def _rewritten(file: Path, name: str, kind: str) -> bytes | None:
     """What is published in place of a JSON file with folders of this machine; None: it is published as it is."""
-    if file.suffix != ".json" or file.name in _VOCABULARY:
+    # The manifest of an export knows the SHA-256 of its files, which were made without folders of this machine.
+    if file.suffix != ".json" or file.name in _VOCABULARY or kind == EXPORT:
         return None
     raw = file.read_text(encoding="utf8")
     try:
@@ -228,6 +250,8 @@ def _refuse_private(file: PublishedFile, private: Sequence[Path]) -> None:
     assert file.source is not None, "it was read from a folder"
     if file.source.suffix == ".safetensors":
         value: Any = safetensors_header(file.source).get("__metadata__") or {}
+    elif file.source.suffix not in _PUBLISHED:
+        return  # a graph
     else:
         raw = file.source.read_bytes() if file.content is None else file.content
         text = raw.decode("utf8", errors="replace")

@@ -83,9 +83,10 @@ class ObservationReader:
         task: str | None = None,
         known: Collection[str] | None = None,
     ) -> None:
-        self._known_tasks = known
+        self.known_tasks = known
+        """Instructions that the policy can be given; None: any."""
         self.example_prompt = next(iter(known), "") if known is not None else "go"
-        """An instruction that the policy can be given."""
+        """One of them."""
         self._inputs, self._rename = dict(inputs), dict(rename)
         self._resizes, self._language, self._task = resizes, language, task
         given = {policy: client for client, policy in self._rename.items()}
@@ -132,8 +133,8 @@ class ObservationReader:
         key, text = given[0]
         if not isinstance(text, str) or len(text) > _LONGEST_PROMPT:
             raise MessageError(f"{key!r} is a text of at most {_LONGEST_PROMPT} characters, not {shown(text)}")
-        if self._known_tasks is not None and text not in self._known_tasks:
-            known = ", ".join(map(shown, sorted(self._known_tasks)[:_TASKS_SHOWN]))
+        if self.known_tasks is not None and text not in self.known_tasks:
+            known = ", ".join(map(shown, sorted(self.known_tasks)[:_TASKS_SHOWN]))
             raise MessageError(f"the policy was exported without the instruction {shown(text)}; it knows {known}")
         return text
 

@@ -34,17 +34,20 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def pack(value: Any) -> bytes:
+def pack(value: Any) -> memoryview:
     """A message of maps, lists, text, numbers and arrays.
 
     Raises:
         TypeError: Something that is none of these, such as an array of objects.
     """
-    packed: bytes = msgpack.packb(value, default=_encode)
-    return packed
+    # Pictures are copied once, into the message, which is the packer's own buffer: another copy costs as much as this.
+    packer = msgpack.Packer(default=_encode, autoreset=False)
+    packer.pack(value)
+    message: memoryview = packer.getbuffer()
+    return message
 
 
-def unpack(message: bytes) -> Any:
+def unpack(message: bytes | memoryview) -> Any:
     """What a message says; its arrays are read-only views of it.
 
     Raises:
@@ -64,7 +67,7 @@ def _encode(value: object) -> dict[bytes, Any]:
     if isinstance(value, np.ndarray | np.generic) and value.dtype.str in DTYPES:
         if isinstance(value, np.generic):
             return {_SCALAR: True, _DATA: value.item(), _DTYPE: value.dtype.str}
-        return {_ARRAY: True, _DATA: value.tobytes(), _DTYPE: value.dtype.str, _SHAPE: value.shape}
+        return {_ARRAY: True, _DATA: np.ascontiguousarray(value).data, _DTYPE: value.dtype.str, _SHAPE: value.shape}
     raise TypeError(f"cannot be sent: {type(value).__name__} {getattr(value, 'dtype', '')}")
 
 

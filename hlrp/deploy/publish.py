@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlrp.deploy.card import make_card
-from hlrp.deploy.contents import POLICY, Contents, PublishedFile, read_contents
+from hlrp.deploy.contents import EXPORT, POLICY, Contents, PublishedFile, read_contents
 from hlrp.errors import UserError, root_cause
 from hlrp.evaluation.plan import find_run
 from hlrp.hub_names import HUB_NAME
@@ -22,7 +22,7 @@ CARD = "README.md"
 
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 # Of earlier pushes; anything else in a repository is its owner's.
-_OURS = re.compile(r"(backbone/.+|[^/]+\.(safetensors|json|jinja))")
+_OURS = re.compile(r"(backbone/.+|[^/]+\.(safetensors|json|jinja)|(whole|encode|step)\.(onnx|onnx\.data|xml|bin))")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def plan_push(path: Path, repo_id: str, *, private: bool = False, licence: str |
     """Decide what would be on the Hub; reads files alone, and writes none.
 
     Args:
-        path: A run, a checkpoint, or the folder of a model, an action decoder or a latent table.
+        path: A run, a checkpoint, or the folder of a model, an action decoder, a latent table or an export.
         repo_id: Where to, as `USER/NAME`.
         private: Make the repository private, if it has to be made; a policy's own `private` does the same.
         licence: Its identifier on the Hub, such as `apache-2.0`; None: the policy's own `license`, else none.
@@ -90,7 +90,7 @@ def plan_push(path: Path, repo_id: str, *, private: bool = False, licence: str |
         UserError: There is nothing that can be published, or a file names a folder of this machine.
     """
     contents = read_contents(path, list(_roots(path)))
-    config = contents.json("config.json") if contents.kind == POLICY else {}
+    config = contents.json("config.json") if contents.kind in (POLICY, EXPORT) else {}
     licence = (licence or config.get("license") or "").lower() or None
     if licence is not None and not _LICENCE.fullmatch(licence):
         raise UserError(f"{licence!r} is no licence", where="--licence", fix="give its identifier, such as apache-2.0")

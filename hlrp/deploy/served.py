@@ -71,7 +71,7 @@ def load_served(
         path: Run, checkpoint or `pretrained_model` folder.
         device: Torch device; the checkpoint's, or the best, if not given.
         rename: A client's observation key to the policy's, in place of the checkpoint's own.
-        task: The instruction of observations that have none.
+        task: The instruction of observations that have none; None: an export's only one.
         dataset_root: The data that it was trained on; None: where its run says.
 
     Raises:
@@ -94,13 +94,17 @@ def load_served(
     if task is not None and not language:
         loaded.warnings.append(f"policy {config.type!r} is not known to read instructions: --task may have no effect")
     resizes = hasattr(config, _BACKBONE_SIZE) or any(getattr(config, name, None) is not None for name in _SIZES)
-    known = manifest.check_task(task) if manifest is not None else None
+    known = None
+    if manifest is not None:
+        known = manifest.check_task(task)
+        task = manifest.only_task if task is None else task
     # The graphs of an export take pictures of one size.
     resizes = resizes and manifest is None
     reader = ObservationReader(_inputs(config), names, resizes=resizes, language=language, task=task, known=known)
     numbers = numbers_said(loaded, data, reader.names) if manifest is None else manifest.numbers
     said = _metadata(config, reader, numbers, resizes=resizes)
     said["prompt"] = "unused" if not language else "needed" if task is None else "optional"
+    said["task"] = task if language else None
     origin = origin_said(pretrained, run, data) if manifest is None else (manifest.fps, manifest.source)
     said["fps"], said["run"] = origin
     return Served(loaded, reader, said, data)

@@ -74,7 +74,7 @@ class _Client:
 
 @dataclass(frozen=True)
 class _Answer:
-    payload: bytes | str
+    payload: memoryview | str
     close: CloseCode | None = None
     inference_s: float | None = None
 

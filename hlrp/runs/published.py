@@ -6,9 +6,11 @@ from pathlib import Path
 
 from hlrp.errors import UserError
 from hlrp.hub_names import HUB_NAME
+from hlrp.runtime.manifest import ENCODE, STEP, WHOLE
 
-FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.yaml", "*.md")
-"""What is fetched of a repository: nothing that could run code when it is read."""
+_GRAPHS = ("*.onnx", "*.onnx.data", "*.xml", *(f"{role}.bin" for role in (WHOLE, ENCODE, STEP)))
+FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.yaml", "*.md", *_GRAPHS)
+"""What is fetched of a repository: nothing that could run code when it is read; of exports, ONNX and OpenVINO."""
 
 _REVISION = re.compile(rf"(?P<name>{HUB_NAME})(?:@(?P<revision>[\w][\w./-]*))?")
 

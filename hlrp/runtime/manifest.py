@@ -181,6 +181,12 @@ class Manifest:
         """Whether instructions make a difference."""
         return self.instructions is not None and self.instructions.used
 
+    @property
+    def only_task(self) -> str | None:
+        """The instruction that is meant where none is given; None: it knows several, or reads none."""
+        known = self.check_task(None) or ()
+        return known[0] if len(known) == 1 else None
+
     def check_task(self, task: str | None) -> list[str] | None:
         """The instructions that are known; None: any may be given.
 

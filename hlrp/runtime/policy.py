@@ -86,7 +86,8 @@ class RuntimePolicy:
         """The next action of one robot, float32 ``[A]`` in its units; a new chunk is computed when none is left.
 
         Args:
-            observation: Pictures uint8 ``[H, W, C]`` or ``[C, H, W]``, numbers, and the instruction as `task`.
+            observation: Pictures uint8 ``[H, W, C]`` or ``[C, H, W]``, numbers, and the instruction as `task`;
+                where it knows a single one, that is meant if none is given.
             noise: ``[draws, *shape]`` of the manifest for a new chunk; drawn if None.
 
         Raises:
@@ -153,7 +154,7 @@ class RuntimePolicy:
             name: (_picture if wanted.picture else _numbers)(name, renamed[name], wanted)[None]
             for name, wanted in self.manifest.inputs.items()
         }
-        task = next((str(observation[key]) for key in TASK if key in observation), "")
+        task = next((str(observation[key]) for key in TASK if key in observation), self.manifest.only_task or "")
         self.ids(task)
         return arrays, task
 

@@ -233,7 +233,14 @@ def test_a_part_of_a_dataset_on_the_hub_is_fetched_without_the_rest(whole: Path,
     assert read_episodes(read_dataset("me/toy", Path(one))).lengths.tolist() == LENGTHS
     assert "no state of format v3.0" in old and "convert_dataset_v21_to_v30 --repo-id=me/old --push-to-hub=false" in old
     assert "no dataset 'me/none' on the Hub" in none
+    # A dry run finds what is here, and fetches nothing.
+    dry, before = toy | {"fetch": False}, len(_Hub.asked)
+    nothing, part, found, refused = _fetch(
+        tmp_path / "other", hub, dry, toy | {"episodes": [1]}, dry | {"episodes": [0]}, dry | {"episodes": [2]}
+    )
+    both = {name for camera in (TOP, WRIST) for name in (wanted[0], wanted[1].replace(TOP, camera))}
+    assert found == part and set(_Hub.asked[before:]) == {*meta, *both}
+    assert all("'me/toy' is not on this machine, and a dry run fetches nothing" in text for text in (nothing, refused))
     # What is here needs no network; what is not says so.
-    (part,) = _fetch(tmp_path / "other", hub, toy | {"episodes": [1]})
     here, missing = _fetch(tmp_path / "other", hub, toy | {"episodes": [0]}, toy | {"episodes": [2]}, offline="1")
     assert here == part and "me/toy cannot be fetched: " in missing and "HF_HUB_OFFLINE" in missing

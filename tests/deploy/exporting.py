@@ -1,17 +1,31 @@
 """Exports of tiny policies, and the runtime in a process that has nothing but NumPy and onnxruntime."""
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from lerobot.processor import (
+    AddBatchDimensionProcessorStep,
+    DeviceProcessorStep,
+    PolicyProcessorPipeline,
+    RenameObservationsProcessorStep,
+)
+from onnx import helper, numpy_helper
 from tiny_policies import DIFFUSION, VLM_FIELDS, save_tiny, save_tiny_act, save_tiny_vlm
 
 from hlrp.deploy.export.request import ExportRequest
 from hlrp.deploy.export.run import export_policy
+from hlrp.deploy.served import load_served
+from hlrp.files import sha256_of
 from hlrp.runtime import Manifest
+from hlrp.runtime.manifest import Input, Instructions
+from hlrp.runtime.policy import ACTIONS
 
 TASKS = ("push the T", "pull")
 UNIT = 128.0
@@ -27,6 +41,69 @@ def save(name: str, folder: Path) -> Path:
 def export(checkpoint: Path, output: Path, kind: str = "onnx", **options: Any) -> Manifest:
     request = ExportRequest(checkpoint, kind, output, tasks=TASKS, repeats=3, **options)
     return export_policy(request, lambda _: None)
+
+
+def small_export(checkpoint: Path, folder: Path, tasks: Sequence[str] = ()) -> Path:
+    """All that an export is, with a graph of one product: quick, where it does not matter what a policy computes.
+
+    Args:
+        checkpoint: Whose inputs, names and rate it has.
+        folder: Where to.
+        tasks: Instructions that it knows; none: it reads no language.
+
+    Returns:
+        The folder; its chunk is the state times `weights(S, n * A)`.
+    """
+    served = load_served(checkpoint, device="cpu")
+    config, said = served.loaded.config, served.metadata
+    features = config.input_features.items()
+    inputs = {name: Input(tuple(f.shape), f.type.value == "VISUAL") for name, f in features}
+    chunk, size = config.n_action_steps, said["action"]["shape"][0]
+    (count,) = inputs["observation.state"].shape
+    ends = [helper.make_tensor_value_info(n, 1, s) for n, s in (("observation.state", [1, count]), (ACTIONS, None))]
+    known = {"weights": weights(count, chunk * size), "shape": np.array([chunk, size])}
+    nodes = [helper.make_node("MatMul", ["observation.state", "weights"], ["flat"])]
+    nodes.append(helper.make_node("Reshape", ["flat", "shape"], [ACTIONS]))
+    tensors = [numpy_helper.from_array(array, name) for name, array in known.items()]
+    graph = helper.make_graph(nodes, "policy", ends[:1], ends[1:], tensors)
+    folder.mkdir()
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), folder / "whole.onnx"
+    )
+    shutil.copy(next(checkpoint.rglob("config.json")), folder)
+    before = [RenameObservationsProcessorStep(rename_map={}), AddBatchDimensionProcessorStep()]
+    for name, steps in (("preprocessor", before), ("postprocessor", [DeviceProcessorStep(device="cpu")])):
+        PolicyProcessorPipeline(steps, name=f"policy_{name}").save_pretrained(folder)
+    numbers = {
+        n: {key: s[key] for key in ("names", "low", "high")} for n, s in said["observation"].items() if "low" in s
+    }
+    numbers["action"] = {key: said["action"][key] for key in ("names", "low", "high")}
+    manifest = Manifest(
+        format="onnx",
+        policy=config.type,
+        graphs={"whole": "whole.onnx"},
+        steps=0,
+        inputs=inputs,
+        rename_map={},
+        history=1,
+        chunk=chunk,
+        n_action_steps=chunk,
+        ensemble=None,
+        action=size,
+        numbers=numbers,
+        noise=None,
+        instructions=Instructions({task: [1] for task in tasks}, 1, used=True) if tasks else None,
+        fps=said["fps"],
+        source=said["run"],
+        check={"max_error": 1e-6},
+        files={path.name: sha256_of(path) for path in folder.iterdir()},
+    )
+    (folder / "manifest.json").write_text(json.dumps(manifest.to_json()))
+    return folder
+
+
+def weights(rows: int, columns: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.3, 0.3, (rows, columns)).astype(np.float32)
 
 
 _ALONE = """

@@ -190,6 +190,21 @@ def test_an_export_is_served_as_a_checkpoint_is(exports: Exports) -> None:
     assert np.array_equal(actions, in_process(exports(name), shown, task=TASKS[0]))
 
 
+def test_an_only_instruction_need_not_be_given(exports: Exports, tmp_path: Path) -> None:
+    """To the runtime, nor to the server, which tells its clients which it is."""
+    folder = shutil.copytree(exports("hlrp_vla_direct"), tmp_path / "export")
+    shown, told = observations(1)[0], observations(1)[0] | {"task": TASKS[0]}
+    assert load_served(folder, device="cpu").metadata["task"] is None
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["instructions"]["known"] = {TASKS[0]: manifest["instructions"]["known"][TASKS[0]]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    policy = load(folder)
+    assert np.array_equal(policy.predict_chunk(shown), policy.predict_chunk(told))
+    served = load_served(folder, device="cpu")
+    assert (served.metadata["prompt"], served.metadata["task"]) == ("optional", TASKS[0])
+    assert served.reader.read(shown).prompt == TASKS[0]
+
+
 def test_nothing_of_this_machine_is_in_an_export(exports: Exports) -> None:
     home, here = str(Path.home()).encode(), str(Path(__file__).parents[2]).encode()
     for kind in ("onnx", "torch"):

@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 import torch
 from arm import FPS, LATENT, TASK, record, save_policy
+from exporting import small_export, weights
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.rollout import RTCInferenceConfig, SyncInferenceConfig
 from lerobot_robot_simarm import SimArm, SimArmConfig
 from safetensors.torch import load_file, save_file
 from serving import running
 
+from hlrp.deploy.export.request import ExportRequest
+from hlrp.deploy.export.run import export_policy
 from hlrp.deploy.observations import Request
 from hlrp.deploy.rollout.operator import Operator, Outcome, Stop
 from hlrp.deploy.rollout.request import RolloutRequest, Source
@@ -224,6 +227,35 @@ def test_a_policy_behind_a_server_acts_the_same(act: Path, trials: Trials) -> No
     assert np.allclose(actions(trials.journal)[:10], first_chunk(act), atol=2e-6)
     assert result.provenance["policy"]["path"] == server.address
     assert result.provenance["policy"]["weights_sha256"]
+
+
+def test_an_export_acts_on_the_arm_by_its_only_instruction(latent: Path, trials: Trials) -> None:
+    """Joints, rate, ranges and instruction are those of its manifest: the data are not asked for."""
+    folder = small_export(latent, trials.journal.parent / "export", tasks=["press"])
+    result = trials.run(folder, [Outcome.SUCCESS], steps=12, episodes=1)
+    chunk = np.array([[0.5, -0.8, 1.0]], np.float32) @ weights(3, 30)
+    assert np.allclose(actions(trials.journal)[:10], chunk.reshape(10, 3), atol=1e-5)
+    assert result.episodes[0].task == "press" and result.provenance["policy"]["weights_sha256"]
+    other = small_export(latent, trials.journal.parent / "other", tasks=["press", "pull"])
+    with pytest.raises(UserError, match="the policy reads an instruction, and there are 2: 'press', 'pull'"):
+        trials.run(other, [], episodes=1, output=trials.journal.parent / "second")
+
+
+@pytest.mark.slow
+def test_an_export_acts_on_the_arm_as_its_policy(act: Path, trials: Trials) -> None:
+    folder = trials.journal.parent / "export"
+    export_policy(ExportRequest(act, "onnx", folder, repeats=1), lambda _: None)
+    result = trials.run(folder, [Outcome.SUCCESS], steps=25, episodes=1)
+    sent = actions(trials.journal)
+    assert np.allclose(sent[:10], first_chunk(act), atol=1e-4) and np.ptp(sent, axis=0).min() > 0.01
+    assert result.provenance["policy"]["weights_sha256"]
+
+
+def test_the_instruction_of_a_server_is_that_of_the_trials(latent: Path, trials: Trials) -> None:
+    """So it is that of an export which knows a single one."""
+    with running(load_served(latent, device="cpu", task="press")) as server:
+        result = trials.run(server.address, [Outcome.SUCCESS], episodes=1)
+    assert result.episodes[0].task == "press"
 
 
 def test_cameras_are_renamed_as_asked(act: Path, trials: Trials) -> None:

@@ -9,7 +9,7 @@ from backend_toys import make_backend, scenes
 from hlrp.foundation.backbones import make_tiny_backbone
 
 
-@pytest.mark.parametrize("name", ["smol_latent_head", "qwen3vl_chat"])
+@pytest.mark.parametrize("name", ["smol_latent_head", pytest.param("qwen3vl_chat", marks=pytest.mark.slow)])
 def test_it_learns_from_image_and_instruction_together(name: str, tmp_path: Path) -> None:
     make_tiny_backbone(tmp_path / "tiny", name)
     backend = make_backend(name, tmp_path / "tiny").train()

@@ -183,11 +183,11 @@ def test_greedy_codes_are_those_of_transformers_generate(backend: Qwen3VLChatBac
     assert torch.equal(forced.argmax(-1), out.codes)
 
 
-def test_ten_thousand_answers_of_random_weights_are_valid(folder: Path) -> None:
+def test_two_thousand_answers_of_random_weights_are_valid(folder: Path) -> None:
     backend = make(folder)
     for parameter in backend.vlm.get_input_embeddings().parameters():
         parameter.data.mul_(3)  # wild logits
-    count, valid, seen = 500, 0, torch.zeros(POSITIONS, CODES, dtype=torch.int64)
+    count, valid, seen = 100, 0, torch.zeros(POSITIONS, CODES, dtype=torch.int64)
     generator = torch.Generator().manual_seed(0)
     for round_ in range(20):
         batch = FoundationBatch(images={"top": frames(count, (32, 32), round_)}, instruction=["a", "bc"] * (count // 2))
@@ -196,7 +196,7 @@ def test_ten_thousand_answers_of_random_weights_are_valid(folder: Path) -> None:
         assert torch.equal(backend.grammar.read(backend.grammar.complete(codes)), codes)
         valid += int(((codes >= 0) & (codes < CODES)).all(1).sum())
         seen += torch.stack([torch.bincount(codes[:, s], minlength=CODES) for s in range(POSITIONS)])
-    assert valid == 10_000
+    assert valid == 2_000
     assert int(seen.min()) > 0
 
 

@@ -48,6 +48,7 @@ def stop_early(output: Path, number: int) -> tuple[int, str, dict[str, bytes]]:
     return process.returncode, stderr, episodes
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_recordings_continue_to_the_same_dataset(tmp_path: Path) -> None:
     output = tmp_path / "broken"
     code, _, first = stop_early(output, signal.SIGKILL)

@@ -61,6 +61,7 @@ def test_python_on_the_page_runs(
     assert seen == set(PAGES[page])
 
 
+@pytest.mark.slow
 def test_the_trainer_on_the_page_is_one_of_the_command(square: Path, tmp_path: Path) -> None:
     """Installed as its package would be: it trains, resumes exactly, is rolled out, and has Lightning's numbers."""
     (code,), (toml,) = _blocks("new_trainer.md", "python"), _blocks("new_trainer.md", "toml")

@@ -50,6 +50,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_with_processes_at_work_the_same_command_continues(videos: Path, tmp_path: Path) -> None:
     output = tmp_path / "dataset"
     command = ["import-video", videos, "--output", output, "--captions", videos / "captions.csv", "--task", "look"]

@@ -33,6 +33,7 @@ def _train(dataset: Path, out: Path, policy: str, *more: str) -> list[str]:
     return [*base, "--batch-size", "4", "--output-dir", str(out), *keys, *more]
 
 
+@pytest.mark.slow
 def test_resumed_with_its_labels(labelled: tuple[Path, Path], tmp_path: Path) -> None:
     dataset, table = labelled
     whole, run = tmp_path / "whole", tmp_path / "run"

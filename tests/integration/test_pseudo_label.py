@@ -143,6 +143,7 @@ def train_act(made: dict[str, Path], root: Path, out: Path) -> dict[str, list[fl
     return losses
 
 
+@pytest.mark.slow
 def test_any_policy_of_lerobot_trains_on_it_alike_in_both_trainers(
     made: dict[str, Path], labelled: Finished, tmp_path: Path
 ) -> None:

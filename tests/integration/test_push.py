@@ -28,11 +28,12 @@ from trainers.pushing import keep_offline
 sys.path.extend(str(Path(__file__).parents[1] / name) for name in ("bundle", "latents", "deploy"))
 from action_toys import planted
 from bundle_toys import make_config
+from exporting import small_export
 from openpi import OpenpiClient
 from serving import acted, in_process, observations
 
 TESTS = Path(__file__).parents[1]
-KINDS = ("act", "latent", "laq", "foundation", "decoder", "table")
+KINDS = ("act", "latent", "laq", "foundation", "decoder", "table", "export")
 
 
 def _run(folder: Path, policy: str, data: Path) -> Path:
@@ -117,7 +118,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     laq = make_quantizer(root / "laq")
     (laq / "old.ckpt").write_bytes(b"pickled")
     sources = {"act": root / "runs/act", "latent": root / "runs/latent", "laq": laq}
-    sources |= {"foundation": root / "foundation", "decoder": decoder, "table": table.folder}
+    small_export(act, root / "export")
+    sources |= {"export": root / "export", "foundation": root / "foundation", "decoder": decoder, "table": table.folder}
     folders = sources | {"act": act, "latent": latent}
     expected = answers({k: str(v) for k, v in folders.items()}, str(info.root), allow_download=False)
     with local_hub() as hub:
@@ -192,7 +194,7 @@ def test_nothing_of_this_machine_and_nothing_that_runs_is_published(made: Made) 
     private = [str(made.root.parents[1]), str(Path.home() / "x")[:-1], sys.prefix]
     for kind in KINDS:
         for name, content in _files(made, kind).items():
-            assert Path(name).suffix in (".safetensors", ".json", ".md", ""), name
+            assert Path(name).suffix in (".safetensors", ".json", ".md", ".onnx", ""), name
             for text in private:
                 assert text.encode() not in content, (kind, name, text)
     config = json.loads(_files(made, "latent")["config.json"])
@@ -264,6 +266,8 @@ def test_the_card_says_what_the_run_was(made: Made) -> None:
         ("decoder", "| x | "),
         ("table", "frames | 72"),
         ("foundation", "vlm"),
+        ("export", "| format | onnx |"),
+        ("export", 'from hlrp.runtime import load\n\npolicy = load(snapshot_download("me/export"))'),
     ):
         card = _files(made, kind)["README.md"].decode()
         assert said in card and _front(card)["library_name"] == "hlrp", card
@@ -307,7 +311,13 @@ def test_what_keeps_it_from_being_published_is_one_message(made: Made, tmp_path:
     (local / "policy_preprocessor.json").write_text(json.dumps(steps))
     cut = shutil.copytree(laq, tmp_path / "cut")
     (cut / "model.safetensors").write_bytes((laq / "model.safetensors").read_bytes()[:-4])
+    torch_archive, changed = (shutil.copytree(made.sources["export"], tmp_path / name) for name in ("pt2", "changed"))
+    manifest = json.loads((torch_archive / "manifest.json").read_text())
+    (torch_archive / "manifest.json").write_text(json.dumps(manifest | {"format": "torch"}))
+    (changed / "config.json").write_text((changed / "config.json").read_text() + "\n")
     cases = [
+        (["push", torch_archive, "me/x"], ["can run code", "--format onnx"]),
+        (["push", changed, "me/x"], ["is not whole: config.json has changed since the export"]),
         (["push", tmp_path / "none", "me/x"], ["does not exist"]),
         (["push", tmp_path, "me/x"], ["nothing that can be published"]),
         (["push", made.root, "me/x"], ["holds a dataset", "push_to_hub()"]),

@@ -119,6 +119,7 @@ def test_the_run_directory(whole: Path, labels: tuple[Path, Path]) -> None:
     assert said["step"] == 12
 
 
+@pytest.mark.slow
 def test_twelve_steps_equal_six_sigkill_six(root: Path, labels: tuple[Path, Path], whole: Path, tmp_path: Path) -> None:
     """Losses, scores and weights bit for bit; an epoch has 18 batches."""
     out = tmp_path / "killed"

@@ -60,6 +60,7 @@ def test_checkpoint_loads_in_stock_lerobot_in_another_process(straight: Path) ->
     assert_loads_in_stock_lerobot(straight / "checkpoints/000030/pretrained_model")
 
 
+@pytest.mark.slow
 def test_kill_and_resume_equal_an_uninterrupted_run(straight: Path, toy_root: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     command = [*train_args(toy_root, run, "act", 30, *TINY_ACT, *LOGGED, workers=1), "--resume", "auto"]
@@ -153,6 +154,7 @@ def test_the_chosen_camera_alone_is_seen_and_a_folder_keeps_its_name(tmp_path: P
     assert RunDirectory.open(run).manifest.dataset.root == str(root)
 
 
+@pytest.mark.slow
 def test_init_from_another_run_starts_from_its_weights(straight: Path, toy_root: Path, tmp_path: Path) -> None:
     run = tmp_path / "tuned"
     args = [

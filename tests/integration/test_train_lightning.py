@@ -74,6 +74,7 @@ def test_the_run_directory(whole: Path, toy_root: Path) -> None:
     assert LAQ.from_checkpoint(whole).config.codebook_size == 8
 
 
+@pytest.mark.slow
 def test_forty_steps_equal_twenty_sigkill_twenty(whole: Path, toy_root: Path, tmp_path: Path) -> None:
     """Loss, held-out scores and weights bit for bit, of frames that are transformed at random.
 

@@ -77,6 +77,7 @@ def test_unknown_task_of_the_rollouts_is_said_before_the_start(pusht_root: Path,
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_resume_repeats_the_uninterrupted_run(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(whole, run)
@@ -108,6 +109,7 @@ def test_two_processes_at_half_the_batch_give_the_curve_of_one(pusht_root: Path,
     assert RunDirectory.open(tmp_path / "two").manifest.processes == 2
 
 
+@pytest.mark.slow
 def test_stock_lerobot_eval_acts_as_ours(whole: Path, tmp_path: Path) -> None:
     """`lerobot-eval`, which knows nothing of this project, gets our episodes' rewards out of the folder."""
     keys = ["--env", "pusht", "--episodes", "2", "--videos", "0", "--output", str(tmp_path / "eval"), "--json"]

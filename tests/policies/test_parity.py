@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_runs import STEPS, assert_equal_runs, rows_of, train_in_lightning, train_natively
+from tiny_runs import assert_equal_runs, rows_of, train_in_lightning, train_natively
 
 from trainers.parity import compare_runs, parity_runs, relative
 
 
-@pytest.mark.parametrize("policy", ["act", "diffusion", "vqbet"])
+@pytest.mark.parametrize(
+    "policy", ["act", *(pytest.param(name, marks=pytest.mark.slow) for name in ("diffusion", "vqbet"))]
+)
 def test_twenty_steps_equal_lerobots_own_loop(
     policy: str, square_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -34,12 +36,13 @@ def test_held_out_loss_is_lerobots(square_root: Path, tmp_path: Path, monkeypatc
 
 def test_a_difference_is_seen(square_root: Path, tmp_path: Path) -> None:
     """`compare_runs` tells another seed by losses and weights, and equal runs by zeros."""
-    one = train_in_lightning("act", square_root, tmp_path / "one", **{"data.cache": "ram"})
-    same = train_in_lightning("act", square_root, tmp_path / "same", **{"data.cache": "ram"})
-    other = train_in_lightning("act", square_root, tmp_path / "other", **{"data.cache": "ram", "trainer.seed": 3})
+    few = {"data.cache": "ram", "trainer.steps": 5, "trainer.save_freq": 5}
+    one = train_in_lightning("act", square_root, tmp_path / "one", **few)
+    same = train_in_lightning("act", square_root, tmp_path / "same", **few)
+    other = train_in_lightning("act", square_root, tmp_path / "other", **few, **{"trainer.seed": 3})
     assert compare_runs(one, same).worst == 0
     found = compare_runs(one, other)
-    assert found.loss[0] > 1e-3 and found.weights[STEPS] > 1e-3 and found.worst_tensor
+    assert found.loss[0] > 1e-3 and found.weights[5] > 1e-3 and found.worst_tensor
     assert relative(1.0, float("nan")) == float("inf") and relative(2.0, 1.0) == 0.5
 
 

@@ -25,9 +25,9 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("policy", "labels"),
     [
-        ("smolvla", None),
-        ("hlrp_action_expert_direct", None),
-        ("hlrp_action_expert_latent", "latents.table"),
+        pytest.param("smolvla", None, marks=pytest.mark.slow),
+        pytest.param("hlrp_action_expert_direct", None, marks=pytest.mark.slow),
+        pytest.param("hlrp_action_expert_latent", "latents.table", marks=pytest.mark.slow),
         ("hlrp_action_expert_latent", "latents.laq"),
         ("hlrp_vla_direct", "latents.table"),
     ],

@@ -21,7 +21,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("data") / "small", episodes=1, length=4)
 
 
-def _run(root: Path, folder: Path | None, *overrides: str) -> LeRobotRun:
+def _run(root: Path | None, folder: Path | None, *overrides: str) -> LeRobotRun:
     flags = {"model.policy_type": "act", "data.root": root, "output_dir": folder}
     run = load_config(None, overrides, {k: (v, k) for k, v in flags.items() if v is not None}).config
     assert isinstance(run, LeRobotRun)
@@ -70,6 +70,19 @@ def test_other_settings_are_refused_by_name_and_a_path_may_be_spelled_anew(
         find_start(_run(root, folder, "trainer.learning_rate=0.5", "model.chunk_size=7"))
     assert "trainer.learning_rate is None there, 0.5 here" in str(refused.value)
     assert "chunk_size is None there, 7 here" in str(refused.value)
+
+
+def test_a_dry_run_fetches_neither_data_nor_weights(root: Path, tmp_path: Path) -> None:
+    """Asked as a dry run, the Hub is not: the tests' own is out of reach, and the real run says so."""
+    folder = _begun(_run(root, tmp_path / "run"))
+    may = ("allow_download=true",)
+    assert find_start(_run(root, folder, *may), dry_run=True).path == folder
+    for here, named in ((None, "data.repo_id=me/far-away"), (root, "model.init_from=me/far-away")):
+        run = _run(here, folder, *may, named)
+        with pytest.raises(UserError, match=r"a dry run fetches nothing|nothing of that name on the Hub was fetched"):
+            find_start(run, dry_run=True)
+        with pytest.raises(UserError, match=r"me/far-away.* cannot be fetched"):
+            find_start(run)
 
 
 def test_what_died_before_its_first_checkpoint_is_moved_away_whole(root: Path, tmp_path: Path) -> None:

@@ -161,11 +161,18 @@ def _data(request: RolloutRequest, drivers: list[Driver]) -> DatasetInfo | None:
 def _task(request: RolloutRequest, drivers: list[Driver], data: DatasetInfo | None) -> str:
     if request.task is not None:
         return request.task
-    known = sorted({text for text in read_episodes(data).task if text}) if data is not None else []
+    # Of a server that was given one, or of an export.
+    own = {text for driver in drivers if isinstance(text := driver.metadata.get("task"), str)}
+    if len(own) == 1:
+        return own.pop()
+    if data is not None:
+        known = sorted({text for text in read_episodes(data).task if text})
+    else:
+        known = sorted({text for d in drivers if d.served is not None for text in d.served.reader.known_tasks or ()})
     if len(known) == 1:
         return known[0]
     if any(driver.metadata["prompt"] == "needed" for driver in drivers):
-        which = f"the data have {len(known)}: {', '.join(map(repr, known[:5]))}" if known else "its data are not here"
+        which = f"there are {len(known)}: {', '.join(map(repr, known[:5]))}" if known else "its data are not here"
         raise UserError(f"the policy reads an instruction, and {which}", where="--task", fix="give --task TEXT")
     return "trial"
 
