@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = [
     [],
     ["train"],
+    ["sweep"],
     ["eval"],
     ["serve"],
     ["client"],
@@ -37,6 +38,7 @@ COMMANDS = [
     ["runs"],
     ["runs", "list"],
     ["runs", "show"],
+    ["runs", "compare"],
     ["parity"],
     ["policies"],
     ["doctor"],
