@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = [
     [],
     ["train"],
+    ["sweep"],
     ["eval"],
     ["serve"],
     ["client"],
@@ -38,7 +39,6 @@ COMMANDS = [
     ["runs", "list"],
     ["runs", "show"],
     ["runs", "compare"],
-    ["sweep"],
     ["parity"],
     ["policies"],
     ["doctor"],

@@ -249,6 +249,8 @@ def resume_arguments(
         # The checkpoint's is that of as many processes as wrote it.
         "batch_size": batch_size,
     }
+    if loop_has_accelerator_arguments():
+        arguments["parallelism.dp_replicate"] = 1  # which stands for all processes that there are
     if steps is not None:
         arguments["steps"] = steps
     arguments |= extra
