@@ -52,6 +52,7 @@ COMMANDS = (
     "demo",
     "config",
     "runs",
+    "report",
     "parity",
     "policies",
     "doctor",

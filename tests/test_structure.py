@@ -37,6 +37,7 @@ COMMANDS = [
     ["runs"],
     ["runs", "list"],
     ["runs", "show"],
+    ["report"],
     ["parity"],
     ["policies"],
     ["doctor"],
