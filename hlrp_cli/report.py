@@ -7,14 +7,11 @@ from typing import Annotated
 import typer
 
 
-
 def report(
     run: Annotated[
         Path, typer.Argument(help="Run, checkpoint, evaluation, latent table, action decoder, or a folder of runs.")
     ],
-    against: Annotated[
-        list[Path] | None, typer.Option(help="Run or evaluation to put beside it; repeatable.")
-    ] = None,
+    against: Annotated[list[Path] | None, typer.Option(help="Run or evaluation to put beside it; repeatable.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="File; RUN/report.html if not given, of a folder of runs index.html.")
     ] = None,

@@ -1,4 +1,4 @@
-"""A quantizer's quality card as a part of its run page: tables, drawings and pictures, nothing that could run or load."""
+"""A quantizer's quality card as a part of its run page: text, drawings and pictures, nothing that could run."""
 
 from html import escape
 from html.parser import HTMLParser
@@ -7,12 +7,15 @@ from pathlib import Path
 CARD = Path("laq-report/report.html")
 """Where `hlrp laq-report` puts it in a run."""
 
-_BLOCKS = "section h2 h3 p ul li span strong br div table thead tbody tr th td figure figcaption details summary dl dt dd"
-_DRAWN = "svg g title rect polygon line img"
-_TAGS = frozenset(f"{_BLOCKS} {_DRAWN}".split())
+_TAGS = frozenset(
+    ("section", "h2", "h3", "p", "ul", "li", "span", "strong", "br", "div", "table", "thead", "tbody", "tr", "th", "td")
+    + ("figure", "figcaption", "details", "summary", "dl", "dt", "dd")
+    + ("svg", "g", "title", "rect", "polygon", "line", "img")
+)
 _VOID = frozenset(("br", "img"))
 _NAMES = frozenset(
-    "class scope rowspan colspan alt width height viewbox role aria-label points x y x1 x2 y1 y2 src".split()
+    ("class", "scope", "rowspan", "colspan", "alt", "width", "height", "viewbox", "role", "aria-label", "points")
+    + ("x", "y", "x1", "x2", "y1", "y2", "src")
 )
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError
-from hlrp.evaluation.plan import read_json
-from hlrp.evaluation.request import RESULTS
+from hlrp.evaluation.plan import find_run, read_json
 from hlrp.report.card import read_card
 from hlrp.report.curves import Chart, numeric_keys, series_of
 from hlrp.report.evaluations import Evaluation, VideoRoom
-from hlrp.report.origins import Chain, Origin, weights_of
+from hlrp.report.origins import Chain, Origin, folded, weights_of
 from hlrp.report.side import Comparison, Side, beside, curves, detailed, held_out, read_side
 from hlrp.runs import RunDirectory
 from hlrp.runs.code_effect import FIGURES, code_effect_warning, describe_code_effect, last_code_effect
@@ -137,7 +136,7 @@ def _run_page(side: Side, run: RunDirectory, chain: Chain) -> Page:
     page.remarks += [text for once in manifest.resumed for text in once.skipped]
     page.remarks += [f"checkpoint {c.path.name} is broken: {c.problem}" for c in run.checkpoints() if not c.complete]
     page.facts = _run_facts(run)
-    page.origins = chain.of_run(run)
+    page.origins = folded(chain.of_run(run))
     page.charts, page.scores = curves(side.rows), _scores(side.rows)
     losses = series_of(side.rows, "loss")
     page.loss = None if losses is None else losses.last.value
@@ -222,8 +221,12 @@ def _evaluation_page(side: Side, chain: Chain) -> Page:
         )
     policy, env = said.get("policy"), said.get("env")
     policy = policy if isinstance(policy, dict) else {}
-    if isinstance(policy.get("path"), str):
-        page.origins = (chain.of_place(Path(policy["path"]), "a policy"),)
+    place = _evaluated(policy, page.path)
+    if place is not None:
+        page.origins = folded([chain.of_place(place, "a policy")])
+        now = [value for _, value in weights_of(place)]
+        if now and policy.get("weights_sha256") not in (None, *now):
+            page.remarks.append(f"the weights that were evaluated are not those that are now in {place}")
     shown = {"created": said.get("created"), "policy": policy.get("type"), "step": policy.get("step")}
     shown |= {"SHA-256 of the weights": policy.get("weights_sha256"), "device": policy.get("device")}
     shown |= {"simulator": env.get("type") if isinstance(env, dict) else None, "first seed": said.get("seed")}
@@ -237,11 +240,20 @@ def _evaluation_page(side: Side, chain: Chain) -> Page:
     return page
 
 
+def _evaluated(policy: Mapping[str, Any], folder: Path) -> Path | None:
+    """Where the evaluated policy lies; if its run was moved with the evaluation in it, there."""
+    place = Path(policy["path"]) if isinstance(policy.get("path"), str) else None
+    if place is None or place.exists():
+        return place
+    run = find_run(folder)
+    return place if run is None else run.path / "checkpoints" / place.parent.name / place.name
+
+
 def _artefact(path: Path, kind: str, chain: Chain) -> Page:
     """The page of a latent table or an action decoder, which are not made by a training run."""
     name = kind.partition(" ")[2]
     manifest = read_json(path / "manifest.json")
-    page = Page(path.name, name[0].upper() + name[1:], path, origins=chain.of_manifest(path, manifest))
+    page = Page(path.name, name[0].upper() + name[1:], path, origins=folded(chain.of_manifest(path, manifest)))
     spec = manifest.get("identity") or manifest.get("spec") or {}
     simple = {k: v for k, v in {**manifest, **spec}.items() if isinstance(v, str | int | float)}
     page.facts = [(k.replace("_", " "), str(v)) for k, v in simple.items() if k not in ("kind", "schema_version")]

@@ -1,4 +1,4 @@
-"""Curves of a run's metrics as drawings: thinned to what a screen shows, with ticks, on a linear or logarithmic axis."""
+"""Curves of a run's metrics as drawings: thinned to what a screen shows, with ticks, linear or logarithmic."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -141,7 +141,7 @@ def draw(title: str, series: Sequence[Series]) -> Chart:
     return Chart(
         title=title,
         lines=tuple(lines),
-        across=tuple(Tick(x(step), _short(step)) for step in _nice(first, last, 4)),
+        across=tuple(Tick(x(step), _short(step)) for step in _nice(first, last, 4, least=1.0)),
         up=tuple(Tick(y(value), _short(value)) for value in (_decades(low, high) if log else _nice(bottom, top, 4))),
         log=log,
         lost=sum(s.lost for s in series),
@@ -153,9 +153,9 @@ def _corners(points: Iterable[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def _nice(low: float, high: float, wanted: int) -> list[float]:
-    """Round numbers in a range, about as many as wanted."""
-    rough = (high - low) / wanted
+def _nice(low: float, high: float, wanted: int, least: float = 0.0) -> list[float]:
+    """Round numbers in a range, about as many as wanted and at ``least`` so far apart."""
+    rough = max((high - low) / wanted, least)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * k for k in (1, 2, 5, 10) if power * k >= rough * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
@@ -172,8 +172,6 @@ def _short(value: float) -> str:
     """A tick's number in few letters."""
     size = abs(value)
     for power, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if size >= 10 * power or (size >= power and power > 1e3):
+        if size >= 10 * power or (size >= power > 1e3):
             return f"{value / power:.3g}{letter}"
     return f"{value:.0e}" if 0 < size < 1e-3 else f"{value:.4g}"
-
-

@@ -141,7 +141,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Versus:
-    """This run's evaluation against another one's.
+    """The evaluations of two runs, paired.
 
     Args:
         other: Name of the other run.

@@ -1,7 +1,7 @@
 """What a run came from: datasets, tables, quantizers and the runs before it, with their hashes, as far as files say."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,20 @@ class Chain:
     def _page_in(self, folder: Path) -> str | None:
         page = folder.resolve() / PAGE
         return os.path.relpath(page, self._page.resolve()) if page.is_file() else None
+
+
+def folded(origins: Iterable[Origin], seen: dict[tuple[str, ...], str] | None = None) -> tuple[Origin, ...]:
+    """The same links, in which what was told once, read from the top, is only named when it comes again."""
+    seen = {} if seen is None else seen
+    kept = []
+    for origin in origins:
+        key = (origin.role, *(value for _, value in origin.identity)) if origin.identity else (origin.where,)
+        if any(key) and key in seen:
+            kept.append(Origin(origin.role, seen[key], note="as above"))
+        else:
+            seen[key] = origin.name
+            kept.append(replace(origin, before=folded(origin.before, seen)))
+    return tuple(kept)
 
 
 def weights_of(path: Path) -> tuple[tuple[str, str], ...]:

@@ -83,7 +83,7 @@ def read_run(run: RunDirectory, room: VideoRoom, problems: Sequence[str] = ()) -
         rows = list(run.metrics())
         if damaged := run.damaged_lines():
             listed = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-            said.append(f"{METRICS}: {len(damaged)} damaged lines are left out (lines {listed})")
+            said.append(f"{METRICS}: {len(damaged)} damaged line{'s' * (len(damaged) > 1)} left out ({listed})")
     except UserError as problem:
         said.append(problem.what)
     evaluations, unread = read_evaluations(run.evaluations()[::-1], room)
@@ -156,9 +156,7 @@ def beside(this: Side, others: Sequence[Side]) -> Comparison:
     if any(rates):
         rows.append(("success in the newest evaluation", [r["success_rate"] if r else None for r in rates]))
     differ = _settings([{} if side.run is None else read_config(side.run.path) for side in sides])
-    versus = [
-        against(this.evaluations, other.evaluations, name) for other, name in zip(others, names[1:], strict=True)
-    ]
+    versus = [against(this.evaluations, other.evaluations, name) for other, name in zip(others, names[1:], strict=True)]
     return Comparison(names, charts, rows, differ[:_MOST_SETTINGS], max(0, len(differ) - _MOST_SETTINGS), versus)
 
 
