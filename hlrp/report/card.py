@@ -1,5 +1,6 @@
 """A quantizer's quality card as a part of its run page: text, drawings and pictures, nothing that could run."""
 
+import re
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,16 +8,12 @@ from pathlib import Path
 CARD = Path("laq-report/report.html")
 """Where `hlrp laq-report` puts it in a run."""
 
-_TAGS = frozenset(
-    ("section", "h2", "h3", "p", "ul", "li", "span", "strong", "br", "div", "table", "thead", "tbody", "tr", "th", "td")
-    + ("figure", "figcaption", "details", "summary", "dl", "dt", "dd")
-    + ("svg", "g", "title", "rect", "polygon", "line", "img")
+_TAGS = re.compile(
+    "section|h[23]|p|ul|li|span|strong|br|div|table|thead|tbody|t[rhd]|figure|figcaption|details|summary|d[ltd]"
+    "|svg|g|title|rect|polygon|line|img"
 )
-_VOID = frozenset(("br", "img"))
-_NAMES = frozenset(
-    ("class", "scope", "rowspan", "colspan", "alt", "width", "height", "viewbox", "role", "aria-label", "points")
-    + ("x", "y", "x1", "x2", "y1", "y2", "src")
-)
+_VOID = ("br", "img")
+_NAMES = re.compile("class|scope|rowspan|colspan|alt|width|height|viewbox|role|aria-label|points|x|y|x1|x2|y1|y2|src")
 
 
 def read_card(run: Path) -> str | None:
@@ -49,7 +46,7 @@ class _Content(HTMLParser):
         elif self._inside and (self._left_out or tag in ("header", "script", "style")):
             if tag not in _VOID:
                 self._left_out.append(tag)
-        elif self._inside and tag in _TAGS:
+        elif self._inside and _TAGS.fullmatch(tag):
             kept = "".join(f' {name}="{escape(value or "")}"' for name, value in attrs if _is_kept(name, value))
             self.parts.append(f"<{_lower(tag)}{kept}>")
 
@@ -64,7 +61,7 @@ class _Content(HTMLParser):
         elif self._left_out:
             if tag in self._left_out:
                 del self._left_out[self._left_out.index(tag) :]
-        elif self._inside and tag in _TAGS and tag not in _VOID:
+        elif self._inside and _TAGS.fullmatch(tag) and tag not in _VOID:
             self.parts.append(f"</{_lower(tag)}>")
 
     def handle_data(self, data: str) -> None:
@@ -77,4 +74,4 @@ def _lower(tag: str) -> str:
 
 
 def _is_kept(name: str, value: str | None) -> bool:
-    return name in _NAMES and (name != "src" or (value or "").startswith("data:image/"))
+    return _NAMES.fullmatch(name) is not None and (name != "src" or (value or "").startswith("data:image/"))

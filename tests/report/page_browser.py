@@ -36,7 +36,7 @@ addEventListener("message", event => {
 class Seen:
     """What a page was like, all its details open, in a window of a width in pixels."""
 
-    page: str
+    page: Path
     width: int
     scroll_width: int
     missing: int
@@ -63,9 +63,5 @@ def look_at(pages: Sequence[Path], widths: Sequence[int], folder: Path) -> list[
     done = subprocess.run([CHROMIUM, *flags, *own], capture_output=True, text=True, check=True, timeout=120)
     found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found is not None, done.stdout[:2000]
-    rows = sorted(json.loads(unescape(found[1]) or "[]"), key=lambda row: row["id"])
-    return [Seen(str(asked[row["id"]][0]), asked[row["id"]][1], **_without_id(row)) for row in rows]
-
-
-def _without_id(row: dict[str, int]) -> dict[str, int]:
-    return {name: value for name, value in row.items() if name != "id"}
+    rows = {row.pop("id"): row for row in json.loads(unescape(found[1]) or "[]")}
+    return [Seen(*asked[number], **row) for number, row in sorted(rows.items())]

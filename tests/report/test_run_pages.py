@@ -30,7 +30,7 @@ PIXEL = (
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A quantizer, a foundation model and a policy from it, trained by Lightning, ACT by LeRobot, and a latent table."""
+    """A quantizer, a latent table, a foundation model, a policy from it, all by Lightning; ACT, by LeRobot."""
     root = tmp_path_factory.mktemp("runs").resolve()
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(root, filter="data")
@@ -178,8 +178,12 @@ def test_an_evaluation_with_intervals_outcomes_and_films(runs: Path, tmp_path: P
     assert outcomes_on(page) == ["-++-+-++"]
     assert 'title="seed 1003: failure, return 6, 10 steps"' in page.read_text()
     # First failures first, each the very file.
-    videos = re.findall(r'<video [^>]*aria-label="push-v3, (.*?)" src="data:video/mp4;base64,(.*?)"', page.read_text())
-    assert [label for label, _ in videos] == [f"{o}, seed {s}" for o, s in (("failure", 1000), ("failure", 1003), ("success", 1001), ("success", 1002))]  # fmt: skip
+    shown = r'<video [^>]*aria-label="push-v3, (.*?)" src="data:video/mp4;base64,(.*?)"'
+    videos = re.findall(shown, page.read_text())
+    assert [label for label, _ in videos] == [
+        *("failure, seed 1000", "failure, seed 1003"),
+        *("success, seed 1001", "success, seed 1002"),
+    ]
     first = folder / "videos" / "push-v3" / "episode_000_failure.mp4"
     assert base64.b64decode(videos[0][1]) == first.read_bytes()
     alone = make_page(folder)
@@ -220,10 +224,10 @@ def test_beside_another_run(runs: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"started": 5}', '{"schema_version": 99}', b"\xff\xfe"])
-def test_damage_is_told_and_stops_no_page(runs: Path, tmp_path: Path, content: str | bytes) -> None:
+@pytest.mark.parametrize("content", ["{", '{"started": 5}', '{"schema_version": 99}'])
+def test_damage_is_told_and_stops_no_page(runs: Path, tmp_path: Path, content: str) -> None:
     run = copied(runs, "act", tmp_path / "act")
-    (run / "run.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    (run / "run.json").write_text(content)
     (run / "config.yaml").write_text("a: [")
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "loss": tru\n[1]\n{"step": 4, "loss": 1.5}\n')
@@ -256,7 +260,8 @@ def test_of_a_quality_card_nothing_that_runs_or_loads_gets_into_the_page(runs: P
     card = (
         f'<main><header><h1>no</h1></header><section onclick="x()"><h2>Gate &amp; all</h2><img src="{PIXEL}" alt="a">'
         '<img src="https://example.org/x.png" alt="b"><script>bad()</script><a href="javascript:x()">kept</a>'
-        '<svg viewBox="0 0 1 1"><rect class="bar" width="1" onload="x()"/></svg><iframe src="x"></iframe></section></main>'
+        '<svg viewBox="0 0 1 1"><rect class="bar" width="1" onload="x()"/></svg><iframe src="x"></iframe></section>'
+        "</main>"
     )
     (run / "laq-report" / "report.html").write_text(f"<style>no</style>{card}<p>no</p>")
     page = make_page(run).read_text()
@@ -300,22 +305,17 @@ def test_in_a_browser_nothing_is_missing_and_nothing_overflows(runs: Path, tmp_p
         make_page(tmp_path / "new", against=[tmp_path / "old"]),
         make_page(laq),
         make_page(runs / "latent_expert"),
-        make_page(runs / "foundation"),
         make_page(runs),
         make_page(runs / "table"),
     ]
-    seen = look_at(pages, (1200, 400), tmp_path / "browser")
-    assert sorted({(s.page, s.width) for s in seen}) == sorted((str(p), w) for p in pages for w in (1200, 400))
-    assert [s for s in seen if s.scroll_width > s.width] == []
-    assert [s for s in seen if s.missing] == []
-    assert {s.pictures for s in seen if s.page == str(pages[1])} == {12}
-    assert {s.films for s in seen if s.page == str(pages[0])} == {2}
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
-def test_the_browser_test_sees_faults(tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    page.write_text('<!doctype html><div style="width: 700px">x</div><img src="data:image/png;base64,AAAA" alt="x">')
-    wide, narrow = look_at([page], (1200, 400), tmp_path / "browser")
-    assert (wide.scroll_width, wide.missing) == (1200, 1)
-    assert narrow.scroll_width > 700
+    faulty = tmp_path / "faulty.html"
+    faulty.write_text('<!doctype html><p style="width: 700px">x</p><img src="data:image/png;base64,AAAA" alt="x">')
+    seen = look_at([*pages, faulty], (1200, 400), tmp_path / "browser")
+    wide, narrow = (s for s in seen if s.page == faulty)
+    assert (wide.scroll_width, wide.missing) == (1200, 1) and narrow.scroll_width > 700  # faults would be seen
+    good = [s for s in seen if s.page != faulty]
+    assert [(s.page, s.width) for s in good] == [(page, width) for page in pages for width in (1200, 400)]
+    assert [s for s in good if s.scroll_width > s.width] == []
+    assert [s for s in good if s.missing] == []
+    assert [s.pictures for s in good if s.page == pages[1]] == [12, 12]
+    assert [s.films for s in good if s.page == pages[0]] == [2, 2]
