@@ -113,11 +113,11 @@ def _thinned(points: Sequence[tuple[int, float]]) -> tuple[Point, ...]:
     return tuple(thinned)
 
 
-def draw(title: str, series: Sequence[Series]) -> Chart:
-    """Draw series, one or more, over common axes."""
+def draw(title: str, series: Sequence[Series], *, linear: bool = False) -> Chart:
+    """Draw series, one or more, over common axes; values over several magnitudes logarithmic, unless ``linear``."""
     points = [p for s in series for p in s.points]
     low, high = min(p.low for p in points), max(p.high for p in points)
-    log = low > 0 and high / low > _LOG_FROM
+    log = not linear and low > 0 and high / low > _LOG_FROM
     scale = math.log10 if log else float
     bottom, top = scale(low), scale(high)
     if top - bottom <= abs(top) * 1e-9:
@@ -174,4 +174,4 @@ def _short(value: float) -> str:
     for power, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if size >= 10 * power or (size >= power > 1e3):
             return f"{value / power:.3g}{letter}"
-    return f"{value:.0e}" if 0 < size < 1e-3 else f"{value:.4g}"
+    return (f"{value:.0e}" if 0 < size < 1e-3 else f"{value:.4g}").replace("-", "−")

@@ -115,7 +115,8 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Chart]]]:
         ("All other metrics", []),
     ]
     for (_, charts), names in zip(groups, (losses, scores, work, rest), strict=True):
-        charts += [draw(TITLES.get(key, key), [s]) for key in names if (s := series_of(rows, key)) is not None]
+        drawn = ((key, s) for key in names if (s := series_of(rows, key)) is not None)
+        charts += [draw(TITLES.get(key, key), [s], linear=key == "lr") for key, s in drawn]
     return [(title, charts) for title, charts in groups if charts]
 
 
