@@ -1,5 +1,6 @@
 """Showing an evaluation: progress while it runs, tables when it is done."""
 
+import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ def show(result: "EvalResult") -> None:
     out.print(f"results  {result.folder / 'results.json'}", markup=False)
     if any(t["videos"] for t in results["tasks"].values()):
         out.print(f"videos   {result.folder / 'videos'}", markup=False)
+    out.print(f"page     hlrp report {shlex.quote(str(result.folder))}", markup=False)
 
 
 def _success_table(out: Any, results: dict[str, Any]) -> None:

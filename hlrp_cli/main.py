@@ -49,6 +49,7 @@ COMMANDS = (
     "config",
     "runs",
     "slurm",
+    "report",
     "parity",
     "policies",
     "doctor",

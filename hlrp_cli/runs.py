@@ -85,7 +85,7 @@ def show(
     effect = last_code_effect(directory.metrics())
     manifest = directory.manifest
     checkpoints = directory.checkpoints()
-    evaluations = sorted(p for kind in ("eval", "rollout") for p in directory.path.glob(f"{kind}/*/results.json"))
+    evaluations = directory.evaluations()
     if json_output:
         state = [
             {"step": c.step, "path": str(c.path), "complete": c.complete, "problem": c.problem} for c in checkpoints

@@ -38,6 +38,7 @@ WHAT = {
     "trainers": "how a run is executed: LeRobot's loop, Lightning's loop",
     "lerobot_policy_felix_bundle": "the three policies that LeRobot finds as a plugin",
     "hlrp.deploy": "a policy behind a websocket, and its client; exports",
+    "hlrp.report": "the page of a run",
     "hlrp.evaluation": "rollouts, statistics, comparisons",
     "hlrp.policies": "LeRobot's policies in Lightning",
     "hlrp.foundation": "vision-language models that predict codes",

@@ -39,6 +39,7 @@ COMMANDS = [
     ["runs", "list"],
     ["runs", "show"],
     ["runs", "compare"],
+    ["report"],
     ["parity"],
     ["policies"],
     ["doctor"],

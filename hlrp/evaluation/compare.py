@@ -96,7 +96,7 @@ def saved_results(path: Path, other: Path | None) -> EvalResult:
     raw = read_results(path)
     try:
         result = EvalResult.from_json(path if path.is_dir() else path.parent, raw or {})
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"these results cannot be read: {error}", where=str(path), fix="restore the file") from error
     if other is not None:
         theirs = read_results(other)

@@ -140,7 +140,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf8"))
     except FileNotFoundError:
         return {}
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path.name} cannot be read: {error}", where=str(path), fix="restore the file") from error
     if not isinstance(value, dict):
         raise UserError(f"{path.name} is not a JSON object", where=str(path), fix="restore the file")

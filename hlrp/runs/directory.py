@@ -266,9 +266,18 @@ class RunDirectory:
         """The newest checkpoint that training can resume from."""
         return next((c for c in reversed(self.checkpoints()) if c.complete), None)
 
+    def evaluations(self) -> list[Path]:
+        """The `results.json` of every evaluation and series of trials in the run, by the time in their names."""
+        found = (p for kind in ("eval", "rollout") for p in self.path.glob(f"{kind}/*/results.json"))
+        return sorted(found, key=lambda path: (path.parent.name, path))
+
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Rows of `metrics.jsonl`; lines that are none are left out."""
         return (row for _, row in self._lines() if row is not None)
+
+    def damaged_lines(self) -> list[int]:
+        """Numbers, from 1, of the lines of `metrics.jsonl` that hold no row."""
+        return [number for number, row in self._lines() if row is None]
 
     def _lines(self) -> Iterator[tuple[int, dict[str, Any] | None]]:
         """Every line's number, from 1, and its row; None: it holds no row with a step."""

@@ -73,6 +73,6 @@ def refuse_other(path: Path, wanted: str, where: str) -> None:
 def _read(path: Path) -> dict[str, object]:
     try:
         value = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

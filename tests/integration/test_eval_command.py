@@ -44,6 +44,7 @@ def test_table_videos_and_a_quiet_exit_in_metaworld(tmp_path):
     assert "0 to 66 %" in done.out
     folder = next((tmp_path / "outputs" / "eval").iterdir())
     assert f"results  {folder / 'results.json'}" in done.out and f"videos   {folder / 'videos'}" in done.out
+    assert done.out.splitlines()[-1] == f"page     hlrp report {folder}"
     videos = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.mp4"))
     assert videos == [f"videos/{t}/episode_000_failure.mp4" for t in ("button-press-v3", "drawer-close-v3")]
     for text in ("Traceback", "TypeError", "Exception ignored", "Warning"):

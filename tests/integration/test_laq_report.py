@@ -1,6 +1,7 @@
 """`hlrp laq-report` as a user runs it: after a short training, on the installed command."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from make_dataset import make_dataset
 
 from hlrp.errors import UserError
 from hlrp.laq import read_manifest
+from hlrp.report.page import make_page
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
@@ -48,6 +50,16 @@ def test_the_card_of_a_run(run: Path, data: Path) -> None:
     page = run / "laq-report" / "report.html"
     assert f"page        {page}" in done.out
     assert card["manifest"]["weights_sha256"] in page.read_text()
+
+
+def test_the_run_page_holds_the_card_with_its_pictures(run: Path) -> None:
+    card, page = ((folder / "report.html").read_text() for folder in (run / "laq-report", make_page(run).parent))
+    pictures = re.findall(r'src="(data:image/png[^"]+)"', card)
+    assert len(pictures) > 20 and re.findall(r'src="(data:image/png[^"]+)"', page) == pictures
+    for text in re.findall(r"<h[23][^>]*>([^<]+)<", card):
+        assert f">{text}<" in page
+    for text in ("The gate is not passed.", "SHA-256 of the weights", "learning rate"):
+        assert text in page
 
 
 def test_json_alone_on_standard_output_and_the_runs_own_dataset(run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Run pages: one HTML file that says what a run was, where it came from and what it reached; see `page`."""
