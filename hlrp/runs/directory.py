@@ -31,6 +31,7 @@ _PACKAGES = (
     "numpy",
     "mujoco",
     "metaworld",
+    "gym-aloha",
 )
 
 
