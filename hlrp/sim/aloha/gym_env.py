@@ -5,22 +5,43 @@ from hlrp.sim.rendering import configure_gl
 
 configure_gl()
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gym_aloha.env import AlohaEnv
-from gym_aloha.tasks.sim import BOX_POSE
-from gym_aloha.utils import sample_box_pose, sample_insertion_pose
 
 from hlrp.sim.aloha import SCENES
-from hlrp.sim.aloha.expert import plan
 from hlrp.sim.catalog import task_description
 from hlrp.sim.light import CameraShake, Frames, lighten
 
+
+@contextmanager
+def _no_renderer() -> Iterator[None]:
+    """Keep dm_control from opening a display when it is imported: a fork server's children would share it."""
+    before = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = "disable"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MUJOCO_GL"]
+        else:
+            os.environ["MUJOCO_GL"] = before
+
+
+# After mujoco, which has its backend by now and draws all frames here.
+with _no_renderer():
+    from gym_aloha.env import AlohaEnv
+    from gym_aloha.tasks.sim import BOX_POSE
+    from gym_aloha.utils import sample_box_pose, sample_insertion_pose
+
+    from hlrp.sim.aloha.expert import plan
+
+_ARMS = [*range(6), *range(7, 13)]  # of an action; the simulator has two actuators for each gripper
 _ARM_ACTUATORS = [*range(6), *range(8, 14)]
-_GRIPPERS = [6, 13]
 
 
 class LightAlohaEnv(AlohaEnv):
@@ -64,8 +85,7 @@ class LightAlohaEnv(AlohaEnv):
         self.observation_space = gym.spaces.Dict({"pixels": frames, "agent_pos": spaces["agent_pos"]})
         ranges = self._env.physics.model.actuator_ctrlrange
         low, high = np.zeros(14, np.float32), np.ones(14, np.float32)
-        arms = [joint for joint in range(14) if joint not in _GRIPPERS]
-        low[arms], high[arms] = ranges[_ARM_ACTUATORS].T
+        low[_ARMS], high[_ARMS] = ranges[_ARM_ACTUATORS].T
         self.action_space = gym.spaces.Box(low, high, dtype=np.float32)
 
     def _make_env_task(self, task_name: str) -> Any:
@@ -78,7 +98,7 @@ class LightAlohaEnv(AlohaEnv):
         return env
 
     def _observe(self, physics: Any) -> dict[str, Any]:
-        """What the parent's task returns, with one frame for its three."""
+        """What the parent's task returns, without its three pictures."""
         model, fps = physics.model.ptr, self.metadata["render_fps"]
         self._shake.move(model, physics.data.ptr, self.camera_name, self._camera_home, self._elapsed, fps)
         return {"qpos": self._env.task.get_qpos(physics)}
@@ -107,10 +127,8 @@ class LightAlohaEnv(AlohaEnv):
         self._elapsed, self._over = 0, False
         drawn = int(self.np_random.integers(2**31)) if seed is None else seed
         # gym-aloha hands the objects over in a global variable, which the reset reads.
-        scene = SCENES[self.task]
-        BOX_POSE[0] = (
-            sample_box_pose(drawn) if scene == "transfer_cube" else np.concatenate(sample_insertion_pose(drawn))
-        )
+        cube = SCENES[self.task] == "transfer_cube"
+        BOX_POSE[0] = sample_box_pose(drawn) if cube else np.concatenate(sample_insertion_pose(drawn))
         return self._format_raw_obs(self._env.reset().observation), {"is_success": False}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
