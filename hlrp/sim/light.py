@@ -63,11 +63,16 @@ class Frames:
 _open_frames: "weakref.WeakSet[Frames]" = weakref.WeakSet()
 
 
+def _close_open_frames() -> None:
+    for frames in list(_open_frames):
+        frames.close()
+
+
 @lru_cache(maxsize=1)
 def _close_frames_at_exit() -> None:
     # Exit handlers run last in, first out: after the first frame, ours is registered later than the one that ends EGL,
     # so contexts are freed while there is still a display to free them on.
-    atexit.register(lambda: [frames.close() for frames in list(_open_frames)])
+    atexit.register(_close_open_frames)
 
 
 class CameraShake:
@@ -80,7 +85,7 @@ class CameraShake:
     def __init__(self, metres: float) -> None:
         self._metres = metres
         self._random = np.random.default_rng()
-        self._phases = np.zeros((len(_SHAKE_HZ), 3))
+        self._phases: np.ndarray = np.zeros((len(_SHAKE_HZ), 3))
 
     def begin(self, seed: int | None) -> None:
         """Draw the phases of a new episode."""

@@ -80,9 +80,12 @@ def plan(model: mujoco.MjModel, scene: str, first_state: np.ndarray) -> np.ndarr
     data.qpos[:16] = START_ARM_POSE
     mujoco.mj_kinematics(model, data)
     arms = [_Arm(model, data, side) for side in ("left", "right")]
-    homes = [Waypoint(0, *arm.pose(), CLOSED) for arm in arms]
+    left, right = (Waypoint(0, *arm.pose(), CLOSED) for arm in arms)
     objects = first_state[16:].reshape(-1, 7)[:, :2]
-    paths = _transfer(*homes, *objects) if scene == "transfer_cube" else _insert(*homes, *objects)
+    if scene == "transfer_cube":
+        paths = _transfer(left, right, objects[0])
+    else:
+        paths = _insert(left, right, peg=objects[0], socket=objects[1])
     actions = np.zeros((PLAN_STEPS, 2, 7), np.float32)
     for step in range(PLAN_STEPS):
         for side, (arm, path) in enumerate(zip(arms, paths, strict=True)):
