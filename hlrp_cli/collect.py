@@ -14,12 +14,17 @@ _PHASES = {"simulate": "recording", "encode": "writing the dataset"}
 
 
 def collect(
-    tasks: Annotated[str, typer.Option(help="Tasks or difficulty groups (easy, medium, ...), comma list.")],
+    tasks: Annotated[str, typer.Option(help="Tasks or groups of them (easy, transfer_cube, ...), comma list.")],
     output: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
-    env: Annotated[str, typer.Option(help="Simulator: metaworld.")] = "metaworld",
+    env: Annotated[str, typer.Option(help="Simulator: metaworld or aloha.")] = "metaworld",
     episodes: Annotated[int, typer.Option(help="Successful episodes per task.")] = 20,
-    image_size: Annotated[int, typer.Option(help="Side of the square frames in pixels.")] = 96,
-    noise: Annotated[float, typer.Option(help="Standard deviation of the noise on actions in [-1, 1].")] = 0.1,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the square frames in pixels [default: 96; aloha: 128].")
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(help="Standard deviation of the noise on actions [default: 0.1 of [-1, 1]; aloha: 0 rad]."),
+    ] = None,
     camera_shake: Annotated[
         float, typer.Option(help="Metres that the camera drifts at most, as if held by hand.")
     ] = 0.0,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hlrp.errors import UserError, causes, suggest
+from hlrp.sim.catalog import envs_catalog
 
 _DERIVED_FIELDS = ("features", "features_map")
 
@@ -66,9 +67,9 @@ def build_environments(env_cfg: Any, n_envs: int, use_async: bool) -> list[tuple
         with without_prints():
             suites = make_env(env_cfg, n_envs=n_envs, use_async_envs=use_async)
     except (ModuleNotFoundError, gym.error.Error) as error:
-        raise UserError(
-            f"environment {env_cfg.type!r} cannot be made: {error}", where="--env", fix="pip install -e '.[sim]'"
-        ) from error
+        entry = envs_catalog().get(env_cfg.type)
+        fix = f"pip install -e '.[{entry.extra}]'" if entry else "install the packages of this environment"
+        raise UserError(f"environment {env_cfg.type!r} cannot be made: {error}", where="--env", fix=fix) from error
     except (KeyError, ValueError, AssertionError) as error:
         raise UserError(
             f"environment {env_cfg.type!r} refuses task {env_cfg.task!r}: {error}",

@@ -92,7 +92,8 @@ def make_plan(request: EvalRequest) -> EvalPlan:
     fields: dict[str, Any] = {}
     for found in reversed(same):
         fields.update({k: v for k, v in found.items() if k not in _DERIVED})
-    if env_type == "metaworld_light" and pretrained and (size := _trained_image_size(pretrained)):
+    entry = envs_catalog().get(env_type)
+    if entry and entry.is_light and pretrained and (size := _trained_image_size(pretrained)):
         fields.setdefault("image_size", size)
     fields.update(request.env_fields)
     tasks = request.tasks or next((_split(s["task"]) for s in same if s.get("task")), [])

@@ -32,6 +32,7 @@ _PACKAGES = (
     "numpy",
     "mujoco",
     "metaworld",
+    "gym-aloha",
 )
 
 

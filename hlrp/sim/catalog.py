@@ -1,72 +1,41 @@
-"""What can be simulated, read from LeRobot's files without importing LeRobot: answers in milliseconds."""
+"""What can be simulated, known without importing LeRobot or a simulator: answers in milliseconds."""
 
-import json
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 
 from hlrp.errors import UserError, suggest
+from hlrp.sim import aloha, metaworld
+from hlrp.sim.interface import EnvEntry, Recording
 
-METAWORLD_CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 16, 1024
 MAX_CAMERA_SHAKE = 0.3
-
-
-@dataclass(frozen=True)
-class EnvEntry:
-    """One simulator that `hlrp` knows by name.
-
-    Attributes:
-        name: LeRobot environment type, as in `--env` and `--env.type`.
-        default_task: Task used when none is named.
-        tasks: Names of single tasks.
-        groups: Names that stand for several tasks.
-        has_expert: Whether `hlrp collect` can record it.
-        modules: Modules that have to be installed.
-        needs_gl: Whether frames are rendered with OpenGL.
-    """
-
-    name: str
-    default_task: str
-    tasks: tuple[str, ...]
-    groups: dict[str, tuple[str, ...]]
-    has_expert: bool
-    modules: tuple[str, ...]
-    needs_gl: bool
-
-
-@lru_cache
-def _metaworld_file() -> dict[str, dict]:
-    spec = find_spec("lerobot")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("LeRobot is not installed", fix="run scripts/setup.sh, or: pip install -e '.[sim]'")
-    path = Path(next(iter(spec.submodule_search_locations))) / "envs" / "metaworld_config.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            "LeRobot's list of Meta-World tasks cannot be read", where=str(path), fix="reinstall lerobot"
-        ) from error
 
 
 @lru_cache
 def envs_catalog() -> dict[str, EnvEntry]:
     """Simulators by LeRobot environment type."""
-    known = _metaworld_file()
-    tasks = tuple(known["TASK_NAME_TO_ID"])
-    groups = {name: tuple(members) for name, members in known["DIFFICULTY_TO_TASKS"].items()}
+    pusht = EnvEntry("pusht", "PushT-v0", ("PushT-v0",), {}, "sim", ("gym_pusht",), False)
+    return {entry.name: entry for entry in (*metaworld.entries(), *aloha.entries(), pusht)}
 
-    def metaworld(name: str) -> EnvEntry:
-        return EnvEntry(name, "button-press-v3", tasks, groups, True, ("metaworld", "mujoco"), True)
 
-    pusht = EnvEntry("pusht", "PushT-v0", ("PushT-v0",), {}, False, ("gym_pusht",), False)
-    return {"metaworld_light": metaworld("metaworld_light"), "metaworld": metaworld("metaworld"), "pusht": pusht}
+def recording_of(env: str) -> Recording:
+    """How the simulator ``env`` is recorded.
+
+    Raises:
+        UserError: It is unknown, or has no expert.
+    """
+    catalog = envs_catalog()
+    found = catalog[env].recording if env in catalog else None
+    if found is None:
+        fault = "has no scripted expert to record" if env in catalog else "is unknown"
+        known = [name for name, entry in catalog.items() if entry.recording]
+        raise UserError(f"environment {env!r} {fault}", where="--env", fix=suggest(env, known))
+    return found
 
 
 def task_description(task: str) -> str:
-    """LeRobot's instruction sentence of a Meta-World task (`KeyError` if unknown)."""
-    return _metaworld_file()["TASK_DESCRIPTIONS"][task]
+    """Instruction sentence of a single task of any simulator (`KeyError` if unknown)."""
+    return {name: text for e in envs_catalog().values() for name, text in e.instructions.items()}[task]
 
 
 def expand_tasks(env: str, names: str | list[str] | tuple[str, ...], *, where: str = "--tasks") -> list[str]:
@@ -85,7 +54,7 @@ def expand_tasks(env: str, names: str | list[str] | tuple[str, ...], *, where: s
         raise UserError("no task is named", where=where, fix=f"name at least one, such as {entry.default_task}")
     tasks: dict[str, None] = {}
     for name in wanted:
-        short = name.removeprefix("metaworld-")
+        short = name.removeprefix(entry.prefix)
         if short not in entry.tasks and short not in entry.groups:
             fix = suggest(short, [*entry.tasks, *entry.groups])
             raise UserError(f"unknown task {name!r} of environment {env!r}", where=where, fix=fix)
@@ -95,10 +64,32 @@ def expand_tasks(env: str, names: str | list[str] | tuple[str, ...], *, where: s
 
 def require_installed(env: str) -> None:
     """Raise `UserError` if the packages that simulate ``env`` are not installed. Imports none of them."""
-    missing = [name for name in envs_catalog()[env].modules if find_spec(name) is None]
+    entry = envs_catalog()[env]
+    missing = [name for name in entry.modules if find_spec(name) is None]
     if missing:
         raise UserError(
             f"the simulator {env!r} needs packages that are not installed: {', '.join(missing)}",
             where="--env",
-            fix="pip install -e '.[sim]'",
+            fix=f"pip install -e '.[{entry.extra}]'",
         )
+
+
+def check_switches(
+    image_size: int, camera_name: str, cameras: tuple[str, ...], episode_length: int, camera_shake: float
+) -> None:
+    """Refuse settings of an environment that no light environment has.
+
+    Raises:
+        UserError: Naming the field of `env` and its limits.
+    """
+    if not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE:
+        what = f"image size {image_size} is out of range"
+        raise UserError(what, where="env.image_size", fix=f"{MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels")
+    if camera_name not in cameras:
+        fix = suggest(camera_name, cameras)
+        raise UserError(f"unknown camera {camera_name!r}", where="env.camera_name", fix=fix)
+    if episode_length < 1:
+        raise UserError(f"episode length {episode_length} is below 1", where="env.episode_length")
+    if not 0 <= camera_shake <= MAX_CAMERA_SHAKE:
+        what = f"camera shake {camera_shake} m is out of range"
+        raise UserError(what, where="env.camera_shake", fix=f"0 to {MAX_CAMERA_SHAKE} metres")

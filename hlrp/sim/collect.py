@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hlrp.errors import Interrupted, UserError, WorkError, suggest
+from hlrp.errors import Interrupted, UserError, WorkError
 from hlrp.files import new_folder
 from hlrp.outputs import check_new_output, disk_error
 from hlrp.processes import SignalError, leave_closed_terminal, signal_handlers, stop_signals
@@ -18,8 +18,8 @@ from hlrp.sim.catalog import (
     MAX_CAMERA_SHAKE,
     MAX_IMAGE_SIZE,
     MIN_IMAGE_SIZE,
-    envs_catalog,
     expand_tasks,
+    recording_of,
     require_installed,
 )
 from hlrp.sim.dataset import SCHEMA_VERSION, build_dataset
@@ -28,8 +28,6 @@ from hlrp.sim.rendering import probe_rendering
 from hlrp.sim.staging import Staging, partial_path
 
 MAX_FAILURES_IN_A_ROW = 20
-EPISODE_LENGTH = 500  # Meta-World's own limit; the slowest experts need most of it
-_CAMERA = "corner2"
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,11 @@ class CollectRequest:
 
     Attributes:
         output: Folder of the dataset; must not exist, its parent must.
-        tasks: Task names or difficulty groups; each entry may be a comma list.
+        tasks: Task names or groups; each entry may be a comma list.
         episodes: Successful episodes per task, at least 1.
-        env: `metaworld` or `metaworld_light` (the same here: light rendering).
-        image_size: Side of the square frames in pixels.
-        noise: Standard deviation of the Gaussian added to actions in [-1, 1].
+        env: A simulator with an expert, by LeRobot's type or this project's light one (the same here).
+        image_size: Side of the square frames in pixels; None for the simulator's.
+        noise: Standard deviation of the Gaussian added to actions, in their own units; None for the simulator's.
         seed: Reset seed of each task's first attempt; attempt k uses ``seed + k``.
         workers: Processes; None for one per available core. The result does not depend on it.
         camera_shake: How far in metres the camera drifts, as if held by hand.
@@ -52,8 +50,8 @@ class CollectRequest:
     tasks: tuple[str, ...]
     episodes: int = 20
     env: str = "metaworld"
-    image_size: int = 96
-    noise: float = 0.1
+    image_size: int | None = None
+    noise: float | None = None
     seed: int = 0
     workers: int | None = None
     camera_shake: float = 0.0
@@ -64,21 +62,28 @@ class CollectRequest:
         Raises:
             UserError: What is wrong with the request.
         """
-        known = [name for name, entry in envs_catalog().items() if entry.has_expert]
-        if self.env not in known:
-            fault = "has no scripted expert to record" if self.env in envs_catalog() else "is unknown"
-            raise UserError(f"environment {self.env!r} {fault}", where="--env", fix=suggest(self.env, known))
+        recording_of(self.env)
         tasks = expand_tasks(self.env, self.tasks)
         self._check_ranges()
         check_new_output(self.output)
         require_installed(self.env)
         return tasks
 
+    @property
+    def action_noise(self) -> float:
+        """The noise that is asked for, or else the simulator's own."""
+        return recording_of(self.env).noise if self.noise is None else self.noise
+
+    @property
+    def pixels(self) -> int:
+        """The image size that is asked for, or else the simulator's own."""
+        return recording_of(self.env).image_size if self.image_size is None else self.image_size
+
     def _check_ranges(self) -> None:
         limits = (
             ("--episodes", self.episodes, 1, 1_000_000),
-            ("--image-size", self.image_size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
-            ("--noise", self.noise, 0.0, 10.0),
+            ("--image-size", self.pixels, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
+            ("--noise", self.action_noise, 0.0, 10.0),
             ("--camera-shake", self.camera_shake, 0.0, MAX_CAMERA_SHAKE),
             ("--seed", self.seed, 0, 2**31 - 1),
             ("--workers", 1 if self.workers is None else self.workers, 1, 1024),
@@ -88,9 +93,9 @@ class CollectRequest:
             if not low <= value <= high:
                 raise UserError(f"{flag} {value} is out of range", where=flag, fix=f"choose {low} to {high}")
         # AV1 with 4:2:0 colours halves each side.
-        if self.image_size % 2:
-            what = f"--image-size {self.image_size} is odd, which video encoders refuse"
-            raise UserError(what, where="--image-size", fix=f"use {self.image_size + 1}")
+        if self.pixels % 2:
+            what = f"--image-size {self.pixels} is odd, which video encoders refuse"
+            raise UserError(what, where="--image-size", fix=f"use {self.pixels + 1}")
 
 
 @dataclass(frozen=True)
@@ -204,13 +209,14 @@ def _simulate(request: CollectRequest, tasks: list[str], staging: Staging, repor
         return
     workers = min(request.workers or cores(), total - successes())
     report(CollectProgress("simulate", successes(), total, 0, 0.0))
-    env_kwargs = {
-        "image_size": request.image_size,
-        "camera_name": _CAMERA,
-        "episode_length": EPISODE_LENGTH,
+    recording = recording_of(request.env)
+    switches = {
+        "image_size": request.pixels,
+        "camera_name": recording.camera,
+        "episode_length": recording.episode_length,
         "camera_shake": request.camera_shake,
     }
-    with ExpertPool(workers, staging.root, env_kwargs, request.noise) as pool:
+    with ExpertPool(workers, staging.root, recording, switches, request.action_noise) as pool:
         under_way: dict[str, set[int]] = {task: set() for task in tasks}
         while successes() < total:
             while pool.has_idle and (job := _next_job(request, known, under_way)):
@@ -262,28 +268,33 @@ def _encode(staging: Staging, chosen: list[tuple[str, int]], metadata: dict[str,
     return frames
 
 
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("lerobot", "metaworld", "mujoco", "lerobot_policy_felix_bundle")}
-
-
 def _settings(request: CollectRequest, tasks: list[str]) -> dict[str, Any]:
     """Everything that the recorded episodes depend on; the number of processes is not part of it."""
     wanted = {key: value for key, value in asdict(request).items() if key not in ("output", "workers", "env")}
-    return {**wanted, "tasks": tasks, "versions": {name: _versions()[name] for name in ("metaworld", "mujoco")}}
+    packages = recording_of(request.env).packages
+    return {
+        **wanted,
+        "image_size": request.pixels,
+        "noise": request.action_noise,
+        "tasks": tasks,
+        "versions": {name: version(name) for name in packages},
+    }
 
 
 def _metadata(request: CollectRequest, tasks: list[str], failed: dict[str, int]) -> dict[str, Any]:
+    recording = recording_of(request.env)
+    packages = ("lerobot", *recording.packages, "lerobot_policy_felix_bundle")
     return {
         "schema_version": SCHEMA_VERSION,
-        "env_type": "metaworld_light",
-        "camera_name": _CAMERA,
-        "image_size": request.image_size,
+        "env_type": recording.env_type,
+        "camera_name": recording.camera,
+        "image_size": request.pixels,
         "tasks": tasks,
-        "noise": request.noise,
+        "noise": request.action_noise,
         "camera_shake": request.camera_shake,
         "seed": request.seed,
         "failed_attempts": failed,
-        "versions": _versions(),
+        "versions": {name: version(name) for name in packages},
     }
 
 

@@ -8,16 +8,15 @@ from typing import Any
 from hlrp.camera_names import NAMED
 from hlrp.errors import UserError
 from hlrp.files import write_json
-from hlrp.sim.catalog import task_description
+from hlrp.sim.catalog import recording_of, task_description
+from hlrp.sim.interface import Recording
 from hlrp.sim.staging import Staging
 
 METADATA = Path("meta") / "hlrp_collect.json"
 SCHEMA_VERSION = 1
-FPS = 80
-_HAND = ["hand_x", "hand_y", "hand_z", "gripper"]
 
 
-def features(camera: str, image_size: int) -> dict[str, dict[str, Any]]:
+def features(recording: Recording, camera: str, image_size: int) -> dict[str, dict[str, Any]]:
     """Features of a recorded dataset, in LeRobot's notation; ``camera`` is the picture's."""
     return {
         camera: {
@@ -25,9 +24,13 @@ def features(camera: str, image_size: int) -> dict[str, dict[str, Any]]:
             "shape": (image_size, image_size, 3),
             "names": ["height", "width", "channels"],
         },
-        "observation.state": {"dtype": "float32", "shape": (4,), "names": list(_HAND)},
-        "action": {"dtype": "float32", "shape": (4,), "names": [f"delta_{axis}" for axis in "xyz"] + ["gripper"]},
+        "observation.state": _vector(recording.state),
+        "action": _vector(recording.action),
     }
+
+
+def _vector(names: tuple[str, ...]) -> dict[str, Any]:
+    return {"dtype": "float32", "shape": (len(names),), "names": list(names)}
 
 
 def build_dataset(
@@ -39,19 +42,20 @@ def build_dataset(
         send: Called with the number of frames after each episode.
         staging_root: Folder of the `Staging`.
         chosen: (task, attempt number) of each episode, in the order of the dataset.
-        metadata: Content of `meta/hlrp_collect.json`; `camera_name` and `image_size` are read from it, `episodes` is
-            added.
+        metadata: Content of `meta/hlrp_collect.json`; `env_type`, `camera_name` and `image_size` are read from it,
+            `episodes` is added.
     """
     from lerobot.configs.video import RGBEncoderConfig
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     staging, camera = Staging(staging_root), f"{NAMED}{metadata['camera_name']}"
+    recording = recording_of(metadata["env_type"])
     dataset = LeRobotDataset.create(
         repo_id=f"local/{staging_root.stem}",
-        fps=FPS,
-        features=features(camera, metadata["image_size"]),
+        fps=recording.fps,
+        features=features(recording, camera, metadata["image_size"]),
         root=staging.dataset,
-        robot_type="sawyer",
+        robot_type=recording.robot_type,
         # LeRobot's AV1 with a finer quantizer: at 96 pixels its default, 30, loses 0.6 dB and saves no time.
         rgb_encoder=RGBEncoderConfig(crf=23),
         # Straight from memory, a third faster than through PNG files; no frame may be dropped for a full queue.

@@ -5,7 +5,7 @@ from zlib import crc32
 
 import numpy as np
 
-from hlrp.sim.metaworld_gym import LightMetaworldEnv
+from hlrp.sim.interface import ExpertEnv
 
 
 @dataclass(frozen=True)
@@ -13,11 +13,11 @@ class Demonstration:
     """A successful episode of T steps; row t holds what was seen before action t was executed.
 
     Attributes:
-        task: Meta-World task name.
+        task: Task name.
         reset_seed: Seed of the reset that gives the first state.
         image: [T, S, S, 3] uint8.
-        state: [T, 4] float32, hand position (m) and gripper opening.
-        action: [T, 4] float32 in [-1, 1], exactly what the simulator was given.
+        state: [T, D] float32, the robot's.
+        action: [T, A] float32 in the environment's action space, exactly what the simulator was given.
     """
 
     task: str
@@ -27,26 +27,26 @@ class Demonstration:
     action: np.ndarray
 
 
-def attempt(env: LightMetaworldEnv, reset_seed: int, noise: float) -> Demonstration | None:
+def attempt(env: ExpertEnv, reset_seed: int, noise: float) -> Demonstration | None:
     """Let the task's expert act from one first state. A function of the arguments alone.
 
     Args:
         env: The environment; its time limit bounds the attempt.
         reset_seed: Seed of the first state and of the noise, at least 0.
-        noise: Standard deviation of the Gaussian added to the expert's action, as a share of the range [-1, 1].
+        noise: Standard deviation of the Gaussian added to the expert's action, in the action's own units.
 
     Returns:
         The episode up to the step that succeeded, or None if the time limit came first.
     """
-    expert = type(env.expert_policy)()
     # The task's name is part of the seed: tasks recorded with equal reset seeds must not share their noise.
     random = np.random.default_rng([reset_seed, crc32(env.task.encode())])
     observation, _ = env.reset(seed=reset_seed)
+    expert, low, high = env.expert(), env.action_space.low, env.action_space.high
     images, states, actions = [], [], []
     while True:
         # Experts ask for far more than the range; noise is added to what the robot would do, so that it has an effect.
-        wanted = np.clip(expert.get_action(env.raw_observation), -1.0, 1.0)
-        action = np.clip(wanted + noise * random.standard_normal(wanted.shape), -1.0, 1.0).astype(np.float32)
+        wanted = np.clip(expert(), low, high)
+        action = np.clip(wanted + noise * random.standard_normal(wanted.shape), low, high).astype(np.float32)
         images.append(observation["pixels"][env.camera_name])
         states.append(observation["agent_pos"].astype(np.float32))
         actions.append(action)

@@ -5,11 +5,8 @@ from hlrp.sim.rendering import configure_gl
 
 configure_gl()
 
-import atexit
-import multiprocessing
-import weakref
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import gymnasium as gym
@@ -17,63 +14,15 @@ import metaworld
 import mujoco
 import numpy as np
 from lerobot.envs.metaworld import DIFFICULTY_TO_TASKS, MetaworldEnv
-from lerobot.envs.utils import NEW_ROLLOUT_OPTION, FreezeAfterEpisodeEnd
 
-from hlrp.compat import lazy_async_envs
-
-_SHAKE_HZ = (0.3, 0.8, 1.7)
-
-_open_envs: "weakref.WeakSet[LightMetaworldEnv]" = weakref.WeakSet()
-
-
-def _close_open_envs() -> None:
-    for env in list(_open_envs):
-        env.close()
-
-
-@lru_cache(maxsize=1)
-def _close_envs_at_exit() -> None:
-    # Exit handlers run last in, first out: after the first frame, ours is registered later than the one that ends EGL,
-    # so contexts are freed while there is still a display to free them on.
-    atexit.register(_close_open_envs)
+from hlrp.sim.light import CameraShake, Frames, lighten
+from hlrp.sim.vector import copies
 
 
 @lru_cache
 def _any_task(name: str) -> metaworld.Task:
     """The task object LeRobot starts from. Building it costs half a second, so it is shared within a process."""
     return metaworld.MT1(name, seed=42).train_tasks[0]
-
-
-class _Frames:
-    """Draws a model's frames through MuJoCo's own renderer, in place of Gymnasium's.
-
-    Gymnasium's draws into whichever OpenGL context is current. With several environments in one process, as in a
-    `SyncVectorEnv`, that is another one's: black frames where their sizes differ.
-    """
-
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, size: int, camera_name: str) -> None:
-        self._model = model
-        self._data = data
-        self._size = size
-        self._camera_name = camera_name
-        self._renderer: mujoco.Renderer | None = None
-        self.black = False
-
-    def render(self, _render_mode: str) -> np.ndarray:
-        """Frame [S, S, 3] uint8 of the current state; zeros, at no cost, while `black` is set."""
-        if self.black:
-            return np.zeros((self._size, self._size, 3), np.uint8)
-        if self._renderer is None:
-            self._renderer = mujoco.Renderer(self._model, self._size, self._size, max_geom=1000)
-            _close_envs_at_exit()
-        self._renderer.update_scene(self._data, self._camera_name)
-        return self._renderer.render()
-
-    def close(self) -> None:
-        """Free the OpenGL context."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
 
 
 class LightMetaworldEnv(MetaworldEnv):
@@ -120,9 +69,7 @@ class LightMetaworldEnv(MetaworldEnv):
         self.observation_space = gym.spaces.Dict(spaces | {"pixels": gym.spaces.Dict({camera_name: spaces["pixels"]})})
         self._max_episode_steps = episode_length
         self._shadows, self._multisampling = shadows, multisampling
-        self._camera_shake = camera_shake
-        self._shake_random = np.random.default_rng()
-        self._shake_phases: np.ndarray = np.zeros((len(_SHAKE_HZ), 3))
+        self._shake = CameraShake(camera_shake)
         self._elapsed = 0
         self._over = False
         self._drawing = True
@@ -144,22 +91,10 @@ class LightMetaworldEnv(MetaworldEnv):
         # Meta-World refuses to step past its own limit of 500.
         env.max_path_length = max(env.max_path_length, self._max_episode_steps)
         self._camera_home = env.model.camera(self.camera_name).pos.copy()
-        self._lighten(env)
-        self._env = env
-        _open_envs.add(self)
-
-    def _lighten(self, env: Any) -> None:
-        """Drop what makes software rendering slow: a 4096-pixel shadow map, reflections, multisampling, big buffers."""
-        model, size = env.model, self.observation_width
-        if not self._shadows:
-            model.vis.quality.shadowsize = 0
-            model.light_castshadow[:] = 0
-            model.mat_reflectance[:] = 0.0
-        if not self._multisampling:
-            model.vis.quality.offsamples = 0
-        model.vis.global_.offwidth = model.vis.global_.offheight = size
+        lighten(env.model, self.observation_width, shadows=self._shadows, multisampling=self._multisampling)
         env.mujoco_renderer.close()
-        env.mujoco_renderer = _Frames(model, env.data, size, self.camera_name)
+        env.mujoco_renderer = Frames(env.model, env.data, self.observation_width, self.camera_name)
+        self._env = env
 
     def _format_raw_obs(self, raw_obs: np.ndarray) -> dict[str, np.ndarray]:
         if self._elapsed == 0:
@@ -167,23 +102,15 @@ class LightMetaworldEnv(MetaworldEnv):
             # earlier draw. Positions only: the dynamics stay bit for bit those of LeRobot's environment.
             mujoco.mj_kinematics(self._env.model, self._env.data)
         self.raw_observation = np.array(raw_obs)
-        if self._camera_shake:
-            self._move_camera()
-        frames: _Frames = self._env.mujoco_renderer
+        model, fps = self._env.model, self.metadata["render_fps"]
+        self._shake.move(model, self._env.data, self.camera_name, self._camera_home, self._elapsed, fps)
+        frames: Frames = self._env.mujoco_renderer
         frames.black = not (self._drawing or self._elapsed == 0 or self._over)
         observation = super()._format_raw_obs(raw_obs)
         frame = observation["pixels"]
         self._frame = None if frames.black else frame
         frames.black = False
         return {**observation, "pixels": {self.camera_name: frame}}
-
-    def _move_camera(self) -> None:
-        model = self._env.model
-        camera = model.camera(self.camera_name).id
-        turns = 2 * np.pi * np.asarray(_SHAKE_HZ)[:, None] * self._elapsed / self.metadata["render_fps"]
-        drift = np.sin(turns + self._shake_phases).mean(0)
-        model.cam_pos[camera] = self._camera_home + self._camera_shake * drift
-        mujoco.mj_camlight(model, self._env.data)
 
     def draw_frames(self, wanted: bool) -> None:
         """Draw the frames of the next steps, or leave them black; an episode's first and last are always drawn."""
@@ -199,11 +126,13 @@ class LightMetaworldEnv(MetaworldEnv):
         """Start an episode. With a seed, the first state depends on that seed alone."""
         self._elapsed = 0
         self._over = False
-        if self._camera_shake:
-            if seed is not None:
-                self._shake_random = np.random.default_rng(seed)
-            self._shake_phases = self._shake_random.uniform(0, 2 * np.pi, (len(_SHAKE_HZ), 3))
+        self._shake.begin(seed)
         return super().reset(seed=seed, **kwargs)
+
+    def expert(self) -> Callable[[], np.ndarray]:
+        """Meta-World's scripted policy, from its beginning; its actions [4] float64 can be far beyond [-1, 1]."""
+        policy = type(self.expert_policy)()
+        return lambda: policy.get_action(self.raw_observation)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """One step of 1/80 s. `info["final_info"]` is present at the episode's end, as LeRobot's rollout expects.
@@ -230,39 +159,6 @@ class LightMetaworldEnv(MetaworldEnv):
         super().close()
         self._env = None
         self._frame = self.raw_observation = None
-        _open_envs.discard(self)
-
-
-class HoldFinalState(FreezeAfterEpisodeEnd):
-    """LeRobot's freeze at an episode's end, thawed by any reset that names a seed.
-
-    Gymnasium resets a finished copy by itself, without a seed, and would hide its last frame while the rollout waits
-    for the others. LeRobot's own wrapper stays frozen even when a caller asks for a seed.
-    """
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start a new episode if ``seed`` or LeRobot's new-rollout option is given, else repeat the final state."""
-        return super().reset(seed=seed, options=_thawing(seed, options))
-
-
-class _LazyAsyncEnvs(lazy_async_envs()):  # type: ignore[misc]
-    """LeRobot's lazily started worker processes, thawed by any reset that names seeds."""
-
-    def _ensure(self) -> None:
-        # The fork server imports LeRobot once for all copies; without this each of them does, ten seconds each.
-        multiprocessing.set_forkserver_preload([__name__])
-        super()._ensure()
-
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        return super().reset(seed=seed, options=_thawing(seed, options))
-
-
-def _thawing(seed: Any, options: dict[str, Any] | None) -> dict[str, Any] | None:
-    return options if seed is None else {**(options or {}), NEW_ROLLOUT_OPTION: True}
-
-
-def _held(make: Callable[[], gym.Env]) -> gym.Env:
-    return HoldFinalState(make())
 
 
 def create_vector_envs(
@@ -276,16 +172,10 @@ def create_vector_envs(
         gym_kwargs: Arguments of `LightMetaworldEnv` besides the task.
         use_async: With more than one copy, each lives in its own process.
     """
-    if n_envs < 1:
-        raise ValueError(f"n_envs must be at least 1, got {n_envs}")
     out: dict[str, dict[int, Any]] = {}
     names = [part.strip().removeprefix("metaworld-") for part in task.split(",")]
     for group in dict.fromkeys(name for name in names if name):
         out[group] = {}
         for task_id, name in enumerate(DIFFICULTY_TO_TASKS.get(group, [group])):
-            make = partial(LightMetaworldEnv, name, **gym_kwargs)
-            if use_async and n_envs > 1:
-                out[group][task_id] = _LazyAsyncEnvs([make] * n_envs)
-            else:
-                out[group][task_id] = gym.vector.SyncVectorEnv([partial(_held, make)] * n_envs)
+            out[group][task_id] = copies(LightMetaworldEnv, name, n_envs, gym_kwargs, use_async=use_async)
     return out

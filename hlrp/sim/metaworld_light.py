@@ -11,8 +11,8 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.envs.configs import MetaworldEnv as MetaworldConfig
 
 from hlrp.camera_names import NAMED
-from hlrp.errors import UserError, suggest
-from hlrp.sim.catalog import MAX_CAMERA_SHAKE, MAX_IMAGE_SIZE, METAWORLD_CAMERAS, MIN_IMAGE_SIZE, expand_tasks
+from hlrp.sim.catalog import check_switches, expand_tasks
+from hlrp.sim.metaworld import METAWORLD_CAMERAS
 from hlrp.sim.rendering import configure_gl
 
 if TYPE_CHECKING:
@@ -48,17 +48,7 @@ class MetaworldLightEnv(MetaworldConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not MIN_IMAGE_SIZE <= self.image_size <= MAX_IMAGE_SIZE:
-            what = f"image size {self.image_size} is out of range"
-            raise UserError(what, where="env.image_size", fix=f"{MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels")
-        if self.camera_name not in METAWORLD_CAMERAS:
-            fix = suggest(self.camera_name, METAWORLD_CAMERAS)
-            raise UserError(f"unknown camera {self.camera_name!r}", where="env.camera_name", fix=fix)
-        if self.episode_length < 1:
-            raise UserError(f"episode length {self.episode_length} is below 1", where="env.episode_length")
-        if not 0 <= self.camera_shake <= MAX_CAMERA_SHAKE:
-            what = f"camera shake {self.camera_shake} m is out of range"
-            raise UserError(what, where="env.camera_shake", fix=f"0 to {MAX_CAMERA_SHAKE} metres")
+        check_switches(self.image_size, self.camera_name, METAWORLD_CAMERAS, self.episode_length, self.camera_shake)
         expand_tasks("metaworld_light", self.task, where="env.task")
         frame = PolicyFeature(type=FeatureType.VISUAL, shape=(self.image_size, self.image_size, 3))
         for unnamed in [key for key, feature in self.features.items() if feature.type is FeatureType.VISUAL]:

@@ -15,10 +15,9 @@ from typing import Any, Self
 
 from hlrp.errors import WorkError
 from hlrp.processes import child_environment
+from hlrp.sim.interface import Recording
 from hlrp.sim.rendering import configure_gl
 from hlrp.sim.staging import Staging
-
-_HEAVY = ["hlrp.sim.experts"]
 
 
 @dataclass(frozen=True)
@@ -46,17 +45,20 @@ class ExpertPool:
     Args:
         workers: Number of processes.
         staging: Folder of the `Staging`.
-        env_kwargs: Arguments of `LightMetaworldEnv` besides the task.
+        recording: The simulator.
+        switches: Arguments of its environment besides the task.
         noise: As in `hlrp.sim.experts.attempt`.
     """
 
-    def __init__(self, workers: int, staging: Path, env_kwargs: dict[str, Any], noise: float) -> None:
-        context = _context()
+    def __init__(
+        self, workers: int, staging: Path, recording: Recording, switches: dict[str, Any], noise: float
+    ) -> None:
+        context = _context(recording.module)
         self._processes: dict[Connection, Any] = {}
         self._busy: dict[Connection, Job] = {}
         for _ in range(workers):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, staging, env_kwargs, noise), daemon=True)
+            process = context.Process(target=_work, args=(theirs, staging, recording, switches, noise), daemon=True)
             process.start()
             theirs.close()
             self._processes[ours] = process
@@ -133,8 +135,9 @@ def run_apart(target: Callable[..., None], args: tuple[Any, ...], log: Path, on_
         WorkError: The process raised or died.
         OSError: The process could not write.
     """
-    ours, theirs = _context().Pipe(duplex=False)
-    process = _context().Process(target=_call, args=(theirs, target, args, log), daemon=True)
+    context = _context()
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_call, args=(theirs, target, args, log), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -175,11 +178,11 @@ def _call(connection: Connection, target: Callable[..., None], args: tuple[Any, 
         connection.send(_Failure(f"{type(error).__name__}: {error}"))
 
 
-def _context() -> Any:
+def _context(*heavy: str) -> Any:
     """How processes start: from a fork server where there is one.
 
-    It imports LeRobot once for all of them (ten seconds each otherwise) and, unlike a fork of this process, never
-    copies threads or OpenGL contexts.
+    It imports ``heavy`` modules once for all of them (ten seconds each otherwise) and, unlike a fork of this process,
+    never copies threads or OpenGL contexts.
     """
     configure_gl()
     if "forkserver" not in multiprocessing.get_all_start_methods():
@@ -187,7 +190,7 @@ def _context() -> Any:
     from multiprocessing import forkserver, resource_tracker
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_HEAVY)
+    context.set_forkserver_preload(list(heavy))
     # The server and its children inherit blocked signals: Ctrl-C and a closed terminal reach the whole process group,
     # also in the seconds of its imports, and it is this process that decides what ends. They stay blocked here for that
     # long, so that none is lost. The resource tracker unblocks SIGINT when it starts, so it has to run before.
@@ -256,11 +259,12 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(connection: Connection, staging_root: Path, env_kwargs: dict[str, Any], noise: float) -> None:
+def _work(
+    connection: Connection, staging_root: Path, recording: Recording, switches: dict[str, Any], noise: float
+) -> None:
     staging, env = Staging(staging_root), None
     _become_worker(staging.log)
     from hlrp.sim.experts import attempt
-    from hlrp.sim.metaworld_gym import LightMetaworldEnv
 
     while True:
         try:
@@ -271,7 +275,7 @@ def _work(connection: Connection, staging_root: Path, env_kwargs: dict[str, Any]
             if env is None or env.task != job.task:
                 if env is not None:
                     env.close()
-                env = LightMetaworldEnv(job.task, **env_kwargs)
+                env = recording.make_env(job.task, **switches)
             demonstration = attempt(env, job.reset_seed, noise)
             staging.save(job.task, job.number, demonstration)
             frames = 0 if demonstration is None else len(demonstration.action)

@@ -14,7 +14,8 @@ from hlrp.evaluation.frames import ON_DEMAND, reads_next_observation
 from hlrp.evaluation.policy import LoadedPolicy
 from hlrp.evaluation.request import Listener, TaskResult
 from hlrp.evaluation.rollout import Film, run_task
-from hlrp.sim.metaworld_gym import LightMetaworldEnv, _Frames, create_vector_envs
+from hlrp.sim.light import Frames
+from hlrp.sim.metaworld_gym import LightMetaworldEnv, create_vector_envs
 
 SIZE, LENGTH = 48, 23
 TASK = "reach-v3"
@@ -83,7 +84,7 @@ def run(policy: Any, folder: Path, *, on_demand: bool, videos: int = 0, copies: 
     vec = create_vector_envs(TASK, copies, {"image_size": SIZE, "episode_length": LENGTH})[TASK][0]
     vec.metadata = {**vec.metadata, ON_DEMAND: on_demand}
     drawn: Counter[bool] = Counter()
-    draw = _Frames.render
+    draw = Frames.render
 
     def counted(self: Any, mode: str) -> np.ndarray:
         drawn[self.black] += 1
@@ -93,7 +94,7 @@ def run(policy: Any, folder: Path, *, on_demand: bool, videos: int = 0, copies: 
     recorded = Recorded(policy)
     loaded = LoadedPolicy(recorded, config, lambda x: x, lambda x: x)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Frames, "render", counted)
+        patch.setattr(Frames, "render", counted)
         film = Film(folder, videos, 80)
         same = (lambda x: x, lambda x: x)
         result = run_task(TASK, vec, loaded, same, episodes=2, seed=3, film=film, listener=Listener())

@@ -18,7 +18,6 @@ POOL = """
 import operator, pathlib, sys
 from hlrp.sim import pool
 if __name__ == "__main__":
-    pool._HEAVY.clear()  # not LeRobot: ten seconds
     pool.run_apart(operator.call, ("found",), pathlib.Path(sys.argv[1]), print)
 """
 
