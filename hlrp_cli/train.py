@@ -273,7 +273,7 @@ def _resume(
     if "trainer.devices" in given and isinstance(run, LeRobotRun | LightningRun):
         began = run.trainer.model_copy(update={"devices": load_config(directory.path / CONFIG).config.trainer.devices})
         try:
-            run = run.model_copy(update={"trainer": began.on_devices(run.trainer.devices)})
+            run = run.model_copy(update={"trainer": began.on_devices(run.trainer.devices, began.num_nodes)})
         except ValueError as error:
             raise UserError(str(error), where="--devices", fix="give a number that divides them") from error
     longer = run.trainer.steps if "trainer.steps" in given else None

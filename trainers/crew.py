@@ -188,10 +188,11 @@ def placed[Run: LeRobotRun | LightningRun](run: Run, launch: Launch | None, *, r
     Args:
         run: Whose `trainer.devices` and `trainer.num_nodes`, where they are not 1, are what was asked for.
         launch: The place of this process; None: it was started alone, and starts the others of its node itself.
-        resumed: Whether the numbers are those of the run's last start, which bind nobody.
+        resumed: Whether the numbers are those of the run's last start, which bind nobody; the samples of a step, which
+            stay as many, are shared out anew.
 
     Raises:
-        UserError: Another number was asked for than was started.
+        UserError: Another number was asked for than was started, or they cannot share out the samples evenly.
     """
     section = run.trainer
     if launch is None:
@@ -202,7 +203,7 @@ def placed[Run: LeRobotRun | LightningRun](run: Run, launch: Launch | None, *, r
                 fix=f"start it once per GPU: srun --nodes={section.num_nodes} --ntasks-per-node={section.devices} "
                 "hlrp train ..., or torchrun, or --launcher slurm",
             )
-        return run if section.num_nodes == 1 else _with_numbers(run, section.devices, 1)
+        return run if section.num_nodes == 1 else _shared_out(run, section.devices, 1)
     there = {"devices": launch.local_world, "num_nodes": launch.nodes}
     for name, started in there.items():
         asked = getattr(section, name)
@@ -213,9 +214,14 @@ def placed[Run: LeRobotRun | LightningRun](run: Run, launch: Launch | None, *, r
                 where=f"--{name.removeprefix('num_')} / trainer.{name}",
                 fix="leave it out: it is read from the launcher; or start as many",
             )
-    return _with_numbers(run, **there)
+    if resumed:
+        return _shared_out(run, **there)
+    return cast("Run", run.model_copy(update={"trainer": section.model_copy(update=there)}))
 
 
-def _with_numbers[Run: LeRobotRun | LightningRun](run: Run, devices: int, num_nodes: int) -> Run:
-    section = run.trainer.model_copy(update={"devices": devices, "num_nodes": num_nodes})
+def _shared_out[Run: LeRobotRun | LightningRun](run: Run, devices: int, num_nodes: int) -> Run:
+    try:
+        section = run.trainer.on_devices(devices, num_nodes)
+    except ValueError as error:
+        raise UserError(str(error), where="--resume", fix="start a number of processes that divides them") from error
     return cast("Run", run.model_copy(update={"trainer": section}))

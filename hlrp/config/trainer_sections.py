@@ -72,16 +72,17 @@ class TrainerSection(Settings):
             dumped.pop("steps", None)
         return dumped
 
-    def on_devices(self, devices: int) -> Self:
-        """The same steps by another number of processes, which share out the samples of each.
+    def on_devices(self, devices: int, num_nodes: int = 1) -> Self:
+        """The same steps by another number of processes, on each of some nodes, which share out the samples of each.
 
         Raises:
             ValueError: They cannot be shared out evenly.
         """
-        samples = self.batch_size * self.devices
-        if devices < 1 or samples % devices:
-            raise ValueError(f"the {samples} samples of a step cannot be shared out among {devices} processes")
-        return self.model_copy(update={"devices": devices, "batch_size": samples // devices})
+        samples, processes = self.batch_size * self.processes, devices * num_nodes
+        if processes < 1 or samples % processes:
+            raise ValueError(f"the {samples} samples of a step cannot be shared out among {processes} processes")
+        shared = {"devices": devices, "num_nodes": num_nodes, "batch_size": samples // processes}
+        return self.model_copy(update=shared)
 
     @property
     def processes(self) -> int:

@@ -11,7 +11,7 @@ import torch
 from interruptions import killed_before_write
 from make_dataset import make_dataset
 
-from hlrp import processes
+from hlrp import ranks
 from hlrp.data import BadVideoError, FrameWindows, WindowSource, frame_pipeline, read_dataset, read_episodes
 from hlrp.data.decode import SequentialDecoder
 from hlrp.data.frame_pipeline import DeviceChunk, FramePipeline
@@ -162,16 +162,16 @@ def test_threads_follow_the_cores_of_the_process(job, root, monkeypatch):
     request, *_ = job()
     decoder = SequentialDecoder(read_episodes(request.info), "observation.image", 16)
     monkeypatch.setattr(frame_pipeline, "_JOB_FRAMES", 1)
-    for cores, ranks, asked, expected in (
+    for cores, beside, asked, expected in (
         (16, "", 0, (6, 2)),
         (4, "", 0, (4, 1)),
         (8, "4", 0, (2, 1)),
         (2, "", 5, (5, 1)),
     ):
-        monkeypatch.setattr(processes, "cores", lambda cores=cores: cores)
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        monkeypatch.setattr(ranks, "cores", lambda cores=cores: cores)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", beside)
         pipeline = FramePipeline(decoder, range(EPISODES), torch.device("cpu"), workers=asked)
-        assert (pipeline.workers, pipeline.decoder_threads) == expected, (cores, ranks, asked)
+        assert (pipeline.workers, pipeline.decoder_threads) == expected, (cores, beside, asked)
 
 
 def test_what_waits_is_bounded_whatever_the_size_of_frames(job, monkeypatch):

@@ -165,10 +165,21 @@ BECOMES: dict[str, tuple[list[str], str]] = {
 
 
 def test_the_table_of_arguments_has_every_key_that_the_lerobot_trainer_obeys() -> None:
-    # These are for the job that the training is submitted as; nodes are the launcher's.
-    others = ("slurm", "trainer.num_nodes")
-    obeyed = {key for key, obeyers in OBEYED.items() if "lerobot policy" in obeyers and not key.startswith(others)}
-    assert set(BECOMES) == obeyed
+    obeyed = {key for key, obeyers in OBEYED.items() if "lerobot policy" in obeyers}
+    # Which are whoever's that starts the command, once for every process of every node.
+    launchers = {"trainer.num_nodes", *(key for key in obeyed if key.partition(".")[0] == "slurm")}
+    assert set(BECOMES) == obeyed - launchers
+
+
+def test_one_of_several_processes_takes_its_place_among_them(toy_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    meeting = {"MASTER_ADDR": "first", "MASTER_PORT": "29500"}
+    for name, value in (place | meeting).items():
+        monkeypatch.setenv(name, value)
+    run = _run(f"data.root={toy_root}", "trainer.devices=2", "trainer.num_nodes=2", "trainer.device=cpu")
+    command = build_command(run, [])
+    assert command.launcher[-2:] == ["-m", "trainers.lerobot.worker"], "no torchrun inside of torchrun"
+    assert command.environment.items() >= (place | meeting | {"GROUP_RANK": "1", "ACCELERATE_USE_CPU": "true"}).items()
 
 
 def test_image_transforms_are_lerobots_own_config_in_both_trainers(toy_root: Path) -> None:
