@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gym_aloha.env import AlohaEnv
 
 from hlrp.errors import UserError
 from hlrp.sim.aloha import SCENES
@@ -84,6 +83,8 @@ def test_the_first_state_depends_on_the_seed_alone(env: LightAlohaEnv, solved: t
 
 
 def test_physics_are_those_of_gym_aloha() -> None:
+    from gym_aloha.env import AlohaEnv  # imported first, it would choose MuJoCo's backend
+
     light, theirs = LightAlohaEnv(PEG, image_size=SIZE), AlohaEnv("insertion", "pixels_agent_pos")
     # Its three pictures cost half a second and are not compared.
     theirs._env.task.get_observation = lambda physics: {

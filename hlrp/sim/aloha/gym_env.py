@@ -59,6 +59,7 @@ class LightAlohaEnv(AlohaEnv):
     metadata = {**AlohaEnv.metadata, "frames_on_demand": True}  # noqa: RUF012
 
     _env: Any
+    observation_space: gym.spaces.Dict
 
     def __init__(
         self,
