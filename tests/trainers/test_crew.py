@@ -102,8 +102,13 @@ def test_devices_and_nodes_mean_the_same_in_both_trainers(trainer: str) -> None:
         placed(_run(trainer, num_nodes=2), launch)
     with pytest.raises(UserError, match="devices is 4, but srun started 2 processes on each node"):
         placed(_run(trainer, devices=4), launch)
-    assert placed(_run(trainer, devices=4), launch, resumed=True).trainer.processes == 6
+    # A run that goes on keeps the samples of a step.
+    resumed = placed(_run(trainer, devices=3, batch_size=4), launch, resumed=True).trainer
+    assert (resumed.devices, resumed.num_nodes, resumed.batch_size) == (2, 3, 2)
+    with pytest.raises(UserError, match="the 5 samples of a step cannot be shared out among 6 processes"):
+        placed(_run(trainer, batch_size=5), launch, resumed=True)
     assert placed(_run(trainer, devices=4), None).trainer.processes == 4
     with pytest.raises(UserError, match="2 nodes were asked for, but this process was started alone"):
         placed(_run(trainer, num_nodes=2), None)
-    assert placed(_run(trainer, num_nodes=2), None, resumed=True).trainer.num_nodes == 1
+    alone = placed(_run(trainer, num_nodes=2, batch_size=4), None, resumed=True).trainer
+    assert (alone.num_nodes, alone.batch_size) == (1, 8)
