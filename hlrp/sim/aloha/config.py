@@ -40,6 +40,9 @@ class AlohaLightEnv(AlohaConfig):
     """
 
     task: str = "AlohaTransferCube-v0"
+    # LeRobot's; written again for the type checker, which finds them in one order of modules and not in another.
+    observation_height: int = AlohaConfig.observation_height
+    observation_width: int = AlohaConfig.observation_width
     image_size: int = 128
     camera_name: str = "top"
     shadows: bool = False
