@@ -45,7 +45,7 @@ def _held(make: Callable[[], gym.Env]) -> gym.Env:
     return HoldFinalState(make())
 
 
-def copies(env: type[gym.Env], task: str, n_envs: int, switches: dict[str, Any], *, use_async: bool) -> Any:
+def copies(env: Callable[..., gym.Env], task: str, n_envs: int, switches: dict[str, Any], *, use_async: bool) -> Any:
     """A vector environment of one task.
 
     Args:
@@ -57,7 +57,7 @@ def copies(env: type[gym.Env], task: str, n_envs: int, switches: dict[str, Any],
     """
     if n_envs < 1:
         raise ValueError(f"n_envs must be at least 1, got {n_envs}")
-    make = partial(env, task, **switches)  # type: ignore[call-arg]
+    make = partial(env, task, **switches)
     if use_async and n_envs > 1:
         found = _LazyAsyncEnvs([make] * n_envs)
         found.preload = env.__module__
