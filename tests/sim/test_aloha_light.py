@@ -126,7 +126,7 @@ print(env.call("task_description")[0], observation["pixels"]["top"].shape, objec
 
 
 def test_stock_lerobot_knows_the_type_and_a_new_process_the_seed() -> None:
-    done = subprocess.run([sys.executable, "-c", PLUGIN], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run([sys.executable, "-c", PLUGIN], capture_output=True, text=True, timeout=300, check=False)
     env = LightAlohaEnv(PEG, image_size=SIZE)
     env.reset(seed=9)
     objects = env._env.physics.data.qpos[16:].tolist()

@@ -29,6 +29,8 @@ class AlohaLightEnv(AlohaConfig):
     Attributes:
         task: `AlohaTransferCube-v0` or `transfer_cube`, `AlohaInsertion-v0` or `insertion`, or a comma list.
         episode_length: Steps of 1/50 s after which an episode is truncated.
+        observation_height: Follows from ``image_size``.
+        observation_width: The same.
         image_size: Side in pixels of the square frames, of the policy and of recorded videos alike.
         camera_name: One of gym-aloha's cameras.
         shadows: Draw shadows and reflections.
@@ -40,7 +42,6 @@ class AlohaLightEnv(AlohaConfig):
     """
 
     task: str = "AlohaTransferCube-v0"
-    # LeRobot's; written again for the type checker, which finds them in one order of modules and not in another.
     observation_height: int = AlohaConfig.observation_height
     observation_width: int = AlohaConfig.observation_width
     image_size: int = 128
