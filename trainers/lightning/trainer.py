@@ -131,8 +131,7 @@ class LightningTrainer(BaseTrainer):
         if needs_data:
             require_dataset(run)
         # Data made in Python are a run's too where the module could describe them.
-        named = run.data.root is not None or run.data.sources
-        datasets = find_datasets(run) if needs_data or named else []
+        datasets = find_datasets(run) if needs_data or run.data.root is not None or run.data.sources else []
         if needs_module:
             check_model(run, datasets)
         return datasets
