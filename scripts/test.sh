@@ -10,5 +10,6 @@ ruff check .
 ruff format --check .
 mypy
 # Most tests start programs that spend their time importing: two at a time. A file's tests share what they train; in the
-# order of folders, light files come last and no worker is left alone with a long one.
-python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25 "$@"
+# order of folders, light files come last and no worker is left alone with a long one. A worker that dies ends the tests:
+# what is left would wait for it.
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 25 "$@"

@@ -1,7 +1,6 @@
 """One policy from several datasets, in both trainers: the same samples and losses, and runs that can be stopped."""
 
 import json
-import os
 import shutil
 import signal
 import sys
@@ -15,6 +14,7 @@ from command import hlrp
 from interruptions import assert_gone, family_of, start, wait_for_rows
 from make_dataset import make_dataset
 from make_labels import make_quantizer, make_table
+from own_signals import deliver
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -79,7 +79,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     def stopping(self: LeRobotPolicyAdapter, *args: Any) -> None:
         after_batch(self, *args)
         if self.global_step == SAVED + 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            deliver(signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(LeRobotPolicyAdapter, "on_train_batch_end", stopping)

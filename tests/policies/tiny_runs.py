@@ -1,7 +1,6 @@
 """Small runs of LeRobot's policies: their settings, and LeRobot's own loop in this process to compare with."""
 
 import copy
-import os
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from own_signals import deliver
 from safetensors.torch import load_file
 
 from hlrp.config import load_config
@@ -219,7 +219,7 @@ def _stop_after(steps: int, patch: Any) -> None:
     def stopping(self: LeRobotPolicyAdapter, *args: Any) -> None:
         after_batch(self, *args)
         if self.global_step == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
+            deliver(signal.SIGTERM)
 
     patch.setattr(LeRobotPolicyAdapter, "on_train_batch_end", stopping)
 

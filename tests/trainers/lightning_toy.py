@@ -5,7 +5,6 @@ Shuffled order from the global generator, noise drawn while reading, dropout, a 
 """
 
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +14,9 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from own_signals import deliver
 
 from hlrp.config import load_config
 from hlrp.data.sampler import ResumableSampler
@@ -76,7 +78,7 @@ class Net(LightningModule):
             with torch.no_grad():
                 self.net[0].bias += 1e-3 * torch.randn(8)
         if self.at and self.global_step == self.at and self.global_rank == 0:
-            os.kill(os.getpid(), self.number)
+            deliver(self.number)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)

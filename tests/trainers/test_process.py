@@ -1,12 +1,12 @@
 """A child that is told to stop, and commands that are: real processes, none of them trains."""
 
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from own_signals import deliver
 
 from trainers.lerobot.process import TrainingProcess
 
@@ -47,7 +47,7 @@ def test_a_training_process_is_told_what_its_parent_is_told(number: signal.Signa
     def on_line(line: str) -> None:
         lines.append(line)
         if line == "ready":
-            os.kill(os.getpid(), number)
+            deliver(number)
 
     before = signal.getsignal(number)
     assert process.run(on_line) == 128 + number
