@@ -133,9 +133,9 @@ class Crew:
             The exit code of all, and whether what this one has to say is of no use beside what others say.
         """
         mine, store = f"{self.launch.rank} {code}", self._store
-        store.set(f"end/{self.launch.rank}", json.dumps([code, said]))
-        if code:
+        if code:  # first: who sees the end of this one is to see the cause too
             store.compare_set("cause", "", mine)
+        store.set(f"end/{self.launch.rank}", json.dumps([code, said]))
         others = [f"end/{rank}" for rank in range(self.launch.world) if rank != self.launch.rank]
         end = time.monotonic() + _LAST_WORDS_S
         # A first process that finished may be publishing the run: it is waited for as long as it lives.
