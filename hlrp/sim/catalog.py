@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import Any
 
 from hlrp.errors import UserError, suggest
 from hlrp.sim import aloha, metaworld
@@ -72,6 +73,12 @@ def require_installed(env: str) -> None:
             where="--env",
             fix=f"pip install -e '.[{entry.extra}]'",
         )
+
+
+def switches_of(config: Any) -> dict[str, Any]:
+    """The arguments that every light environment takes, of its LeRobot configuration."""
+    names = ("image_size", "camera_name", "episode_length", "shadows", "multisampling", "camera_shake")
+    return {name: getattr(config, name) for name in names}
 
 
 def check_switches(

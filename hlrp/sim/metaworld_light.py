@@ -11,7 +11,7 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.envs.configs import MetaworldEnv as MetaworldConfig
 
 from hlrp.camera_names import NAMED
-from hlrp.sim.catalog import check_switches, expand_tasks
+from hlrp.sim.catalog import check_switches, expand_tasks, switches_of
 from hlrp.sim.metaworld import METAWORLD_CAMERAS
 from hlrp.sim.rendering import configure_gl
 
@@ -59,15 +59,7 @@ class MetaworldLightEnv(MetaworldConfig):
     @property
     def gym_kwargs(self) -> dict:
         """Arguments of `hlrp.sim.metaworld_gym.LightMetaworldEnv` besides the task."""
-        return {
-            **super().gym_kwargs,
-            "image_size": self.image_size,
-            "camera_name": self.camera_name,
-            "episode_length": self.episode_length,
-            "shadows": self.shadows,
-            "multisampling": self.multisampling,
-            "camera_shake": self.camera_shake,
-        }
+        return {**super().gym_kwargs, **switches_of(self)}
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, "VectorEnv"]]:
         """Vector environments as `{task or group: {task_id: VectorEnv}}`, each of ``n_envs`` copies."""

@@ -13,7 +13,7 @@ from lerobot.envs.configs import EnvConfig
 from hlrp.camera_names import NAMED
 from hlrp.errors import UserError
 from hlrp.sim.aloha import ALOHA_CAMERAS
-from hlrp.sim.catalog import check_switches, expand_tasks, require_installed
+from hlrp.sim.catalog import check_switches, expand_tasks, require_installed, switches_of
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
@@ -73,15 +73,7 @@ class AlohaLightEnv(AlohaConfig):
     @property
     def gym_kwargs(self) -> dict:
         """Arguments of `hlrp.sim.aloha.gym_env.LightAlohaEnv` besides the task."""
-        return {
-            "image_size": self.image_size,
-            "camera_name": self.camera_name,
-            "episode_length": self.episode_length,
-            "render_mode": self.render_mode,
-            "shadows": self.shadows,
-            "multisampling": self.multisampling,
-            "camera_shake": self.camera_shake,
-        }
+        return {"render_mode": self.render_mode, **switches_of(self)}
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, "VectorEnv"]]:
         """Vector environments as `{task: {0: VectorEnv}}`, each of ``n_envs`` copies."""
