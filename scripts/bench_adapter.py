@@ -117,6 +117,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
+    from hlrp.devices import choose_device
+
+    choose_device(args.device)
     for policy in args.policies:
         print(json.dumps(compare_steps(policy, args)), flush=True)
 

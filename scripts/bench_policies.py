@@ -253,11 +253,14 @@ def main() -> None:
     import lerobot.scripts.lerobot_train  # noqa: F401 - for all children at once
     from lerobot.utils.import_utils import register_third_party_plugins
 
+    from hlrp.devices import choose_device
+
     register_third_party_plugins()
     # Children of a process that has the imports and has computed nothing: none of another policy's memory.
     names = [*OURS, THEIRS]
     memory = {} if args.no_memory else {name: in_own_process("fork", memory_of, name, args) for name in names}
     keep_memory()
+    choose_device(args.device)
     data = Data(args)
     names += [f"{name}, {COMPILED}" for name in EXPERTS if args.compile]
     subjects = {name: Subject(name, args, data) for name in names}

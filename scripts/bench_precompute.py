@@ -29,6 +29,7 @@ from benchmark import finish, in_own_process, markdown, parser, resident_mib, se
 from hlrp.data import read_dataset, sequential_frames, window_offset
 from hlrp.data.episodes import check_camera
 from hlrp.data.identity import visible_files
+from hlrp.devices import choose_device
 from hlrp.laq import LAQ, PRESETS, LAQConfig
 from hlrp.latents.labelling import LabelRequest, LAQEncoder, label
 from hlrp.ranks import own_cores
@@ -212,6 +213,7 @@ def main() -> None:
     options.add_argument("--memory-frames", type=int, default=100_000)
     options.add_argument("--device", default="cpu")
     args = options.parse_args()
+    choose_device(args.device)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:

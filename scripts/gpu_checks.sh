@@ -2,16 +2,17 @@
 # What only a GPU can tell, in eight minutes: four of correctness, then four of speed. Every result is one line of JSON in
 # OUTPUT/results.jsonl; what each command printed lies beside it. No network; a backbone is made here, of random weights.
 #
-#   bash scripts/gpu_checks.sh DATASET_ROOT OUTPUT [--device cuda] [--camera NAME] [--seconds 240] [--quick]
+#   bash scripts/gpu_checks.sh DATASET_ROOT OUTPUT [--device cuda] [--camera NAME] [--seconds 240] [--only HALF] [--quick]
 #
-# --seconds is for each half. --quick takes the smallest sizes, to try the script itself: with --device cpu, on any machine.
+# --seconds is for each half; --only correctness or --only speed leaves the other one out. --quick takes the smallest
+# sizes, to try the script itself: with --device cpu, on any machine.
 # Exit code 1 if a line says that something failed or that no time was left for it.
 set -u -o pipefail
-usage() { sed -n '2,9s/^# \{0,1\}//p' "$0"; exit "$1"; }
-positional=() device=cuda seconds=240 quick='' camera=''
+usage() { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit "$1"; }
+positional=() device=cuda seconds=240 quick='' camera='' only=''
 while [ $# -gt 0 ]; do
   case "$1" in
-    --device | --seconds | --camera) [ $# -ge 2 ] || usage 2; printf -v "${1#--}" %s "$2"; shift 2 ;;
+    --device | --seconds | --camera | --only) [ $# -ge 2 ] || usage 2; printf -v "${1#--}" %s "$2"; shift 2 ;;
     --quick) quick=1; shift ;;
     -h | --help) usage 0 ;;
     -*) echo "unknown option $1" >&2; usage 2 ;;
@@ -19,6 +20,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 [ ${#positional[@]} -eq 2 ] || usage 2
+case "$only" in '' | correctness | speed) ;; *) echo "error: --only takes correctness or speed, not $only" >&2; exit 2 ;; esac
 cd "$(dirname "$0")/.."
 dataset="${positional[0]}" out="${positional[1]}"
 [ -f "$dataset/meta/info.json" ] || { echo "error: $dataset is no LeRobotDataset" >&2; exit 2; }
@@ -26,7 +28,6 @@ dataset="${positional[0]}" out="${positional[1]}"
 mkdir -p "$out"
 python="$(command -v python)" || { echo "error: no python on PATH" >&2; exit 2; }
 export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
-failed=0
 
 # check NAME COMMAND...: runs it for at most what is left of this half, and writes a line for each result that it printed,
 # then one of its own.
@@ -56,8 +57,7 @@ while (place := text.find("{", place)) >= 0:
 error = {} if code == 0 else {"error": "no time was left" if code == 124 else text.strip().splitlines()[-1:]}
 print(json.dumps({"of": name, "done": code == 0, "seconds": took, **error}))
 PY
-  [ "$code" -eq 0 ] || failed=1
-  tail -n 1 "$out/results.jsonl"
+  grep "\"of\": \"$name\", \"done\"" "$out/results.jsonl"
 }
 
 "$python" - "$device" > "$out/results.jsonl" <<'PY' || exit 1
@@ -77,7 +77,17 @@ trap 'rm -rf "$work"' EXIT
 seen=(${camera:+--camera "$camera"})
 
 ends=$((SECONDS + seconds))
-check correctness "$python" scripts/gpu_correctness.py "$dataset" --device "$device" --seconds "$seconds" "${seen[@]}" ${quick:+--quick}
+# Most of it is compiling and starting processes, so that three go at once.
+correct() {
+  check "correctness_$1" "$python" scripts/gpu_correctness.py "$dataset" --device "$device" --seconds "$seconds" \
+    "${seen[@]}" ${quick:+--quick} --checks "${@:2}"
+}
+if [ "$only" != speed ]; then
+  correct eager quantizers codes tf32 losses chunks resume &
+  correct compiled compiled_chunk compiled_losses &
+  correct trainers parity &
+  wait
+fi
 
 ends=$((SECONDS + seconds))
 if [ -n "$quick" ]; then
@@ -88,10 +98,13 @@ else
   precompute=(--presets tiny base --batch-sizes 32 256 --repeats 1 --frames 6000)
   backbone="$work/smolvlm" policies=(--batch-size 32 --rounds 3 --steps 4 --chunks 30 --precision bf16) adapter=(--repeats 2)
 fi
-check laq "$python" scripts/bench_laq.py "$dataset" --device "$device" ${camera:+--cameras "$camera"} "${laq[@]}"
-check precompute "$python" scripts/bench_precompute.py "$dataset" --device "$device" --seconds 0 --memory-frames 0 "${seen[@]}" "${precompute[@]}"
-check adapter "$python" scripts/bench_adapter.py --dataset-root "$dataset" --device "$device" "${adapter[@]}"
-[ -n "$quick" ] || check backbone "$python" scripts/make_random_smolvlm.py "$work/smolvlm"
-check table "$python" scripts/make_random_table.py "$dataset" "$work/table" --device "$device" "${seen[@]}"
-check policies "$python" scripts/bench_policies.py "$dataset" --table "$work/table" --backbone "$backbone" --device "$device" --compile --no-memory "${policies[@]}"
-exit "$failed"
+speed() {
+  [ "$only" = correctness ] || check "$@"
+}
+speed laq "$python" scripts/bench_laq.py "$dataset" --device "$device" ${camera:+--cameras "$camera"} "${laq[@]}"
+speed precompute "$python" scripts/bench_precompute.py "$dataset" --device "$device" --seconds 0 --memory-frames 0 "${seen[@]}" "${precompute[@]}"
+speed adapter "$python" scripts/bench_adapter.py --dataset-root "$dataset" --device "$device" "${adapter[@]}"
+[ -n "$quick" ] || speed backbone "$python" scripts/make_random_smolvlm.py "$work/smolvlm"
+speed table "$python" scripts/make_random_table.py "$dataset" "$work/table" --device "$device" "${seen[@]}"
+speed policies "$python" scripts/bench_policies.py "$dataset" --table "$work/table" --backbone "$backbone" --device "$device" --compile --no-memory "${policies[@]}"
+! grep -q '"done": false' "$out/results.jsonl"

@@ -1,6 +1,6 @@
 """Does a GPU compute what a CPU computes? A line of JSON for each check; exit code 1 if one failed.
 
-    python scripts/gpu_correctness.py DATASET_ROOT [--device cuda] [--seconds 240] [--quick]
+    python scripts/gpu_correctness.py DATASET_ROOT [--checks NAME...] [--device cuda] [--seconds 240] [--quick]
 
 Small models of random weights on the dataset's frames, float32 without TF32 where numbers are compared. ``value`` is
 what was measured and ``limit`` what it may be at most; differences are relative to the largest entry. What no time is
@@ -40,6 +40,20 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
 
 
+CHECKS = (
+    "quantizers",
+    "codes",
+    "tf32",
+    "losses",
+    "chunks",
+    "resume",
+    "compiled_chunk",
+    "compiled_losses",
+    "parity",
+)
+"""Methods of `Checks`, in order."""
+
+
 class Checks:
     """The checks of one dataset on one device.
 
@@ -53,6 +67,8 @@ class Checks:
         self.info = read_dataset(None, args.dataset_root)
         self.camera = check_camera(self.info, args.camera)
         self.config = LAQConfig.preset("tiny", offset_seconds=2 / self.info.fps)
+        self.also: dict[str, Any] = {}
+        """What the last check says beside its number."""
 
     def _frames(self, count: int = 16) -> torch.Tensor:
         shape = (count, self.config.num_frames, 3, *self.config.image_size)
@@ -201,7 +217,11 @@ class Checks:
         return apart(weights[1], weights[0]), 1e-2
 
     def parity(self) -> tuple[float, float]:
-        """LeRobot's loop and Lightning's, for ACT and an action expert."""
+        """Losses and norms of gradients of LeRobot's loop and Lightning's, for ACT and an action expert.
+
+        Weights are told beside it: where a gradient is nothing but rounding, as that of a bias of keys, Adam makes a
+        whole step of it, and kernels that round in another order make another one.
+        """
         from trainers.parity import measure_parity, parity_runs
 
         worst = 0.0
@@ -211,7 +231,9 @@ class Checks:
             flags = {"model.policy_type": name, "data.root": str(self.info.root), "trainer.device": self.device}
             given = {key: (value, "") for key, value in (flags | {"trainer.batch_size": 4}).items()}
             runs = parity_runs(given, fields, None, steps=4, output=self.folder / name)
-            worst = max(worst, measure_parity(*runs).worst)
+            found = measure_parity(*runs)
+            worst = max(worst, *found.loss, *found.grad_norm)
+            self.also |= {f"{name}: weights": max(found.weights.values()), f"{name}: of": found.worst_tensor}
         return worst, EXACT
 
 
@@ -236,6 +258,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("dataset_root", type=Path)
     options.add_argument("--camera", help="default: the dataset's only one")
+    options.add_argument("--checks", nargs="+", choices=CHECKS, default=CHECKS, metavar="NAME", help=", ".join(CHECKS))
     options.add_argument("--device", default="cuda")
     options.add_argument("--seconds", type=float, default=240, help="no check begins later")
     options.add_argument("--quick", action="store_true", help="fewer steps, to try the script itself")
@@ -248,19 +271,9 @@ def main() -> None:
     began, good = time.perf_counter(), True
     with tempfile.TemporaryDirectory() as folder:
         checks = Checks(args, Path(folder))
-        order = (
-            "quantizers",
-            "codes",
-            "tf32",
-            "losses",
-            "chunks",
-            "resume",
-            "compiled_chunk",
-            "compiled_losses",
-            "parity",
-        )
-        for name in order:
-            line = carry_out(name, getattr(checks, name), args.seconds - (time.perf_counter() - began))
+        for name in args.checks:
+            line = carry_out(name, getattr(checks, name), args.seconds - (time.perf_counter() - began)) | checks.also
+            checks.also = {}
             good &= line["ok"] is True
             print(json.dumps({"device": args.device, **line}), flush=True)
     raise SystemExit(0 if good else 1)

@@ -7,6 +7,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
+_SHORT = 4
+"""Tokens up to which attention on a GPU is written out."""
+_TILE = 64
+"""Entries of a row that a GPU's matrix products take at once."""
+
 
 def sincos_positions(positions: Tensor, dim: int) -> Tensor:
     """Sines and cosines of scalar positions: ``[N] -> [N, dim]``; ``dim`` must be even."""
@@ -40,8 +45,30 @@ class Attention(nn.Module):
         query = rearrange(self.query(x), "b n (h d) -> b h n d", h=self.heads)
         key_value = self.key_value(x if context is None else context)
         key, value = rearrange(key_value, "b n (two h d) -> two b h n d", two=2, h=self.heads)
-        mixed = F.scaled_dot_product_attention(self.query_norm(query), self.key_norm(key), value, is_causal=self.causal)
+        query, key = self.query_norm(query), self.key_norm(key)
+        if x.is_cuda and max(query.shape[-2], key.shape[-2]) <= _SHORT:
+            mixed = short_attention(query, key, value, causal=self.causal)
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         return self.out(rearrange(mixed, "b h n d -> b n (h d)"))
+
+
+def short_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+    """`scaled_dot_product_attention` written out, for very many very short sequences ``[B, H, N, D]``.
+
+    A GPU's attention kernels give each sequence a whole tile of 64 rows or more.
+    """
+    scale = query.shape[-1] ** -0.5
+    if causal and key.shape[-2] == 2:
+        # The first token sees itself alone. Of the second one's two weights one is enough.
+        (_, query), (one, two), (first, second) = (x.unbind(-2) for x in (query, key, value))
+        weight = torch.sigmoid((query * (two - one)).sum(-1, keepdim=True) * scale)
+        return torch.stack([first.to(weight.dtype), first + weight * (second - first)], dim=-2)
+    scores = (query.unsqueeze(-2) * key.unsqueeze(-3)).sum(-1) * scale
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -math.inf)
+    return (scores.softmax(-1).unsqueeze(-1) * value.unsqueeze(-3)).sum(-2)
 
 
 class FeedForward(nn.Module):
@@ -49,14 +76,23 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        hidden = 8 * dim // 3
-        self.up = nn.Linear(dim, 2 * hidden)
-        self.down = nn.Linear(hidden, dim)
+        self.hidden = 8 * dim // 3
+        self.up = nn.Linear(dim, 2 * self.hidden)
+        self.down = nn.Linear(self.hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to the last axis."""
+        if x.is_cuda:
+            return self._in_whole_tiles(x)
         value, gate = self.up(x).chunk(2, dim=-1)
         return self.down(value * F.gelu(gate))
+
+    def _in_whole_tiles(self, x: Tensor) -> Tensor:
+        """The same by products whose rows are as long as a GPU's kernels like them, with zeros for what is missing."""
+        more = -self.hidden % _TILE
+        halves = zip(self.up.weight.chunk(2), self.up.bias.chunk(2), strict=True)
+        value, gate = (F.linear(x, F.pad(weight, (0, 0, 0, more)), F.pad(bias, (0, more))) for weight, bias in halves)
+        return F.linear(value * F.gelu(gate), F.pad(self.down.weight, (0, more)), self.down.bias)
 
 
 class Block(nn.Module):
