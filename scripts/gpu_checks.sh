@@ -94,9 +94,9 @@ if [ -n "$quick" ]; then
   laq=(--presets tiny --steps 4 --batch-sizes 4 --compile no yes) precompute=(--presets tiny --batch-sizes 8 --repeats 1)
   backbone=tiny policies=(--batch-size 2 --rounds 1 --steps 1 --chunks 2 --chunk-size 8) adapter=(--policies act --steps 5 --repeats 1)
 else
-  laq=(--presets base --steps 40 --batch-sizes 64 --precisions bf16 32 --compile no yes --image-size 256)
-  precompute=(--presets tiny base --batch-sizes 32 256 --repeats 1 --frames 6000)
-  backbone="$work/smolvlm" policies=(--batch-size 32 --rounds 3 --steps 4 --chunks 30 --precision bf16) adapter=(--repeats 2)
+  laq=(--presets base --steps 30 --batch-sizes 256 --precisions bf16 --compile no yes --image-size 256)
+  precompute=(--presets tiny base --batch-sizes 256 --repeats 1 --frames 24000)
+  backbone="$work/smolvlm" policies=(--batch-size 32 --rounds 3 --steps 4 --chunks 10 --precision bf16) adapter=(--policies act --repeats 2)
 fi
 speed() {
   [ "$only" = correctness ] || check "$@"

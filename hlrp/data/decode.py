@@ -1,7 +1,7 @@
 """Frames in order: every video is decoded once, from front to back, at the speed of the decoder."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from hlrp.data.columns import read_column
@@ -9,6 +9,7 @@ from hlrp.data.dataset_info import DatasetInfo, check_episodes
 from hlrp.data.episodes import Episodes, check_camera, read_episodes
 from hlrp.data.images import BadVideoError, EmbeddedImages, declared_size
 from hlrp.data.open_video import OpenVideo, open_video, pixel_source
+from hlrp.data.video_times import keyframe_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,20 @@ class FrameChunk(NamedTuple):
     episode: int
     start: int
     frames: "NDArray[np.uint8]"
+
+
+class Span(NamedTuple):
+    """A part of an episode.
+
+    Args:
+        episode: Episode number.
+        start: Index of its first frame inside the episode.
+        stop: Index behind its last one.
+    """
+
+    episode: int
+    start: int
+    stop: int
 
 
 class DeviceChunk(NamedTuple):
@@ -179,27 +194,35 @@ class SequentialDecoder:
 
         return f"Pillow {PIL.__version__}"
 
+    def keyframe_interval(self, episode: int) -> int:
+        """Frames from which decoding can begin are at most so far apart, in the file of ``episode``."""
+        return keyframe_interval(self.table.video[self.camera][0][episode]) if self.is_video else 1
+
     def frames(
         self,
-        episodes: Sequence[int],
+        parts: Iterable[int | Span],
         *,
         chunk: int = 64,
         threads: int = 0,
         on_bad: Callable[[BadVideoError], None] | None = None,
     ) -> Iterator[FrameChunk]:
-        """Frames of ``episodes`` in that order; see `sequential_frames`. Safe to call from several threads."""
+        """Frames of episodes, or parts of them, in that order; see `sequential_frames`. Safe in several threads.
+
+        Parts are asked for one by one, when the one before is through; meanwhile its video stays open.
+        """
         chunk = self._piece(chunk)
         if self._times is None:
-            source = self._image_chunks(episodes, chunk)
+            source = self._image_chunks(self._spans(parts), chunk)
         else:
-            source = self._video_chunks(episodes, chunk, threads, "cpu", lambda video, *asked: video.read(*asked))
+            read: Callable[..., NDArray[np.uint8]] = lambda video, *asked: video.read(*asked)  # noqa: E731
+            source = self._video_chunks(self._spans(parts), chunk, threads, "cpu", read)
         for episode, start, frames in _without_bad(source, on_bad):
             yield FrameChunk(episode, start, resize_frames(frames.transpose(0, 3, 1, 2), self.size))
 
     def frames_on(
         self,
         device: str,
-        episodes: Sequence[int],
+        parts: Iterable[int | Span],
         *,
         chunk: int = 64,
         threads: int = 0,
@@ -210,7 +233,8 @@ class SequentialDecoder:
         A file that is left to PyAV gives frames on the CPU.
         """
         chunk = self._piece(chunk)
-        source = self._video_chunks(episodes, chunk, threads, device, lambda video, *asked: video.read_tensor(*asked))
+        read: Callable[..., Tensor] = lambda video, *asked: video.read_tensor(*asked)  # noqa: E731
+        source = self._video_chunks(self._spans(parts), chunk, threads, device, read)
         for episode, start, frames in _without_bad(source, on_bad):
             resized = resize_tensor(frames.permute(0, 3, 1, 2), self.size)
             yield DeviceChunk(episode, start, resized.permute(0, 2, 3, 1).contiguous())
@@ -219,9 +243,13 @@ class SequentialDecoder:
         """Frames to read at a time: ``chunk``, or less of large ones."""
         return max(1, min(chunk, _PIECE_BYTES // (3 * self._recorded[0] * self._recorded[1])))
 
+    def _spans(self, parts: Iterable[int | Span]) -> Iterator[Span]:
+        for part in parts:
+            yield part if isinstance(part, Span) else Span(part, 0, int(self.table.lengths[part]))
+
     def _video_chunks[F](
         self,
-        episodes: Sequence[int],
+        spans: Iterable[Span],
         chunk: int,
         threads: int,
         device: str,
@@ -231,7 +259,7 @@ class SequentialDecoder:
         paths, info = self.table.video[self.camera][0], self.table.info
         video: OpenVideo | None = None
         try:
-            for episode in episodes:
+            for episode, first, stop in spans:
                 try:
                     if video is None or video.path != paths[episode]:
                         if video is not None:
@@ -246,8 +274,8 @@ class SequentialDecoder:
                             threads=threads,
                             device=device,
                         )
-                    seconds = self._times.seconds(episode)
-                    for start in range(0, len(seconds), chunk):
+                    seconds = self._times.seconds(episode)[:stop]
+                    for start in range(first, len(seconds), chunk):
                         yield episode, start, read(video, seconds[start : start + chunk], episode)
                 except BadVideoError as error:
                     yield error
@@ -256,18 +284,18 @@ class SequentialDecoder:
                 video.close()
 
     def _image_chunks(
-        self, episodes: Sequence[int], chunk: int
+        self, spans: Iterable[Span], chunk: int
     ) -> "Iterator[tuple[int, int, NDArray[np.uint8]] | BadVideoError]":
         import numpy as np
 
         # The index of the tables is shared; what is loaded of them belongs to one thread.
         images = copy.copy(self._images)
         assert images is not None
-        for episode in episodes:
+        for episode, first, stop in spans:
             try:
-                first, length = int(self.table.start[episode]), int(self.table.lengths[episode])
-                for start in range(0, length, chunk):
-                    indices = np.arange(first + start, first + min(start + chunk, length))
+                begin = int(self.table.start[episode])
+                for start in range(first, stop, chunk):
+                    indices = np.arange(begin + start, begin + min(start + chunk, stop))
                     yield episode, start, images.read_frames(indices, episode).transpose(0, 2, 3, 1)
             except BadVideoError as error:
                 yield error

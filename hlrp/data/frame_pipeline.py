@@ -1,39 +1,46 @@
 """Decoding ahead in threads, onto a device: decoding, transfer and what is done with the frames overlap."""
 
+import math
 import queue
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hlrp.data.decode import DeviceChunk, SequentialDecoder
+from hlrp.data.decode import DeviceChunk, SequentialDecoder, Span
 from hlrp.data.images import BadVideoError
 from hlrp.ranks import own_cores
 
 _JOB_FRAMES = 512
 """Frames of a job, about: opening a video and finding a place in it costs as much as some tens of small frames."""
 
-_AHEAD_BYTES = 16 << 20
+_CHUNK_BYTES = 8 << 20
+"""Frames that are handed over together, about."""
+
+_AHEAD_BYTES = 64 << 20
 """Frames that a thread has decoded and nobody has taken yet, about."""
+
+_WASTE = 0.25
+"""Share of a job that may be decoded in vain, to come to its first frame from the keyframe before."""
 
 _PINNED = 3
 
 
 class _Job:
-    """Neighbouring episodes that one thread decodes, and what it has decoded of them."""
+    """Neighbouring parts of episodes that one thread decodes, and what it has decoded of them."""
 
-    def __init__(self, episodes: list[int], ahead: int) -> None:
-        self.episodes = episodes
+    def __init__(self, spans: list[Span], ahead: int) -> None:
+        self.spans = spans
         self.decoded: queue.Queue[DeviceChunk | BaseException | None] = queue.Queue(ahead)
 
 
 class _Begun:
     """Jobs that a thread has begun, in the order of the episodes; each is made when it begins."""
 
-    def __init__(self, groups: Sequence[list[int]], ahead: int) -> None:
+    def __init__(self, groups: Sequence[list[Span]], ahead: int) -> None:
         self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._groups, self._ahead, self._lock = iter(groups), ahead, threading.Lock()
 
@@ -52,6 +59,7 @@ class FramePipeline:
     """Decodes episodes in threads, several at once but given in order, and moves their frames to a device once.
 
     What waits is limited to some tens of megabytes a thread, whatever the size of frames and the length of episodes.
+    Long episodes are shared by threads, where keyframes are near to one another; else the decoder's own threads are.
     Frames that a CPU decodes are resized there, in the same thread. To a CUDA device they go through pinned memory on a
     stream of their own, so that the copy runs beside kernels; with torchcodec that device decodes and resizes itself.
 
@@ -79,12 +87,11 @@ class FramePipeline:
         self._decoder, self._device = decoder, device
         frame_bytes = decoder.size[0] * decoder.size[1] * 3
         # No more depends on the number of threads: the same frames come in the same chunks with any.
-        self._chunk = max(1, min(chunk, _AHEAD_BYTES // (2 * frame_bytes)))
+        self._chunk = max(1, min(chunk, _CHUNK_BYTES // frame_bytes))
         self._skip_bad = skip_bad
-        ahead = max(2, _AHEAD_BYTES // (self._chunk * frame_bytes))
-        self._ahead = ahead
-        self._groups = [*self._neighbours(episodes)]
-        self.workers = max(1, min(workers or own_cores(), len(self._groups)))
+        self._ahead = max(2, _AHEAD_BYTES // (self._chunk * frame_bytes))
+        self._groups = [*self._cut(episodes)]
+        self.workers = self._useful(workers or own_cores(), asked=bool(workers))
         self.decoder_threads = 1 if workers else max(1, own_cores() // self.workers)
         there = device.type == "cuda" and decoder.is_video and decoder.table.info.video_backend == "torchcodec"
         self._decoding_device = str(device) if there else None
@@ -96,16 +103,37 @@ class FramePipeline:
         """What decodes the frames, with versions."""
         return self._decoder.source("cpu" if self._decoding_device is None else self._device.type)
 
-    def _neighbours(self, episodes: Sequence[int]) -> Iterator[list[int]]:
-        lengths, group, frames = self._decoder.table.lengths, list[int](), 0
+    def _cut(self, episodes: Sequence[int]) -> Iterator[list[Span]]:
+        """The jobs: neighbouring short episodes, or parts of long ones, that can wait in memory as a whole."""
+        lengths = self._decoder.table.lengths
+        most = max(1, min(self._ahead, _JOB_FRAMES // self._chunk)) * self._chunk
+        long = next((episode for episode in episodes if lengths[episode] > most), None)
+        shared = long is not None and self._decoder.keyframe_interval(long) <= _WASTE * most
+        group, frames = list[Span](), 0
         for episode in episodes:
-            group.append(episode)
-            frames += int(lengths[episode])
-            if frames >= _JOB_FRAMES:
-                yield group
-                group, frames = [], 0
+            length = int(lengths[episode])
+            # In whole chunks, and as equal as these allow.
+            parts = math.ceil(length / most) if shared else 1
+            step = math.ceil(length / self._chunk / max(1, parts)) * self._chunk
+            for start in range(0, length, max(1, step)):
+                span = Span(episode, start, min(length, start + step))
+                if group and frames + span.stop - start > min(most, _JOB_FRAMES):
+                    yield group
+                    group, frames = [], 0
+                group.append(span)
+                frames += span.stop - start
         if group:
             yield group
+
+    def _useful(self, workers: int, *, asked: bool) -> int:
+        """Of so many threads, those that find work."""
+        workers = max(1, min(workers, len(self._groups)))
+        longest = max((sum(stop - start for _, start, stop in group) for group in self._groups), default=0)
+        waiting = self._ahead * self._chunk
+        if asked or longest <= waiting:
+            return workers
+        # Of a job that is not yet taken a part waits, and then its thread does: others gain nothing.
+        return min(workers, math.ceil(longest / (longest - waiting)))
 
     def __iter__(self) -> Generator[DeviceChunk | BadVideoError]:
         # A thread begins a job only if it is among the next few: the others' results would have to wait in memory.
@@ -117,14 +145,18 @@ class FramePipeline:
         ]
         for thread in threads:
             thread.start()
+        spoiled: int | None = None
         try:
             for _ in self._groups:
                 job = begun.jobs.get()
                 while (item := job.decoded.get()) is not None:
-                    if isinstance(item, BadVideoError) and self._skip_bad:
-                        yield item
-                    elif isinstance(item, BaseException):
+                    if isinstance(item, BaseException) and not (isinstance(item, BadVideoError) and self._skip_bad):
                         raise item
+                    if item.episode == spoiled:
+                        continue  # another part of it
+                    if isinstance(item, BadVideoError):
+                        spoiled = item.episode
+                        yield item
                     else:
                         yield self._to_device(item)
                 may_begin.release()
@@ -135,38 +167,45 @@ class FramePipeline:
                 thread.join()
 
     def _work(self, begun: "_Begun", may_begin: threading.Semaphore) -> None:
-        while True:
-            may_begin.acquire()
-            job = None if self._stop.is_set() else begun.next()
-            if job is None or self._stop.is_set():
-                may_begin.release()  # for the next thread to see the end
-                return
-            try:
-                self._decode(job)
-            except BaseException as error:  # whatever it is, it belongs to the thread that waits for frames
-                self._put(job, error)
+        job: _Job | None = None
 
-    def _decode(self, job: _Job) -> None:
+        def spans() -> Iterator[Span]:
+            nonlocal job
+            while (job := self._begin(begun, may_begin)) is not None:
+                yield from job.spans
+                self._put(job, None)
+
         def on_bad(error: BadVideoError) -> None:
             self._put(job, error)
 
         options: Any = {"chunk": self._chunk, "threads": self.decoder_threads}
         options["on_bad"] = on_bad if self._skip_bad else None
-        for item in self._read(job.episodes, options):
-            if not self._put(job, item):
-                return
-        self._put(job, None)
+        try:
+            for item in self._read(spans(), options):
+                if not self._put(job, item):
+                    return
+        except BaseException as error:  # whatever it is, it belongs to the thread that waits for frames
+            self._put(job, error)
 
-    def _read(self, episodes: list[int], options: Any) -> Iterator[DeviceChunk]:
+    def _begin(self, begun: "_Begun", may_begin: threading.Semaphore) -> _Job | None:
+        may_begin.acquire()
+        job = None if self._stop.is_set() else begun.next()
+        if job is None or self._stop.is_set():
+            may_begin.release()  # for the next thread to see the end
+            return None
+        return job
+
+    def _read(self, spans: Iterable[Span], options: Any) -> Iterator[DeviceChunk]:
         if self._decoding_device is not None:
-            yield from self._decoder.frames_on(self._decoding_device, episodes, **options)
+            yield from self._decoder.frames_on(self._decoding_device, spans, **options)
             return
-        for episode, start, frames in self._decoder.frames(episodes, **options):
+        for episode, start, frames in self._decoder.frames(spans, **options):
             # Pictures and resized frames may have another layout in memory than decoded video.
             last = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
             yield DeviceChunk(episode, start, torch.from_numpy(last))
 
-    def _put(self, job: _Job, item: DeviceChunk | BaseException | None) -> bool:
+    def _put(self, job: _Job | None, item: DeviceChunk | BaseException | None) -> bool:
+        assert job is not None, "nothing is decoded outside of a job"
         while not self._stop.is_set():
             try:
                 job.decoded.put(item, timeout=0.2)

@@ -1,6 +1,7 @@
 """When the frames of a video are shown, from its packets alone; and how that differs from a dataset's table."""
 
 import math
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MOST_PACKETS = 4096
+_LOOKED_AT = 1024
 _BEFORE_S = 5.0
 
 
@@ -62,6 +64,25 @@ def stream_times(path: Path, first: float, last: float) -> StreamTimes:
                 end = decoded
                 break
     return StreamTimes(np.sort(np.asarray(shown, np.float64)), np.inf if begin is None else begin, end)
+
+
+def keyframe_interval(path: Path) -> int:
+    """Most frames from one at which decoding can begin to the next, among the first thousand; without decoding.
+
+    Of a file that cannot be read, whatever is wrong with it: more than there are.
+    """
+    import av
+
+    longest = since = 0
+    try:
+        with av.open(str(path.absolute())) as container:
+            for packet in islice(container.demux(container.streams.video[0]), _LOOKED_AT):
+                if packet.pts is not None:
+                    since = 0 if packet.is_keyframe else since + 1
+                    longest = max(longest, since)
+    except (OSError, ValueError, LookupError, EOFError, av.FFmpegError):
+        return _LOOKED_AT
+    return longest + 1
 
 
 class Mismatch(NamedTuple):
