@@ -1,16 +1,19 @@
 """What serving a policy costs beside its inference: round trips on loopback, and the same inference in this process.
 
-    python scripts/bench_serve.py [--requests 100] [--cameras 2] [--size 480x640] [--json]
+    python scripts/bench_serve.py [--requests 100] [--cameras 2] [--size 480x640] [--device cuda] [--json]
 
 A tiny diffusion policy with random weights, which resizes its pictures and so is quick, is served by `hlrp serve` in a
 process of its own. In turn, an observation is sent there and acted on here. `overhead` is a round trip less what the
 server reports from the arrays to the actions, which is also done here: so coding, sockets, waiting for a turn. On a
-machine with other work most of that is waiting for the others. `CPU overhead` does not wait: the processor time of both
-processes for a request, less that of the same inference here; the mean, since the system counts in steps of 10 ms.
+machine with other work most of that is waiting for the others. `transport` is a round trip of so many bytes between two
+processes by the websockets library alone, with no policy and no coding. `CPU overhead` does not wait: the processor
+time of both processes for a request, less that of the same inference here; the mean, as the system counts in steps of 10 ms.
 """
 
 import argparse
+import asyncio
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -58,14 +61,48 @@ def save_policy(folder: Path, cameras: int, size: tuple[int, int]) -> None:
         part.save_pretrained(folder)
 
 
+def answer_bytes(port: Any) -> None:
+    """A server that takes messages and answers with few bytes."""
+    from websockets.asyncio.server import ServerConnection, serve
+
+    async def answer(connection: ServerConnection) -> None:
+        async for _ in connection:
+            await connection.send(bytes(400))
+
+    async def run() -> None:
+        async with serve(answer, "127.0.0.1", 0, compression=None, max_size=None) as server:
+            port.send(next(iter(server.sockets)).getsockname()[1])
+            await asyncio.Future()
+
+    asyncio.run(run())
+
+
+def transport(size: int, requests: int) -> list[float]:
+    """Round trips of ``size`` bytes, in seconds."""
+    from websockets.sync.client import connect
+
+    here, there = multiprocessing.Pipe(duplex=False)
+    server = multiprocessing.get_context("spawn").Process(target=answer_bytes, args=(there,), daemon=True)
+    server.start()
+    times, message = [], os.urandom(size)
+    with connect(f"ws://127.0.0.1:{here.recv()}", compression=None, max_size=None) as connection:
+        for _ in range(requests + 3):
+            began = time.perf_counter()
+            connection.send(message)
+            connection.recv()
+            times.append(time.perf_counter() - began)
+    server.terminate()
+    return times[3:]
+
+
 def percentiles(times: list[float]) -> dict[str, float]:
     """p5, p50 and p99 in milliseconds."""
     return {f"p{p}": round(float(np.percentile(times, p)) * 1e3, 2) for p in (5, 50, 99)}
 
 
-def measure(folder: Path, address: str, requests: int, server: psutil.Process) -> dict[str, Any]:
+def measure(folder: Path, address: str, requests: int, server: psutil.Process, device: str) -> dict[str, Any]:
     """Round trips and inference here, in turn."""
-    served = load_served(folder, device="cpu")
+    served = load_served(folder, device=device)
     session = Session(served.loaded, seed=0, alone=True)
     rng = np.random.default_rng(0)
     told: dict[str, list[float]] = {"round trip": [], "inference there": [], "overhead": [], "inference here": []}
@@ -100,6 +137,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--cameras", type=int, default=2)
     parser.add_argument("--size", default="480x640", help="height x width")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     height, width = (int(part) for part in arguments.size.split("x"))
@@ -107,13 +145,16 @@ def main() -> None:
         folder = Path(name) / "pretrained_model"
         save_policy(folder, arguments.cameras, (height, width))
         argv = [sys.executable, "-m", "hlrp_cli.main", "serve", str(folder), "--port", "0", "--seed", "0"]
+        argv += ["--device", arguments.device]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None
             try:
                 address = server.stdout.readline().split()[-1]
-                found = measure(folder, address, arguments.requests, psutil.Process(server.pid))
+                trips = transport(arguments.cameras * height * width * 3, arguments.requests)
+                found = measure(folder, address, arguments.requests, psutil.Process(server.pid), arguments.device)
             finally:
                 server.terminate()
+    found["transport"] = percentiles(trips)
     load = round(os.getloadavg()[0], 1)
     if arguments.json:
         print(json.dumps({**found, "load": load, "cores": os.cpu_count()}))
