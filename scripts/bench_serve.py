@@ -7,7 +7,7 @@ process of its own. In turn, an observation is sent there and acted on here. `ov
 server reports from the arrays to the actions, which is also done here: so coding, sockets, waiting for a turn. On a
 machine with other work most of that is waiting for the others. `transport` is a round trip of so many bytes between two
 processes by the websockets library alone, with no policy and no coding. `CPU overhead` does not wait: the processor
-time of both processes for a request, less that of the same inference here; the mean, as the system counts in steps of 10 ms.
+time of both processes for a request, less that of the same inference here; the mean, since it comes in steps of 10 ms.
 """
 
 import argparse
