@@ -37,37 +37,42 @@ class Size:
     steps: int | None
 
 
-FULL = Size(recorded=30, labelled=2, evaluated=20, steps=None)
+USUAL = Size(recorded=30, labelled=2, evaluated=20, steps=None)
 QUICK = Size(recorded=2, labelled=1, evaluated=1, steps=4)
 
-POLICIES = {"latent_expert": "hlrp_action_expert_latent", "act": "ACT"}
+OURS = {"latent_expert": "hlrp_action_expert_latent"}
 """Configuration, and folder, of what is trained on the recorded data, and its name in the table."""
+BESIDE = {"act": "ACT"}
+"""The same of what it is compared with."""
 FEW_POLICIES = {"few_actions": "few actions", "few_video": "and video"}
 """Folder of what learns from few actions, alone or with the video of all episodes, and its name in the table."""
 
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder of everything the demo makes.")] = Path("outputs/demo"),
+    full: Annotated[
+        bool, typer.Option("--full", help="Then ACT beside it, and two tasks of which two episodes each have actions.")
+    ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Smoke run: a few steps of everything; nothing is learned.")
     ] = False,
 ) -> None:
-    """From video to policies that act: record, quantizer, labels, foundation, latent expert, next to ACT; evaluated.
+    """From video to a policy that acts: record, quantizer, labels, foundation, latent expert; evaluated, with a page.
 
-    Then two more tasks of which two episodes each have actions: what is the video of the others worth? Stages that are
-    done are skipped.
+    With --full also what it is worth: ACT on the same data, and what the video of many episodes adds to the actions of
+    a few. Stages that are done are skipped.
     """
-    size = QUICK if quick else FULL
+    size = QUICK if quick else USUAL
     from hlrp.locks import FolderLock
     from hlrp.runs.directory import check_writable
 
     root = output / "quick" if quick else output
     check_writable(root)
     with FolderLock(root):
-        _run(root, size)
+        _run(root, size, full)
 
 
-def _run(root: Path, size: Size) -> None:
+def _run(root: Path, size: Size, full: bool) -> None:
     started = time.monotonic()
     data, laq, table, foundation = (root / name for name in ("data", "laq", "latents", "foundation"))
     _record("record", TASKS, data, size)
@@ -75,13 +80,14 @@ def _run(root: Path, size: Size) -> None:
     label = ["precompute-latents", "--laq", laq, "--dataset-root", data, "--output", table]
     _stage("labels", (table / "manifest.json").is_file(), label)
     _train("foundation", "foundation", foundation, data, size, "--latents", table)
-    latents = {"latent_expert": ["--latents", table, "--init-from", foundation]}
-    for name, title in POLICIES.items():
-        _train(title, name, root / name, data, size, *latents.get(name, []))
-    for name, title in POLICIES.items():
-        _evaluate(title, root, name, size)
-    _few_labels(root, size)
-    _report(root, size, time.monotonic() - started)
+    sources = ["--latents", table, "--init-from", foundation]
+    _train(OURS["latent_expert"], "latent_expert", root / "latent_expert", data, size, *sources)
+    _evaluate(OURS["latent_expert"], root, "latent_expert", size)
+    if full:
+        _train(BESIDE["act"], "act", root / "act", data, size)
+        _evaluate(BESIDE["act"], root, "act", size)
+        _few_labels(root, size)
+    _report(root, size, full, time.monotonic() - started)
 
 
 def _few_labels(root: Path, size: Size) -> None:
@@ -112,9 +118,14 @@ def _record(stage: str, tasks: Sequence[str], data: Path, size: Size) -> None:
 
 
 def _evaluate(title: str, root: Path, name: str, size: Size, *more: str) -> None:
-    results = root / f"eval_{name}"
+    results = _results(root, name)
     evaluate = ["eval", root / name, "--episodes", size.evaluated, "--seed", 1000, "--videos", 2, "--output", results]
-    _stage(f"evaluate {title}", (results / "results.json").is_file(), [*evaluate, *more])
+    _stage(f"evaluate {title}", results.joinpath("results.json").is_file(), [*evaluate, *more])
+
+
+def _results(root: Path, name: str) -> Path:
+    """Where a policy is evaluated: in its run, whose page shows it."""
+    return root / name / "eval" / "demo"
 
 
 def _train(stage: str, config: str, run: Path, data: Path, size: Size, *more: Any) -> None:
@@ -182,17 +193,26 @@ def _run_command(args: Sequence[Any]) -> int:
     return 128 - code if code < 0 else code
 
 
-def _report(root: Path, size: Size, seconds: float) -> None:
+def _report(root: Path, size: Size, full: bool, seconds: float) -> None:
     from hlrp_cli.console import console
 
+    made = [(_results(root, name) / "results.json").stat().st_mtime for name in _evaluated(full)]
+    index = root / "index.html"
+    _stage("pages", index.is_file() and index.stat().st_mtime >= max(made), ["report", root])
     out = console(result=True)
-    _show(root, "success on seeds that were not recorded, 95 % interval", TASKS, POLICIES)
-    given = f"actions of {size.labelled} of {size.recorded} episodes a task"
-    few = _show(root, f"success with {given}", FEW_TASKS, FEW_POLICIES)
-    alone, video = (f"{row['success_rate']:.0%}" for row in few)
-    out.print(f"{given}: {alone} -> with the video of all: {video}")
+    _show(root, "success on seeds that were not recorded, 95 % interval", TASKS, OURS | (BESIDE if full else {}))
+    if full:
+        given = f"actions of {size.labelled} of {size.recorded} episodes a task"
+        few = _show(root, f"success with {given}", FEW_TASKS, FEW_POLICIES)
+        alone, video = (f"{row['success_rate']:.0%}" for row in few)
+        out.print(f"{given}: {alone} -> with the video of all: {video}")
     out.print(f"runs, results and videos: {root}")
+    out.print(f"all of it as pages: {index}")
     out.print(f"the whole demo took {seconds:.0f} s")
+
+
+def _evaluated(full: bool) -> list[str]:
+    return [*OURS, *(BESIDE | FEW_POLICIES if full else {})]
 
 
 def _show(root: Path, title: str, tasks: Sequence[str], policies: dict[str, str]) -> list[dict[str, Any]]:
@@ -201,7 +221,7 @@ def _show(root: Path, title: str, tasks: Sequence[str], policies: dict[str, str]
 
     from hlrp_cli.console import console
 
-    found = [json.loads((root / f"eval_{name}" / "results.json").read_text(encoding="utf8")) for name in policies]
+    found = [json.loads((_results(root, name) / "results.json").read_text(encoding="utf8")) for name in policies]
     table = Table("task", *policies.values(), title=title, title_justify="left")
     for task in tasks:
         table.add_row(task, *[_success(results["tasks"][task]) for results in found])

@@ -17,7 +17,7 @@ FEW_TASKS = {"button-press-topdown-v3", "window-close-v3"}
 
 @pytest.mark.slow
 def test_the_whole_chain_and_nothing_twice(tmp_path: Path) -> None:
-    first = hlrp("demo", "--quick", "--output", tmp_path / "demo", timeout=500)
+    first = hlrp("demo", "--quick", "--full", "--output", tmp_path / "demo", timeout=500)
     assert first.code == 0, first.err
     root = tmp_path / "demo" / "quick"
     info = json.loads((root / "data/meta/info.json").read_text())
@@ -25,22 +25,32 @@ def test_the_whole_chain_and_nothing_twice(tmp_path: Path) -> None:
     assert {RunDirectory.open(root / name).manifest.status for name in TRAINED} == {"finished"}
     recorded = {e["reset_seed"] for e in json.loads((root / "data/meta/hlrp_collect.json").read_text())["episodes"]}
     for policy in TRAINED[2:]:
-        results = json.loads((root / f"eval_{policy}/results.json").read_text())
+        results = json.loads((root / policy / "eval/demo/results.json").read_text())
         assert set(results["tasks"]) == (FEW_TASKS if policy.startswith("few") else TASKS)
         assert results["overall"]["episodes"] == 2
         assert not recorded & {e["seed"] for e in results["episodes"]}, "evaluated on recorded seeds"
-        assert list((root / f"eval_{policy}").rglob("*.mp4"))
+        assert list((root / policy / "eval/demo").rglob("*.mp4"))
     assert all(text in first.out for text in ("button-press-v3", "hlrp_action_expert_latent", "ACT"))
+    _pages_are_linked(root)
     _chain_is_one(root)
     _few_actions_are_few(root, first.out)
 
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
     started = time.monotonic()
-    second = hlrp("demo", "--quick", "--output", tmp_path / "demo")
+    second = hlrp("demo", "--quick", "--full", "--output", tmp_path / "demo")
     assert second.code == 0, second.err
-    assert second.err.count("already done") == 16
+    assert second.err.count("already done") == 17
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()} == before
     assert time.monotonic() - started < 10
+
+
+def _pages_are_linked(root: Path) -> None:
+    """The index leads to each run's page, and the policy's page to those of what it was made from, with its results."""
+    index = (root / "index.html").read_text()
+    assert all(f'href="{name}/report.html"' in index for name in TRAINED)
+    page = (root / "latent_expert/report.html").read_text()
+    assert all(f'href="../{name}/report.html"' in page for name in ("foundation", "laq"))
+    assert "<video" in page
 
 
 def _chain_is_one(root: Path) -> None:
@@ -63,6 +73,8 @@ def _few_actions_are_few(root: Path, out: str) -> None:
     assert policy["labelled_episodes"] == [0, 1] and policy["use_state"] is False
     said = json.loads((root / "few_pseudo_labels/meta/hlrp_pseudo_labels.json").read_text())["identity"]
     assert said["recorded"] == [0, 1]
-    shares = [json.loads((root / f"eval_few_{n}/results.json").read_text())["overall"] for n in ("actions", "video")]
+    shares = [
+        json.loads((root / f"few_{n}/eval/demo/results.json").read_text())["overall"] for n in ("actions", "video")
+    ]
     before, after = (f"{share['success_rate']:.0%}" for share in shares)
     assert f"actions of 1 of 2 episodes a task: {before} -> with the video of all: {after}" in out
