@@ -120,6 +120,14 @@ class FrameRanges:
 
         return np.asarray(self[np.arange(len(self))], dtype)
 
+    def before(self, frames: "NDArray[np.int64]") -> "NDArray[np.int64]":
+        """How many of them come before each of ``frames``, `[n]`."""
+        import numpy as np
+
+        ranges = np.searchsorted(self.begins, frames, side="right")
+        beyond = np.maximum(np.append(0, self.ends)[ranges] - frames, 0)
+        return (np.append(0, self._after)[ranges] - beyond).astype(np.int64)
+
     def mark(self, mask: "NDArray[np.bool_]") -> "NDArray[np.bool_]":
         """Set ``mask``, bool `[frames]` by global index, where they are."""
         for begin, end in zip(self.begins.tolist(), self.ends.tolist(), strict=True):
