@@ -1,11 +1,15 @@
 """Training and labelling on a dataset that comes as it is read, by the installed command."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
-from command import Finished, assert_user_error, hlrp
+from command import Finished, assert_user_error, hlrp, hlrp_argv
+from interruptions import wait_for_rows
 
 from hlrp.data.dataset_info import read_dataset
 from hlrp.data.streaming import Stream
@@ -23,10 +27,14 @@ def bare(toy_root: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def _train(root: Path, out: Path, steps: int, *more: str) -> Finished:
-    base = ["train", "--model", "laq", "--dataset-root", root, "--device", "cpu", "--batch-size", "3"]
-    keys = ["trainer.log_freq=1", "data.num_workers=1", "data.offset_seconds=0.1", "data.streaming=true", *TINY]
-    return hlrp(*base, "--steps", str(steps), "--output-dir", out, *keys, *more, env=ONE_THREAD)
+def _words(root: Path, out: Path, steps: int) -> list[str]:
+    base = ["train", "--model", "laq", "--dataset-root", str(root), "--device", "cpu", "--batch-size", "3"]
+    keys = ["trainer.log_freq=1", "trainer.save_freq=20", "data.num_workers=1", "data.offset_seconds=0.1"]
+    return [*base, "--steps", str(steps), "--output-dir", str(out), *keys, "data.streaming=true", *TINY]
+
+
+def _train(root: Path, out: Path, steps: int) -> Finished:
+    return hlrp(*_words(root, out, steps), env=ONE_THREAD)
 
 
 def _table(folder: Path) -> dict[str, bytes]:
@@ -56,13 +64,18 @@ def test_mistakes_are_one_message(bare: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_four_steps_and_four_more_are_eight(bare: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_where_it_was(bare: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert _train(bare, whole, 8).code == 0 and _train(bare, parts, 4).code == 0
+    assert _train(bare, whole, 40).code == 0
+    process = subprocess.Popen(hlrp_argv(*_words(bare, parts, 40)), start_new_session=True, env=os.environ | ONE_THREAD)
+    wait_for_rows(parts, 22, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (parts / "checkpoints/000040").exists()
     shutil.rmtree(bare / "videos")
-    resumed = hlrp("train", "--resume", parts, "--steps", "8", env=ONE_THREAD)
+    resumed = hlrp("train", "--resume", parts, env=ONE_THREAD)
     assert resumed.code == 0, resumed.err
-    weights = [run / "checkpoints/000008" for run in (whole, parts)]
+    weights = [run / "checkpoints/000040" for run in (whole, parts)]
     files = [sorted(p.relative_to(w) for p in w.rglob("*.safetensors")) for w in weights]
     assert files[0] == files[1] and files[0]
     assert [f for f in files[0] if (weights[0] / f).read_bytes() != (weights[1] / f).read_bytes()] == []
