@@ -13,8 +13,11 @@ from hlrp.errors import UserError
 from hlrp.runs.published import folder_of
 
 if TYPE_CHECKING:
+    from hlrp.data import DatasetInfo
     from hlrp.latents.column import ColumnResult
     from hlrp.latents.labelling import LabelRequest, LabelResult
+
+_KEPT_GB = 50.0
 
 
 def precompute_latents(
@@ -39,6 +42,13 @@ def precompute_latents(
         int | None, typer.Option(min=1, max=1024, help="Threads that decode videos [default: one per core].")
     ] = None,
     video_backend: Annotated[VideoBackend | None, typer.Option(help="What decodes videos [default: pyav].")] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Read files as they come, and fetch those of --dataset meanwhile.")
+    ] = False,
+    cache_limit_gb: Annotated[
+        float | None,
+        typer.Option(min=1e-3, help="With --streaming: most that stays of what was fetched [default: 50]."),
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Mark what cannot be decoded invalid; go on.")] = False,
     allow_download: Annotated[bool, typer.Option("--allow-download", help="Fetch what is missing here.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -52,17 +62,28 @@ def precompute_latents(
 
     if dataset is None and dataset_root is None:
         raise UserError("nothing says what to label", where="--dataset-root", fix="give the folder of a dataset")
+    if cache_limit_gb is not None and not streaming:
+        raise UserError("it has no effect without --streaming", where="--cache-limit-gb", fix="leave it out")
+    if streaming and write_column is not None:
+        raise UserError(
+            "a dataset with a column needs all tables and videos here",
+            where="--write-column",
+            fix="leave one of them out",
+        )
+    if streaming and dataset is not None and dataset_root is None:
+        dataset_root = _streamed(dataset, allow_download=allow_download)
     found = folder_of(laq, "--laq", allow_download=allow_download)
     if found != laq and output is None:
         raise UserError("labels by a quantizer on the Hub need a folder", where="--output", fix="give a new folder")
-    laq, chosen = found, choose_device(device, per_process=True)
+    laq = found
+    kept = (cache_limit_gb or _KEPT_GB) if streaming else None
+    info = _dataset(dataset, dataset_root, tolerance_s, video_backend, kept)
+    chosen = choose_device(device, per_process=True)
     from hlrp.latents.column import check_column
     from hlrp_cli.latent_tables import label_here, usual_batch_size
 
     windows = batch_size or usual_batch_size(chosen)
-    request = _request(
-        laq, dataset, dataset_root, camera, output, vectors, windows, tolerance_s, video_backend, skip_bad
-    )
+    request = _request(laq, info, camera, output, vectors, windows, video_backend, skip_bad)
     for folder in (request.output, write_column):
         if folder is not None:
             check_writable(folder)
@@ -73,25 +94,50 @@ def precompute_latents(
     _show(result, request, column, json_output)
 
 
+def _streamed(dataset: str, *, allow_download: bool) -> Path:
+    """The folder of a dataset that comes from the Hub while it is labelled, or that is here whole."""
+    from hlrp.data.dataset_info import lerobot_home
+    from hlrp.data.hub import fetch_dataset
+    from hlrp_cli.console import console
+
+    if not allow_download and not (lerobot_home() / dataset).is_dir():
+        raise UserError(
+            f"{dataset} would be fetched from the Hub, and nothing is downloaded unless asked",
+            where="--streaming",
+            fix="add --allow-download, or give a folder with --dataset-root",
+        )
+    return fetch_dataset(dataset, announce=console().print, streamed=True)
+
+
+def _dataset(
+    dataset: str | None, root: Path | None, tolerance_s: float, backend: VideoBackend | None, kept_gb: float | None
+) -> "DatasetInfo":
+    from hlrp.data import read_dataset, read_episodes
+
+    info = read_dataset(
+        dataset, root, where="--dataset-root", tolerance_s=tolerance_s, video_backend=backend, streamed_gb=kept_gb
+    )
+    # Now, while there is nothing else in memory: a large table of episodes takes 300 MiB to read, and few once read.
+    read_episodes(info)
+    return info
+
+
 def _request(
     laq: Path,
-    dataset: str | None,
-    root: Path | None,
+    info: "DatasetInfo",
     camera: str | None,
     output: Path | None,
     vectors: bool,
     batch_size: int,
-    tolerance_s: float,
     video_backend: VideoBackend | None,
     skip_bad: bool,
 ) -> "LabelRequest":
-    from hlrp.data import read_dataset
     from hlrp.laq.checkpoint import read_manifest
     from hlrp.latents.labelling import LabelRequest, choose_camera, default_output
     from hlrp.ranks import Ranks
+    from trainers.streaming_checks import refuse_pictures
 
     manifest = read_manifest(laq)
-    info = read_dataset(dataset, root, where="--dataset-root", tolerance_s=tolerance_s, video_backend=video_backend)
     chosen = choose_camera(info, manifest, camera)
     if video_backend is not None and info.features[chosen]["dtype"] != "video":
         raise UserError(
@@ -99,6 +145,8 @@ def _request(
             where="--video-backend",
             fix="leave it out",
         )
+    if info.stream is not None:
+        refuse_pictures(info, [chosen], "--streaming")
     return LabelRequest(
         info=info,
         camera=chosen,

@@ -6,9 +6,10 @@ The datasets are synthetic: their tables have every row (state, action, times, 1
 the videos, of a hundred episodes each, are links to one small one. So the tables and the number of files are those of a
 real dataset; nothing is measured of reading much video.
 
-Of every kind of work: seconds from the start to the first row of metrics (of labelling: to the first shard), and the
-peaks of the memory of all its processes, in MiB: `own` is what no file backs, `all` is everything that is resident,
-pages of mapped files included, which the system takes back when it needs them. Labelling ends after its first shard.
+Of every kind of work: seconds from the start to the first row of metrics (of labelling: to the first shard), what cores
+worked until then, in seconds, and the peaks of the memory of all its processes, in MiB: `own` is what no file backs,
+`all` is everything that is resident, pages of mapped files included, which the system takes back when it needs them.
+Labelling ends after its first shard.
 """
 
 import argparse
@@ -33,6 +34,8 @@ from benchmark import markdown
 
 BIN = Path(sys.executable).parent
 CAMERA, EPISODE, FPS, TASKS = "observation.image", 100, 10, 100
+STATE, ACTION = "observation.state", "action"
+_STATISTICS = ("min", "max", "mean", "std", "q01", "q10", "q50", "q90", "q99")
 _VIDEO_EPISODES = 100
 _FILE_ROWS = 1_000_000
 _ACT = ["dim_model=32", "n_heads=2", "dim_feedforward=32", "n_encoder_layers=1", "n_vae_encoder_layers=1"]
@@ -61,7 +64,8 @@ def synthesise(root: Path, frames: int) -> Path:
         place = {"video_key": CAMERA, "chunk_index": 0, "file_index": number}
         os.link(video, root / info["video_path"].format(**place))
     [old] = (root / "meta/episodes").rglob("*.parquet")
-    pq.write_table(_episodes(np.arange(episodes), tasks), old)
+    # And one for every ten episodes in their own table.
+    pq.write_table(_episodes(np.arange(episodes), tasks), old, row_group_size=10)
     info |= {
         "total_episodes": episodes,
         "total_frames": frames,
@@ -77,8 +81,8 @@ def record(root: Path) -> None:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     features = {
-        "observation.state": {"dtype": "float32", "shape": (7,), "names": None},
-        "action": {"dtype": "float32", "shape": (7,), "names": None},
+        STATE: {"dtype": "float32", "shape": (7,), "names": None},
+        ACTION: {"dtype": "float32", "shape": (7,), "names": None},
         CAMERA: {"dtype": "video", "shape": (48, 48, 3), "names": ["height", "width", "channel"]},
     }
     dataset = LeRobotDataset.create(repo_id=root.name, fps=FPS, root=root, features=features)
@@ -88,9 +92,7 @@ def record(root: Path) -> None:
             picture = np.full((48, 48, 3), 40, np.uint8)
             picture[8:16, moment % 40 : moment % 40 + 8] = 220
             numbers = rng.uniform(-1, 1, (2, 7)).astype(np.float32)
-            dataset.add_frame(
-                {CAMERA: picture, "observation.state": numbers[0], "action": numbers[1], "task": "put the block"}
-            )
+            dataset.add_frame({CAMERA: picture, STATE: numbers[0], ACTION: numbers[1], "task": "put the block"})
         dataset.save_episode()
     dataset.finalize()
 
@@ -99,7 +101,7 @@ def _rows(first: int, end: int) -> pa.Table:
     index = np.arange(first, end)
     rng = np.random.default_rng(first)
     columns: dict[str, object] = {}
-    for name in ("observation.state", "action"):
+    for name in (STATE, ACTION):
         flat = pa.array(rng.uniform(-1, 1, len(index) * 7).astype(np.float32))
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, 7).cast(pa.list_(pa.float32()))
     columns |= {
@@ -116,6 +118,7 @@ def _episodes(number: "np.ndarray[tuple[int], np.dtype[np.int64]]", tasks: list[
     length = EPISODE / FPS
     begin = number % _VIDEO_EPISODES * length
     same = np.zeros(len(number), np.int64)
+    numbers = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(7 * len(number))), 7).cast(pa.list_(pa.float64()))
     return pa.table(
         {
             "episode_index": number,
@@ -131,21 +134,23 @@ def _episodes(number: "np.ndarray[tuple[int], np.dtype[np.int64]]", tasks: list[
             f"videos/{CAMERA}/to_timestamp": begin + length,
             "meta/episodes/chunk_index": same,
             "meta/episodes/file_index": same,
+            **{f"stats/{name}/{kind}": numbers for name in (STATE, ACTION) for kind in _STATISTICS},
         }
     )
 
 
 class Cost(NamedTuple):
-    """Of one run: seconds to what was waited for, and peaks in MiB."""
+    """Of one run: seconds to what was waited for, of the clock and of all cores together, and peaks in MiB."""
 
     first_s: float
+    core_s: float
     own_mib: float
     all_mib: float
 
 
 def watch(command: list[str], done: Callable[[], bool], *, log: Path) -> Cost:
     """Run a command until it ends or ``done``; the peaks are those of it and all its children together."""
-    began, first = time.monotonic(), 0.0
+    began, first, worked = time.monotonic(), 0.0, 0.0
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         own = everything = 0
@@ -153,13 +158,13 @@ def watch(command: list[str], done: Callable[[], bool], *, log: Path) -> Cost:
             parts = [_memory(p.pid) for p in [psutil.Process(process.pid), *_children(process.pid)]]
             own, everything = max(own, sum(p[0] for p in parts)), max(everything, sum(p[1] for p in parts))
             if not first and done():
-                first = time.monotonic() - began
+                first, worked = time.monotonic() - began, _core_seconds(process.pid)
                 if "precompute-latents" in command:
                     os.killpg(process.pid, signal.SIGTERM)
             time.sleep(0.2)
     if not first:
         raise SystemExit(f"{' '.join(command)} ended with code {process.returncode}:\n{log.read_text()[-2000:]}")
-    return Cost(first, own / 1024, everything / 1024)
+    return Cost(first, worked, own / 1024, everything / 1024)
 
 
 def _children(pid: int) -> list[psutil.Process]:
@@ -167,6 +172,12 @@ def _children(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def _core_seconds(pid: int) -> float:
+    """What a process, those that it has waited for, and its children have worked."""
+    times = psutil.Process(pid).cpu_times()
+    return sum(times[:4]) + sum(sum(child.cpu_times()[:4]) for child in _children(pid))
 
 
 def _memory(pid: int) -> tuple[int, int]:
@@ -232,6 +243,7 @@ def main() -> None:
                     cost = measure(kind, data, Path(folder), laq)
                 rows[f"{kind}, {frames:,} frames"] = {
                     "first step, s": f"{cost.first_s:.1f}",
+                    "cores, s": f"{cost.core_s:.1f}",
                     "own, MiB": f"{cost.own_mib:,.0f}",
                     "all, MiB": f"{cost.all_mib:,.0f}",
                 }

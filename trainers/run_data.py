@@ -87,7 +87,7 @@ def fetched[R: (LeRobotRun, LightningRun)](run: R, *, fetch: bool = True) -> R:
     by_lerobot = isinstance(run.model, PolicyModel) and (isinstance(run, LeRobotRun) or data.cache == "off")
     if data.repo_id is not None and data.root is None:
         cameras = None if by_lerobot else data.cameras
-        root = find(data.repo_id, episodes=data.episodes, cameras=cameras)
+        root = find(data.repo_id, episodes=data.episodes, cameras=cameras, streamed=data.streaming)
         data = data.model_copy(update={"root": root})
     sources = [
         section.model_copy(update={"root": find(section.repo_id)})
@@ -189,16 +189,10 @@ def find_datasets(run: LightningRun) -> list[DatasetInfo]:
     data = run.data
     if data.sources:
         return [
-            read_dataset(
-                s.repo_id,
-                s.root,
-                where=f"data.sources.{i}",
-                tolerance_s=data.tolerance_s,
-                video_backend=data.video_backend,
-            )
+            read_dataset(s.repo_id, s.root, where=f"data.sources.{i}", **data.reading)
             for i, s in enumerate(data.sources)
         ]
-    dataset = read_dataset(data.repo_id, data.root, tolerance_s=data.tolerance_s, video_backend=data.video_backend)
+    dataset = read_dataset(data.repo_id, data.root, **data.reading)
     check_episodes(dataset, data.episodes)
     return [dataset]
 

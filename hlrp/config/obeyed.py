@@ -111,6 +111,8 @@ OBEYED: dict[str, frozenset[str]] = {
     "data.num_workers": _EVERY,
     "data.cache": _LIGHTNING,
     "data.cache_limit_gb": _LIGHTNING,
+    "data.streaming": frozenset({_LAQ}),
+    "data.streaming_files": frozenset({_LAQ}),
     "data.cameras": _EVERY,
     "data.num_frames": _WINDOWS,
     "data.offset_seconds": _WINDOWS,
@@ -167,6 +169,7 @@ _FIX: dict[str, str] = {
     "trainer.compile": "leave it out: with LeRobot's trainer a policy that has model.compile_model compiles itself",
     "data.cache": "leave it out, or use --trainer lightning, which keeps decoded frames",
     "data.cache_limit_gb": "leave it out, or use --trainer lightning, which keeps decoded frames",
+    "data.streaming": "leave it out: only quantizers are trained on frames as they come; policies need all tables",
     "data.num_frames": "leave it out: a policy's labels have the window of the table or quantizer that they come from",
     "data.offset_seconds": "leave it out: a policy's labels have the offset of the table or quantizer they come from",
     "data.sources.labelled_episodes": "leave it out: only policies and quantizers use actions",
@@ -193,6 +196,7 @@ _NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "model.flow_weight": (("model.flow_model",), "give model.flow_model, which computes the flow"),
     "model.action_weight": (_LABELS, _GIVE_LABELS),
     "model.labelled_share": (_LABELS, _GIVE_LABELS),
+    "data.streaming_files": (("data.streaming",), "give data.streaming=true"),
     "data.rename_map": (("model.init_from",), "give --init-from: a new policy takes the dataset's own names"),
     **{
         f"data.image_transforms.{name}": (("data.image_transforms.enable",), _TRANSFORM)

@@ -193,7 +193,11 @@ class DataSection(Settings):
     cache: Annotated[Literal["off", "ram", "disk"], BeforeValidator(lambda v: "off" if v is False else v)] = "off"
     """Where decoded frames are kept."""
     cache_limit_gb: float = Field(default=50.0, gt=0, allow_inf_nan=False)
-    """Most that may have to be decoded into the cache, in GB."""
+    """Most that may have to be decoded into the cache, in GB; with `streaming`, most that stays of what was fetched."""
+    streaming: bool = False
+    """Read files when samples need them, and fetch those that are not here; drawn from some files at a time."""
+    streaming_files: int = Field(default=16, ge=1, le=4096)
+    """Video files of a camera that samples are drawn from at a time."""
     cameras: list[str] | None = Field(default=None, min_length=1)
     """Image features to read windows from, of every source; none: the only one there is."""
     num_frames: int | None = Field(default=None, ge=2)
@@ -219,6 +223,12 @@ class DataSection(Settings):
     @classmethod
     def _accept_spellings(cls, value: Any) -> Any:
         return normalise({"data": value})["data"] if isinstance(value, dict) else value
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How its datasets are opened: arguments of `hlrp.data.read_dataset`."""
+        kept = self.cache_limit_gb if self.streaming else None
+        return {"tolerance_s": self.tolerance_s, "video_backend": self.video_backend, "streamed_gb": kept}
 
     @model_validator(mode="after")
     def _check_one_place(self) -> Self:

@@ -51,6 +51,8 @@ def dataset_problems(
     except UserError as error:
         yield _as_problem(error)
         return
+    if info.stream is not None:
+        return  # its files are looked at when they are read
     missing = [*_missing_files(table, chosen, info.cameras if by_lerobot else seen)]
     if missing and fetchable:
         return

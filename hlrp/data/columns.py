@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hlrp.data.compact import zeros
+from hlrp.data.compact import release_memory, zeros
 from hlrp.data.dataset_info import INFO, DatasetInfo
 from hlrp.data.episodes import read_episodes
 from hlrp.errors import UserError, suggest
@@ -71,6 +71,7 @@ def read_columns(
             where=str(info.root / "data"),
             fix="restore the dataset",
         ) from error
+    release_memory()
     _check_rows(info, seen, needed, rows)
     for values in found.values():
         if values.dtype.kind in "fi" and rows < info.frames:

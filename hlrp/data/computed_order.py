@@ -78,6 +78,42 @@ class ShuffledEpoch:
         return found
 
 
+class PieceEpoch:
+    """The pieces of one source in a random order, some at a time, whose samples come in one random order.
+
+    Args:
+        ends: The position after the last sample of each piece, ascending; the first begins at 0.
+        together: Pieces at a time.
+        total: Samples of an epoch; the last ones of the order may be left out.
+        seed: Start of the order.
+        epoch: Which pass.
+    """
+
+    def __init__(self, ends: NDArray[np.int64], together: int, total: int, seed: int, epoch: int) -> None:
+        lengths = np.diff(ends, prepend=0)
+        # The groups' orders have keys of their own, from (seed, epoch, 0) on.
+        self._order = Permutation(len(ends), seed, epoch)(np.arange(len(ends)))
+        self._ends = np.cumsum(lengths[self._order])
+        self._begins = (ends - lengths)[self._order]
+        self._groups = np.append(self._ends[together - 1 : -1 : together], self._ends[-1])
+        self._total, self._together, self._key = total, together, (seed, epoch)
+
+    def __len__(self) -> int:
+        return self._total
+
+    def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions at any places of the epoch."""
+        groups = np.searchsorted(self._groups, places, side="right")
+        found = np.empty(len(places), np.int64)
+        for group in np.unique(groups).tolist():
+            rows = groups == group
+            begin = int(self._groups[group - 1]) if group else 0
+            shuffled = Permutation(int(self._groups[group]) - begin, *self._key, group)
+            found[rows] = begin + shuffled(places[rows] - begin)
+        pieces = np.searchsorted(self._ends, found, side="right")
+        return self._begins[pieces] + found - np.append(0, self._ends)[pieces]
+
+
 class SpreadEpoch:
     """Every source's share, spread evenly: its sample k of n stands at moment `(k + u) / n`, with one u of `[0, 1)`."""
 

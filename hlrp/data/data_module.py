@@ -137,9 +137,7 @@ class FrameDataModule(LightningDataModule):
         sections = data.sources or [SourceSection(repo_id=data.repo_id, root=data.root, labelled_episodes=labelled)]
         train, val = [], []
         for section in sections:
-            info = read_dataset(
-                section.repo_id, section.root, tolerance_s=data.tolerance_s, video_backend=data.video_backend
-            )
+            info = read_dataset(section.repo_id, section.root, **data.reading)
             kept, held_out = split_episodes(info, run.trainer.eval_split, episodes=data.episodes)
             asked = check_camera_names(cameras, info.cameras, f"data.cameras, dataset {info.root}") if cameras else None
             shared: dict[str, Any] = {
@@ -215,6 +213,7 @@ class FrameDataModule(LightningDataModule):
         """The order of training for this process; `setup` comes first."""
         assert self.train_windows is not None, "setup() comes before train_sampler()"
         rank, world_size = self._place()
+        windows, streamed = self.train_windows, self.run.data.streaming
         return ResumableSampler(
             self.train_windows.lengths,
             self.run.trainer.batch_size,
@@ -223,6 +222,8 @@ class FrameDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
             shuffling=self.shuffling,
+            pieces=windows.file_ends() if streamed and isinstance(windows, FrameWindows) else None,
+            together=self.run.data.streaming_files,
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.data.identity import fingerprint, first_fingerprint, is_of_older_rules
+from hlrp.data.streaming import Stream
 from hlrp.data.video_backends import VideoBackend, require_backend
 from hlrp.errors import UserError, suggest
 from hlrp.runs.kinds import refuse_other
@@ -36,6 +37,7 @@ class DatasetInfo:
         frames: Number of frames over all episodes.
         tolerance_s: How far a frame's time in its video may lie from its time in the table, for every reader of frames.
         video_backend: What decodes its videos, for every reader of frames.
+        stream: Whence its files come as they are read; None: all are here.
     """
 
     root: Path
@@ -46,6 +48,7 @@ class DatasetInfo:
     frames: int
     tolerance_s: float = TOLERANCE_S
     video_backend: VideoBackend = "pyav"
+    stream: Stream | None = None
 
     @property
     def cameras(self) -> list[str]:
@@ -60,7 +63,18 @@ class DatasetInfo:
     def fingerprint(self) -> str:
         """Identity of all that decides a frame, a row or a label; see `hlrp.data.identity.fingerprint`."""
         pictures = any(f["dtype"] == "image" for f in self.features.values())
-        return fingerprint(self.root, ("data", "videos", "images") if pictures else ("data", "videos"))
+        folders = ("data", "videos", "images") if pictures else ("data", "videos")
+        if self.stream is not None and self.stream.url is not None:
+            return self.stream.fingerprint(folders)
+        return fingerprint(self.root, folders)
+
+    def here(self, path: Path) -> Path:
+        """A file of the dataset, fetched now if it is streamed and not here.
+
+        Raises:
+            UserError: It cannot be fetched.
+        """
+        return path if self.stream is None else self.stream.fetch(path)
 
     def known_as(self, mark: str) -> bool:
         """Whether ``mark`` is the fingerprint of this dataset, by today's rules or those of an older version.
@@ -106,6 +120,7 @@ def read_dataset(
     where: str = "data.root / --dataset-root",
     tolerance_s: float = TOLERANCE_S,
     video_backend: VideoBackend | None = None,
+    streamed_gb: float | None = None,
 ) -> DatasetInfo:
     """Read and check a dataset's metadata.
 
@@ -115,6 +130,7 @@ def read_dataset(
         where: Named in errors.
         tolerance_s: Handed to the readers of frames, see `DatasetInfo`.
         video_backend: The same; none: PyAV.
+        streamed_gb: Read files as they are needed, and keep so much of what has to be fetched; none: all are here.
 
     Raises:
         UserError: The folder is missing, is no LeRobotDataset, is of another format, or has no frames;
@@ -141,6 +157,7 @@ def read_dataset(
             raw["total_frames"],
             tolerance_s,
             video_backend or "pyav",
+            None if streamed_gb is None else Stream.of(folder, streamed_gb),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -9,6 +9,7 @@ from hlrp.data.dataset_info import DatasetInfo, check_episodes
 from hlrp.data.episodes import Episodes, check_camera, read_episodes
 from hlrp.data.images import BadVideoError, EmbeddedImages, declared_size
 from hlrp.data.open_video import OpenVideo, open_video, pixel_source
+from hlrp.data.streamed_stamps import StreamedStamps
 from hlrp.data.video_times import keyframe_interval
 
 if TYPE_CHECKING:
@@ -118,14 +119,24 @@ class FrameTimes:
 
     def __init__(self, table: Episodes, camera: str) -> None:
         self._table, self._begins = table, table.video[camera][1]
-        self._stamps = read_column(table.info, "timestamp", table.present)[:, 0]
+        streamed = table.info.stream is not None
+        self._stamps = None if streamed else read_column(table.info, "timestamp", table.present)[:, 0]
+        self._files = StreamedStamps(table) if streamed else None
 
     def seconds(self, episode: int) -> "NDArray[np.float64]":
-        """Time of every frame of ``episode`` in the file, float64 `[n]`."""
+        """Time of every frame of ``episode`` in the file, float64 `[n]`.
+
+        Raises:
+            UserError: The table of a streamed dataset cannot be fetched, or lacks rows.
+        """
         import numpy as np
 
-        rows = slice(int(self._table.start[episode]), int(self._table.end[episode]))
-        return self._stamps[rows].astype(np.float64) + self._begins[episode]
+        if self._files is not None:
+            stamps = self._files.of(episode)
+        else:
+            assert self._stamps is not None
+            stamps = self._stamps[int(self._table.start[episode]) : int(self._table.end[episode])]
+        return stamps.astype(np.float64) + self._begins[episode]
 
 
 def sequential_frames(
@@ -266,7 +277,7 @@ class SequentialDecoder:
                             video.close()
                             video = None
                         video = open_video(
-                            paths[episode],
+                            info.here(paths[episode]),
                             episode,
                             backend=info.video_backend,
                             size=self._recorded,

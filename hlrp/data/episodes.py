@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlrp.camera_names import full_name, suggest_camera
-from hlrp.data.compact import FewValues, FrameRanges
+from hlrp.data.compact import FewValues, FrameRanges, release_memory
 from hlrp.data.dataset_info import INFO, DatasetInfo, check_episodes
 from hlrp.errors import UserError
 
@@ -102,6 +102,7 @@ def _read(stamps: tuple[Stamp, ...]) -> "tuple[dict[str, NDArray[Any]], FewValue
         # Not `read_table`: that imports pandas, a second of every start.
         with pq.ParquetFile(path) as file:
             tables.append(file.read(columns=[c for c in file.schema_arrow.names if not c.startswith("stats/")]))
+    release_memory()
     whole = pa.concat_tables(tables, promote_options="default")
     columns: dict[str, NDArray[Any]] = {}
     for name in whole.column_names:

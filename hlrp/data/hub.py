@@ -17,6 +17,7 @@ from hlrp.data.dataset_info import (
 )
 from hlrp.data.episodes import check_camera_names, read_episodes
 from hlrp.data.linked_copy import alone, place
+from hlrp.data.streaming import Stream
 from hlrp.errors import UserError
 from hlrp.files import new_folder
 
@@ -56,6 +57,7 @@ def fetch_dataset(
     cameras: Sequence[str] | None = None,
     announce: Callable[[str], None],
     fetch: bool = True,
+    streamed: bool = False,
 ) -> Path:
     """The folder of a dataset on the Hub with what a run reads of it, fetched if need be into LeRobot's cache.
 
@@ -68,6 +70,7 @@ def fetch_dataset(
         cameras: Cameras to read; none: all.
         announce: Told what is fetched.
         fetch: False: for a dry run, only say which folder it is, of what was fetched before.
+        streamed: Fetch `meta/` alone, into a folder whose other files come when they are read.
 
     Raises:
         UserError: No such dataset, format, episode or camera; the Hub cannot be reached, or not be asked.
@@ -79,6 +82,8 @@ def fetch_dataset(
     if not begun and not fetch:
         raise unfetched(repo_id)
     root = found if found is not None and begun else _fetch(repo_id, SUPPORTED_FORMAT, [_META])
+    if streamed:
+        return _stream(repo_id, root, make=fetch)
     info = read_dataset(repo_id, root)
     files = needed_files(info, episodes, cameras)
     if missing := [name for name in files if not (root / name).is_file()]:
@@ -91,6 +96,16 @@ def fetch_dataset(
             # Without a network the client gives what is here, and says nothing.
             raise UserError(f"{repo_id} cannot be fetched: {absent} did not come", where=_WHERE, fix=_NETWORK)
     return root if episodes is None and cameras is None else _part(root, files, make=fetch)
+
+
+def _stream(repo_id: str, root: Path, *, make: bool) -> Path:
+    """A folder that has `meta/` of one state of a dataset, and says where its other files are."""
+    folder = _part(root, [], make=make)
+    if not make and not folder.is_dir():
+        raise unfetched(repo_id)
+    if make:
+        Stream(folder, f"hf://datasets/{repo_id}@{root.name}").write_mark()
+    return folder
 
 
 def unfetched(repo_id: str) -> UserError:

@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from hlrp.errors import UserError
 from hlrp.files import write_json
@@ -77,13 +78,38 @@ def _stamp(files: list[tuple[str, str, Path]]) -> str | None:
 
 
 def _read_fingerprint(files: list[tuple[str, str, Path]]) -> str:
-    digest = hashlib.sha256(f"hlrp dataset {_VERSION}\n".encode())
-    for folder, name, path in files:
-        size = path.stat().st_size
-        digest.update(f"{folder}/{name}\0{size}\n".encode())
-        for block in _sample(path, size, meta=folder == _META):
-            digest.update(block)
-    return f"{_VERSION}-{digest.hexdigest()[:14]}"
+    return digest((content_of(*file) for file in files), map)
+
+
+class Content(NamedTuple):
+    """A file of a dataset, wherever it lies.
+
+    Args:
+        folder: `meta`, `data`, ...
+        name: As seen from the folder, with slashes.
+        size: In bytes.
+        read: Gives the bytes from a place on, so many of them.
+    """
+
+    folder: str
+    name: str
+    size: int
+    read: Callable[[int, int], bytes]
+
+
+def digest(files: Iterable[Content], apply: Callable[..., Iterator[Iterable[bytes]]]) -> str:
+    """The fingerprint of files in the order of their names; see `fingerprint`.
+
+    Args:
+        files: All that counts, folder after folder.
+        apply: `map`, or one that reads several files at once.
+    """
+    found, listed = hashlib.sha256(f"hlrp dataset {_VERSION}\n".encode()), [*files]
+    for content, blocks in zip(listed, apply(_looked_at, listed), strict=True):
+        found.update(f"{content.folder}/{content.name}\0{content.size}\n".encode())
+        for block in blocks:
+            found.update(block)
+    return f"{_VERSION}-{found.hexdigest()[:14]}"
 
 
 def is_of_older_rules(mark: str) -> bool:
@@ -133,19 +159,30 @@ def visible_files(folder: Path) -> Iterator[tuple[str, Path]]:
     yield from sorted(found)
 
 
-def _sample(path: Path, size: int, *, meta: bool) -> Iterator[bytes]:
-    table = path.suffix == ".parquet"
+def _looked_at(content: Content) -> Iterator[bytes]:
+    """The bytes of a file that count."""
+    table, size = content.name.endswith(".parquet"), content.size
     blocks = _TABLE_BLOCKS if table else _VIDEO_BLOCKS
-    try:
-        with path.open("rb") as file:
-            if meta or size <= (_WHOLE_TABLE if table else blocks * _BLOCK):
-                while block := file.read(1 << 20):
-                    yield block
-                return
-            for i in range(blocks):
-                file.seek((size - _BLOCK) * i // (blocks - 1))
-                yield file.read(_BLOCK)
-    except OSError as error:
-        raise UserError(
-            f"a file of the dataset cannot be read: {error.strerror}", where=str(path), fix="restore the file"
-        ) from error
+    if content.folder == _META or size <= (_WHOLE_TABLE if table else blocks * _BLOCK):
+        yield from (content.read(start, _WHOLE_TABLE) for start in range(0, size, _WHOLE_TABLE))
+    else:
+        yield from (content.read((size - _BLOCK) * i // (blocks - 1), _BLOCK) for i in range(blocks))
+
+
+def content_of(folder: str, name: str, path: Path) -> Content:
+    """A file on this machine."""
+    return Content(folder, name, path.stat().st_size, _reader(path))
+
+
+def _reader(path: Path) -> Callable[[int, int], bytes]:
+    def read(start: int, length: int) -> bytes:
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                return file.read(length)
+        except OSError as error:
+            raise UserError(
+                f"a file of the dataset cannot be read: {error.strerror}", where=str(path), fix="restore the file"
+            ) from error
+
+    return read

@@ -164,6 +164,9 @@ class LeRobotDataModule(PolicyDataModule):
             from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
             from lerobot.utils.constants import IMAGENET_STATS
 
+            from hlrp.data.lerobot_reader import read_compactly
+
+            read_compactly()
             meta = LeRobotDatasetMetadata(self.info.repo_id, root=self.info.root)
             mend_metadata(meta)
             usual = {name: torch.tensor(value, dtype=torch.float32) for name, value in IMAGENET_STATS.items()}
@@ -183,9 +186,7 @@ class LeRobotDataModule(PolicyDataModule):
     def _direct(self, stamps: dict[str, list[float]] | None) -> tuple[Dataset[Sample], Dataset[Sample] | None]:
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-        from hlrp.data.lerobot_reader import count_rows_by_runs, show_one_picture
-
-        count_rows_by_runs()
+        from hlrp.data.lerobot_reader import show_one_picture
 
         def read(episodes: list[int] | None) -> Any:
             dataset = LeRobotDataset(

@@ -8,6 +8,7 @@ import numpy as np
 from lerobot.datasets.dataset_reader import DatasetReader
 
 from hlrp.data.images import declared_size
+from hlrp.data.lerobot_tables import make_large_pieces
 from hlrp.data.open_video import OpenVideos
 from hlrp.data.video_backends import VideoBackend
 
@@ -47,8 +48,13 @@ class RowsOfFrames(Mapping[int, int]):
             yield from range(begin, begin + length)
 
 
-def count_rows_by_runs() -> None:
-    """Have LeRobot's datasets of some episodes keep where the frames are as `RowsOfFrames`."""
+def read_compactly() -> None:
+    """Have LeRobot's datasets and metadata keep little of every row and episode.
+
+    Tables are made in large pieces (`hlrp.data.lerobot_tables`), and datasets of some episodes keep where the frames
+    are as `RowsOfFrames`.
+    """
+    make_large_pieces()
 
     def _build_index_mapping(self: Any) -> None:
         chosen = self.episodes is not None and self.hf_dataset is not None
@@ -114,7 +120,7 @@ def show_one_picture(dataset: Any, video_backend: VideoBackend | None = None) ->
 
 def install_reader(script: Any) -> None:
     """Have the datasets of `lerobot.scripts.lerobot_train` show one picture, in its data workers too."""
-    count_rows_by_runs()
+    read_compactly()
     make = script.make_train_eval_datasets
 
     def make_train_eval_datasets(cfg: Any) -> tuple[Any, Any]:

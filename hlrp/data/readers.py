@@ -67,7 +67,7 @@ class DirectReader:
             return self._images.read_frames(indices, episode)
         assert self._times is not None
         seconds = self._times.seconds(episode)[indices - int(self._table.start[episode])]
-        path = self._table.video[self._camera][0][episode]
+        path = self._table.info.here(self._table.video[self._camera][0][episode])
         return self._videos.read(path, seconds, episode).transpose(0, 3, 1, 2)
 
 

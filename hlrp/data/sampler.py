@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from hlrp.data.computed_order import ShuffledEpoch, SpreadEpoch, places, shares
+from hlrp.data.computed_order import PieceEpoch, ShuffledEpoch, SpreadEpoch, places, shares
 from hlrp.data.shuffling import SHUFFLING, Shuffling, is_drawn
 from hlrp.errors import UserError
 
@@ -32,6 +32,9 @@ class ResumableSampler(Sampler[list[int]]):
         rank: This process, in `[0, world_size)`.
         world_size: Processes.
         shuffling: Which rules the order is made by.
+        pieces: The positions after the last ones of the files of one source, ascending: an epoch goes through them in
+            a random order, `together` at a time. None: through all at once.
+        together: How many files samples are drawn from at a time.
 
     Raises:
         UserError: Fewer windows than one global batch.
@@ -48,6 +51,8 @@ class ResumableSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         shuffling: Shuffling = SHUFFLING,
+        pieces: NDArray[np.int64] | None = None,
+        together: int = 1,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not in [0, {world_size})")
@@ -56,6 +61,7 @@ class ResumableSampler(Sampler[list[int]]):
         self.seed = seed
         self.shuffle, self.shuffling = shuffle, shuffling
         self.rank, self.world_size = rank, world_size
+        self._pieces, self._together = pieces, together
         self.weights = list(weights) if weights is not None else [float(n) for n in lengths]
         self.global_batch = batch_size * world_size
         windows = sum(lengths)
@@ -78,6 +84,8 @@ class ResumableSampler(Sampler[list[int]]):
         if not self.shuffle:
             return _InOrder(windows, math.ceil(windows / self.world_size) * self.world_size)
         total = self._batches * self.global_batch
+        if self._pieces is not None:
+            return PieceEpoch(self._pieces, self._together, total, self.seed, epoch)
         if is_drawn(self.shuffling, total):
             return _Drawn(self._drawn(epoch, total))
         return ShuffledEpoch(self.lengths, self.weights, total, self.seed, epoch)
@@ -131,6 +139,7 @@ class ResumableSampler(Sampler[list[int]]):
             "lengths": self.lengths,
             "weights": self.weights,
             "shuffling": self.shuffling,
+            "files": None if self._pieces is None else [len(self._pieces), self._together],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

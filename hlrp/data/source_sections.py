@@ -47,9 +47,7 @@ def read_policy_sources(
 
 def _read(section: SourceSection, number: int, data: DataSection) -> PolicySource:
     where = f"data.sources.{number}"
-    info = read_dataset(
-        section.repo_id, section.root, where=where, tolerance_s=data.tolerance_s, video_backend=data.video_backend
-    )
+    info = read_dataset(section.repo_id, section.root, where=where, **data.reading)
     languages = [name for name, feature in info.features.items() if "language" in str(feature["dtype"])]
     if languages:
         raise UserError(

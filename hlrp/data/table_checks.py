@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlrp.data.columns import flat_values
+from hlrp.data.compact import release_memory
 from hlrp.data.dataset_info import INFO
 from hlrp.data.episodes import Episodes
 from hlrp.data.problems import Problem
@@ -50,13 +51,11 @@ def table_problems(
         by_lerobot: Whether LeRobot's own reader will read the tables; it refuses columns that are not declared.
         only: Columns whose numbers count in some episodes alone, and these.
     """
-    import pyarrow as pa
-
     check = _Tables(table, episodes, set(columns), extremes, tasks, by_lerobot, only)
     for path in table.info.tables if not table.tables else sorted({table.tables[e] for e in episodes}):
         yield from check.file(path)
     yield from check.end()
-    pa.default_memory_pool().release_unused()  # for training, which goes on in this process
+    release_memory()
 
 
 class _Tables:

@@ -296,6 +296,16 @@ class FrameWindows(Mixture):
 
         return np.concatenate([part.action_sums() for part in self._parts])
 
+    def file_ends(self) -> "NDArray[np.int64]":
+        """The position after the last sample of each video file of the first source, int64 `[files]`, ascending."""
+        import numpy as np
+
+        part = self._parts[0]
+        numbers = [paths.numbers for paths in (part.table.video[camera][0] for camera in part.cameras)]
+        others = np.any([n[1:] != n[:-1] for n in numbers], axis=0)
+        ends = part.starts.before(np.append(part.table.end[:-1][others], part.table.end[-1]))
+        return np.unique(ends[ends > 0])
+
     def _common_size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
         sizes = {
             (p.spec.info.repo_id, camera): target_size(size, frame_size(p.spec.info, camera))

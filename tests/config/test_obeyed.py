@@ -111,6 +111,8 @@ GIVEN: dict[str, list[str]] = {
     "data.num_workers": ["data.num_workers=1"],
     "data.cache": ["data.cache=ram"],
     "data.cache_limit_gb": ["data.cache_limit_gb=1"],
+    "data.streaming": ["data.streaming=true"],
+    "data.streaming_files": ["data.streaming=true", "data.streaming_files=4"],
     "data.cameras": ["data.cameras=[a]"],
     "data.num_frames": ["data.num_frames=3"],
     "data.offset_seconds": ["data.offset_seconds=0.5"],
@@ -182,7 +184,7 @@ def test_every_key_is_obeyed_or_refused_by_name(who: str, key: str) -> None:
         return
     with pytest.raises(UserError) as refused:
         refuse_unused(run)
-    parents = {key, key.rpartition(".")[0], "data.sources", "env", "trainer.eval_freq"}
+    parents = {key, key.rpartition(".")[0], "data.sources", "data.streaming", "env", "trainer.eval_freq"}
     assert str(refused.value).split()[0] in parents, refused.value
 
 

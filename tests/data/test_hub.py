@@ -5,6 +5,7 @@ import json
 import os
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import parse_qs
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +26,7 @@ from hlrp.data.episodes import read_episodes
 from hlrp.data.hub import needed_files
 from hlrp.data.identity import fingerprint
 from hlrp.data.importing import ImportRequest, import_video
+from hlrp.data.readers import DirectReader
 from hlrp.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -138,7 +141,11 @@ class _Hub(BaseHTTPRequestHandler):
         return self.root / name if found and (self.root / name).is_file() else None
 
     def _answer(self, body: bytes, **headers: str) -> None:
-        self.send_response(200)
+        begin, _, end = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
+        if self.command == "GET" and end:
+            headers["Content-Range"] = f"bytes {begin}-{end}/{len(body)}"
+            body = body[int(begin) : int(end) + 1]
+        self.send_response(206 if "Content-Range" in headers else 200)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(body)))
@@ -154,18 +161,27 @@ class _Hub(BaseHTTPRequestHandler):
         if (path := self._file()) is not None:
             body = path.read_bytes()
             if self.command == "GET":
-                self.asked.append(path.relative_to(self.root).as_posix())
+                part = f" {self.headers['Range']}" if "Range" in self.headers else ""
+                self.asked.append(path.relative_to(self.root).as_posix() + part)
             self._answer(body, ETag=f'"{hashlib.sha256(body).hexdigest()}"', X_Repo_Commit=COMMIT)
         elif place in (f"/api/datasets/me/toy/revision/{name}" for name in ("v3.0", COMMIT)):
             self._json({"id": "me/toy", "sha": COMMIT, "siblings": [{"rfilename": e["path"]} for e in self._tree()]})
-        elif place == f"/api/datasets/me/toy/tree/{COMMIT}":
-            self._json(self._tree())
+        elif place.startswith(f"/api/datasets/me/toy/tree/{COMMIT}"):
+            below = place.removeprefix(f"/api/datasets/me/toy/tree/{COMMIT}").removeprefix("/")
+            self._json([entry for entry in self._tree() if entry["path"].startswith(below)])
         else:
             self.send_response(404)
             code = "RevisionNotFound" if "/me/old/" in place else "RepoNotFound"
             self.send_header("X-Error-Code", code)
             self.send_header("Content-Length", "0")
             self.end_headers()
+
+    def do_POST(self) -> None:
+        asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
+        folders = {
+            path: {"type": "directory", "path": path, "oid": "0"} for path in asked if (self.root / path).is_dir()
+        }
+        self._json([*(e for e in self._tree() if e["path"] in asked), *folders.values()])
 
     def _json(self, value: Any) -> None:
         self._answer(json.dumps(value).encode(), Content_Type="application/json")
@@ -244,3 +260,43 @@ def test_a_part_of_a_dataset_on_the_hub_is_fetched_without_the_rest(whole: Path,
     # What is here needs no network; what is not says so.
     here, missing = _fetch(tmp_path / "other", hub, toy | {"episodes": [0]}, toy | {"episodes": [2]}, offline="1")
     assert here == part and "me/toy cannot be fetched: " in missing and "HF_HUB_OFFLINE" in missing
+
+
+# What a command does with a dataset that it streams, in a process of its own as above.
+STREAM = """
+import numpy as np
+from hlrp.data import read_dataset, read_episodes
+from hlrp.data.hub import fetch_dataset
+from hlrp.data.readers import DirectReader
+root = fetch_dataset("me/toy", announce=print, streamed=True)
+info = read_dataset("me/toy", root, streamed_gb=1)
+print(info.fingerprint())
+print(info.fingerprint())
+frames = DirectReader(read_episodes(info), "observation.images.top").read(np.arange(8, 29))
+print(*frames.reshape(len(frames), -1).sum(1))
+print(root)
+"""
+
+
+def test_a_dataset_on_the_hub_comes_as_it_is_read(whole: Path, hub: str, tmp_path: Path) -> None:
+    whole = _Hub.root = shutil.copytree(whole, tmp_path / "on the Hub")
+    (whole / "videos/long.mp4").write_bytes(np.random.default_rng(0).bytes(1 << 20))
+    environment = os.environ | {"HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_LEROBOT_HOME": str(tmp_path)}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HOME": str(tmp_path / "hf")}
+    done = subprocess.run(
+        [sys.executable, "-c", STREAM], env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    mark, again, sums, root = done.stdout.splitlines()
+    assert mark == again == fingerprint(whole)
+    frames = DirectReader(read_episodes(read_dataset(None, whole)), TOP).read(np.arange(8, 29))
+    assert sums.split() == [str(n) for n in frames.reshape(21, -1).sum(1)]
+    meta = sorted(p.relative_to(whole).as_posix() for p in (whole / "meta").rglob("*") if p.is_file())
+    assert sorted(set(_Hub.asked) & set(meta)) == meta
+    fetched = [name for name in _Hub.asked if " " not in name and name not in meta]
+    assert fetched == ["data/chunk-000/file-001.parquet", f"videos/{TOP}/chunk-000/file-001.mp4"]
+    parts = [name for name in _Hub.asked if " " in name]
+    assert len(parts) == 6 + 3, "of each table and video what counts for its identity, once"
+    long = [f"bytes={first}-{first + 16383}" for first in (0, 516096, 1032192)]
+    assert sorted(part.split(" ")[1] for part in parts if "long" in part) == sorted(long)
+    assert not (Path(root) / f"videos/{WRIST}/chunk-000/file-000.mp4").exists()

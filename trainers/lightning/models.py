@@ -17,6 +17,7 @@ from hlrp.config import (
 from hlrp.data.episodes import check_camera
 from hlrp.errors import UserError, suggest
 from hlrp.foundation.backends.registry import check_backend
+from trainers.streaming_checks import refuse_unstreamable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ def check_model(run: LightningRun, datasets: "Sequence[DatasetInfo]") -> None:
     Raises:
         UserError: This trainer does not train the model as the run asks.
     """
+    refuse_unstreamable(run, datasets)
     if isinstance(run.model, PolicyModel):
         from trainers.policy_checks import check_policy_run
         from trainers.policy_labels import mixture_of
