@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from arm_world import RENAMED, record, train
+from arm_world import RENAMED, ArmWorld, record, train
+from command import hlrp
 from safetensors.torch import load_file, save_file
 
 from hlrp.evaluation.diagnosis.findings import Diagnosis
+from hlrp.evaluation.diagnosis.normalisation import outside
 from hlrp.evaluation.diagnosis.run import diagnose
 from hlrp.evaluation.request import EvalRequest
 
@@ -164,3 +167,97 @@ def test_without_an_environment_the_data_are_compared(copy: Path) -> None:
     assert not [f for f in found.findings if f.layer == "environment"]
     stale_normaliser(copy)
     assert diagnosis(copy).faults[0].fault == "stale_normaliser"
+
+
+def test_without_reset_seeds_the_ranges_are_compared(copy: Path) -> None:
+    """Data from elsewhere: first frames and states are held against all recorded ones."""
+    path = copy / "data" / "meta" / "hlrp_collect.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"episodes": []}))
+    found = diagnosis(copy)
+    assert found.healthy, found.verdict
+    assert [f.status for f in found.findings if f.check == "replay"] == ["open"]
+    for plant, fault in (
+        ({"degrees": True}, "other_unit"),
+        ({"flip": True}, "image_flipped"),
+        ({"fps": 20}, "other_rate"),
+    ):
+        broken = diagnosis(copy, **plant)
+        assert (broken.layer, broken.faults[0].fault) == ("environment", fault), broken.verdict
+
+
+def test_an_environment_that_ends_early_and_one_that_takes_degrees(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = diagnosis(copy, episode_length=12)
+    assert short.faults[0].fault == "replay_differs" and "it ends them after 12 steps" in short.verdict
+    step = ArmWorld.step
+    monkeypatch.setattr(ArmWorld, "step", lambda self, action: step(self, np.radians(action)))
+    found = diagnosis(copy)
+    assert found.faults[0].fault == "other_unit", found.verdict
+    assert "it takes actions in degrees, the data have radians" in found.verdict
+
+
+def test_statistics_of_some_episodes_are_of_the_data_and_others_are_not() -> None:
+    rng = np.random.default_rng(0)
+    episodes = [rng.normal(place, 1 + place, (200, 2)).astype(np.float32) for place in (0.0, 0.5, 3.0)]
+    for chosen in ([0], [2], [0, 1], [0, 1, 2]):
+        some = np.concatenate([episodes[i] for i in chosen]).astype(np.float64)
+        assert outside(episodes, {"mean": some.mean(0), "std": some.std(0)})[1] == 0, chosen
+        assert outside(episodes, {"min": some.min(0), "max": some.max(0)})[1] == 0, chosen
+    everything = np.concatenate(episodes).astype(np.float64)
+    mean, std = everything.mean(0), everything.std(0)
+    moved = np.array([mean[0], mean[1] + 2 * std[1]])
+    beyond = (moved[1] - episodes[2][:, 1].mean()) / std[1]
+    assert outside(episodes, {"mean": moved, "std": std}) == (1, pytest.approx(beyond, rel=1e-4))
+    for wrong in ({"mean": mean, "std": std * [3, 1]}, {"mean": mean, "std": std * [0.1, 1]}):
+        worst, excess = outside(episodes, wrong)
+        assert worst == 0 and excess > 0.05
+    assert outside(episodes, {"q01": everything.min(0) - 5, "q99": everything.max(0)})[1] > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("env", "task"), [("metaworld", "drawer-close-v3"), ("aloha", "transfer_cube")])
+def test_the_simulators_agree_with_their_recordings(
+    env: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded, and trained for three steps: only the weights fail; then pictures are turned over."""
+    from hlrp.sim import light
+
+    for arguments in (
+        [
+            "collect",
+            "--env",
+            env,
+            "--tasks",
+            task,
+            "--episodes",
+            "2",
+            "--image-size",
+            "64",
+            "--output",
+            tmp_path / "data",
+        ],
+        [
+            *(
+                "train",
+                "--trainer",
+                "lightning",
+                "--policy",
+                "act",
+                "--dataset-root",
+                tmp_path / "data",
+                "--steps",
+                "3",
+            ),
+            *("--batch-size", "2", "--device", "cpu", "--output-dir", tmp_path / "run"),
+            *("model.dim_model=32", "model.n_heads=2", "model.pretrained_backbone_weights=null"),
+        ],
+    ):
+        done = hlrp(*arguments)
+        assert done.code == 0, done.err
+    request = EvalRequest(tmp_path / "run", episodes=2, output=tmp_path / "first", env_fields={"episode_length": 350})
+    found = diagnose(request)
+    assert [f.fault for f in found.faults] == ["weights_untrained"], found.verdict
+    assert [f.status for f in found.findings if f.layer == "environment"] == ["pass"] * 5
+    upright = light.Frames.render
+    monkeypatch.setattr(light.Frames, "render", lambda self, *given: upright(self, *given)[::-1].copy())
+    found = diagnose(replace(request, output=tmp_path / "second"))
+    assert (found.layer, found.faults[0].fault) == ("environment", "image_flipped"), found.verdict

@@ -1,6 +1,7 @@
 """`hlrp eval` as a person types it: results, comparison, and one message for each mistake."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def test_table_videos_and_a_quiet_exit_in_metaworld(tmp_path):
     ]
     assert "0 to 66 %" in done.out
     folder = next((tmp_path / "outputs" / "eval").iterdir())
+    command = shlex.join(map(str, ["hlrp", "eval", policy, "--diagnose", "--env", "metaworld_light"]))
+    tasks = "--task button-press-v3 --task drawer-close-v3"
+    assert f"why      {command} {tasks} env.episode_length=3" in done.out
     assert f"results  {folder / 'results.json'}" in done.out and f"videos   {folder / 'videos'}" in done.out
     assert done.out.splitlines()[-1] == f"page     hlrp report {folder}"
     videos = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.mp4"))
@@ -51,7 +55,7 @@ def test_table_videos_and_a_quiet_exit_in_metaworld(tmp_path):
         assert text not in done.err, done.err
 
 
-def test_mistakes_are_refused_at_once(pusht, tmp_path):
+def test_mistakes_are_refused_at_once(pusht, toy_root, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     cut = tmp_path / "cut"
@@ -76,6 +80,14 @@ def test_mistakes_are_refused_at_once(pusht, tmp_path):
         ([pusht, *light, "sede=3"], ["sede", "seed"]),
         ([pusht, *light, "--rename-map", "a"], ["--rename-map"]),
         ([pusht, *light, "--compare", tmp_path / "nothing"], ["nothing to compare"]),
+        ([pusht, *light, "--diagnose"], ["data that this policy was trained on are not here", "--replay DATASET"]),
+        ([pusht, "--diagnose", "--replay", toy_root, "--task", "x"], ["--task has no effect", "--env"]),
+        ([pusht, "--diagnose", "--replay", empty], ["is not a LeRobotDataset", "--replay"]),
+        ([pusht, "--diagnose", "--videos", "1"], ["--videos has no effect when a policy is diagnosed"]),
+        ([pusht, "--diagnose", "--compare", pusht], ["--compare has no effect when a policy is diagnosed"]),
+        ([pusht, "--diagnose", "--async-envs"], ["--async-envs has no effect when a policy is diagnosed"]),
+        ([done_before, "--diagnose"], ["--diagnose has no effect on results"]),
+        (["--diagnose", "--replay", toy_root], ["no policy to diagnose"]),
         (["--replay", empty], ["no dataset", "--replay"]),
         ([], ["nothing to evaluate"]),
     ]

@@ -140,7 +140,7 @@ def check_normaliser(recorded: Recorded, used: Sequence[Used], *, mixture: bool)
         stats = json.loads(where.read_text(encoding="utf8"))
     except (OSError, ValueError):
         stats = {}
-    seen = []
+    seen, other = [], []
     for one in used:
         if recorded.numbers(one.feature) is None:
             continue
@@ -154,9 +154,13 @@ def check_normaliser(recorded: Recorded, used: Sequence[Used], *, mixture: bool)
             fix = "restore the processors that were saved with these weights, or train again from this dataset"
             evidence = {"step": one.step, "feature": one.feature, **problem[1]}
             return failed("processors", "normaliser", "stale_normaliser", line, fix, **evidence)
+        other.append(one.feature)
+    names = ", ".join(dict.fromkeys(other or seen))
     if not seen:
         return undecided("processors", "normaliser", "the processors normalise nothing that the dataset has")
-    names = ", ".join(dict.fromkeys(seen))
+    if other:
+        line = f"the processors normalise {names} otherwise than {STATS} says, but as some of its episodes have it"
+        return undecided("processors", "normaliser", line)
     return passed("processors", "normaliser", f"the processors normalise with the dataset's statistics ({names})")
 
 

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hlrp.data import read_dataset, read_episodes
+from hlrp.data import read_episodes
 from hlrp.data.columns import ACTION_SOURCE, RECORDED, read_column, read_columns
 from hlrp.data.dataset_info import DatasetInfo, feature_names
 from hlrp.data.episodes import Episodes
@@ -54,7 +53,7 @@ class Recorded:
     @classmethod
     def open(
         cls,
-        root: Path,
+        info: DatasetInfo,
         rename: Mapping[str, str],
         *,
         episodes: int,
@@ -64,7 +63,7 @@ class Recorded:
         """Open a dataset and choose episodes of it.
 
         Args:
-            root: Its folder.
+            info: The dataset.
             rename: As above.
             episodes: How many to look at.
             tasks: Of the environment, which are taken in turn; without reset seeds they have no say.
@@ -73,10 +72,11 @@ class Recorded:
         Raises:
             UserError: It cannot be read.
         """
-        info = read_dataset(None, root, where="--replay")
         table = read_episodes(info)
         usable = [e for e in table.present if trained is None or e in set(trained)] or table.present
-        seeds = {row["episode_index"]: row for row in recorded_episodes(root) if row["episode_index"] in set(usable)}
+        seeds = {
+            row["episode_index"]: row for row in recorded_episodes(info.root) if row["episode_index"] in set(usable)
+        }
         wanted = [t for t in tasks if any(row["task"] == t for row in seeds.values())]
         if wanted:
             each = [[e for e, row in seeds.items() if row["task"] == task] for task in wanted]

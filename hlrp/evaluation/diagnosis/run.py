@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hlrp.data.dataset_info import named_episodes, read_dataset
+from hlrp.data.dataset_info import named_episodes
 from hlrp.errors import UserError
 from hlrp.evaluation import policy as policies
 from hlrp.evaluation.diagnosis import acting, names, normalisation, open_loop, physics, pictures
@@ -62,15 +62,13 @@ def _diagnose(subject: Subject, listener: Listener) -> Diagnosis:
     device = choose_device(request.device, saved=policies.saved_device(pretrained))
     config = policies.policy_config(pretrained, device)
     policies.choose_action_space(config, request.action_space)
-    info = read_dataset(None, subject.root, where="--replay")
-    if ACTION not in info.features:
-        raise UserError("the dataset has no actions", where=str(subject.root), fix="give the one that was trained on")
+    info, root = subject.info, subject.info.root
     saved = policies.effective_rename_map(pretrained, {}, info.features)
-    trained = names.trained_rename_map(subject.run, subject.root)
+    trained = names.trained_rename_map(subject.run, root)
     rename, known_by = names.data_rename_map(config, info.features, trained, saved)
     data = run_config(subject.run).get("data") or {}
     recorded = Recorded.open(
-        subject.root,
+        info,
         rename,
         episodes=request.episodes,
         tasks=subject.plan.tasks[:_MOST_TASKS] if subject.plan else [],
@@ -80,7 +78,7 @@ def _diagnose(subject: Subject, listener: Listener) -> Diagnosis:
     width = int(info.features[ACTION]["shape"][0])
     found.add(names.check_shapes(config, recorded.shapes, width, {}, "data", {}))
     fields = {} if subject.plan is None else subject.plan.env_fields
-    settings = names.settings_that_differ(recorded_environment(subject.root), fields)
+    settings = names.settings_that_differ(recorded_environment(root), fields)
     with ExitStack() as stack:
         worlds = _open_worlds(subject, config, recorded, stack, listener)
         fits = _check_names(found, subject, config, recorded, worlds, known_by, settings)
@@ -267,7 +265,7 @@ def _provenance(subject: Subject, config: Any, recorded: Recorded) -> dict[str, 
             "weights_sha256": policies.weights_sha256(subject.pretrained),
         },
         "env": env,
-        "dataset": {"root": str(subject.root), "episodes": [row.episode for row in recorded.rows]},
+        "dataset": {"root": str(subject.info.root), "episodes": [row.episode for row in recorded.rows]},
         "seed": subject.request.seed,
         "versions": {"python": platform.python_version(), **package_versions()},
     }

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hlrp.data.dataset_info import DatasetInfo, read_dataset
 from hlrp.errors import UserError
 from hlrp.evaluation.plan import (
     EvalPlan,
@@ -29,7 +30,7 @@ class Subject:
         request: As asked.
         pretrained: The `pretrained_model` folder.
         run: It lies in; None: in none.
-        root: Folder of the dataset.
+        info: The dataset.
         plan: Of the environment; None: there is none, or none is named.
         folder: Where the results go.
     """
@@ -37,7 +38,7 @@ class Subject:
     request: EvalRequest
     pretrained: Path
     run: RunDirectory | None
-    root: Path
+    info: DatasetInfo
     plan: EvalPlan | None
     folder: Path
 
@@ -49,7 +50,7 @@ def subject_of(request: EvalRequest) -> Subject:
         request: `replay` names the dataset, if it is not the one that the run was trained on.
 
     Raises:
-        UserError: No checkpoint, no dataset, or no place to write.
+        UserError: No checkpoint, no dataset with actions, or no place to write.
     """
     check_request(request)
     if request.policy_path is None:
@@ -64,6 +65,9 @@ def subject_of(request: EvalRequest) -> Subject:
             where=str(request.policy_path),
             fix="give their folder: --replay DATASET",
         )
+    info = read_dataset(None, roots[0], where="--replay" if request.replay is not None else str(pretrained))
+    if "action" not in info.features:
+        raise UserError("the dataset has no actions", where=str(roots[0]), fix="give the one that was trained on")
     alone, plan = replace(request, replay=None), None
     try:
         plan = make_plan(alone)
@@ -76,7 +80,7 @@ def subject_of(request: EvalRequest) -> Subject:
             tasks = request.tasks or said["task"].split(",")
             plan = make_plan(replace(alone, env_type=said["type"], tasks=tasks, env_fields=fields))
     folder = results_folder(request, run) if plan is None else plan.folder
-    return Subject(request, pretrained, run, roots[0], plan, folder)
+    return Subject(request, pretrained, run, info, plan, folder)
 
 
 def _check_unused(request: EvalRequest) -> None:
