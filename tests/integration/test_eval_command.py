@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from command import assert_user_error, hlrp, hlrp_in_turn
+from make_dataset import make_dataset
 from tiny_policies import save_tiny_act
 
 
@@ -97,6 +98,27 @@ def test_mistakes_are_refused_at_once(pusht, toy_root, tmp_path):
         # At once: neither torch nor LeRobot, which take ten seconds, have been imported.
         assert found.heavy <= {"pydantic", "omegaconf"}, (arguments, found.heavy)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_diagnosis_of_a_policy_and_its_data_alone(pusht, tmp_path):
+    """The policy's statistics are made up: named on the screen and in JSON, by exit code 1, with a page."""
+    data = make_dataset(tmp_path / "data", size=96, action_dim=2)
+    done = hlrp("eval", pusht, "--diagnose", "--replay", data, "--output", tmp_path / "out", "--json")
+    assert done.code == 1, done.err
+    found = json.loads(done.out)
+    assert (found["layer"], found["fault"], found["env"], found["success"]) == (
+        "processors",
+        "stale_normaliser",
+        None,
+        None,
+    )
+    assert found["dataset"] == {"root": str(data), "episodes": [0, 1]} and found["policy"]["type"] == "act"
+    saved = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
+    assert {**saved, "folder": found["folder"]} == found
+    assert "statistics that are not of this dataset: observation.state" in saved["verdict"]
+    assert saved["verdict"].replace("'", "&#39;") in (tmp_path / "out" / "diagnosis.html").read_text()
+    again = hlrp("eval", pusht, "--diagnose", "--replay", data, "--output", tmp_path / "out")
+    assert_user_error(again, "there is a diagnosis.json in the output folder already", "--output")
 
 
 def test_recording_without_seeds_cannot_be_replayed(toy_root, tmp_path):

@@ -12,8 +12,9 @@ from hlrp.evaluation.diagnosis.findings import Finding, Histogram, passed, undec
 from hlrp.evaluation.diagnosis.recorded import ACTION, Recorded
 from hlrp.evaluation.environment import build_environments
 from hlrp.evaluation.policy import LoadedPolicy
-from hlrp.evaluation.request import Listener, TaskResult
+from hlrp.evaluation.request import Episode, EvalRequest, Listener
 from hlrp.evaluation.rollout import Film, run_task
+from hlrp.evaluation.run import batch_size
 
 _BINS = 24
 _MUCH = 2.0
@@ -34,45 +35,48 @@ class _Kept:
 
 
 def act(
-    loaded: LoadedPolicy, env_cfg: Any, *, episodes: int, seed: int, batch: int, listener: Listener
-) -> tuple[list[TaskResult], list[Actions]]:
-    """Let a policy act, and return outcomes and the actions of each episode, up to its end.
+    loaded: LoadedPolicy, env_cfgs: Sequence[Any], request: EvalRequest, listener: Listener
+) -> tuple[tuple[int, int], list[Actions]]:
+    """Let a policy act as in an evaluation of the request, whose episodes its tasks share.
 
     Args:
         loaded: The policy.
-        env_cfg: LeRobot's configuration of the environment.
-        episodes: Episodes per task.
-        seed: Episode i is reset with ``seed + i``.
-        batch: Environments stepped together.
+        env_cfgs: LeRobot's configuration of the environment of each task.
+        request: Its episodes, seed and batch size.
         listener: Told of progress.
+
+    Returns:
+        Successes and episodes; and the actions of each episode, up to its end.
     """
     from lerobot.envs import close_envs, make_env_pre_post_processors
 
-    results, actions = [], []
-    environments = build_environments(env_cfg, batch, use_async=False)
-    processors = make_env_pre_post_processors(env_cfg, loaded.config)
-    try:
-        for task, vec in environments:
-            done: list[TaskResult] = []
-            for first in range(0, episodes, batch):
-                kept, count = _Kept(loaded.postprocessor), min(batch, episodes - first)
-                part = run_task(
-                    task,
-                    vec,
-                    replace(loaded, postprocessor=kept),
-                    processors,
-                    episodes=count,
-                    seed=seed + first,
-                    film=Film(Path(), 0, 1),
-                    listener=listener,
-                )
-                together = np.stack(kept.actions, 1)
-                actions += [together[i, : episode.length] for i, episode in enumerate(part.episodes)]
-                done.append(part)
-            results += done
-    finally:
-        close_envs([vec for _, vec in environments])
-    return results, actions
+    episodes: list[Episode] = []
+    actions: list[Actions] = []
+    count = -(-request.episodes // len(env_cfgs))
+    batch = min(batch_size(request), count)
+    for env_cfg in env_cfgs:
+        environments = build_environments(env_cfg, batch, use_async=False)
+        processors = make_env_pre_post_processors(env_cfg, loaded.config)
+        try:
+            for task, vec in environments:
+                for first in range(0, count, batch):
+                    kept = _Kept(loaded.postprocessor)
+                    part = run_task(
+                        task,
+                        vec,
+                        replace(loaded, postprocessor=kept),
+                        processors,
+                        episodes=min(batch, count - first),
+                        seed=request.seed + first,
+                        film=Film(Path(), 0, 1),
+                        listener=listener,
+                    )
+                    together = np.stack(kept.actions, 1)
+                    actions += [together[i, : episode.length] for i, episode in enumerate(part.episodes)]
+                    episodes += part.episodes
+        finally:
+            close_envs([vec for _, vec in environments])
+    return (sum(episode.success for episode in episodes), len(episodes)), actions
 
 
 def check_actions(acted: Sequence[Actions], recorded: Recorded, *, succeeds: bool) -> Finding:

@@ -113,7 +113,7 @@ def check_dataset(recorded: Recorded, used: Sequence[Used]) -> Finding:
         return failed("data", "statistics", "wrong_statistics", f"{STATS} cannot be read: {error}", fix)
     seen = []
     for one in used:
-        old = next((old for old, new in recorded.rename.items() if new == one.feature), one.feature)
+        old = recorded.original(one.feature)
         found = stats.get(old) or {}
         if recorded.numbers(one.feature) is None or not one.values.keys() <= found.keys() or one.feature in seen:
             continue
@@ -144,9 +144,8 @@ def check_normaliser(recorded: Recorded, used: Sequence[Used], *, mixture: bool)
     for one in used:
         if recorded.numbers(one.feature) is None:
             continue
-        old = next((old for old, new in recorded.rename.items() if new == one.feature), one.feature)
         seen.append(one.feature)
-        found = stats.get(old) or {}
+        found = stats.get(recorded.original(one.feature)) or {}
         if all(key in found and np.allclose(found[key], value, rtol=1e-3) for key, value in one.values.items()):
             continue
         if problem := _problem(recorded, one.feature, one.values):

@@ -140,8 +140,9 @@ def check_open_loop(loaded: LoadedPolicy, loop: OpenLoop, recorded: Recorded, *,
     each = {n: None if np.isnan(s) else round(float(s), 4) for n, s in zip(names, shares, strict=True)}
     evidence = {"explained": round(share, 4), "joints": each, "n_action_steps": steps, "chunk_size": chunk}
     evidence |= {"nearest_state_explains": None if reference is None else round(reference, 4)}
-    said = "" if reference is None else f"; the nearest recorded state's action explains {reference:.0%}"
-    text = f"on recorded pictures the policy's actions explain {share:.0%} of what the recorded ones vary{said}"
+    said = "" if reference is None else f"; the nearest recorded state's action explains {max(reference, 0):.0%}"
+    much = f"{share:.0%}" if share > 0 else "nothing"
+    text = f"on recorded pictures the policy's actions explain {much} of what the recorded ones vary{said}"
     if repaired:
         text += " (with the dataset's statistics in place of its own)"
     if loaded.warnings:
@@ -150,7 +151,7 @@ def check_open_loop(loaded: LoadedPolicy, loop: OpenLoop, recorded: Recorded, *,
     lag = _lag(loop)
     if lag is not None:
         when = f"{abs(lag)} step{'s' if abs(lag) > 1 else ''} {'late' if lag < 0 else 'early'}"
-        line = f"the policy does what was recorded {when}; as it is its actions explain {share:.0%}"
+        line = f"the policy does what was recorded {when}; as it is its actions explain {much}"
         fix = "train again from this dataset: these weights were trained with shifted actions"
         return failed("weights", "open loop", "actions_shifted", line, fix, lag=lag, **evidence)
     if share < _WORTH * max(reference or 0.0, 0.0) or share <= 0:

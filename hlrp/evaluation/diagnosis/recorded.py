@@ -159,8 +159,12 @@ class Recorded:
         moving = spread[spread > 0]
         return np.maximum(spread, 0.01 * float(np.median(moving)) if len(moving) else 1.0)
 
+    def original(self, name: str) -> str:
+        """What the dataset calls a feature of the policy."""
+        return next((old for old, new in self.rename.items() if new == name), name)
+
     def joints(self, name: str) -> list[str]:
         """Names of the dimensions of a numeric feature."""
-        original = next((old for old, new in self.rename.items() if new == name), name)
+        original = self.original(name)
         count = int(self.info.features[original]["shape"][0])
         return feature_names(self.info.features[original], count) or [str(d) for d in range(count)]

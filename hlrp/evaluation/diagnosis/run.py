@@ -20,7 +20,7 @@ from hlrp.evaluation.diagnosis.subject import Subject, subject_of
 from hlrp.evaluation.plan import EvalPlan, recorded_environment, run_config
 from hlrp.evaluation.policy import LoadedPolicy
 from hlrp.evaluation.request import DIAGNOSIS, EvalRequest, Listener
-from hlrp.evaluation.run import batch_size, environment_configs, prepare_rendering
+from hlrp.evaluation.run import environment_configs, prepare_rendering
 from hlrp.files import write_json
 from hlrp.locks import FolderLock
 from hlrp.runs import checkpoint_step, claim_folder
@@ -98,10 +98,9 @@ def _diagnose(subject: Subject, listener: Listener) -> Diagnosis:
 
 @dataclass
 class _World:
-    """An environment, its configuration, and the recorded episodes that it is compared on."""
+    """An environment, and the recorded episodes that it is compared on."""
 
     simulator: Simulator
-    env_cfg: Any
     rows: list[Row]
 
 
@@ -125,7 +124,7 @@ def _open_worlds(
         opened = stack.enter_context(simulators(env_cfg, config, {}, subject.plan.env_fields))
         for simulator in opened:
             rows = [row for row in recorded.rows if not recorded.seeded or row.task == simulator.task]
-            worlds.append(_World(simulator, env_cfg, rows))
+            worlds.append(_World(simulator, rows))
     return worlds
 
 
@@ -197,12 +196,13 @@ def _check_environment(
     found.add(*findings)
     rate, replayed = worlds[0].simulator.rate, None
     plays = [(simulator, row) for simulator, row, _ in asked]
-    if recorded.seeded:
+    if recorded.seeded and worlds[0].simulator.actions == len(recorded.joints(ACTION)):
         same = physics.check_rate(rate, recorded, None).fault is None
         comparable = states is not None and states.finding.fault in (None, "other_unit", "joint_order")
         replayed = physics.check_replay(plays, recorded, states if comparable else None, same_rate=same)
     else:
-        text = "the data do not say from which seeds their episodes began, so their actions cannot be played again"
+        why = "their actions are of another width" if recorded.seeded else "they do not say from which seeds they began"
+        text = f"the recorded actions cannot be played here: {why}"
         found.add(undecided("environment", "replay", text))
     found.add(physics.check_rate(rate, recorded, replayed))
     if replayed is not None:
@@ -226,26 +226,18 @@ def _check_weights(
         loaded = normalisation.with_dataset_statistics(loaded, recorded)
         loop = open_loop.act_on_recorded(loaded, recorded, renamed, request.seed)
         after = open_loop.explained(loop, recorded)
-        shares = [open_loop.typical(before), open_loop.typical(after)]
-        line = f"{stale.line}; with the dataset's its actions explain {shares[1]:.0%} in place of {shares[0]:.0%}"
-        evidence = {**stale.evidence, "explained": [round(share, 4) for share in shares]}
+        shares = [round(open_loop.typical(share), 4) for share in (before, after)]
+        own, true = (f"{max(share, 0):.0%}" for share in shares)
+        line = f"{stale.line}; with the dataset's its actions explain {true} in place of {own}"
+        evidence = {**stale.evidence, "explained": shares}
         found.findings[found.findings.index(stale)] = replace(stale, line=line, evidence=evidence)
     found.add(open_loop.check_open_loop(loaded, loop, recorded, repaired=stale is not None))
     found.traces = open_loop.traces_of(loop, recorded)
     whose = {"recorded": recorded.by_episode(ACTION), "on recorded pictures": loop.predicted}
     if subject.plan is not None and fits.acts and stale is None:
-        results, actions = [], []
-        env_cfgs = environment_configs(replace(subject.plan, tasks=_tasks(subject.plan, recorded)))
-        count = -(-request.episodes // len(env_cfgs))
-        batch = min(batch_size(request), count)
-        for env_cfg in env_cfgs:
-            some = acting.act(loaded, env_cfg, episodes=count, seed=request.seed, batch=batch, listener=listener)
-            results += some[0]
-            actions += some[1]
-        episodes = [episode for result in results for episode in result.episodes]
-        found.success = sum(episode.success for episode in episodes), len(episodes)
-        found.add(acting.check_actions(actions, recorded, succeeds=2 * found.success[0] >= found.success[1]))
-        whose["acting"] = actions
+        plan = replace(subject.plan, tasks=_tasks(subject.plan, recorded))
+        found.success, whose["acting"] = acting.act(loaded, environment_configs(plan), request, listener)
+        found.add(acting.check_actions(whose["acting"], recorded, succeeds=2 * found.success[0] >= found.success[1]))
     found.histograms = acting.histograms_of(whose, recorded)
 
 
