@@ -154,7 +154,7 @@ def check_open_loop(loaded: LoadedPolicy, loop: OpenLoop, recorded: Recorded, *,
         line = f"the policy does what was recorded {when}; as it is its actions explain {much}"
         fix = "train again from this dataset: these weights were trained with shifted actions"
         return failed("weights", "open loop", "actions_shifted", line, fix, lag=lag, **evidence)
-    if share < _WORTH * max(reference or 0.0, 0.0) or share <= 0:
+    if share <= _WORTH * max(reference or 0.0, 0.0):
         fix = "train longer, or take the checkpoint that was meant; `hlrp report RUN` shows the loss"
         return failed(
             "weights", "open loop", "weights_untrained", f"{text}: untrained, or other weights", fix, **evidence
