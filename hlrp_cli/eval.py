@@ -1,6 +1,7 @@
 """`hlrp eval`: evaluate a policy in a simulator, compare two, or replay recorded actions."""
 
 import json
+import shlex
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,10 @@ FLAGS = {
 }
 # Settings that an `EvalRequest` has under the same name.
 _SAME = ("episodes", "seed", "batch_size", "device", "videos", "output")
+_HOPELESS = 0.1
+"""A success rate below which a diagnosis is suggested."""
+_OF_DIAGNOSES = ("env", "task", "rename_map", "action_space", "device", "replay")
+"""Flags of an evaluation that its diagnosis needs as well."""
 
 
 def eval(  # noqa: A001 - the name of the command
@@ -51,6 +56,9 @@ def eval(  # noqa: A001 - the name of the command
     output: Annotated[Path | None, typer.Option(help="Result folder; RUN/eval/<time> if not given.")] = None,
     compare: Annotated[Path | None, typer.Option(help="Run, checkpoint or results.json to compare with.")] = None,
     replay: Annotated[Path | None, typer.Option(help="Dataset whose recorded actions are played first.")] = None,
+    diagnose: Annotated[
+        bool, typer.Option("--diagnose", help="Find out what fails: data, environment, processors or weights.")
+    ] = False,
     rename_map: Annotated[list[str] | None, typer.Option(help="Observation key ENV=POLICY; repeatable.")] = None,
     action_space: Annotated[
         str | None, typer.Option(help="Action space to act in, of a policy that was trained on several.")
@@ -61,7 +69,8 @@ def eval(  # noqa: A001 - the name of the command
 ) -> None:
     """Evaluate a policy in a simulator: success with its 95 % interval, returns, lengths, videos.
 
-    Exit code 1 when --compare shows a regression, or a --replay without a policy is not reproduced.
+    Exit code 1 when --compare shows a regression, a --replay without a policy is not reproduced, or --diagnose finds
+    a fault.
     """
     given = dict(locals())
     # `hlrp eval key=value --replay DATASET`: without a policy the first argument is an override.
@@ -77,6 +86,9 @@ def eval(  # noqa: A001 - the name of the command
     if compare is not None:
         compare = folder_of(compare, "--compare", allow_download=allow_download)
     quiet_libraries(allow_download)
+    if diagnose:
+        _diagnose(request, json_output)
+        return
     from hlrp.evaluation.compare import evaluate_against
     from hlrp.evaluation.run import evaluate
     from hlrp_cli.eval_view import EvalView, show
@@ -92,9 +104,44 @@ def eval(  # noqa: A001 - the name of the command
     if json_output:
         typer.echo(json.dumps({**result.to_json(), "folder": str(result.folder)}))
     else:
-        show(result)
+        show(result, _hint(result, given, overrides or []))
     if _failed(result):
         raise typer.Exit(1)
+
+
+def _diagnose(request: "EvalRequest", json_output: bool) -> None:
+    from hlrp.evaluation.diagnosis.subject import subject_of
+    from hlrp_cli.eval_view import EvalView, show_diagnosis
+
+    subject = subject_of(request)
+    from hlrp.evaluation.diagnosis.run import diagnose
+    from hlrp.report.diagnosis import write_page
+
+    try:
+        with EvalView() as view:
+            found = diagnose(request, subject=subject, listener=view)
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted: no diagnosis was written", signal.SIGINT) from error
+    page = write_page(found)
+    if json_output:
+        typer.echo(json.dumps({**found.to_json(), "folder": str(found.folder)}))
+    else:
+        show_diagnosis(found, page)
+    if not found.healthy:
+        raise typer.Exit(1)
+
+
+def _hint(result: "EvalResult", given: dict[str, Any], overrides: list[str]) -> str | None:
+    """The command that looks for the reason of a success rate near zero; None: it is not near zero."""
+    overall = result.overall()
+    if overall is None or overall["success_rate"] >= _HOPELESS:
+        return None
+    command = ["hlrp", "eval", str(given["policy"]), "--diagnose"]
+    for name in _OF_DIAGNOSES:
+        values = given[name] if isinstance(given[name], list) else [given[name]]
+        flag = f"--{name.replace('_', '-')}"
+        command += [part for value in values if value for part in (flag, str(value))]
+    return shlex.join([*command, *overrides])
 
 
 def _holds_results(path: Path) -> bool:
@@ -131,6 +178,7 @@ def _failed(result: "EvalResult") -> bool:
 
 
 def _request(given: dict[str, Any], overrides: list[str]) -> "EvalRequest":
+    from hlrp.evaluation.diagnosis.subject import EPISODES
     from hlrp.evaluation.request import EvalRequest
 
     fields, rest = _environment_fields(overrides)
@@ -146,8 +194,16 @@ def _request(given: dict[str, Any], overrides: list[str]) -> "EvalRequest":
     if config.env is not None:
         settings["env_type"] = config.env.type
         fields = {**config.env.env_fields, **fields}
-    if config.checkpoint is None and given["replay"] is not None:
-        _refuse_of_policies(given, config.model_fields_set)
+    if given["diagnose"]:
+        _refuse(_NOT_DIAGNOSED, "when a policy is diagnosed", "leave it out", given, config.model_fields_set)
+        if "episodes" not in config.model_fields_set:
+            settings["episodes"] = EPISODES
+    elif config.checkpoint is None and given["replay"] is not None:
+        why, fix = (
+            "when recorded actions are replayed without a policy",
+            "leave it out, or name a run or checkpoint too",
+        )
+        _refuse(_OF_POLICIES, why, fix, given, config.model_fields_set)
     tasks = config.tasks or ([config.env.task] if config.env is not None and config.env.task else [])
     return EvalRequest(
         policy_path=config.checkpoint,
@@ -165,15 +221,15 @@ def _request(given: dict[str, Any], overrides: list[str]) -> "EvalRequest":
 _OF_POLICIES = ("seed", "videos", "batch_size", "device", "rename_map", "action_space", "async_envs", "compare")
 
 
-def _refuse_of_policies(given: dict[str, Any], configured: set[str]) -> None:
-    for name in _OF_POLICIES:
+# What a diagnosis has no use for: it films nothing, and what it looks at closely is in its own process.
+_NOT_DIAGNOSED = ("videos", "compare", "async_envs")
+
+
+def _refuse(names: tuple[str, ...], why: str, fix: str, given: dict[str, Any], configured: set[str]) -> None:
+    for name in names:
         if given.get(name) or name in configured:
             flag = f"--{name.replace('_', '-')}"
-            raise UserError(
-                f"{flag} has no effect when recorded actions are replayed without a policy",
-                where=flag,
-                fix="leave it out, or name a run or checkpoint too",
-            )
+            raise UserError(f"{flag} has no effect {why}", where=flag, fix=fix)
 
 
 def _environment_fields(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlrp.evaluation.request import Listener
@@ -9,6 +10,7 @@ from hlrp.progress import ProgressDisplay
 from hlrp_cli.console import console
 
 if TYPE_CHECKING:
+    from hlrp.evaluation.diagnosis.findings import Diagnosis
     from hlrp.evaluation.request import EvalResult
 
 
@@ -43,8 +45,8 @@ class EvalView(ProgressDisplay, Listener):
         self.update(self._done, self._success, rate=f"{steps_per_s:.0f} steps/s")
 
 
-def show(result: "EvalResult") -> None:
-    """Print tables of what was found and where the files are, on standard output."""
+def show(result: "EvalResult", hint: str | None = None) -> None:
+    """Print tables of what was found and where the files are, on standard output; ``hint`` is a command to type."""
     out, results = console(result=True), result.to_json()
     if results["replay"]:
         _replay_table(out, results["replay"])
@@ -56,10 +58,29 @@ def show(result: "EvalResult") -> None:
         out.print(f"codes    {describe_code_effect(results['code_effect'])}", markup=False)
     if results["comparison"]:
         _comparison(out, results["comparison"])
+    if hint is not None:
+        out.print(f"why      {hint}", markup=False)
     out.print(f"results  {result.folder / 'results.json'}", markup=False)
     if any(t["videos"] for t in results["tasks"].values()):
         out.print(f"videos   {result.folder / 'videos'}", markup=False)
     out.print(f"page     hlrp report {shlex.quote(str(result.folder))}", markup=False)
+
+
+def show_diagnosis(found: "Diagnosis", page: Path) -> None:
+    """Print layer by layer what was seen, then the verdict, what to do, and where the files are."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    out, words = console(result=True), {"pass": "agrees", "fail": "fails", "open": "open"}
+    table = Table("layer", "check", "", "what was seen", box=None, pad_edge=False)
+    for finding in found.findings:
+        table.add_row(finding.layer, finding.check, words[finding.status], escape(finding.line))
+    out.print(table)
+    out.print(f"verdict  {found.verdict}", markup=False, soft_wrap=True)
+    if found.faults and found.faults[0].fix:
+        out.print(f"fix      {found.faults[0].fix}", markup=False, soft_wrap=True)
+    out.print(f"numbers  {found.folder / 'diagnosis.json'}", markup=False)
+    out.print(f"page     {page}", markup=False)
 
 
 def _success_table(out: Any, results: dict[str, Any]) -> None:

@@ -207,7 +207,9 @@ class SequentialDecoder:
 
     def keyframe_interval(self, episode: int) -> int:
         """Frames from which decoding can begin are at most so far apart, in the file of ``episode``."""
-        return keyframe_interval(self.table.video[self.camera][0][episode]) if self.is_video else 1
+        if not self.is_video:
+            return 1
+        return keyframe_interval(self.table.info.here(self.table.video[self.camera][0][episode]))
 
     def frames(
         self,

@@ -88,6 +88,28 @@ def build_environments(env_cfg: Any, n_envs: int, use_async: bool) -> list[tuple
     return found
 
 
+def observe(vec: Any, observation: Any, env_preprocessor: Any) -> dict[str, Any]:
+    """What a policy's preprocessor is given of an observation, as in LeRobot's rollout.
+
+    Args:
+        vec: The vector environment.
+        observation: What its `reset` or `step` returned.
+        env_preprocessor: Of LeRobot's `make_env_pre_post_processors`.
+
+    Returns:
+        LeRobot's names to tensors `[N, ...]`, pictures `[N, C, H, W]` in [0, 1]; and `task`.
+    """
+    from lerobot.envs import preprocess_observation
+
+    found = preprocess_observation(observation)
+    found["task"] = [""] * vec.num_envs
+    for name in ("task_description", "task"):
+        with contextlib.suppress(AttributeError, NotImplementedError):
+            found["task"] = list(vec.call(name))
+            break
+    return env_preprocessor(found)
+
+
 def observed_shapes(vec: Any, env_preprocessor: Any) -> dict[str, tuple[int, ...]]:
     """What the environment really gives a policy, by LeRobot's names; images as (C, H, W)."""
     import numpy as np

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError
-from hlrp.evaluation.request import RESULTS, EvalRequest
+from hlrp.evaluation.request import DIAGNOSIS, RESULTS, EvalRequest
 from hlrp.runs import DatasetRecord, RunDirectory, new_run_path, resolve_pretrained
 from hlrp.runs.directory import CONFIG, MANIFEST, check_writable
 from hlrp.runtime.manifest import MANIFEST as EXPORT
@@ -17,6 +17,10 @@ from hlrp.sim.dataset import METADATA, read_metadata
 
 # Fields that LeRobot's environment classes derive themselves: taking them from an old file would freeze them.
 _DERIVED = ("type", "task", "features", "features_map", "max_parallel_tasks")
+
+
+class NoEnvironmentError(UserError):
+    """Nothing says which environment a policy belongs to."""
 
 
 @dataclass
@@ -70,7 +74,8 @@ def make_plan(request: EvalRequest) -> EvalPlan:
     """Check a request and fill in what it leaves open, without importing torch or LeRobot.
 
     Raises:
-        UserError: No usable checkpoint, no way to know the environment, or no place to write.
+        NoEnvironmentError: There is no way to know the environment.
+        UserError: No usable checkpoint, or no place to write.
     """
     check_request(request)
     pretrained = resolve_pretrained(request.policy_path.absolute()) if request.policy_path else None
@@ -83,7 +88,7 @@ def make_plan(request: EvalRequest) -> EvalPlan:
         ((s["type"], name) for name, s in [("--env", given), *sources] if s.get("type")), (None, "")
     )
     if env_type is None:
-        raise UserError(
+        raise NoEnvironmentError(
             "nothing says which environment this policy belongs to: the run and its data name none",
             where=str(request.policy_path or request.replay),
             fix="give --env, e.g. --env metaworld_light --task button-press-v3",
@@ -102,7 +107,7 @@ def make_plan(request: EvalRequest) -> EvalPlan:
         env_type=env_type,
         env_fields=fields,
         tasks=_known_tasks(env_type, tasks),
-        folder=_results_folder(request, run),
+        folder=results_folder(request, run),
         recorded_seeds=recorded_seeds(pretrained, run),
         env_source=source,
     )
@@ -155,7 +160,12 @@ def _trained_image_size(pretrained: Path) -> int | None:
     return next((h for h, w in sizes if h == w), None) if len(sizes) == 1 else None
 
 
-def _run_config(run: RunDirectory | None) -> dict[str, Any]:
+def run_config(run: RunDirectory | None) -> dict[str, Any]:
+    """The settings of a run; {} where it has none.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
     if run is None or not (run.path / CONFIG).is_file():
         return {}
     import yaml
@@ -175,7 +185,7 @@ def dataset_roots(pretrained: Path | None, run: RunDirectory | None) -> list[Pat
     named = [(d.root, d.repo_id) for d in (recorded, *recorded.sources)]
     entries: list[dict[str, Any]] = []
     if not (recorded.root or recorded.sources):
-        data = _run_config(run).get("data") or {}
+        data = run_config(run).get("data") or {}
         named, entries = [], [data, *(data.get("sources") or [])]
     if pretrained:
         entries.append(read_json(pretrained / "train_config.json").get("dataset") or {})
@@ -197,7 +207,7 @@ def environment_sources(
     """Descriptions of an environment `{type, task, **fields}` and where they stand, the one that wins first."""
     sources: list[tuple[str, dict[str, Any]]] = []
     if run is not None:
-        sources.append((str(run.path / CONFIG), _run_config(run).get("env") or {}))
+        sources.append((str(run.path / CONFIG), run_config(run).get("env") or {}))
     roots = [request.replay] if request.replay and not pretrained else dataset_roots(pretrained, run)
     sources += [(str(root / METADATA), recorded_environment(root)) for root in roots]
     if pretrained and (exported := Manifest.find(pretrained)) is not None:
@@ -257,12 +267,18 @@ def _split(task: str | list[str]) -> list[str]:
     return [n.strip() for n in names if n.strip()]
 
 
-def _results_folder(request: EvalRequest, run: RunDirectory | None) -> Path:
+def results_folder(request: EvalRequest, run: RunDirectory | None) -> Path:
+    """The folder asked for, else a fresh one in the run.
+
+    Raises:
+        UserError: It holds results already, or cannot be written.
+    """
     if request.output is not None:
         folder = request.output.absolute()
-        if (folder / RESULTS).exists():
+        found = next((name for name in (RESULTS, DIAGNOSIS) if (folder / name).exists()), None)
+        if found is not None:
             raise UserError(
-                f"there is a {RESULTS} in the output folder already",
+                f"there is a {found} in the output folder already",
                 where=f"--output {request.output}",
                 fix="choose another --output",
             )

@@ -1,15 +1,22 @@
 """Playing recorded actions back, to tell a broken environment from a broken policy."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hlrp.data import read_dataset, read_episodes
 from hlrp.data.columns import read_column
 from hlrp.errors import UserError
+from hlrp.evaluation.environment import observe
+from hlrp.evaluation.frames import ON_DEMAND
 from hlrp.evaluation.plan import recorded_episodes
 from hlrp.evaluation.request import Listener
 from hlrp.evaluation.statistics import wilson_interval
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Recordings hold successful episodes and the actions that were executed, so a sound environment repeats them all;
 # the rest is room for other processors' floating-point arithmetic.
@@ -46,6 +53,56 @@ def recorded_columns(root: Path, episodes: set[int]) -> dict[int, dict[str, Any]
     return {e: {name: c[table.start[e] : table.end[e]] for name, c in columns.items()} for e in episodes}
 
 
+@dataclass(frozen=True)
+class Played:
+    """Recorded actions as an environment answered them.
+
+    Args:
+        success: Whether it solved its task.
+        states: `observation.state` before each action that was executed, float32 `[T, D]`; None: it gives none.
+        length: Actions executed before the episode ended.
+    """
+
+    success: bool
+    states: "NDArray[np.float32] | None"
+    length: int
+
+
+def play(vec: Any, processors: tuple[Any, Any], seed: int, actions: "NDArray[np.float32]") -> Played:
+    """Play actions from the first state of a reset seed.
+
+    Args:
+        vec: A vector environment of one copy.
+        processors: LeRobot's pre- and postprocessor of the environment.
+        seed: Reset seed.
+        actions: As a policy would give them, `[T, A]`.
+    """
+    import numpy as np
+    import torch
+    from lerobot.envs.utils import NEW_ROLLOUT_OPTION
+
+    observation, _ = vec.reset(seed=[seed], options={NEW_ROLLOUT_OPTION: True})
+    able = bool((vec.metadata or {}).get(ON_DEMAND))
+    if able:  # nobody looks at the pictures
+        vec.call("draw_frames", False)
+    states, success, length = [], False, 0
+    for action in torch.from_numpy(np.ascontiguousarray(actions)):
+        state = observe(vec, observation, processors[0]).get("observation.state")
+        if isinstance(state, torch.Tensor):
+            states.append(state[0].numpy().astype(np.float32))
+        executed = processors[1]({"action": action[None]})["action"].numpy()
+        observation, _, terminated, truncated, info = vec.step(executed)
+        length += 1
+        final = info.get("final_info")
+        source = final if isinstance(final, dict) else info
+        success = success or bool(np.any(source.get("is_success", False)))
+        if terminated[0] or truncated[0]:
+            break
+    if able:
+        vec.call("draw_frames", True)
+    return Played(success, np.stack(states) if states else None, length)
+
+
 def replay_recording(root: Path, env_cfgs: list[Any], per_task: int, listener: Listener) -> dict[str, Any]:
     """Play recorded episodes from their reset seeds and report how many succeed again.
 
@@ -55,7 +112,7 @@ def replay_recording(root: Path, env_cfgs: list[Any], per_task: int, listener: L
     Raises:
         UserError: The dataset cannot be replayed.
     """
-    from lerobot.envs import close_envs
+    from lerobot.envs import close_envs, make_env_pre_post_processors
 
     from hlrp.evaluation.environment import build_environments
 
@@ -65,12 +122,16 @@ def replay_recording(root: Path, env_cfgs: list[Any], per_task: int, listener: L
     episodes: list[dict[str, Any]] = []
     for env_cfg in env_cfgs:
         environments = build_environments(env_cfg, 1, use_async=False)
+        processors = make_env_pre_post_processors(env_cfg, None)
         try:
             for task, vec in environments:
                 mine = [r for r in rows if r["task"] == task]
                 listener.started(f"replay {task}", len(mine))
                 for row in mine:
-                    episodes.append({**row, **_play(vec, row["seed"], recorded[row["episode_index"]])})
+                    columns = recorded[row["episode_index"]]
+                    played = play(vec, processors, row["seed"], columns["action"])
+                    found = {"success": played.success, "length": played.length}
+                    episodes.append({**row, **found, "largest_state_error": _state_error(played, columns)})
                     done = [e for e in episodes if e["task"] == task]
                     listener.finished(f"replay {task}", len(done), sum(e["success"] for e in done))
         finally:
@@ -78,24 +139,13 @@ def replay_recording(root: Path, env_cfgs: list[Any], per_task: int, listener: L
     return _report(root, episodes)
 
 
-def _play(vec: Any, seed: int, recorded: dict[str, Any]) -> dict[str, Any]:
+def _state_error(played: Played, columns: dict[str, Any]) -> float | None:
     import numpy as np
-    from lerobot.envs.utils import NEW_ROLLOUT_OPTION
 
-    observation, _ = vec.reset(seed=[seed], options={NEW_ROLLOUT_OPTION: True})
-    states, success, error, length = recorded.get("observation.state"), False, None, 0
-    for action in recorded["action"]:
-        seen = observation.get("agent_pos") if isinstance(observation, dict) else None
-        if states is not None and seen is not None and seen.shape[1:] == states.shape[1:]:
-            error = max(error or 0.0, float(np.abs(seen[0] - states[length]).max()))
-        observation, _, terminated, truncated, info = vec.step(action[None])
-        length += 1
-        final = info.get("final_info")
-        source = final if isinstance(final, dict) else info
-        success = success or bool(np.any(source.get("is_success", False)))
-        if terminated[0] or truncated[0]:
-            break
-    return {"success": success, "length": length, "largest_state_error": error}
+    recorded = columns.get("observation.state")
+    if recorded is None or played.states is None or played.states.shape[1:] != recorded.shape[1:]:
+        return None
+    return float(np.abs(played.states - recorded[: len(played.states)]).max())
 
 
 def _report(root: Path, episodes: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from hlrp.evaluation.statistics import wilson_interval
 
 SCHEMA_VERSION = 1
 RESULTS = "results.json"
+DIAGNOSIS = "diagnosis.json"
 
 
 @dataclass

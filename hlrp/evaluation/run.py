@@ -40,7 +40,7 @@ def evaluate(request: EvalRequest, *, plan: EvalPlan | None = None, listener: Li
 
 
 def _evaluate(request: EvalRequest, plan: EvalPlan, listener: Listener) -> EvalResult:
-    _prepare_rendering(plan)
+    prepare_rendering(plan)
     result = EvalResult(plan.folder, _provenance(request, plan))
     started = time.monotonic()
     with warnings.catch_warnings():
@@ -52,7 +52,12 @@ def _evaluate(request: EvalRequest, plan: EvalPlan, listener: Listener) -> EvalR
     return result
 
 
-def _prepare_rendering(plan: EvalPlan) -> None:
+def prepare_rendering(plan: EvalPlan) -> None:
+    """Choose the way of rendering, before the environment is imported, and see that it works.
+
+    Raises:
+        UserError: Nothing renders here.
+    """
     entry = envs_catalog().get(plan.env_type)
     if entry is None or entry.needs_gl:
         from hlrp.sim.rendering import configure_gl, probe_rendering
@@ -68,8 +73,8 @@ def environment_fields(plan: EvalPlan) -> dict[str, Any]:
     Raises:
         UserError: The environment's class refuses a field.
     """
-    _prepare_rendering(plan)
-    return _plain(_environment_configs(plan)[0])
+    prepare_rendering(plan)
+    return _plain(environment_configs(plan)[0])
 
 
 def save(result: EvalResult) -> None:
@@ -85,7 +90,7 @@ def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Lis
 
     if request.device is not None:
         choose_device(request.device)
-    env_cfgs = _environment_configs(plan)
+    env_cfgs = environment_configs(plan)
     result.provenance["env"]["config"] = _plain(env_cfgs[0])
     loaded = None
     if plan.pretrained is not None:
@@ -109,7 +114,12 @@ def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Lis
             _run_tasks(request, env_cfg, loaded, result, listener)
 
 
-def _environment_configs(plan: EvalPlan) -> list[Any]:
+def environment_configs(plan: EvalPlan) -> list[Any]:
+    """LeRobot's configuration of the environment for each task of a plan.
+
+    Raises:
+        UserError: As for `environment_config`.
+    """
     from lerobot.utils.import_utils import register_third_party_plugins
 
     from hlrp.evaluation.environment import environment_config

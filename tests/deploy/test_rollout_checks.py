@@ -10,8 +10,8 @@ import pytest
 from hlrp.deploy.rollout import checks
 from hlrp.deploy.rollout.flags import split_flags
 from hlrp.deploy.rollout.series import order
-from hlrp.deploy.rollout.units import Reading
 from hlrp.errors import UserError
+from hlrp.evaluation.units import Reading
 
 JOINTS = ["pan.pos", "lift.pos", "gripper.pos"]
 POLICY: dict[str, Any] = {

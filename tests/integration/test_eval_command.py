@@ -1,12 +1,14 @@
 """`hlrp eval` as a person types it: results, comparison, and one message for each mistake."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from command import assert_user_error, hlrp, hlrp_in_turn
+from make_dataset import make_dataset
 from tiny_policies import save_tiny_act
 
 
@@ -43,6 +45,9 @@ def test_table_videos_and_a_quiet_exit_in_metaworld(tmp_path):
     ]
     assert "0 to 66 %" in done.out
     folder = next((tmp_path / "outputs" / "eval").iterdir())
+    command = shlex.join(map(str, ["hlrp", "eval", policy, "--diagnose", "--env", "metaworld_light"]))
+    tasks = "--task button-press-v3 --task drawer-close-v3"
+    assert f"why      {command} {tasks} env.episode_length=3" in done.out
     assert f"results  {folder / 'results.json'}" in done.out and f"videos   {folder / 'videos'}" in done.out
     assert done.out.splitlines()[-1] == f"page     hlrp report {folder}"
     videos = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.mp4"))
@@ -51,7 +56,7 @@ def test_table_videos_and_a_quiet_exit_in_metaworld(tmp_path):
         assert text not in done.err, done.err
 
 
-def test_mistakes_are_refused_at_once(pusht, tmp_path):
+def test_mistakes_are_refused_at_once(pusht, toy_root, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     cut = tmp_path / "cut"
@@ -76,6 +81,14 @@ def test_mistakes_are_refused_at_once(pusht, tmp_path):
         ([pusht, *light, "sede=3"], ["sede", "seed"]),
         ([pusht, *light, "--rename-map", "a"], ["--rename-map"]),
         ([pusht, *light, "--compare", tmp_path / "nothing"], ["nothing to compare"]),
+        ([pusht, *light, "--diagnose"], ["data that this policy was trained on are not here", "--replay DATASET"]),
+        ([pusht, "--diagnose", "--replay", toy_root, "--task", "x"], ["--task has no effect", "--env"]),
+        ([pusht, "--diagnose", "--replay", empty], ["is not a LeRobotDataset", "--replay"]),
+        ([pusht, "--diagnose", "--videos", "1"], ["--videos has no effect when a policy is diagnosed"]),
+        ([pusht, "--diagnose", "--compare", pusht], ["--compare has no effect when a policy is diagnosed"]),
+        ([pusht, "--diagnose", "--async-envs"], ["--async-envs has no effect when a policy is diagnosed"]),
+        ([done_before, "--diagnose"], ["--diagnose has no effect on results"]),
+        (["--diagnose", "--replay", toy_root], ["no policy to diagnose"]),
         (["--replay", empty], ["no dataset", "--replay"]),
         ([], ["nothing to evaluate"]),
     ]
@@ -85,6 +98,27 @@ def test_mistakes_are_refused_at_once(pusht, tmp_path):
         # At once: neither torch nor LeRobot, which take ten seconds, have been imported.
         assert found.heavy <= {"pydantic", "omegaconf"}, (arguments, found.heavy)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_diagnosis_of_a_policy_and_its_data_alone(pusht, tmp_path):
+    """The policy's statistics are made up: named on the screen and in JSON, by exit code 1, with a page."""
+    data = make_dataset(tmp_path / "data", size=96, action_dim=2)
+    done = hlrp("eval", pusht, "--diagnose", "--replay", data, "--output", tmp_path / "out", "--json")
+    assert done.code == 1, done.err
+    found = json.loads(done.out)
+    assert (found["layer"], found["fault"], found["env"], found["success"]) == (
+        "processors",
+        "stale_normaliser",
+        None,
+        None,
+    )
+    assert found["dataset"] == {"root": str(data), "episodes": [0, 1]} and found["policy"]["type"] == "act"
+    saved = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
+    assert {**saved, "folder": found["folder"]} == found
+    assert "statistics that are not of this dataset: observation.state" in saved["verdict"]
+    assert saved["verdict"].replace("'", "&#39;") in (tmp_path / "out" / "diagnosis.html").read_text()
+    again = hlrp("eval", pusht, "--diagnose", "--replay", data, "--output", tmp_path / "out")
+    assert_user_error(again, "there is a diagnosis.json in the output folder already", "--output")
 
 
 def test_recording_without_seeds_cannot_be_replayed(toy_root, tmp_path):

@@ -26,11 +26,11 @@ from hlrp.deploy.rollout.engines import (
 from hlrp.deploy.rollout.operator import Operator, Stop
 from hlrp.deploy.rollout.request import RolloutRequest, Source
 from hlrp.deploy.rollout.series import Series, Terms, Trial, unfinished_series
-from hlrp.deploy.rollout.units import reading_of
 from hlrp.deploy.served import load_served
 from hlrp.errors import HlrpError, Interrupted, UserError, WorkError, root_cause
 from hlrp.evaluation.plan import find_run
 from hlrp.evaluation.request import EvalResult
+from hlrp.evaluation.units import reading_of
 from hlrp.locks import FolderLock
 from hlrp.runs import claim_folder, new_run_path, resolve_pretrained
 

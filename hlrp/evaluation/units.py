@@ -1,4 +1,4 @@
-"""Whether a robot reports its joints in the units of the data: degrees for radians are 57 times too large."""
+"""Whether joints are reported in the units of the data: degrees for radians are 57 times too large."""
 
 import math
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _DEGREES = math.degrees(1.0)
-_CONVERSIONS = (
+CONVERSIONS = (
     (1 / _DEGREES, "degrees", "radians"),
     (_DEGREES, "radians", "degrees"),
 )
-"""What the robot's numbers are multiplied with; the robot's unit; that of the data."""
+"""What numbers are multiplied with to be in the unit of the data; the unit that they are in; that of the data."""
 _MARGIN, _LEAST_MARGIN = 0.25, 0.1
 _FAR, _NEARER = 0.2, 4.0
 _NORMALISED = 100.0
@@ -33,6 +33,7 @@ class Reading:
         recorded: States of the data, `[N, S]`; None: the data are not here.
         use_degrees: What the robot's configuration says of this name, as LeRobot's arms have it: degrees, or
             -100..100; None: it says nothing.
+        source: What reports it, in words.
     """
 
     names: list[str]
@@ -41,6 +42,7 @@ class Reading:
     high: "NDArray[np.float64]"
     recorded: "NDArray[np.float32] | None" = None
     use_degrees: bool | None = None
+    source: str = "robot"
 
     def problem(self) -> str | None:
         """What is wrong with the units, in words; None: nothing that can be seen.
@@ -51,15 +53,15 @@ class Reading:
         if declared := self._declared():
             return declared
         wrong = self._outside(self.values)
-        for factor, robot, data in _CONVERSIONS:
+        for factor, robot, data in CONVERSIONS:
             if self._may_be(robot) and (
                 not self._outside(self.values * factor)[self._joints].any() if wrong.any() else self._explains(factor)
             ):
                 ratio = max(factor, 1 / factor)
-                return f"the robot seems to report {robot}, the data are in {data}: a factor of {ratio:.1f}"
+                return f"the {self.source} seems to report {robot}, the data are in {data}: a factor of {ratio:.1f}"
         if wrong.any():
             which = ", ".join(self.names[i] for i in np.flatnonzero(wrong))
-            return f"the robot is far outside of the poses of the data: {which}"
+            return f"the {self.source} is far outside of the poses of the data: {which}"
         return None
 
     def robot_side(self) -> str:

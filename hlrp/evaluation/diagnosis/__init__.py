@@ -1,0 +1,1 @@
+"""`hlrp eval --diagnose`: which of data, environment, processors and weights fails; see `run.diagnose`."""
