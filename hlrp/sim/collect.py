@@ -66,8 +66,9 @@ class CollectRequest:
         recording = recording_of(self.env)
         tasks = expand_tasks(recording.env_type, self.tasks)
         if lacking := [task for task in tasks if recording.tasks and task not in recording.tasks]:
-            fix = suggest(lacking[0], recording.tasks)
-            raise UserError(f"task {lacking[0]!r} has no scripted expert to record", where="--tasks", fix=fix)
+            others = [task for task in tasks if task in recording.tasks]
+            fix = f"ask for {','.join(others)}" if others else suggest(lacking[0], recording.tasks)
+            raise UserError(f"no scripted expert solves {', '.join(lacking)}", where="--tasks", fix=fix)
         self._check_ranges()
         check_new_output(self.output)
         require_installed(recording.env_type)

@@ -10,7 +10,8 @@ LIBERO_CAMERAS = {"agentview_image": "image", "robot0_eye_in_hand_image": "image
 """LeRobot's names of the cameras, and those of their pictures: `observation.images.image` and `.image2`."""
 STATE = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
 MOTIONS = ("delta_x", "delta_y", "delta_z", "turn_x", "turn_y", "turn_z", "gripper")
-EXPERT_SUITES = ("libero_spatial", "libero_object")
+_EXPERT_TASKS = {"libero_spatial": range(10), "libero_object": range(10), "libero_goal": (1, 2, 4, 6, 8, 9)}
+"""Tasks that are to bring one object somewhere; the others of the goals open, turn or push something."""
 PROCESS_GIB, ENVIRONMENT_GIB, FURTHER_GIB = 2.4, 1.5, 0.7
 """Memory of a process with one environment; of an environment where all is imported; of each further one."""
 FPS = 20
@@ -44,7 +45,7 @@ def entries() -> list[EnvEntry]:
         image_size=128,
         noise=0.0,
         packages=("hf-libero", "robosuite", "mujoco"),
-        tasks=tuple(name for suite in EXPERT_SUITES for name in names[suite]),
+        tasks=tuple(names[suite][number] for suite, numbers in _EXPERT_TASKS.items() for number in numbers),
         process_gib=PROCESS_GIB,
     )
     light = EnvEntry(

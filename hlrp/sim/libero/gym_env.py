@@ -143,6 +143,10 @@ class LightLiberoEnv(LightEnv, LiberoEnv):
         drawn = int(self._unseeded.integers(2**31)) if seed is None else seed
         self._begin(seed)
         self.init_state_id = drawn % len(self._init_states)
+        self._ensure_env()
+        # Only a new model has this at its beginning; the fingers would start from where the last episode left them.
+        for robot in self._env.robots:
+            robot.gripper.current_action = np.zeros(robot.gripper.dof)
         with _own_random(), quiet():
             return super().reset(seed=self.init_state_id, **kwargs)
 
