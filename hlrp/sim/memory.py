@@ -2,10 +2,10 @@
 
 import ctypes
 import logging
-from functools import lru_cache
 
 _LOG = logging.getLogger("hlrp.sim")
 _GIB = 1 << 30
+_said: set[str] = set()
 
 
 def fitting(wanted: int, first_gib: float, further_gib: float, what: str) -> int:
@@ -23,14 +23,11 @@ def fitting(wanted: int, first_gib: float, further_gib: float, what: str) -> int
 
     free = psutil.virtual_memory().available / _GIB
     fits = max(1, min(wanted, 1 + int((free - first_gib) / further_gib)))
-    if fits < wanted:
-        _say(f"{fits} {what}, not {wanted}: each takes {further_gib:g} GiB of memory, and {free:.1f} GiB are free")
+    if fits < wanted and what not in _said:
+        _said.add(what)
+        each = f"each takes {further_gib:g} GiB of memory, and {free:.1f} GiB are free"
+        _LOG.warning("%d %s, not %d: %s", fits, what, wanted, each)
     return fits
-
-
-@lru_cache
-def _say(text: str) -> None:
-    _LOG.warning(text)
 
 
 def give_back() -> None:

@@ -41,7 +41,7 @@ def entries() -> list[EnvEntry]:
         state=STATE,
         action=MOTIONS,
         robot_type="panda",
-        episode_length=400,  # the slowest experts need 280
+        episode_length=280,  # LeRobot's shortest limit: what is recorded fits into an evaluation
         image_size=128,
         noise=0.0,
         packages=("hf-libero", "robosuite", "mujoco"),

@@ -72,14 +72,17 @@ class LiberoLightEnv(LiberoConfig):
             "action": PolicyFeature(type=FeatureType.ACTION, shape=(len(MOTIONS),)),
             "agent_pos": PolicyFeature(type=FeatureType.STATE, shape=(len(STATE),)),
         }
-        for camera in self._cameras:
-            picture = (self.camera_name_mapping or {}).get(camera, LIBERO_CAMERAS[camera])
+        for picture in self._pictures:
             self.features[f"pixels/{picture}"], names[f"pixels/{picture}"] = frame, f"{NAMED}{picture}"
         self.features_map = names
 
     @property
     def _cameras(self) -> list[str]:
         return [name.strip() for name in self.camera_name.split(",")]
+
+    @property
+    def _pictures(self) -> list[str]:
+        return [(LIBERO_CAMERAS | (self.camera_name_mapping or {}))[camera] for camera in self._cameras]
 
     def _check(self) -> None:
         length = 1 if self.episode_length is None else self.episode_length
@@ -96,9 +99,13 @@ class LiberoLightEnv(LiberoConfig):
         if unknown := [name for name in self.camera_name_mapping or {} if name not in LIBERO_CAMERAS]:
             what = f"unknown camera {unknown[0]!r}"
             raise UserError(what, where="env.camera_name_mapping", fix=suggest(unknown[0], LIBERO_CAMERAS))
-        if not self.task_names:
-            what = f"{self.task} has none of the tasks {self.task_ids}"
-            raise UserError(what, where="env.task_ids", fix="give numbers of its tasks")
+        if len(set(self._pictures)) < len(self._cameras):
+            what = f"two pictures have one name: {', '.join(self._pictures)}"
+            raise UserError(what, where="env.camera_name, env.camera_name_mapping", fix="name each camera once")
+        found = {places()[name][1] for name in self.task_names}
+        if self.task_ids is not None and (not found or set(self.task_ids) - found):
+            what = f"{self.task} does not have all of the tasks {self.task_ids}"
+            raise UserError(what, where="env.task_ids", fix="give numbers of its tasks, or leave it out")
 
     @property
     def task_names(self) -> list[str]:
