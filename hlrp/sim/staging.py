@@ -73,6 +73,7 @@ class Staging:
                 with temporary.open("wb") as file:  # to a name numpy would add its suffix
                     np.savez(
                         file,
+                        allow_pickle=False,
                         **{f"{_PICTURE}{name}": images for name, images in demonstration.images.items()},
                         state=demonstration.state,
                         action=demonstration.action,

@@ -57,6 +57,7 @@ class LightLiberoEnv(LightEnv, LiberoEnv):
     metadata = {**LiberoEnv.metadata, "render_fps": FPS, "frames_on_demand": True}  # noqa: RUF012
 
     _env: Any
+    observation_space: gym.spaces.Dict
 
     def __init__(
         self,
