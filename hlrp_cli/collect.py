@@ -14,16 +14,16 @@ _PHASES = {"simulate": "recording", "encode": "writing the dataset"}
 
 
 def collect(
-    tasks: Annotated[str, typer.Option(help="Tasks or groups of them (easy, transfer_cube, ...), comma list.")],
+    tasks: Annotated[str, typer.Option(help="Tasks or groups of them (easy, libero_object, ...), comma list.")],
     output: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
-    env: Annotated[str, typer.Option(help="Simulator: metaworld or aloha.")] = "metaworld",
+    env: Annotated[str, typer.Option(help="Simulator: metaworld, aloha or libero.")] = "metaworld",
     episodes: Annotated[int, typer.Option(help="Successful episodes per task.")] = 20,
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the square frames in pixels [default: 96; aloha: 128].")
+        int | None, typer.Option(help="Side of the square frames in pixels [default: 96; aloha, libero: 128].")
     ] = None,
     noise: Annotated[
         float | None,
-        typer.Option(help="Standard deviation of the noise on actions [default: 0.1 of [-1, 1]; aloha: 0 rad]."),
+        typer.Option(help="Standard deviation of the noise on actions [default: metaworld 0.1 of [-1, 1], else 0]."),
     ] = None,
     camera_shake: Annotated[
         float, typer.Option(help="Metres that the camera drifts at most, as if held by hand.")

@@ -13,7 +13,7 @@ import typer
 
 DISTRIBUTION = "lerobot_policy_felix_bundle"
 SHOWN = ("torch", "lerobot", "lightning", "transformers", "numpy", "mujoco", "metaworld")
-EXTRAS = ("sim", "aloha", "diffusion", "smolvla", "serve", "export", "slurm")
+EXTRAS = ("sim", "aloha", "libero", "diffusion", "smolvla", "serve", "export", "slurm")
 _GIB = 1 << 30
 
 

@@ -5,6 +5,7 @@ LeRobot imports every installed distribution whose name starts with `lerobot_pol
 """
 
 from hlrp.sim.aloha.config import AlohaLightEnv
+from hlrp.sim.libero.config import LiberoLightEnv
 from hlrp.sim.metaworld_light import MetaworldLightEnv
 from lerobot_policy_felix_bundle.policies.hlrp_action_expert_direct import HLRPActionExpertDirectConfig
 from lerobot_policy_felix_bundle.policies.hlrp_action_expert_latent import HLRPActionExpertLatentConfig
@@ -15,5 +16,6 @@ __all__ = [
     "HLRPActionExpertDirectConfig",
     "HLRPActionExpertLatentConfig",
     "HLRPVLADirectConfig",
+    "LiberoLightEnv",
     "MetaworldLightEnv",
 ]

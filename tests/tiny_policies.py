@@ -6,6 +6,7 @@ from typing import Any
 SHAPES = {
     "pusht": {"state": 2, "action": 2, "image": 96, "high": 512.0},
     "metaworld_light": {"state": 4, "action": 4, "image": 96, "high": 1.0},
+    "libero_light": {"state": 8, "action": 7, "image": 64, "high": 1.0},
 }
 
 
@@ -70,7 +71,7 @@ def save_tiny(
     *,
     fields: dict[str, Any],
     seed: int = 0,
-    camera: str = "observation.image",
+    camera: str | tuple[str, ...] = "observation.image",
     stats: bool = True,
 ) -> Path:
     """Save a policy with random weights that fits an environment's observations, as a `pretrained_model` folder."""
@@ -78,7 +79,7 @@ def save_tiny(
     from lerobot.configs.types import FeatureType, PolicyFeature
     from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
 
-    shape = SHAPES[env]
+    shape, cameras = SHAPES[env], (camera,) if isinstance(camera, str) else camera
     size, high = shape["image"], shape["high"]
     backbone = {} if name in VLM_FIELDS else {"pretrained_backbone_weights": None}
     config = make_policy_config(
@@ -87,7 +88,7 @@ def save_tiny(
         push_to_hub=False,
         **backbone,
         input_features={
-            camera: PolicyFeature(FeatureType.VISUAL, (3, size, size)),
+            **{name: PolicyFeature(FeatureType.VISUAL, (3, size, size)) for name in cameras},
             "observation.state": PolicyFeature(FeatureType.STATE, (shape["state"],)),
         },
         output_features={"action": PolicyFeature(FeatureType.ACTION, (shape["action"],))},
@@ -101,7 +102,11 @@ def save_tiny(
         return {"mean": torch.full((n,), high / 2), "std": torch.full((n,), high / 4), **limits}
 
     image = {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.25)}
-    values = {camera: image, "observation.state": vector(shape["state"]), "action": vector(shape["action"])}
+    values = {
+        **dict.fromkeys(cameras, image),
+        "observation.state": vector(shape["state"]),
+        "action": vector(shape["action"]),
+    }
     processors = make_pre_post_processors(config, dataset_stats=values if stats else None)
     policy.save_pretrained(folder)
     for processor in processors:

@@ -33,6 +33,8 @@ _PACKAGES = (
     "mujoco",
     "metaworld",
     "gym-aloha",
+    "hf-libero",
+    "robosuite",
 )
 
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from hlrp.errors import UserError, suggest
-from hlrp.sim import aloha, metaworld
+from hlrp.sim import aloha, libero, metaworld
 from hlrp.sim.interface import EnvEntry, Recording
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 16, 1024
@@ -16,7 +16,7 @@ MAX_CAMERA_SHAKE = 0.3
 def envs_catalog() -> dict[str, EnvEntry]:
     """Simulators by LeRobot environment type."""
     pusht = EnvEntry("pusht", "PushT-v0", ("PushT-v0",), {}, "sim", ("gym_pusht",), False)
-    return {entry.name: entry for entry in (*metaworld.entries(), *aloha.entries(), pusht)}
+    return {entry.name: entry for entry in (*metaworld.entries(), *aloha.entries(), *libero.entries(), pusht)}
 
 
 def recording_of(env: str) -> Recording:
@@ -100,3 +100,19 @@ def check_switches(
     if not 0 <= camera_shake <= MAX_CAMERA_SHAKE:
         what = f"camera shake {camera_shake} m is out of range"
         raise UserError(what, where="env.camera_shake", fix=f"0 to {MAX_CAMERA_SHAKE} metres")
+
+
+def check_square(config: Any, lerobots: tuple[int, int]) -> None:
+    """Refuse LeRobot's height and width of frames, which follow from `image_size` here.
+
+    Args:
+        config: The environment's configuration.
+        lerobots: What LeRobot's class says when nobody chose them.
+
+    Raises:
+        UserError: Somebody did.
+    """
+    given = (config.observation_height, config.observation_width)
+    if given not in (lerobots, (config.image_size, config.image_size)):
+        where = "env.observation_height, env.observation_width"
+        raise UserError("frames are square here", where=where, fix="set env.image_size")

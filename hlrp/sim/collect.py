@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hlrp.errors import Interrupted, UserError, WorkError
+from hlrp.errors import Interrupted, UserError, WorkError, suggest
 from hlrp.files import new_folder
 from hlrp.outputs import check_new_output, disk_error
 from hlrp.processes import SignalError, leave_closed_terminal, signal_handlers, stop_signals
@@ -23,6 +23,7 @@ from hlrp.sim.catalog import (
     require_installed,
 )
 from hlrp.sim.dataset import SCHEMA_VERSION, build_dataset
+from hlrp.sim.memory import fitting
 from hlrp.sim.pool import ExpertPool, Job, run_apart
 from hlrp.sim.rendering import probe_rendering
 from hlrp.sim.staging import Staging, partial_path
@@ -62,11 +63,15 @@ class CollectRequest:
         Raises:
             UserError: What is wrong with the request.
         """
-        recording_of(self.env)
-        tasks = expand_tasks(self.env, self.tasks)
+        recording = recording_of(self.env)
+        tasks = expand_tasks(recording.env_type, self.tasks)
+        if lacking := [task for task in tasks if recording.tasks and task not in recording.tasks]:
+            others = [task for task in tasks if task in recording.tasks]
+            fix = f"ask for {','.join(others)}" if others else suggest(lacking[0], recording.tasks)
+            raise UserError(f"no scripted expert solves {', '.join(lacking)}", where="--tasks", fix=fix)
         self._check_ranges()
         check_new_output(self.output)
-        require_installed(self.env)
+        require_installed(recording.env_type)
         return tasks
 
     @property
@@ -207,12 +212,13 @@ def _simulate(request: CollectRequest, tasks: list[str], staging: Staging, repor
         _check_failures(task, known[task])
     if successes() == total:
         return
-    workers = min(request.workers or cores(), total - successes())
-    report(CollectProgress("simulate", successes(), total, 0, 0.0))
     recording = recording_of(request.env)
+    workers = min(request.workers or cores(), total - successes())
+    workers = fitting(workers, recording.process_gib, recording.process_gib, "recording processes")
+    report(CollectProgress("simulate", successes(), total, 0, 0.0))
     switches = {
         "image_size": request.pixels,
-        "camera_name": recording.camera,
+        "camera_name": recording.camera_name,
         "episode_length": recording.episode_length,
         "camera_shake": request.camera_shake,
     }
@@ -271,13 +277,14 @@ def _encode(staging: Staging, chosen: list[tuple[str, int]], metadata: dict[str,
 def _settings(request: CollectRequest, tasks: list[str]) -> dict[str, Any]:
     """Everything that the recorded episodes depend on; the number of processes is not part of it."""
     wanted = {key: value for key, value in asdict(request).items() if key not in ("output", "workers", "env")}
-    packages = recording_of(request.env).packages
+    recording = recording_of(request.env)
     return {
         **wanted,
+        "cameras": list(recording.cameras.values()),
         "image_size": request.pixels,
         "noise": request.action_noise,
         "tasks": tasks,
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: version(name) for name in recording.packages},
     }
 
 
@@ -287,7 +294,7 @@ def _metadata(request: CollectRequest, tasks: list[str], failed: dict[str, int])
     return {
         "schema_version": SCHEMA_VERSION,
         "env_type": recording.env_type,
-        "camera_name": recording.camera,
+        "camera_name": recording.camera_name,
         "image_size": request.pixels,
         "tasks": tasks,
         "noise": request.action_noise,

@@ -16,14 +16,12 @@ METADATA = Path("meta") / "hlrp_collect.json"
 SCHEMA_VERSION = 1
 
 
-def features(recording: Recording, camera: str, image_size: int) -> dict[str, dict[str, Any]]:
-    """Features of a recorded dataset, in LeRobot's notation; ``camera`` is the picture's."""
+def features(recording: Recording, image_size: int) -> dict[str, dict[str, Any]]:
+    """Features of a recorded dataset, in LeRobot's notation."""
+    size = (image_size, image_size, 3)
+    picture = {"dtype": "video", "shape": size, "names": ["height", "width", "channels"]}
     return {
-        camera: {
-            "dtype": "video",
-            "shape": (image_size, image_size, 3),
-            "names": ["height", "width", "channels"],
-        },
+        **{f"{NAMED}{name}": dict(picture) for name in recording.cameras.values()},
         "observation.state": _vector(recording.state),
         "action": _vector(recording.action),
     }
@@ -42,18 +40,18 @@ def build_dataset(
         send: Called with the number of frames after each episode.
         staging_root: Folder of the `Staging`.
         chosen: (task, attempt number) of each episode, in the order of the dataset.
-        metadata: Content of `meta/hlrp_collect.json`; `env_type`, `camera_name` and `image_size` are read from it,
-            `episodes` is added.
+        metadata: Content of `meta/hlrp_collect.json`; `env_type` and `image_size` are read from it, `episodes` is
+            added.
     """
     from lerobot.configs.video import RGBEncoderConfig
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    staging, camera = Staging(staging_root), f"{NAMED}{metadata['camera_name']}"
+    staging = Staging(staging_root)
     recording = recording_of(metadata["env_type"])
     dataset = LeRobotDataset.create(
         repo_id=f"local/{staging_root.stem}",
         fps=recording.fps,
-        features=features(recording, camera, metadata["image_size"]),
+        features=features(recording, metadata["image_size"]),
         root=staging.dataset,
         robot_type=recording.robot_type,
         # LeRobot's AV1 with a finer quantizer: at 96 pixels its default, 30, loses 0.6 dB and saves no time.
@@ -66,9 +64,9 @@ def build_dataset(
     for index, (task, number) in enumerate(chosen):
         demonstration = staging.load(task, number)
         sentence = task_description(task)
-        for image, state, action in zip(demonstration.image, demonstration.state, demonstration.action, strict=True):
-            frame = {camera: image, "observation.state": state, "action": action, "task": sentence}
-            dataset.add_frame(frame)
+        for step, (state, action) in enumerate(zip(demonstration.state, demonstration.action, strict=True)):
+            pictures = {f"{NAMED}{name}": images[step] for name, images in demonstration.images.items()}
+            dataset.add_frame({**pictures, "observation.state": state, "action": action, "task": sentence})
         dataset.save_episode()
         frames = len(demonstration.action)
         seed = demonstration.reset_seed

@@ -15,14 +15,14 @@ class Demonstration:
     Attributes:
         task: Task name.
         reset_seed: Seed of the reset that gives the first state.
-        image: [T, S, S, 3] uint8.
+        images: By the picture's name, [T, S, S, 3] uint8.
         state: [T, D] float32, the robot's.
         action: [T, A] float32 in the environment's action space, exactly what the simulator was given.
     """
 
     task: str
     reset_seed: int
-    image: np.ndarray
+    images: dict[str, np.ndarray]
     state: np.ndarray
     action: np.ndarray
 
@@ -42,16 +42,17 @@ def attempt(env: ExpertEnv, reset_seed: int, noise: float) -> Demonstration | No
     random = np.random.default_rng([reset_seed, crc32(env.task.encode())])
     observation, _ = env.reset(seed=reset_seed)
     expert, low, high = env.expert(), env.action_space.low, env.action_space.high
-    images, states, actions = [], [], []
+    pictures, states, actions = [], [], []
     while True:
         # Experts ask for far more than the range; noise is added to what the robot would do, so that it has an effect.
         wanted = np.clip(expert(), low, high)
         action = np.clip(wanted + noise * random.standard_normal(wanted.shape), low, high).astype(np.float32)
-        images.append(observation["pixels"][env.camera_name])
+        pictures.append(observation["pixels"])
         states.append(observation["agent_pos"].astype(np.float32))
         actions.append(action)
         observation, _, terminated, truncated, info = env.step(action)
         if info["is_success"]:
-            return Demonstration(env.task, reset_seed, np.stack(images), np.stack(states), np.stack(actions))
+            images = {name: np.stack([seen[name] for seen in pictures]) for name in pictures[0]}
+            return Demonstration(env.task, reset_seed, images, np.stack(states), np.stack(actions))
         if terminated or truncated:
             return None

@@ -13,12 +13,11 @@ if TYPE_CHECKING:
 class ExpertEnv(Protocol):
     """A gym environment whose scripted expert can be recorded.
 
-    Observation: `pixels`, a map of the camera's name to its frame [S, S, 3] uint8, and `agent_pos` [D] float64. A seed
-    given to `reset` alone decides the first state. `info["is_success"]` is true from the step that solved the task on.
+    Observation: `pixels`, a map of each picture's name to its frame [S, S, 3] uint8, and `agent_pos` [D] of floats. A
+    seed given to `reset` alone decides the first state. `info["is_success"]` is true from the step that solved it on.
     """
 
     task: str
-    camera_name: str
     action_space: "gym.spaces.Box"
 
     def reset(self, *, seed: int) -> "tuple[dict[str, Any], dict[str, Any]]":
@@ -43,7 +42,7 @@ class Recording:
         make: `module:class` of the `ExpertEnv`. It is called with a task and the light switches: `image_size`,
             `camera_name`, `episode_length`, `camera_shake`.
         fps: Steps, and recorded frames, per second.
-        camera: The camera that is recorded.
+        cameras: The cameras that are recorded: the simulator's name of each to the name of its picture.
         state: Names of the state's dimensions.
         action: Names of the action's dimensions.
         robot_type: LeRobot's name of the robot.
@@ -51,12 +50,14 @@ class Recording:
         image_size: Side of the frames in pixels unless one is asked for.
         noise: Standard deviation of the noise on actions unless one is asked for.
         packages: Distributions whose versions decide what is recorded.
+        tasks: Tasks that have an expert; empty: all.
+        process_gib: Memory that a process with one environment takes, where it is so much that it limits their number.
     """
 
     env_type: str
     make: str
     fps: int
-    camera: str
+    cameras: dict[str, str]
     state: tuple[str, ...]
     action: tuple[str, ...]
     robot_type: str
@@ -64,6 +65,13 @@ class Recording:
     image_size: int
     noise: float
     packages: tuple[str, ...]
+    tasks: tuple[str, ...] = ()
+    process_gib: float = 0.0
+
+    @property
+    def camera_name(self) -> str:
+        """The cameras as the environment's switch of that name takes them: the simulator's names, a comma list."""
+        return ",".join(self.cameras)
 
     @property
     def module(self) -> str:

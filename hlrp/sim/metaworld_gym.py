@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 from lerobot.envs.metaworld import DIFFICULTY_TO_TASKS, MetaworldEnv
 
-from hlrp.sim.light import CameraShake, Frames, lighten
+from hlrp.sim.light import LightEnv
 from hlrp.sim.vector import copies
 
 
@@ -25,7 +25,7 @@ def _any_task(name: str) -> metaworld.Task:
     return metaworld.MT1(name, seed=42).train_tasks[0]
 
 
-class LightMetaworldEnv(MetaworldEnv):
+class LightMetaworldEnv(LightEnv, MetaworldEnv):
     """LeRobot's Meta-World environment with light rendering, honest episode ends and a time limit.
 
     Observation: `pixels`, a map of the camera's name to its frame [S, S, 3] uint8, and (with `pixels_agent_pos`)
@@ -67,13 +67,14 @@ class LightMetaworldEnv(MetaworldEnv):
         )
         spaces = dict(self.observation_space.spaces)
         self.observation_space = gym.spaces.Dict(spaces | {"pixels": gym.spaces.Dict({camera_name: spaces["pixels"]})})
-        self._max_episode_steps = episode_length
-        self._shadows, self._multisampling = shadows, multisampling
-        self._shake = CameraShake(camera_shake)
-        self._elapsed = 0
-        self._over = False
-        self._drawing = True
-        self._frame: np.ndarray | None = None
+        self._set_switches(
+            (camera_name,),
+            image_size,
+            episode_length=episode_length,
+            shadows=shadows,
+            multisampling=multisampling,
+            camera_shake=camera_shake,
+        )
         self.raw_observation: np.ndarray | None = None
         """Meta-World's own observation [39] float64 of the current state, which scripted experts act on."""
 
@@ -90,10 +91,9 @@ class LightMetaworldEnv(MetaworldEnv):
         env.seeded_rand_vec = True
         # Meta-World refuses to step past its own limit of 500.
         env.max_path_length = max(env.max_path_length, self._max_episode_steps)
-        self._camera_home = env.model.camera(self.camera_name).pos.copy()
-        lighten(env.model, self.observation_width, shadows=self._shadows, multisampling=self._multisampling)
+        self._draw_from(env.model, env.data)
         env.mujoco_renderer.close()
-        env.mujoco_renderer = Frames(env.model, env.data, self.observation_width, self.camera_name)
+        env.mujoco_renderer = self._frames
         self._env = env
 
     def _format_raw_obs(self, raw_obs: np.ndarray) -> dict[str, np.ndarray]:
@@ -102,31 +102,16 @@ class LightMetaworldEnv(MetaworldEnv):
             # earlier draw. Positions only: the dynamics stay bit for bit those of LeRobot's environment.
             mujoco.mj_kinematics(self._env.model, self._env.data)
         self.raw_observation = np.array(raw_obs)
-        model, fps = self._env.model, self.metadata["render_fps"]
-        self._shake.move(model, self._env.data, self.camera_name, self._camera_home, self._elapsed, fps)
-        frames: Frames = self._env.mujoco_renderer
-        frames.black = not (self._drawing or self._elapsed == 0 or self._over)
+        self._aim()
         observation = super()._format_raw_obs(raw_obs)
-        frame = observation["pixels"]
-        self._frame = None if frames.black else frame
-        frames.black = False
-        return {**observation, "pixels": {self.camera_name: frame}}
+        return {**observation, "pixels": self._keep({self.camera_name: observation["pixels"]})}
 
-    def draw_frames(self, wanted: bool) -> None:
-        """Draw the frames of the next steps, or leave them black; an episode's first and last are always drawn."""
-        self._drawing = wanted
-
-    def render(self) -> np.ndarray:
-        """Frame [S, S, 3] uint8 of the current state; the one of the last observation, not drawn twice."""
-        if self._frame is None:
-            self._frame = super().render().copy()
-        return self._frame.copy()
+    def _film(self) -> np.ndarray:
+        return MetaworldEnv.render(self)
 
     def reset(self, seed: int | None = None, **kwargs: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Start an episode. With a seed, the first state depends on that seed alone."""
-        self._elapsed = 0
-        self._over = False
-        self._shake.begin(seed)
+        self._begin(seed)
         return super().reset(seed=seed, **kwargs)
 
     def expert(self) -> Callable[[], np.ndarray]:
@@ -143,12 +128,10 @@ class LightMetaworldEnv(MetaworldEnv):
         self._ensure_env()
         if np.ndim(action) != 1:
             raise ValueError(f"expected an action of shape (4,), got {np.shape(action)}")
-        raw_obs, reward, done, truncated, info = self._env.step(action)
-        self._elapsed += 1
+        raw_obs, reward, done, _, info = self._env.step(action)
         is_success = bool(info.get("success", 0))
         terminated = bool(done) or is_success
-        truncated = bool(truncated) or self._elapsed >= self._max_episode_steps
-        self._over = terminated or truncated
+        truncated = self._count_step(terminated)
         info.update(task=self.task, done=bool(done), is_success=is_success)
         if self._over:
             info["final_info"] = {"task": self.task, "done": bool(done), "is_success": is_success}

@@ -14,6 +14,8 @@ from hlrp.outputs import changed_settings
 if TYPE_CHECKING:
     from hlrp.sim.experts import Demonstration
 
+_PICTURE = "picture."
+
 
 def partial_path(output: Path) -> Path:
     """Staging folder that belongs to an output folder."""
@@ -71,7 +73,8 @@ class Staging:
                 with temporary.open("wb") as file:  # to a name numpy would add its suffix
                     np.savez(
                         file,
-                        image=demonstration.image,
+                        allow_pickle=False,
+                        **{f"{_PICTURE}{name}": images for name, images in demonstration.images.items()},
                         state=demonstration.state,
                         action=demonstration.action,
                         reset_seed=np.int64(demonstration.reset_seed),
@@ -84,7 +87,8 @@ class Staging:
         from hlrp.sim.experts import Demonstration
 
         with np.load(self.root / task / f"{number:06d}.npz", allow_pickle=False) as file:
-            return Demonstration(task, int(file["reset_seed"]), file["image"], file["state"], file["action"])
+            images = {name.removeprefix(_PICTURE): file[name] for name in file.files if name.startswith(_PICTURE)}
+            return Demonstration(task, int(file["reset_seed"]), images, file["state"], file["action"])
 
     def discard(self) -> None:
         """Remove the folder."""

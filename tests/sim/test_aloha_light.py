@@ -58,7 +58,7 @@ def test_the_expert_solves_it_and_the_episode_ends_there(
     cube = end["state"][16:19]
     assert cube[2] > 0.2 and abs(cube[0]) < 0.05, "held up in the middle"
     # The frame of the end, though frames were switched off.
-    assert not demonstration.image[-1].any() and end["frame"].std() > 20
+    assert not demonstration.images["top"][-1].any() and end["frame"].std() > 20
 
 
 def test_the_first_state_depends_on_the_seed_alone(env: LightAlohaEnv, solved: tuple[Demonstration, dict]) -> None:

@@ -51,8 +51,8 @@ def test_the_dataset_holds_what_the_expert_did(recorded: tuple[CollectResult, li
     assert first["task"] == "Push and close a drawer" and first["observation.images.corner2"].shape == (3, SIZE, SIZE)
     np.testing.assert_array_equal(first["observation.state"].numpy(), again.state[0])
     image = first["observation.images.corner2"].numpy().transpose(1, 2, 0) * 255
-    assert np.abs(image - again.image[0]).mean() < 8
-    assert np.abs(image - again.image[0][::-1]).mean() > 16
+    assert np.abs(image - again.images["corner2"][0]).mean() < 8
+    assert np.abs(image - again.images["corner2"][0][::-1]).mean() > 16
 
 
 def test_hand_deltas_are_speeds_and_the_gripper_is_not(recorded: tuple[CollectResult, list[CollectProgress]]) -> None:

@@ -13,7 +13,7 @@ from lerobot.envs.configs import EnvConfig
 from hlrp.camera_names import NAMED
 from hlrp.errors import UserError
 from hlrp.sim.aloha import ALOHA_CAMERAS
-from hlrp.sim.catalog import check_switches, expand_tasks, require_installed, switches_of
+from hlrp.sim.catalog import check_square, check_switches, expand_tasks, require_installed, switches_of
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
@@ -55,13 +55,7 @@ class AlohaLightEnv(AlohaConfig):
         if self.obs_type != "pixels_agent_pos":
             what = f"observation type {self.obs_type!r} is not offered"
             raise UserError(what, where="env.obs_type", fix="use pixels_agent_pos")
-        square = (self.image_size, self.image_size)
-        if (self.observation_height, self.observation_width) not in (_LEROBOTS_SIZES, square):
-            raise UserError(
-                "frames are square here",
-                where="env.observation_height, env.observation_width",
-                fix="set env.image_size",
-            )
+        check_square(self, _LEROBOTS_SIZES)
         self.task = ",".join(expand_tasks("aloha_light", self.task, where="env.task"))
         self.observation_height = self.observation_width = self.image_size
         super().__post_init__()

@@ -15,7 +15,7 @@ import numpy as np
 
 from hlrp.sim.aloha import SCENES
 from hlrp.sim.catalog import task_description
-from hlrp.sim.light import CameraShake, Frames, lighten
+from hlrp.sim.light import LightEnv
 
 
 @contextmanager
@@ -44,7 +44,7 @@ _ARMS = [*range(6), *range(7, 13)]  # of an action; the simulator has two actuat
 _ARM_ACTUATORS = [*range(6), *range(8, 14)]
 
 
-class LightAlohaEnv(AlohaEnv):
+class LightAlohaEnv(LightEnv, AlohaEnv):
     """gym-aloha's environment with one light camera, a time limit and an expert.
 
     Observation: `pixels`, a map of the camera's name to its frame [S, S, 3] uint8, and `agent_pos` [14] float64: six
@@ -74,13 +74,16 @@ class LightAlohaEnv(AlohaEnv):
         camera_shake: float = 0.0,
     ) -> None:
         self.camera_name = camera_name
-        self._shadows, self._multisampling = shadows, multisampling
-        self._shake = CameraShake(camera_shake)
-        self._elapsed, self._over, self._drawing = 0, False, True
-        self._frame: np.ndarray | None = None
+        self._set_switches(
+            (camera_name,),
+            image_size,
+            episode_length=episode_length,
+            shadows=shadows,
+            multisampling=multisampling,
+            camera_shake=camera_shake,
+        )
         super().__init__(SCENES[task], "pixels_agent_pos", render_mode, image_size, image_size, image_size, image_size)
         self.task, self.task_description = task, task_description(task)
-        self._max_episode_steps = episode_length
         spaces = self.observation_space.spaces
         frames = gym.spaces.Dict({camera_name: spaces["pixels"]["top"]})
         self.observation_space = gym.spaces.Dict({"pixels": frames, "agent_pos": spaces["agent_pos"]})
@@ -91,41 +94,22 @@ class LightAlohaEnv(AlohaEnv):
 
     def _make_env_task(self, task_name: str) -> Any:
         env = super()._make_env_task(task_name)
-        model, data = env.physics.model.ptr, env.physics.data.ptr
-        lighten(model, self.observation_width, shadows=self._shadows, multisampling=self._multisampling)
-        self._frames = Frames(model, data, self.observation_width, self.camera_name)
-        self._camera_home = model.camera(self.camera_name).pos.copy()
+        self._draw_from(env.physics.model.ptr, env.physics.data.ptr)
         env.task.get_observation = self._observe
         return env
 
     def _observe(self, physics: Any) -> dict[str, Any]:
         """What the parent's task returns, without its three pictures."""
-        model, fps = physics.model.ptr, self.metadata["render_fps"]
-        self._shake.move(model, physics.data.ptr, self.camera_name, self._camera_home, self._elapsed, fps)
         return {"qpos": self._env.task.get_qpos(physics)}
 
     def _format_raw_obs(self, raw_obs: dict[str, Any]) -> dict[str, Any]:
-        self._frames.black = not (self._drawing or self._elapsed == 0 or self._over)
-        frame = self._frames.render()
-        self._frame = None if self._frames.black else frame
-        self._frames.black = False
-        return {"pixels": {self.camera_name: frame}, "agent_pos": raw_obs["qpos"]}
-
-    def draw_frames(self, wanted: bool) -> None:
-        """Draw the frames of the next steps, or leave them black; an episode's first and last are always drawn."""
-        self._drawing = wanted
-
-    def render(self) -> np.ndarray:
-        """Frame [S, S, 3] uint8 of the current state; the one of the last observation, not drawn twice."""
-        if self._frame is None:
-            self._frame = self._frames.render()
-        return self._frame.copy()
+        self._aim()
+        return {"pixels": self._keep({self.camera_name: self._frames.render()}), "agent_pos": raw_obs["qpos"]}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         """Start an episode. With a seed, the first state depends on that seed alone, and is that of the parent."""
         gym.Env.reset(self, seed=seed, options=options)
-        self._shake.begin(seed)
-        self._elapsed, self._over = 0, False
+        self._begin(seed)
         drawn = int(self.np_random.integers(2**31)) if seed is None else seed
         # gym-aloha hands the objects over in a global variable, which the reset reads.
         cube = SCENES[self.task] == "transfer_cube"
@@ -140,11 +124,9 @@ class LightAlohaEnv(AlohaEnv):
         """
         if np.ndim(action) != 1:
             raise ValueError(f"expected an action of shape (14,), got {np.shape(action)}")
-        self._elapsed += 1
         made = self._env.step(action)
         terminated = made.reward == self._env.task.max_reward
-        truncated = self._elapsed >= self._max_episode_steps
-        self._over = terminated or truncated
+        truncated = self._count_step(terminated)
         info: dict[str, Any] = {"task": self.task, "is_success": terminated}
         if self._over:
             info["final_info"] = dict(info)
