@@ -33,6 +33,9 @@ from hlrp.laq.metrics import random_laq
 from hlrp.runs.manifest import MANIFEST, RunManifest
 
 _PLACEMENT_WINDOWS = 512
+_QUANTIZER = ("--steps", "600")
+_FOUNDATION = ("--steps", "400")
+"""Longer than the demo trains them."""
 
 
 def make_inputs(places: Places, tier: Tier) -> None:
@@ -46,17 +49,19 @@ def make_inputs(places: Places, tier: Tier) -> None:
         _collect(places.data, TASKS, EPISODES, places.camera_shake)
         if tier == "trust":
             return  # each of its draws has a quantizer of its own
-        _train("demo/laq", places.laq, places.data)
+        _train("demo/laq", places.laq, places.data, *_QUANTIZER)
         _label(places.laq, places.latents, places)
         for number in range(RANDOM_QUANTIZERS):
             if not (places.random_laq(number) / "manifest.json").is_file():
                 _random_quantizer(places, number)
             _label(places.random_laq(number), places.random_latents(number), places)
         if tier == "neural":
-            _train("demo/foundation", places.foundation, places.data, "--latents", places.latents)
+            latents = ["--latents", places.latents]
+            _train("demo/foundation", places.foundation, places.data, *latents, *_FOUNDATION)
             if not (places.shuffled_latents / "manifest.json").is_file():
                 shuffle_table(places.latents, places.shuffled_latents, seed=0)
-            _train("demo/foundation", places.shuffled_foundation, places.data, "--latents", places.shuffled_latents)
+            latents = ["--latents", places.shuffled_latents]
+            _train("demo/foundation", places.shuffled_foundation, places.data, *latents, *_FOUNDATION)
 
 
 def make_own_latents(cell: Cell, places: Places, labelled: list[int]) -> None:
@@ -67,8 +72,9 @@ def make_own_latents(cell: Cell, places: Places, labelled: list[int]) -> None:
             f"model.labelled_episodes=[{','.join(map(str, labelled))}]",
             "trainer.eval_split=0",
             "trainer.eval_steps=0",
+            *_QUANTIZER,
         ],
-        "pseudo_features": ["model.feature_model=efficientnet_lite0", "model.space=features"],
+        "pseudo_features": ["model.feature_model=efficientnet_lite0", "model.space=features", *_QUANTIZER],
     }.get(cell.arm)
     data = places.data
     if cell.arm == "pseudo_own":
