@@ -33,9 +33,7 @@ from hlrp.laq.metrics import random_laq
 from hlrp.runs.manifest import MANIFEST, RunManifest
 
 _PLACEMENT_WINDOWS = 512
-_QUANTIZER = ("--steps", "600")
-_FOUNDATION = ("--steps", "400")
-"""Longer than the demo trains them."""
+_FOUNDATION = ("--steps", "400")  # the demo's is shorter
 
 
 def make_inputs(places: Places, tier: Tier) -> None:
@@ -49,7 +47,7 @@ def make_inputs(places: Places, tier: Tier) -> None:
         _collect(places.data, TASKS, EPISODES, places.camera_shake)
         if tier == "trust":
             return  # each of its draws has a quantizer of its own
-        _train("demo/laq", places.laq, places.data, *_QUANTIZER)
+        _train("demo/laq", places.laq, places.data)
         _label(places.laq, places.latents, places)
         for number in range(RANDOM_QUANTIZERS):
             if not (places.random_laq(number) / "manifest.json").is_file():
@@ -72,9 +70,8 @@ def make_own_latents(cell: Cell, places: Places, labelled: list[int]) -> None:
             f"model.labelled_episodes=[{','.join(map(str, labelled))}]",
             "trainer.eval_split=0",
             "trainer.eval_steps=0",
-            *_QUANTIZER,
         ],
-        "pseudo_features": ["model.feature_model=efficientnet_lite0", "model.space=features", *_QUANTIZER],
+        "pseudo_features": ["model.feature_model=efficientnet_lite0", "model.space=features"],
     }.get(cell.arm)
     data = places.data
     if cell.arm == "pseudo_own":

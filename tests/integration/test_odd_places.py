@@ -32,6 +32,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_lerobot_run_without_numbers_in_an_odd_folder(toy_root: Path, hostile: Path) -> None:
     """Its process, and the data worker that spawns, find their own modules; what is no number ends it with one word."""
     args = train_args(toy_root, Path("läufe/eins"), "act", 40, *TINY_ACT, "--lr", "1e30", workers=1)

@@ -104,6 +104,7 @@ def test_killed_and_resumed_with_its_labels(labelled: tuple[Path, Path, Path], t
     assert _actions_elsewhere(latest.pretrained) == _actions_elsewhere(latest.pretrained)
 
 
+@pytest.mark.slow
 def test_stock_lerobot_train_with_labels_made_while_training(labelled: tuple[Path, Path, Path], tmp_path: Path) -> None:
     dataset, laq, _ = labelled
     arguments = {
@@ -143,7 +144,9 @@ def test_labels_that_do_not_fit_are_one_message(
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("camera", ["observation.images.corner2", "observation.image"])
+@pytest.mark.parametrize(
+    "camera", [pytest.param("observation.images.corner2", marks=pytest.mark.slow), "observation.image"]
+)
 def test_rolled_out_by_stock_lerobot_eval(camera: str, tmp_path: Path) -> None:
     """A policy of what `hlrp collect` records needs nothing more; one of older recordings the map that a page shows."""
     from lerobot.configs.types import FeatureType, PolicyFeature

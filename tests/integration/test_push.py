@@ -361,6 +361,7 @@ def _on_the_page() -> dict[str, list[str]]:
     return {f"{words[0]} dry" if "--dry-run" in words else words[0]: words for words in found}
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page(made: Made, toy_root: Path, tmp_path: Path) -> None:
     """A name is taken as the folder is, once it may be fetched; and then without asking anybody."""
     environment = made.environment | {"HF_HOME": str(tmp_path / "hf")}

@@ -133,6 +133,7 @@ def test_twelve_steps_equal_six_sigkill_six(root: Path, labels: tuple[Path, Path
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_online_labels_in_two_processes_give_the_curve_of_one_with_a_table(
     root: Path, labels: tuple[Path, Path], whole: Path, tmp_path: Path
 ) -> None:

@@ -138,6 +138,7 @@ def test_values_that_only_lerobot_can_judge_are_refused_before_anything_is_writt
     assert not run.exists()
 
 
+@pytest.mark.slow
 def test_the_chosen_camera_alone_is_seen_and_a_folder_keeps_its_name(tmp_path: Path) -> None:
     """Two cameras, of which one is asked for, in a folder whose name YAML reads as nothing."""
     from make_dataset import make_dataset

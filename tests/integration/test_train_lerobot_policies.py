@@ -51,6 +51,7 @@ def test_real_robot_data_trains(g1_root: Path, tmp_path: Path, policy: str) -> N
     assert_loads_in_stock_lerobot(latest.pretrained)
 
 
+@pytest.mark.slow
 def test_offline_backbone_is_said_aloud(toy_root: Path, tmp_path: Path) -> None:
     env = {"TORCH_HOME": str(tmp_path / "torch")}
     run = tmp_path / "warned"
