@@ -33,7 +33,6 @@ from hlrp.laq.metrics import random_laq
 from hlrp.runs.manifest import MANIFEST, RunManifest
 
 _PLACEMENT_WINDOWS = 512
-_FOUNDATION = ("--steps", "400")  # the demo's is shorter
 
 
 def make_inputs(places: Places, tier: Tier) -> None:
@@ -54,12 +53,10 @@ def make_inputs(places: Places, tier: Tier) -> None:
                 _random_quantizer(places, number)
             _label(places.random_laq(number), places.random_latents(number), places)
         if tier == "neural":
-            latents = ["--latents", places.latents]
-            _train("demo/foundation", places.foundation, places.data, *latents, *_FOUNDATION)
+            _train("demo/foundation", places.foundation, places.data, "--latents", places.latents)
             if not (places.shuffled_latents / "manifest.json").is_file():
                 shuffle_table(places.latents, places.shuffled_latents, seed=0)
-            latents = ["--latents", places.shuffled_latents]
-            _train("demo/foundation", places.shuffled_foundation, places.data, *latents, *_FOUNDATION)
+            _train("demo/foundation", places.shuffled_foundation, places.data, "--latents", places.shuffled_latents)
 
 
 def make_own_latents(cell: Cell, places: Places, labelled: list[int]) -> None:
