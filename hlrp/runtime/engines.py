@@ -5,7 +5,7 @@ import logging
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -26,22 +26,21 @@ class Graph:
 
     Args:
         run: Computes the outputs in order of the inputs in order.
-        inputs: Names of what it takes; openvino may know one by several.
+        inputs: Names of what it takes.
         outputs: Names of what it gives.
     """
 
     def __init__(
         self,
         run: "Callable[[list[NDArray[Any]]], list[NDArray[Any]]]",
-        inputs: Sequence[Collection[str]],
-        outputs: Sequence[Collection[str]],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
     ) -> None:
         self._run, self._inputs, self._outputs = run, inputs, outputs
 
     def __call__(self, given: "Mapping[str, NDArray[Any]]") -> "dict[str, NDArray[Any]]":
         """The outputs; of what is given, it takes what it needs."""
-        found = self._run([next(given[name] for name in names if name in given) for names in self._inputs])
-        return {name: array for names, array in zip(self._outputs, found, strict=True) for name in names}
+        return dict(zip(self._outputs, self._run([given[name] for name in self._inputs]), strict=True))
 
     def __deepcopy__(self, _: object) -> Self:
         return self
@@ -101,7 +100,7 @@ def _onnxruntime(path: Path, threads: int | None) -> Graph:
         found: list[NDArray[Any]] = session.run(outputs, dict(zip(inputs, given, strict=True)))
         return found
 
-    return Graph(run, [(name,) for name in inputs], [(name,) for name in outputs])
+    return Graph(run, inputs, outputs)
 
 
 def import_openvino() -> Any:
@@ -131,7 +130,22 @@ def _openvino(path: Path, threads: int | None, bf16: bool) -> Graph:
         # Its own memory is written again by the next request.
         return [np.array(found[output]) for output in model.outputs]
 
-    return Graph(run, [i.names for i in model.inputs], [o.names for o in model.outputs])
+    return Graph(run, [*map(_end, model.inputs)], [*map(_end, model.outputs)])
+
+
+def _end(port: Any) -> str:
+    """The name of an input or output in the graph's file.
+
+    openvino knows a tensor by the names of its copies inside, too, and what is called so in one graph may be something
+    else in the next.
+
+    Raises:
+        ValueError: It has lost it.
+    """
+    name: str = port.node.friendly_name.removesuffix("/sink_port_0")
+    if name not in port.names:
+        raise ValueError(f"{name} is not among its names {sorted(port.names)}")
+    return name
 
 
 def _torch(path: Path) -> Graph:
@@ -152,7 +166,7 @@ def _torch(path: Path) -> Graph:
         with torch.inference_mode():
             return [output.numpy() for output in module(*map(torch.from_numpy, given))]
 
-    return Graph(run, [(name,) for name in named["inputs"]], [(name,) for name in named["outputs"]])
+    return Graph(run, named["inputs"], named["outputs"])
 
 
 def _pickled(path: Path) -> str | None:

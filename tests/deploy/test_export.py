@@ -118,6 +118,14 @@ def test_openvino_runs_what_onnxruntime_runs(exports: Exports) -> None:
     assert chunks[0].shape == (6, 2) and np.abs(chunks[0] - chunks[1]).max() <= TOLERANCE * UNIT
 
 
+@pytest.mark.parametrize("name", ["act", "hlrp_action_expert_latent"])
+def test_openvino_names_what_a_graph_takes_and_gives_as_the_file_does(name: str, exports: Exports) -> None:
+    """It also knows tensors by names from inside, of which one graph's keys may have one of the next graph's values."""
+    for path in exports(name).glob("*.onnx"):
+        ours, theirs = (open_graph(path, engine) for engine in ("openvino", "onnxruntime"))
+        assert (list(ours._inputs), list(ours._outputs)) == (theirs._inputs, theirs._outputs)
+
+
 @pytest.mark.parametrize("kind", [pytest.param("openvino", marks=pytest.mark.slow), "torch"])
 def test_the_other_formats_act_as_the_policy(kind: str, exports: Exports) -> None:
     name = "hlrp_vla_direct"
