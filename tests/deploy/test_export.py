@@ -126,6 +126,18 @@ def test_openvino_names_what_a_graph_takes_and_gives_as_the_file_does(name: str,
         assert (list(ours._inputs), list(ours._outputs)) == (theirs._inputs, theirs._outputs)
 
 
+def test_openvino_forgets_the_instruction_before(exports: Exports) -> None:
+    """Longer after shorter: both as onnxruntime has them."""
+    folder, shown = exports("hlrp_action_expert_latent"), observations(1)[0]
+    noise = np.random.default_rng(0).standard_normal((1, 6, 2), np.float32)
+    onnx, openvino = (load(folder, engine=e, threads=1) for e in ("onnxruntime", "openvino"))
+    tasks = sorted(TASKS, key=len)
+    assert len(onnx.ids(tasks[0])) < len(onnx.ids(tasks[-1]))
+    for task in (tasks[-1], tasks[0], tasks[-1]):
+        found = [runtime.predict_chunk(shown | {"task": task}, noise=noise) for runtime in (onnx, openvino)]
+        assert np.abs(found[0] - found[1]).max() <= TOLERANCE * UNIT, task
+
+
 @pytest.mark.parametrize("kind", [pytest.param("openvino", marks=pytest.mark.slow), "torch"])
 def test_the_other_formats_act_as_the_policy(kind: str, exports: Exports) -> None:
     name = "hlrp_vla_direct"
