@@ -196,7 +196,8 @@ def _run_command(args: Sequence[Any]) -> int:
 def _report(root: Path, size: Size, full: bool, seconds: float) -> None:
     from hlrp_cli.console import console
 
-    made = [(_results(root, name) / "results.json").stat().st_mtime for name in _evaluated(full)]
+    evaluated = [*OURS, *(BESIDE | FEW_POLICIES if full else {})]
+    made = [(_results(root, name) / "results.json").stat().st_mtime for name in evaluated]
     index = root / "index.html"
     _stage("pages", index.is_file() and index.stat().st_mtime >= max(made), ["report", root])
     out = console(result=True)
@@ -209,10 +210,6 @@ def _report(root: Path, size: Size, full: bool, seconds: float) -> None:
     out.print(f"runs, results and videos: {root}")
     out.print(f"all of it as pages: {index}")
     out.print(f"the whole demo took {seconds:.0f} s")
-
-
-def _evaluated(full: bool) -> list[str]:
-    return [*OURS, *(BESIDE | FEW_POLICIES if full else {})]
 
 
 def _show(root: Path, title: str, tasks: Sequence[str], policies: dict[str, str]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hlrp.evaluation.request import Listener
+from hlrp.evaluation.request import DIAGNOSIS, Listener
 from hlrp.progress import ProgressDisplay
 from hlrp_cli.console import console
 
@@ -79,7 +79,7 @@ def show_diagnosis(found: "Diagnosis", page: Path) -> None:
     out.print(f"verdict  {found.verdict}", markup=False, soft_wrap=True)
     if found.faults and found.faults[0].fix:
         out.print(f"fix      {found.faults[0].fix}", markup=False, soft_wrap=True)
-    out.print(f"numbers  {found.folder / 'diagnosis.json'}", markup=False)
+    out.print(f"numbers  {found.folder / DIAGNOSIS}", markup=False)
     out.print(f"page     {page}", markup=False)
 
 

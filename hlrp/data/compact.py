@@ -40,9 +40,9 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> "NDArray[Any]":
 
 
 def release_memory() -> None:
-    """Give back to the system what reading tables took: a file of ten thousand row groups takes 100 to 300 MiB.
+    """Give freed memory back to the system, which the allocators would keep for this process.
 
-    The allocators would keep it for this process, which goes on to train.
+    A file of ten thousand row groups takes 100 to 300 MiB while it is read, a simulator more.
     """
     import ctypes
     from contextlib import suppress

@@ -1,6 +1,5 @@
 """How many environments fit into memory, for simulators that take gigabytes each."""
 
-import ctypes
 import logging
 
 _LOG = logging.getLogger("hlrp.sim")
@@ -28,10 +27,3 @@ def fitting(wanted: int, first_gib: float, further_gib: float, what: str) -> int
         each = f"each takes {further_gib:g} GiB of memory, and {free:.1f} GiB are free"
         _LOG.warning("%d %s, not %d: %s", fits, what, wanted, each)
     return fits
-
-
-def give_back() -> None:
-    """Return freed memory to the system, where its C library would keep it for the next environment."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -16,10 +16,10 @@ import torch
 from lerobot.envs.libero import LiberoEnv
 from lerobot.processor.env_processor import LiberoProcessorStep
 
+from hlrp.data.compact import release_memory
 from hlrp.sim.catalog import task_description
 from hlrp.sim.libero import FPS, LIBERO_CAMERAS, places
 from hlrp.sim.light import LightEnv
-from hlrp.sim.memory import give_back
 
 with quiet():
     from libero.libero.envs.env_wrapper import ControlEnv
@@ -184,4 +184,4 @@ class LightLiberoEnv(LightEnv, LiberoEnv):
         self._frame = None
         # robosuite's objects refer to each other; hundreds of megabytes would wait for the collector.
         gc.collect()
-        give_back()
+        release_memory()
