@@ -28,7 +28,8 @@ def policy_actions(name: str, kind: str, camera: str, size: tuple[int, int], tas
 
 
 def answers(names: dict[str, str], dataset: str, *, allow_download: bool) -> dict[str, np.ndarray]:
-    """What each model says: `act`, `latent`, `laq`, `foundation`, `decoder`, `table`, `export`, by their names.
+    """What each model says: `act`, `latent`, `laq`, `foundation`, `decoder`, `table`, `export` (ONNX),
+    `openvino` (an export too), by their names.
 
     Args:
         names: Folder or Hub name of each.
@@ -59,8 +60,9 @@ def answers(names: dict[str, str], dataset: str, *, allow_download: bool) -> dic
     info, table = read_dataset(None, Path(dataset)), LatentTable.open(here("table"))
     arrays = (*table.codes(range(len(table))), table.vectors([3]))
     found["table"] = torch.cat([array.flatten().float() for array in arrays])
-    runtime, rng = load(here("export"), seed=0), np.random.default_rng(5)
-    seen = ({"observation.image": rng.integers(0, 256, (96, 96, 3), np.uint8)} for _ in range(3))
-    found["export"] = np.stack([runtime.select_action({**o, "observation.state": rng.random(2)}) for o in seen])
+    for kind in ("export", "openvino"):
+        runtime, rng = load(here(kind), seed=0), np.random.default_rng(5)
+        seen = ({"observation.image": rng.integers(0, 256, (96, 96, 3), np.uint8)} for _ in range(3))
+        found[kind] = np.stack([runtime.select_action({**o, "observation.state": rng.random(2)}) for o in seen])
     found["decoder"] = ActionDecoder.load(here("decoder")).episode(table, info, 3).actions
     return {name: np.asarray(value) for name, value in found.items()}

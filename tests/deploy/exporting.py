@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 from lerobot.processor import (
     AddBatchDimensionProcessorStep,
     DeviceProcessorStep,
@@ -43,13 +44,14 @@ def export(checkpoint: Path, output: Path, kind: str = "onnx", **options: Any) -
     return export_policy(request, lambda _: None)
 
 
-def small_export(checkpoint: Path, folder: Path, tasks: Sequence[str] = ()) -> Path:
+def small_export(checkpoint: Path, folder: Path, tasks: Sequence[str] = (), kind: str = "onnx") -> Path:
     """All that an export is, with a graph of one product: quick, where it does not matter what a policy computes.
 
     Args:
         checkpoint: Whose inputs, names and rate it has.
         folder: Where to.
         tasks: Instructions that it knows; none: it reads no language.
+        kind: `onnx` or `openvino`.
 
     Returns:
         The folder; its chunk is the state times `weights(S, n * A)`.
@@ -67,9 +69,11 @@ def small_export(checkpoint: Path, folder: Path, tasks: Sequence[str] = ()) -> P
     tensors = [numpy_helper.from_array(array, name) for name, array in known.items()]
     graph = helper.make_graph(nodes, "policy", ends[:1], ends[1:], tensors)
     folder.mkdir()
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), folder / "whole.onnx"
-    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, folder / "whole.onnx")
+    if kind == "openvino":
+        openvino.save_model(openvino.convert_model(folder / "whole.onnx"), folder / "whole.xml", compress_to_fp16=False)
+        (folder / "whole.onnx").unlink()
     shutil.copy(next(checkpoint.rglob("config.json")), folder)
     before = [RenameObservationsProcessorStep(rename_map={}), AddBatchDimensionProcessorStep()]
     for name, steps in (("preprocessor", before), ("postprocessor", [DeviceProcessorStep(device="cpu")])):
@@ -79,9 +83,9 @@ def small_export(checkpoint: Path, folder: Path, tasks: Sequence[str] = ()) -> P
     }
     numbers["action"] = {key: said["action"][key] for key in ("names", "low", "high")}
     manifest = Manifest(
-        format="onnx",
+        format=kind,
         policy=config.type,
-        graphs={"whole": "whole.onnx"},
+        graphs={"whole": "whole.onnx" if kind == "onnx" else "whole.xml"},
         steps=0,
         inputs=inputs,
         rename_map={},

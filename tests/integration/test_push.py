@@ -33,7 +33,7 @@ from openpi import OpenpiClient
 from serving import acted, in_process, observations
 
 TESTS = Path(__file__).parents[1]
-KINDS = ("act", "latent", "laq", "foundation", "decoder", "table", "export")
+KINDS = ("act", "latent", "laq", "foundation", "decoder", "table", "export", "openvino")
 
 
 def _run(folder: Path, policy: str, data: Path) -> Path:
@@ -118,8 +118,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     laq = make_quantizer(root / "laq")
     (laq / "old.ckpt").write_bytes(b"pickled")
     sources = {"act": root / "runs/act", "latent": root / "runs/latent", "laq": laq}
-    small_export(act, root / "export")
-    sources |= {"export": root / "export", "foundation": root / "foundation", "decoder": decoder, "table": table.folder}
+    for name, kind in (("export", "onnx"), ("openvino", "openvino")):
+        sources[name] = small_export(act, root / name, kind=kind)
+    sources |= {"foundation": root / "foundation", "decoder": decoder, "table": table.folder}
     folders = sources | {"act": act, "latent": latent}
     expected = answers({k: str(v) for k, v in folders.items()}, str(info.root), allow_download=False)
     with local_hub() as hub:
@@ -194,7 +195,7 @@ def test_nothing_of_this_machine_and_nothing_that_runs_is_published(made: Made) 
     private = [str(made.root.parents[1]), str(Path.home() / "x")[:-1], sys.prefix]
     for kind in KINDS:
         for name, content in _files(made, kind).items():
-            assert Path(name).suffix in (".safetensors", ".json", ".md", ".onnx", ""), name
+            assert Path(name).suffix in (".safetensors", ".json", ".md", ".onnx", ".xml", ".bin", ""), name
             for text in private:
                 assert text.encode() not in content, (kind, name, text)
     config = json.loads(_files(made, "latent")["config.json"])
