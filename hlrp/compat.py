@@ -5,6 +5,7 @@ Supported: 0.6 from 0.6.1 on. What is changed around the loop is in `trainers.le
 Nothing of LeRobot is imported at module level: that takes 10 to 20 s, and most commands need none of it.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -14,6 +15,7 @@ from typing import Any
 
 from hlrp.camera_names import rename_pairs
 from hlrp.errors import UserError, root_cause
+from hlrp.runs import resolve_pretrained
 
 SUPPORTED_LEROBOT = ">=0.6.1,<0.7"
 
@@ -58,22 +60,43 @@ _VLAS = ("smolvla", "hlrp_vla_direct", "hlrp_action_expert_latent", "hlrp_action
 _USED |= dict.fromkeys(_VLAS, ("transformers", "peft"))
 
 
-def without_unused_packages(policy_type: str) -> None:
-    """Have LeRobot, if it is not imported yet, leave out packages that this policy does not use: half of its import.
+def without_unused_packages(*policy_types: str) -> None:
+    """Have LeRobot, if it is not imported yet, leave out packages that these policies do not use: half of its import.
 
-    For processes that train this one policy: others are then refused for want of the package. Not where the list of all
-    policies is still to be made, which takes all packages.
+    For processes that train or run these policies alone: others are then refused for want of the package. Not where the
+    list of all policies is still to be made, which takes all packages.
     """
     import sys
 
     from hlrp.catalog import cached_catalog
 
-    if policy_type not in _USED or "lerobot.policies" in sys.modules or cached_catalog() is None:
+    if not _USED.keys() >= set(policy_types) or "lerobot.policies" in sys.modules or cached_catalog() is None:
         return
     from lerobot.utils import import_utils
 
-    for name in set(_OPTIONAL) - set(_USED[policy_type]):
+    for name in set(_OPTIONAL).difference(*(_USED[policy_type] for policy_type in policy_types)):
         setattr(import_utils, f"_{name}_available", False)
+
+
+def without_packages_unused_by(*policies: Path) -> None:
+    """The same for a process that runs these policies alone.
+
+    Args:
+        policies: Runs, checkpoints or `pretrained_model` folders; what is none is somebody else's to refuse.
+    """
+    types = []
+    for path in policies:
+        try:
+            folder = resolve_pretrained(path.absolute())
+            policy_type = json.loads((folder / "config.json").read_text(encoding="utf8"))["type"]
+            steps = (folder / "policy_preprocessor.json").read_text(encoding="utf8")
+        except (UserError, OSError, ValueError, KeyError):
+            return
+        # Adapters need one of the packages, and a tokenizer another, whatever the policy itself uses.
+        if (folder / "adapter_config.json").exists() or ("tokenizer" in steps and policy_type not in _VLAS):
+            return
+        types.append(policy_type)
+    without_unused_packages(*types)
 
 
 def mend_metadata(meta: Any) -> None:

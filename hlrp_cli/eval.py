@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hlrp.compat import without_packages_unused_by
 from hlrp.errors import Interrupted, UserError
 from hlrp.runs.published import folder_of
 from hlrp_cli.console import quiet_libraries
@@ -86,6 +87,7 @@ def eval(  # noqa: A001 - the name of the command
     if compare is not None:
         compare = folder_of(compare, "--compare", allow_download=allow_download)
     quiet_libraries(allow_download)
+    without_packages_unused_by(*(path for path in (request.policy_path, compare) if path and not _holds_results(path)))
     if diagnose:
         _diagnose(request, json_output)
         return

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hlrp.compat import without_packages_unused_by
 from hlrp.errors import UserError
 from hlrp.runs import resolve_pretrained
 from hlrp.runs.published import folder_of
@@ -49,6 +50,7 @@ def serve(
     pretrained = resolve_pretrained(found.absolute())
     token, tls = _protection(host, token_file, certificate, key)
     quiet_libraries(allow_download)
+    without_packages_unused_by(found)
     from hlrp.deploy.served import load_served
     from hlrp.deploy.server import ServerSettings, serve_policy
 

@@ -46,12 +46,15 @@ def test_from_a_checkpoint_to_an_export_to_its_evaluation(act, tmp_path):
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     flags = ["--episodes", "2", "--videos", "0", "--seed", "5", "env.episode_length=12"]
-    both = hlrp("eval", out, "--compare", act, *flags, "--output", tmp_path / "eval", "--json", env=ONE_THREAD)
+    against, theirs = (tmp_path / name for name in ("eval", "alone"))
+    commands = [["eval", out, "--compare", act, *flags, "--output", against, "--json"]]
+    commands.append(["eval", act, *flags, "--output", theirs, "--json"])
+    both, alone = hlrp_in_turn(commands, env=ONE_THREAD)
     assert both.code == 0, both.err
+    assert "lerobot" in both.heavy and "transformers" not in both.heavy, "neither policy uses it, and it takes seconds"
     found = both.json()
     assert found["policy"]["type"] == "act" and found["env"]["type"] == "pusht"
     assert found["policy"]["weights_sha256"] == said["source"]["weights_sha256"]
-    alone = hlrp("eval", act, *flags, "--output", tmp_path / "alone", "--json", env=ONE_THREAD)
     returns = [[e["return"] for e in result["episodes"]] for result in (found, alone.json())]
     assert returns[0] == pytest.approx(returns[1], abs=1e-3)
 
