@@ -87,11 +87,11 @@ def eval(  # noqa: A001 - the name of the command
     if compare is not None:
         compare = folder_of(compare, "--compare", allow_download=allow_download)
     quiet_libraries(allow_download)
-    without_packages_unused_by(*(path for path in (request.policy_path, compare) if path and not _holds_results(path)))
     if diagnose:
         _diagnose(request, json_output)
         return
     from hlrp.evaluation.compare import evaluate_against
+    from hlrp.evaluation.plan import make_plan
     from hlrp.evaluation.run import evaluate
     from hlrp_cli.eval_view import EvalView, show
 
@@ -100,7 +100,9 @@ def eval(  # noqa: A001 - the name of the command
             if compare is not None:
                 result = evaluate_against(request, compare, listener=view)
             else:
-                result = evaluate(request, listener=view)
+                plan = make_plan(request)
+                without_packages_unused_by(*([plan.pretrained] if plan.pretrained else []))
+                result = evaluate(request, plan=plan, listener=view)
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted: no results were written", signal.SIGINT) from error
     if json_output:
@@ -116,6 +118,7 @@ def _diagnose(request: "EvalRequest", json_output: bool) -> None:
     from hlrp_cli.eval_view import EvalView, show_diagnosis
 
     subject = subject_of(request)
+    without_packages_unused_by(subject.pretrained)
     from hlrp.evaluation.diagnosis.run import diagnose
     from hlrp.report.diagnosis import write_page
 

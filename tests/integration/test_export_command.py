@@ -47,9 +47,9 @@ def test_from_a_checkpoint_to_an_export_to_its_evaluation(act, tmp_path):
     assert ran.returncode == 0, ran.stderr
     flags = ["--episodes", "2", "--videos", "0", "--seed", "5", "env.episode_length=12"]
     against, theirs = (tmp_path / name for name in ("eval", "alone"))
-    commands = [["eval", out, "--compare", act, *flags, "--output", against, "--json"]]
-    commands.append(["eval", act, *flags, "--output", theirs, "--json"])
-    both, alone = hlrp_in_turn(commands, env=ONE_THREAD)
+    commands = [["eval", act, *flags, "--output", theirs, "--json"]]
+    commands.append(["eval", out, "--compare", act, *flags, "--output", against, "--json"])
+    alone, both = hlrp_in_turn(commands, env=ONE_THREAD)
     assert both.code == 0, both.err
     assert "lerobot" in both.heavy and "transformers" not in both.heavy, "neither policy uses it, and it takes seconds"
     found = both.json()

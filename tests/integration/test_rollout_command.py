@@ -72,12 +72,13 @@ def test_the_page_from_trials_to_a_comparison_and_every_mistake_is_one_message(l
     series = lab.folder / "blind"
     runs: dict[str, str | Path] = {"RUN": lab.act, "OTHER": lab.other, "SERIES": series}
     runs["OTHER_SERIES"] = series / "compared"
+    # First what needs most of LeRobot: one process does all, and leaves out what its first policy does not use.
     story = [
+        ([*shortened(chunks, {"RUN": lab.latent}, lab), "--output", lab.folder / "chunks"], "\ns\n\ns"),
         (shortened(one, runs, lab), "\nf\n\nnonsense\nsuccess\n"),
         ([*shortened(blind, runs, lab), "--output", series, "--json"], "\ns\n\nf\n\nd\n\ns\n\nf\n"),
         (shortened(compare, runs, lab), ""),
         ([*shortened(compare, runs, lab), "--episodes", "3"], ""),
-        ([*shortened(chunks, {"RUN": lab.latent}, lab), "--output", lab.folder / "chunks"], "\ns\n\ns"),
         (["runs", "show", lab.act], ""),
     ]
     usual = ["rollout", lab.act, *lab.arm]
@@ -125,7 +126,7 @@ def test_the_page_from_trials_to_a_comparison_and_every_mistake_is_one_message(l
     typed = [text for _, text in story] + [""] * (len(mistakes) + 1)
     done = hlrp_in_turn([*(args for args, _ in story), allowed, *(args for args, _ in mistakes)], typed=typed)
 
-    first, compared, again, idle, chunked, shown = done[: len(story)]
+    chunked, first, compared, again, idle, shown = done[: len(story)]
     assert first.code == 0, first.err
     assert "'nonsense' is none of s, f, d" in first.err and "trial 2 of 2" in first.err
     assert re.search(r"wave +1/2 +50 % +9 to 91 %", first.out)
