@@ -13,25 +13,23 @@ with the same bytes.
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hlrp.catalog import cache_folder
-from hlrp.data.decode import SequentialDecoder
+from hlrp.data.decode import FrameChunk, SequentialDecoder
 from hlrp.data.episodes import Episodes
+from hlrp.data.frame_storage import DiskStorage, RamStorage, Storage, locked, require_space
 from hlrp.data.open_video import pixel_source
-from hlrp.errors import UserError, WorkError
-from hlrp.files import fsync_folder, write_json
+from hlrp.files import write_json
 from hlrp.ranks import cores
 
 _log = logging.getLogger("hlrp.data")
@@ -40,14 +38,7 @@ _CHANNELS = 3
 _JOB_FRAMES = 512
 _WAITING_JOBS = 64
 _FLUSH_BYTES = 128 << 20
-
-
-class _Storage(Protocol):
-    """Where decoded frames go."""
-
-    def write(self, first: int, frames: NDArray[np.uint8]) -> None: ...
-
-    def finish(self, episodes: list[int]) -> None: ...
+_PLACES = "HLRP_CACHE, or lower data.cache_limit_gb, so that no more is kept"
 
 
 class FrameStore:
@@ -83,7 +74,7 @@ class FrameStore:
     @cached_property
     def key(self) -> str:
         """Name of the store: a hash of all that decides its frames."""
-        text = json.dumps(self._identity(), sort_keys=True)
+        text = json.dumps(self.identity(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     @property
@@ -150,11 +141,11 @@ class FrameStore:
     def _make_ram(self, episodes: Sequence[int] | None, progress: Callable[[int, int], None] | None) -> None:
         import psutil
 
-        _require_space(self.bytes_to_make(episodes), psutil.virtual_memory().available, "memory", "data.cache=disk")
+        require_space(self.bytes_to_make(episodes), psutil.virtual_memory().available, "memory", "data.cache=disk")
         if self._frames is None:
             # Pages that are never written take no memory.
             self._frames = np.zeros(self._shape, np.uint8)
-        self._decode(self.missing(episodes), _RamStorage(self._frames, self._in_ram), progress)
+        self._decode(self.missing(episodes), RamStorage(self._frames, self._in_ram), progress)
 
     def _make_disk(
         self,
@@ -165,15 +156,16 @@ class FrameStore:
     ) -> None:
         if not self.missing(episodes):
             return  # another process made it while this one waited for the lock
-        _require_space(self.bytes_to_make(episodes), shutil.disk_usage(folder).free, "disk space", "HLRP_CACHE")
+        require_space(self.bytes_to_make(episodes), shutil.disk_usage(folder).free, "disk space", _PLACES)
         announce(self._sentence(episodes, folder))
         for left_over in folder.glob(".*.tmp"):
             left_over.unlink()  # of a manifest whose writing was killed; the lock says that nobody writes one now
-        write_json(folder / "manifest.json", self._identity())
-        with _DiskStorage(folder, len(self.table), self.table.info.frames * self.frame_bytes, self.frame_bytes) as disk:
+        write_json(folder / "manifest.json", self.identity())
+        with DiskStorage(folder, len(self.table), self.table.info.frames * self.frame_bytes, self.frame_bytes) as disk:
             self._decode(self.missing(episodes), disk, progress)
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """All that decides its frames, as JSON."""
         return {
             "version": _VERSION,
             "dataset_fingerprint": self.table.info.fingerprint(),
@@ -199,7 +191,7 @@ class FrameStore:
         if job:
             yield job
 
-    def _decode(self, episodes: list[int], storage: _Storage, progress: Callable[[int, int], None] | None) -> None:
+    def _decode(self, episodes: list[int], storage: Storage, progress: Callable[[int, int], None] | None) -> None:
         total, made, unflushed = self._count(episodes), 0, list[int]()
 
         def decode(job: list[int]) -> list[int]:
@@ -220,6 +212,14 @@ class FrameStore:
         finally:
             storage.finish(unflushed)
 
+    def decode(self, episode: int) -> Iterator[FrameChunk]:
+        """Frames of an episode in order; nothing is kept. Safe in several threads.
+
+        Raises:
+            BadVideoError: Naming file and episode.
+        """
+        return self._decoder.frames([episode], threads=1)
+
     def _map(self) -> None:
         if self._frames is None and self.folder is not None:
             path = self.folder / "frames.u8"
@@ -235,90 +235,6 @@ class FrameStore:
     def __getstate__(self) -> dict[str, Any]:
         # A memory map would travel to another process as a copy of the whole file.
         return self.__dict__ | ({"_frames": None} if self.where == "disk" else {})
-
-
-class _RamStorage:
-    def __init__(self, frames: NDArray[np.uint8], done: NDArray[np.bool_]) -> None:
-        self._frames, self._done = frames, done
-
-    def write(self, first: int, frames: NDArray[np.uint8]) -> None:
-        self._frames[first : first + len(frames)] = frames
-
-    def finish(self, episodes: list[int]) -> None:
-        self._done[episodes] = True
-
-
-class _DiskStorage:
-    """Writes with `pwrite`, not through the map: a full disk is then an error and no SIGBUS."""
-
-    def __init__(self, folder: Path, episodes: int, nbytes: int, frame_bytes: int) -> None:
-        self._folder, self._frame_bytes = folder, frame_bytes
-        self._frames = os.open(folder / "frames.u8", os.O_RDWR | os.O_CREAT, 0o666)
-        self._done = os.open(folder / "done", os.O_RDWR | os.O_CREAT, 0o666)
-        os.ftruncate(self._frames, nbytes)
-        os.ftruncate(self._done, episodes)
-        fsync_folder(folder)
-
-    def __enter__(self) -> "_DiskStorage":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._frames)
-        os.close(self._done)
-
-    def write(self, first: int, frames: NDArray[np.uint8]) -> None:
-        data = memoryview(np.ascontiguousarray(frames)).cast("B")
-        offset = first * self._frame_bytes
-        try:
-            while data:
-                written = os.pwrite(self._frames, data, offset)
-                data, offset = data[written:], offset + written
-        except OSError as error:
-            raise WorkError(f"decoded frames cannot be written: {error}\n  where: {self._folder}") from error
-
-    def finish(self, episodes: list[int]) -> None:
-        os.fsync(self._frames)
-        for episode in episodes:
-            os.pwrite(self._done, b"\1", episode)
-        os.fsync(self._done)
-
-
-@contextmanager
-def locked(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
-    """The sole right to write into a store's folder, which is made; a wait for another process is announced.
-
-    Raises:
-        UserError: The folder cannot be written.
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")  # the system drops it with the process, whatever way that ends
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            announce(f"another process is decoding these frames; waiting for it ({folder})")
-            lock.acquire()
-    except OSError as error:
-        raise UserError(
-            f"decoded frames cannot be kept there: {error.strerror}",
-            where=str(folder),
-            fix="set HLRP_CACHE to a folder that can be written, or use data.cache=ram",
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _require_space(need: int, free: int, kind: str, key: str) -> None:
-    if need > free:
-        raise UserError(
-            f"decoded frames need {need / 2**30:.1f} GiB of {kind}, {free / 2**30:.1f} GiB are free",
-            where="data.cache",
-            fix=f"free some, use fewer episodes or smaller frames, or change {key}",
-        )
 
 
 def _as_they_end(
