@@ -6,6 +6,9 @@ On disk a store is a folder `<cache>/frames/<key>`, shared by all runs and proce
 - `done`: one byte per episode, 1 when all its frames are on the disk;
 - `manifest.json`: what the frames are; `lock`: held by the process that is decoding.
 
+In memory it is the same content, frames and then a byte per episode, once for all processes of the machine that ask for
+it; `ram-<host>.json` in that folder says which processes have it.
+
 Bytes of `done` follow the flushed frames they speak of, so a store that was killed goes on where it stopped and ends
 with the same bytes.
 """
@@ -13,9 +16,12 @@ with the same bytes.
 import hashlib
 import json
 import logging
+import math
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -29,6 +35,8 @@ from hlrp.data.decode import FrameChunk, SequentialDecoder
 from hlrp.data.episodes import Episodes
 from hlrp.data.frame_storage import DiskStorage, RamStorage, Storage, locked, require_space
 from hlrp.data.open_video import pixel_source
+from hlrp.data.shared_memory import SharedBytes
+from hlrp.errors import UserError
 from hlrp.files import write_json
 from hlrp.ranks import cores
 
@@ -48,8 +56,8 @@ class FrameStore:
         table: Episode table of the dataset.
         camera: Feature to read.
         size: Height and width, or one number for a square; none: as recorded.
-        where: ram: in this process (and those forked from it); disk: in a memory-mapped file shared by all.
-        root: Folder of the stores on disk; none: `frames` in this tool's cache folder.
+        where: ram: in memory, for as long as a process of this machine has it; disk: in a memory-mapped file.
+        root: Folder of the stores; none: `frames` in this tool's cache folder.
     """
 
     def __init__(
@@ -67,9 +75,11 @@ class FrameStore:
         self._decoder = SequentialDecoder(table, camera, size)
         self.size = self._decoder.size
         self._shape = (table.info.frames, _CHANNELS, *self.size)
-        self.folder = (root or cache_folder() / "frames") / self.key if where == "disk" else None
+        self._meeting = (root or cache_folder() / "frames") / self.key
+        self.folder = self._meeting if where == "disk" else None
         self._frames: NDArray[np.uint8] | None = None
         self._in_ram = np.zeros(len(table), bool)
+        self._shared: SharedBytes | None = None
 
     @cached_property
     def key(self) -> str:
@@ -125,27 +135,49 @@ class FrameStore:
         """
         if self.missing(episodes):
             if self.folder is None:
-                announce(self._sentence(episodes, "memory"))
-                self._make_ram(episodes, progress)
+                self._make_ram(episodes, announce, progress)
             else:
                 with locked(self.folder, announce):
                     self._make_disk(self.folder, episodes, announce, progress)
-        if self.folder is not None:
-            self._map()
+        self._map()
 
     def _sentence(self, episodes: Sequence[int] | None, place: object) -> str:
         frames, (height, width) = self._count(self.missing(episodes)), self.size
         what = f"{frames:,} frames of {self.table.info.repo_id} {self.camera} at {height}x{width}"
         return f"decoding {what}: {frames * self.frame_bytes / 2**20:,.0f} MiB in {place}"
 
-    def _make_ram(self, episodes: Sequence[int] | None, progress: Callable[[int, int], None] | None) -> None:
+    def _make_ram(
+        self,
+        episodes: Sequence[int] | None,
+        announce: Callable[[str], None],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
         import psutil
 
-        require_space(self.bytes_to_make(episodes), psutil.virtual_memory().available, "memory", "data.cache=disk")
-        if self._frames is None:
-            # Pages that are never written take no memory.
-            self._frames = np.zeros(self._shape, np.uint8)
-        self._decode(self.missing(episodes), RamStorage(self._frames, self._in_ram), progress)
+        with ExitStack() as alone:
+            if self._frames is None or self._shared is not None:
+                try:
+                    alone.enter_context(locked(self._meeting, announce))
+                except UserError as error:
+                    announce(f"frames in memory are this process's own: {error.what} ({self._meeting})")
+                else:
+                    self._shared = self._shared or SharedBytes.find_or_make(*self._memory)
+            self._map()
+            if not self.missing(episodes):
+                return  # another process has made them
+            free = psutil.virtual_memory().available
+            require_space(self.bytes_to_make(episodes), free, "memory", "data.cache to disk")
+            announce(self._sentence(episodes, "memory"))
+            if self._frames is None:
+                # Pages that are never written take no memory.
+                self._frames = np.zeros(self._shape, np.uint8)
+            self._decode(self.missing(episodes), RamStorage(self._frames, self._in_ram), progress)
+
+    @property
+    def _memory(self) -> tuple[Path, str, int]:
+        """Who has it, its name, and its bytes: frames, and one for each episode."""
+        record = self._meeting / f"ram-{os.uname().nodename}.json"
+        return record, f"hlrp-{self.key}", math.prod(self._shape) + len(self.table)
 
     def _make_disk(
         self,
@@ -221,9 +253,16 @@ class FrameStore:
         return self._decoder.frames([episode], threads=1)
 
     def _map(self) -> None:
-        if self._frames is None and self.folder is not None:
+        if self._frames is not None:
+            return
+        if self.folder is not None:
             path = self.folder / "frames.u8"
             self._frames = np.asarray(np.memmap(path, np.uint8, mode="r", shape=self._shape))
+            return
+        self._shared = self._shared or SharedBytes.find(*self._memory)
+        if self._shared is not None:
+            frames, done = np.split(self._shared.content, [math.prod(self._shape)])
+            self._frames, self._in_ram = frames.reshape(self._shape), done.view(bool)
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Frames by global index `[n]`, any order: uint8 `[n, C, H, W]`. Only prepared episodes hold pictures."""
@@ -233,8 +272,10 @@ class FrameStore:
         return self._frames[indices]
 
     def __getstate__(self) -> dict[str, Any]:
-        # A memory map would travel to another process as a copy of the whole file.
-        return self.__dict__ | ({"_frames": None} if self.where == "disk" else {})
+        # A map would travel to another process as a copy of all frames; there it is found again.
+        if self.where == "ram" and self._shared is None:
+            return self.__dict__
+        return self.__dict__ | {"_frames": None, "_shared": None, "_in_ram": np.zeros_like(self._in_ram)}
 
 
 def _as_they_end(
