@@ -66,11 +66,13 @@ class EpisodeShards:
         """
         store, info = self._store, self._store.table.info
         missing = np.asarray(store.missing(episodes), np.int64)
-        longest = int(store.table.lengths[missing].max(initial=0)) * store.frame_bytes
+        if not len(missing):
+            return  # all of them are in the store
+        longest = int(store.table.lengths[missing].max()) * store.frame_bytes
         if longest > self._limit:
             raise UserError(
-                f"the longest episode of {info.repo_id} takes {longest / 1e9:.3g} GB as decoded frames of "
-                f"{store.camera}, of the limit {self._limit / 1e9:.3g} GB are for them",
+                f"the longest episode of {info.repo_id} takes {_gb(longest)} GB as decoded frames of "
+                f"{store.camera}, of the limit {_gb(self._limit)} GB are for them",
                 where="data.cache_limit_gb",
                 fix="raise it, use smaller frames, or data.cache=off",
             )
@@ -82,8 +84,8 @@ class EpisodeShards:
             if not (self.folder.parent / "manifest.json").is_file():
                 write_json(self.folder.parent / "manifest.json", store.identity())
         announce(
-            f"decoded frames of {info.repo_id} {store.camera}: {most / 1e9:.3g} of "
-            f"{store.bytes_to_make(episodes) / 1e9:.3g} GB are kept in {self.folder}; episodes are decoded when they "
+            f"decoded frames of {info.repo_id} {store.camera}: {_gb(most)} of "
+            f"{_gb(store.bytes_to_make(episodes))} GB are kept in {self.folder}; episodes are decoded when they "
             "are needed, and those that were not used for longest go"
         )
 
@@ -222,6 +224,10 @@ class EpisodeShards:
                 f"{self._decoded:,}",
                 self._given / self._seconds,
             )
+
+
+def _gb(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.3g}" if nbytes < 1e12 else f"{nbytes / 1e9:,.0f}"
 
 
 def _worker() -> int | None:

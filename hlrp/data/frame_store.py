@@ -78,7 +78,7 @@ class FrameStore:
         self._meeting = (root or cache_folder() / "frames") / self.key
         self.folder = self._meeting if where == "disk" else None
         self._frames: NDArray[np.uint8] | None = None
-        self._in_ram = np.zeros(len(table), bool)
+        self._in_ram: NDArray[np.bool_] = np.zeros(len(table), bool)
         self._shared: SharedBytes | None = None
 
     @cached_property
