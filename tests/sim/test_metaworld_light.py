@@ -294,7 +294,7 @@ print(frames.shape, int(frames[1].astype(int).sum()), physics.qpos.tolist(), phy
 
 
 def test_plugin_registers_a_new_process_knows_the_seed_and_an_unclosed_context_leaves_no_traceback() -> None:
-    done = subprocess.run([sys.executable, "-c", PLUGIN], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", PLUGIN], capture_output=True, text=True, timeout=300, check=False)
     env = LightMetaworldEnv("reach-v3", image_size=32)
     picture, physics = frame_of(env.reset(seed=2)[0]), env._env.data
     said = f"(2, 32, 32, 3) {int(picture.astype(int).sum())} {physics.qpos.tolist()} {physics.site_xpos.tolist()}"
