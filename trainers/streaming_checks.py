@@ -23,7 +23,7 @@ def refuse_unstreamable(run: LightningRun, datasets: Sequence[DatasetInfo]) -> N
     data, model = run.data, run.model
     needs_all = {
         "data.sources": (bool(data.sources), "of a mixture every batch reads every dataset"),
-        "data.cache": (data.cache != "off", "frames are decoded as they come, and kept nowhere"),
+        "data.cache": (data.cache == "ram", "memory holds all frames or none; data.cache=disk keeps the last ones"),
         "data.filter": (data.filter.given, "what moves is known once all frames were seen"),
         "trainer.eval_split": (run.trainer.eval_split > 0, "held-out episodes lie in all files"),
         "model.labelled_episodes": (

@@ -193,7 +193,8 @@ class DataSection(Settings):
     cache: Annotated[Literal["off", "ram", "disk"], BeforeValidator(lambda v: "off" if v is False else v)] = "off"
     """Where decoded frames are kept."""
     cache_limit_gb: float = Field(default=50.0, gt=0, allow_inf_nan=False)
-    """Most that may have to be decoded into the cache, in GB; with `streaming`, most that stays of what was fetched."""
+    """Most decoded frames in the cache, in GB: beyond it `ram` is refused and `disk` drops; with `streaming`, most that
+    stays of what was fetched."""
     streaming: bool = False
     """Read files when samples need them, and fetch those that are not here; drawn from some files at a time."""
     streaming_files: int = Field(default=16, ge=1, le=4096)

@@ -128,6 +128,20 @@ class FrameRanges:
         beyond = np.maximum(np.append(0, self.ends)[ranges] - frames, 0)
         return (np.append(0, self._after)[ranges] - beyond).astype(np.int64)
 
+    def within(self, first: int, end: int) -> "FrameRanges":
+        """Those from ``first`` up to ``end``."""
+        import numpy as np
+
+        some = slice(np.searchsorted(self.ends, first, side="right"), np.searchsorted(self.begins, end))
+        return FrameRanges(self.begins[some].clip(min=first), self.ends[some].clip(max=end))
+
+    def missing(self, first: int, end: int) -> "FrameRanges":
+        """The frames from ``first`` up to ``end`` that are not among them."""
+        import numpy as np
+
+        inside = self.within(first, end)
+        return FrameRanges(np.append(first, inside.ends), np.append(inside.begins, end))
+
     def mark(self, mask: "NDArray[np.bool_]") -> "NDArray[np.bool_]":
         """Set ``mask``, bool `[frames]` by global index, where they are."""
         for begin, end in zip(self.begins.tolist(), self.ends.tolist(), strict=True):

@@ -58,7 +58,7 @@ class FrameDataModule(LightningDataModule):
         labelled_share: Share of a source's samples that comes from its labelled episodes; none: as many as there are.
         max_val_windows: Held-out windows per validation, spread evenly over all of them.
         cache_root: Where frame stores live; none: in the platform's cache folder.
-        cache_limit_gb: Most that may have to be decoded into the cache.
+        cache_limit_gb: Most decoded frames in the cache; see `open_readers`.
         announce: Given a sentence before frames are decoded into the cache.
         progress: Called meanwhile as (frames done, frames to do).
 

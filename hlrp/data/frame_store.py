@@ -6,6 +6,9 @@ On disk a store is a folder `<cache>/frames/<key>`, shared by all runs and proce
 - `done`: one byte per episode, 1 when all its frames are on the disk;
 - `manifest.json`: what the frames are; `lock`: held by the process that is decoding.
 
+In memory it is the same content, frames and then a byte per episode, once for all processes of the machine that ask for
+it; `ram-<host>.json` in that folder says which processes have it.
+
 Bytes of `done` follow the flushed frames they speak of, so a store that was killed goes on where it stopped and ends
 with the same bytes.
 """
@@ -13,25 +16,28 @@ with the same bytes.
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hlrp.catalog import cache_folder
-from hlrp.data.decode import SequentialDecoder
+from hlrp.data.decode import FrameChunk, SequentialDecoder
 from hlrp.data.episodes import Episodes
+from hlrp.data.frame_storage import DiskStorage, RamStorage, Storage, locked, require_space
 from hlrp.data.open_video import pixel_source
-from hlrp.errors import UserError, WorkError
-from hlrp.files import fsync_folder, write_json
+from hlrp.data.shared_memory import SharedBytes
+from hlrp.errors import UserError
+from hlrp.files import write_json
 from hlrp.ranks import cores
 
 _log = logging.getLogger("hlrp.data")
@@ -40,14 +46,7 @@ _CHANNELS = 3
 _JOB_FRAMES = 512
 _WAITING_JOBS = 64
 _FLUSH_BYTES = 128 << 20
-
-
-class _Storage(Protocol):
-    """Where decoded frames go."""
-
-    def write(self, first: int, frames: NDArray[np.uint8]) -> None: ...
-
-    def finish(self, episodes: list[int]) -> None: ...
+_PLACES = "HLRP_CACHE, or lower data.cache_limit_gb, so that no more is kept"
 
 
 class FrameStore:
@@ -57,8 +56,8 @@ class FrameStore:
         table: Episode table of the dataset.
         camera: Feature to read.
         size: Height and width, or one number for a square; none: as recorded.
-        where: ram: in this process (and those forked from it); disk: in a memory-mapped file shared by all.
-        root: Folder of the stores on disk; none: `frames` in this tool's cache folder.
+        where: ram: in memory, for as long as a process of this machine has it; disk: in a memory-mapped file.
+        root: Folder of the stores; none: `frames` in this tool's cache folder.
     """
 
     def __init__(
@@ -76,14 +75,16 @@ class FrameStore:
         self._decoder = SequentialDecoder(table, camera, size)
         self.size = self._decoder.size
         self._shape = (table.info.frames, _CHANNELS, *self.size)
-        self.folder = (root or cache_folder() / "frames") / self.key if where == "disk" else None
+        self._meeting = (root or cache_folder() / "frames") / self.key
+        self.folder = self._meeting if where == "disk" else None
         self._frames: NDArray[np.uint8] | None = None
-        self._in_ram = np.zeros(len(table), bool)
+        self._in_ram: NDArray[np.bool_] = np.zeros(len(table), bool)
+        self._shared: SharedBytes | None = None
 
     @cached_property
     def key(self) -> str:
         """Name of the store: a hash of all that decides its frames."""
-        text = json.dumps(self._identity(), sort_keys=True)
+        text = json.dumps(self.identity(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     @property
@@ -134,27 +135,49 @@ class FrameStore:
         """
         if self.missing(episodes):
             if self.folder is None:
-                announce(self._sentence(episodes, "memory"))
-                self._make_ram(episodes, progress)
+                self._make_ram(episodes, announce, progress)
             else:
                 with locked(self.folder, announce):
                     self._make_disk(self.folder, episodes, announce, progress)
-        if self.folder is not None:
-            self._map()
+        self._map()
 
     def _sentence(self, episodes: Sequence[int] | None, place: object) -> str:
         frames, (height, width) = self._count(self.missing(episodes)), self.size
         what = f"{frames:,} frames of {self.table.info.repo_id} {self.camera} at {height}x{width}"
         return f"decoding {what}: {frames * self.frame_bytes / 2**20:,.0f} MiB in {place}"
 
-    def _make_ram(self, episodes: Sequence[int] | None, progress: Callable[[int, int], None] | None) -> None:
+    def _make_ram(
+        self,
+        episodes: Sequence[int] | None,
+        announce: Callable[[str], None],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
         import psutil
 
-        _require_space(self.bytes_to_make(episodes), psutil.virtual_memory().available, "memory", "data.cache=disk")
-        if self._frames is None:
-            # Pages that are never written take no memory.
-            self._frames = np.zeros(self._shape, np.uint8)
-        self._decode(self.missing(episodes), _RamStorage(self._frames, self._in_ram), progress)
+        with ExitStack() as alone:
+            if self._frames is None or self._shared is not None:
+                try:
+                    alone.enter_context(locked(self._meeting, announce))
+                except UserError as error:
+                    announce(f"frames in memory are this process's own: {error.what} ({self._meeting})")
+                else:
+                    self._shared = self._shared or SharedBytes.find_or_make(*self._memory)
+            self._map()
+            if not self.missing(episodes):
+                return  # another process has made them
+            free = psutil.virtual_memory().available
+            require_space(self.bytes_to_make(episodes), free, "memory", "data.cache to disk")
+            announce(self._sentence(episodes, "memory"))
+            if self._frames is None:
+                # Pages that are never written take no memory.
+                self._frames = np.zeros(self._shape, np.uint8)
+            self._decode(self.missing(episodes), RamStorage(self._frames, self._in_ram), progress)
+
+    @property
+    def _memory(self) -> tuple[Path, str, int]:
+        """Who has it, its name, and its bytes: frames, and one for each episode."""
+        record = self._meeting / f"ram-{os.uname().nodename}.json"
+        return record, f"hlrp-{self.key}", math.prod(self._shape) + len(self.table)
 
     def _make_disk(
         self,
@@ -165,15 +188,16 @@ class FrameStore:
     ) -> None:
         if not self.missing(episodes):
             return  # another process made it while this one waited for the lock
-        _require_space(self.bytes_to_make(episodes), shutil.disk_usage(folder).free, "disk space", "HLRP_CACHE")
+        require_space(self.bytes_to_make(episodes), shutil.disk_usage(folder).free, "disk space", _PLACES)
         announce(self._sentence(episodes, folder))
         for left_over in folder.glob(".*.tmp"):
             left_over.unlink()  # of a manifest whose writing was killed; the lock says that nobody writes one now
-        write_json(folder / "manifest.json", self._identity())
-        with _DiskStorage(folder, len(self.table), self.table.info.frames * self.frame_bytes, self.frame_bytes) as disk:
+        write_json(folder / "manifest.json", self.identity())
+        with DiskStorage(folder, len(self.table), self.table.info.frames * self.frame_bytes, self.frame_bytes) as disk:
             self._decode(self.missing(episodes), disk, progress)
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """All that decides its frames, as JSON."""
         return {
             "version": _VERSION,
             "dataset_fingerprint": self.table.info.fingerprint(),
@@ -199,7 +223,7 @@ class FrameStore:
         if job:
             yield job
 
-    def _decode(self, episodes: list[int], storage: _Storage, progress: Callable[[int, int], None] | None) -> None:
+    def _decode(self, episodes: list[int], storage: Storage, progress: Callable[[int, int], None] | None) -> None:
         total, made, unflushed = self._count(episodes), 0, list[int]()
 
         def decode(job: list[int]) -> list[int]:
@@ -220,10 +244,25 @@ class FrameStore:
         finally:
             storage.finish(unflushed)
 
+    def decode(self, episode: int) -> Iterator[FrameChunk]:
+        """Frames of an episode in order; nothing is kept. Safe in several threads.
+
+        Raises:
+            BadVideoError: Naming file and episode.
+        """
+        return self._decoder.frames([episode], threads=1)
+
     def _map(self) -> None:
-        if self._frames is None and self.folder is not None:
+        if self._frames is not None:
+            return
+        if self.folder is not None:
             path = self.folder / "frames.u8"
             self._frames = np.asarray(np.memmap(path, np.uint8, mode="r", shape=self._shape))
+            return
+        self._shared = self._shared or SharedBytes.find(*self._memory)
+        if self._shared is not None:
+            frames, done = np.split(self._shared.content, [math.prod(self._shape)])
+            self._frames, self._in_ram = frames.reshape(self._shape), done.view(bool)
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Frames by global index `[n]`, any order: uint8 `[n, C, H, W]`. Only prepared episodes hold pictures."""
@@ -233,92 +272,10 @@ class FrameStore:
         return self._frames[indices]
 
     def __getstate__(self) -> dict[str, Any]:
-        # A memory map would travel to another process as a copy of the whole file.
-        return self.__dict__ | ({"_frames": None} if self.where == "disk" else {})
-
-
-class _RamStorage:
-    def __init__(self, frames: NDArray[np.uint8], done: NDArray[np.bool_]) -> None:
-        self._frames, self._done = frames, done
-
-    def write(self, first: int, frames: NDArray[np.uint8]) -> None:
-        self._frames[first : first + len(frames)] = frames
-
-    def finish(self, episodes: list[int]) -> None:
-        self._done[episodes] = True
-
-
-class _DiskStorage:
-    """Writes with `pwrite`, not through the map: a full disk is then an error and no SIGBUS."""
-
-    def __init__(self, folder: Path, episodes: int, nbytes: int, frame_bytes: int) -> None:
-        self._folder, self._frame_bytes = folder, frame_bytes
-        self._frames = os.open(folder / "frames.u8", os.O_RDWR | os.O_CREAT, 0o666)
-        self._done = os.open(folder / "done", os.O_RDWR | os.O_CREAT, 0o666)
-        os.ftruncate(self._frames, nbytes)
-        os.ftruncate(self._done, episodes)
-        fsync_folder(folder)
-
-    def __enter__(self) -> "_DiskStorage":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._frames)
-        os.close(self._done)
-
-    def write(self, first: int, frames: NDArray[np.uint8]) -> None:
-        data = memoryview(np.ascontiguousarray(frames)).cast("B")
-        offset = first * self._frame_bytes
-        try:
-            while data:
-                written = os.pwrite(self._frames, data, offset)
-                data, offset = data[written:], offset + written
-        except OSError as error:
-            raise WorkError(f"decoded frames cannot be written: {error}\n  where: {self._folder}") from error
-
-    def finish(self, episodes: list[int]) -> None:
-        os.fsync(self._frames)
-        for episode in episodes:
-            os.pwrite(self._done, b"\1", episode)
-        os.fsync(self._done)
-
-
-@contextmanager
-def locked(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
-    """The sole right to write into a store's folder, which is made; a wait for another process is announced.
-
-    Raises:
-        UserError: The folder cannot be written.
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")  # the system drops it with the process, whatever way that ends
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            announce(f"another process is decoding these frames; waiting for it ({folder})")
-            lock.acquire()
-    except OSError as error:
-        raise UserError(
-            f"decoded frames cannot be kept there: {error.strerror}",
-            where=str(folder),
-            fix="set HLRP_CACHE to a folder that can be written, or use data.cache=ram",
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _require_space(need: int, free: int, kind: str, key: str) -> None:
-    if need > free:
-        raise UserError(
-            f"decoded frames need {need / 2**30:.1f} GiB of {kind}, {free / 2**30:.1f} GiB are free",
-            where="data.cache",
-            fix=f"free some, use fewer episodes or smaller frames, or change {key}",
-        )
+        # A map would travel to another process as a copy of all frames; there it is found again.
+        if self.where == "ram" and self._shared is None:
+            return self.__dict__
+        return self.__dict__ | {"_frames": None, "_shared": None, "_in_ram": np.zeros_like(self._in_ram)}
 
 
 def _as_they_end(

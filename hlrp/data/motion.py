@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from hlrp.data.decode import FrameChunk, SequentialDecoder
 from hlrp.data.episodes import Episodes
 from hlrp.data.frame_pipeline import FramePipeline
-from hlrp.data.frame_store import FrameStore, locked
+from hlrp.data.frame_storage import locked
+from hlrp.data.frame_store import FrameStore
 from hlrp.data.images import BadVideoError
 from hlrp.files import new_file
 

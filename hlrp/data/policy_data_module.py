@@ -214,7 +214,7 @@ class MixtureDataModule(PolicyDataModule):
         frame_filter: Frames at which no training sample begins; none: all are used.
         max_val_samples: Most held-out samples, spread evenly over all of them; none: all.
         cache_root: Where frame stores live; none: in the platform's cache folder.
-        cache_limit_gb: Most that may have to be decoded into the cache.
+        cache_limit_gb: Most decoded frames in the cache; see `open_readers`.
         announce: Given a sentence before frames are decoded into the cache.
         progress: Called meanwhile as (frames done, frames to do).
 

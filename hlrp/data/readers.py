@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from hlrp.data.decode import FrameTimes, frame_size, resize_frames, target_size
 from hlrp.data.episodes import Episodes
+from hlrp.data.frame_shards import EpisodeShards
 from hlrp.data.frame_store import FrameStore
 from hlrp.data.images import EmbeddedImages
 from hlrp.data.open_video import OpenVideos
@@ -100,33 +101,41 @@ def open_readers(
 
     Args:
         wanted: What will be read.
-        cache: off: decode at every access; ram, disk: from a `FrameStore`, made now if need be.
+        cache: off: decode at every access; ram, disk: from a `FrameStore`, made now if need be. On disk what would be
+            more than the limit, or is of a streamed dataset, is decoded when it is needed: `EpisodeShards`.
         root: Where the frame stores live; none: in the platform's cache folder.
-        limit_gb: Most that may have to be decoded, over all items, in GB.
+        limit_gb: Most decoded frames of all items, in GB, of those that are not in their stores yet.
         announce: Given a sentence before frames are decoded into the cache, saying how much that is.
         progress: Called meanwhile as (frames done, frames to do).
 
     Raises:
-        UserError: A cache beyond its limit.
+        UserError: Memory beyond the limit, or too little room for one episode.
     """
     if cache == "off":
         return [DirectReader(w.table, w.camera, w.size) for w in wanted]
     stores: dict[tuple[Path, str, tuple[int, int]], FrameStore] = {}
     episodes: dict[FrameStore, list[int] | None] = {}
-    readers: list[FrameReader] = []
+    readers: list[FrameStore] = []
     for table, camera, size, some in wanted:
         key = (table.info.root.resolve(), camera, size)
         store = stores.setdefault(key, FrameStore(table, camera, size, where=cache, root=root))
         before = episodes.get(store, [])
         episodes[store] = None if before is None or some is None else sorted({*before, *some})
         readers.append(store)
-    need = sum(store.bytes_to_make(some) for store, some in episodes.items()) / 1e9
-    if need > limit_gb:
+    need = {store: store.bytes_to_make(some) for store, some in episodes.items()}
+    whole, streamed = sum(need.values()), any(store.table.info.stream is not None for store in stores.values())
+    if cache == "disk" and (whole > limit_gb * 1e9 or streamed):
+        limits = {store: int(limit_gb * 1e9 * part / max(1, whole)) for store, part in need.items()}
+        shards = {store: EpisodeShards(store, limit) for store, limit in limits.items()}
+        for store, some in episodes.items():
+            shards[store].prepare(some, announce=announce)
+        return [shards[store] for store in readers]
+    if whole > limit_gb * 1e9:
         raise UserError(
-            f"decoded frames would take {need:.1f} GB, more than the limit of {limit_gb:g} GB",
+            f"decoded frames would take {whole / 1e9:.1f} GB, more than the limit of {limit_gb:g} GB",
             where="data.cache_limit_gb",
-            fix="raise it, use fewer episodes or smaller frames, or data.cache=off",
+            fix="raise it, use fewer episodes or smaller frames, or data.cache=disk, which keeps to it, or off",
         )
     for store, some in episodes.items():
         store.prepare(some, announce=announce, progress=progress)
-    return readers
+    return [*readers]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +80,8 @@ class Stream:
         return path
 
     def _download(self, path: Path) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+        # Always the same one, since no other process or thread is at it: what a kill has left is written over.
+        temporary = path.with_name(f".{path.name}.part")
         place, name = self._place(), path.relative_to(self.root).as_posix()
         try:
             place.system.get_file(f"{place.base}/{name}", str(temporary))

@@ -239,7 +239,7 @@ class FrameWindows(Mixture):
         with_actions: Whether to give `action_sum` and `has_action`.
         drop_invalid: Leave out windows without one valid pair.
         cache_root: Where the frame stores live; none: in the platform's cache folder.
-        cache_limit_gb: Most that may have to be decoded, over all sources, in GB.
+        cache_limit_gb: Most decoded frames in the cache, in GB; see `open_readers`.
         announce: Given a sentence before frames are decoded into the cache, saying how much that is.
         progress: Called meanwhile as (frames done, frames to do).
 

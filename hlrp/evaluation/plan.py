@@ -254,6 +254,41 @@ def recorded_seeds(pretrained: Path | None, run: RunDirectory | None) -> dict[st
     return seeds
 
 
+def warnings_of_seeds(plan: EvalPlan, seed: int, episodes: int) -> list[str]:
+    """For each task of which episodes begin as recorded ones did, what to do about it.
+
+    Args:
+        plan: The evaluation.
+        seed: Of the first episode; the others count up from it.
+        episodes: Of each task.
+    """
+    entry = envs_catalog().get(plan.env_type)
+    count = None if entry is None else entry.first_states
+    said = []
+    for task in plan.tasks:
+        recorded = plan.recorded_seeds.get(task, set())
+        states = {s % count for s in recorded} if count else recorded
+        seeds = range(seed, seed + episodes)
+        seen = [s for s in seeds if (s % count if count else s) in states]
+        if not seen:
+            continue
+        shown = ", ".join(map(str, seen[:5])) + (", ..." if len(seen) > 5 else "")
+        shown += f": there are {count} first states, and seed S + {count} begins as seed S" if count else ""
+        what = f"{task}: {len(seen)} of {episodes} evaluation seeds were recorded for training ({shown})"
+        said.append(f"{what}; {_unseen(states, episodes, count)}")
+    return said
+
+
+def _unseen(states: set[int], episodes: int, count: int | None) -> str:
+    """What to do to begin where no recorded episode did."""
+    if count is None:
+        return f"--seed {max(states) + 1} or more measures unseen scenes"
+    for first in range(count):
+        if not states & {(first + n) % count for n in range(episodes)}:
+            return f"--seed {first} measures unseen scenes"
+    return f"of the {count}, {count - len(states)} are unseen"
+
+
 def _known_tasks(env_type: str, tasks: list[str]) -> list[str]:
     """Single task names; checked here for the simulators whose tasks are known without importing them."""
     if env_type not in envs_catalog():

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from hlrp.evaluation.plan import EvalPlan, find_run, make_plan
+from hlrp.evaluation.plan import EvalPlan, find_run, make_plan, warnings_of_seeds
 from hlrp.evaluation.request import RESULTS, Episode, EvalRequest, EvalResult, Listener, TaskResult
 from hlrp.files import write_json
 from hlrp.locks import FolderLock
@@ -109,7 +109,8 @@ def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Lis
         for line in result.replay.pop("problems"):
             _warn(result, listener, line)
     if loaded is not None:
-        _warn_of_recorded_seeds(request, plan, result, listener)
+        for line in warnings_of_seeds(plan, request.seed, request.episodes):
+            _warn(result, listener, line)
         for env_cfg in env_cfgs:
             _run_tasks(request, env_cfg, loaded, result, listener)
 
@@ -193,21 +194,6 @@ def _run_tasks(request: EvalRequest, env_cfg: Any, loaded: Any, result: EvalResu
 def _warn(result: EvalResult, listener: Listener, text: str) -> None:
     result.warnings.append(text)
     listener.note(f"warning: {text}")
-
-
-def _warn_of_recorded_seeds(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Listener) -> None:
-    seeds = set(range(request.seed, request.seed + request.episodes))
-    for task in plan.tasks:
-        seen = sorted(seeds & plan.recorded_seeds.get(task, set()))
-        if seen:
-            shown = ", ".join(map(str, seen[:5])) + (", ..." if len(seen) > 5 else "")
-            free = max(plan.recorded_seeds[task]) + 1
-            _warn(
-                result,
-                listener,
-                f"{task}: {len(seen)} of {len(seeds)} evaluation seeds were recorded for training ({shown}); "
-                f"--seed {free} or more measures unseen scenes",
-            )
 
 
 def _take_code_effect(pretrained: Path, result: EvalResult) -> None:

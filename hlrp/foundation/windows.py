@@ -95,7 +95,7 @@ class FoundationSamples(Mixture):
         use_state: Whether to give the state.
         cache: off: decode at every access; ram, disk: from a frame store, made now if need be.
         cache_root: Where frame stores live; none: in the platform's cache folder.
-        cache_limit_gb: Most that may have to be decoded into the cache, in GB.
+        cache_limit_gb: Most decoded frames in the cache, in GB; see `open_readers`.
         announce: Given a sentence before frames are decoded into the cache.
         progress: Called meanwhile as (frames done, frames to do).
 

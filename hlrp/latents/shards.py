@@ -27,6 +27,8 @@ _MOST_SHARDS = 4096
 _METADATA_KEY = "hlrp"
 _DTYPES = {"I64": np.int64, "I32": np.int32, "I16": np.int16, "BOOL": np.bool_, "F32": np.float32}
 _MAX_HEADER = 1 << 20
+_MOST_COUNTS = 1 << 16
+"""Counts of codes that are written into a header: with ten digits each they stay below its limit."""
 
 
 class LatentIdentity(CodeSpec):
@@ -95,6 +97,8 @@ class ShardHeader(NamedTuple):
         bad_episodes: Episodes that could not be decoded; none of their rows is valid.
         decoded_by: What decoded the frames, with versions; none: the file is older than this entry.
         arrays: Name to dtype, shape and first byte.
+        code_counts: How often each code is valid at each position, int64 `[P, K]`; none: the file is older than this
+            entry, or the codebook is very large.
     """
 
     identity: LatentIdentity
@@ -102,6 +106,7 @@ class ShardHeader(NamedTuple):
     bad_episodes: list[int]
     decoded_by: str | None
     arrays: dict[str, tuple[type, tuple[int, ...], int]]
+    code_counts: "NDArray[np.int64] | None"
 
 
 def shard_frames_for(frames: int, folder: Path) -> int:
@@ -187,6 +192,13 @@ class ShardRows:
             self.vectors[rows] = 0
         self.bad_episodes.append(episode)
 
+    def _code_counts(self) -> list[list[int]] | None:
+        size, (_, pairs, positions) = self.identity.codebook_size, self.codes.shape
+        if pairs * positions * size > _MOST_COUNTS:
+            return None
+        columns = [self.codes[self.valid[:, pair], pair].T for pair in range(pairs)]
+        return [np.bincount(codes, minlength=size).tolist() for column in columns for codes in column]
+
     def write(self, folder: Path) -> None:
         """Write the shard into ``folder``, whole or not at all."""
         from safetensors.numpy import save
@@ -204,6 +216,7 @@ class ShardRows:
             "range": self.range.model_dump(),
             "bad_episodes": sorted(self.bad_episodes),
             "decoded_by": self._decoded_by,
+            "code_counts": self._code_counts(),
         }
         path = folder / self.range.name
         try:
@@ -241,6 +254,7 @@ def read_header(path: Path) -> ShardHeader:
             list(said["bad_episodes"]),
             said.get("decoded_by"),
             arrays,
+            _read_counts(said.get("code_counts")),
         )
         _check_shapes(result)
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
@@ -250,6 +264,10 @@ def read_header(path: Path) -> ShardHeader:
             fix="delete it and run precompute-latents again: only this shard is made anew",
         ) from error
     return result
+
+
+def _read_counts(said: Any) -> "NDArray[np.int64] | None":
+    return None if said is None else np.asarray(said, np.int64)
 
 
 def _check_shapes(header: ShardHeader) -> None:
@@ -262,6 +280,9 @@ def _check_shapes(header: ShardHeader) -> None:
     found = {name: shape for name, (_, shape, _) in header.arrays.items()}
     if found != expected:
         raise ValueError(f"arrays {found} instead of {expected}")
+    counts = header.code_counts
+    if counts is not None and counts.shape != (identity.positions, identity.codebook_size):
+        raise ValueError(f"counts of codes {counts.shape} instead of {(identity.positions, identity.codebook_size)}")
 
 
 def map_arrays(path: Path, header: ShardHeader | None = None) -> "dict[str, NDArray[Any]]":

@@ -134,13 +134,31 @@ class PrecomputedLabels(LabelSource):
         return Labels(batch[CODES_KEY], batch[MASK_KEY], batch.get(VECTORS_KEY))
 
     def code_counts(self, starts: Sequence[FrameRanges]) -> Tensor | None:
-        """Counted over the table, a part at a time."""
+        """Of the shards of a table as they say; what they do not say, and columns, is counted, a part at a time."""
         counts = torch.zeros(self.spec.positions, self.spec.codebook_size, dtype=torch.int64)
-        for source, frames in enumerate(starts):
-            for index in frames.blocks(_COUNTED):
-                read = self.read(source, index)
-                codes, mask = torch.from_numpy(read[CODES_KEY]), torch.from_numpy(read[MASK_KEY])
-                counts += code_counts(codes, self.spec.codebook_size, mask)
+        for source, (row, frames) in enumerate(zip(self._rows, starts, strict=True)):
+            if isinstance(row, LatentTable):
+                for shard in range(len(row.manifest.shards)):
+                    counts += self._counts_of_shard(row, shard, source, frames)
+            elif row is not None:
+                counts += self._counted(source, frames)
+        return counts
+
+    def _counts_of_shard(self, table: LatentTable, shard: int, source: int, frames: FrameRanges) -> Tensor:
+        rows = table.manifest.shards[shard].range
+        inside = frames.within(rows.first_row, rows.end_row)
+        outside = frames.missing(rows.first_row, rows.end_row)
+        said = table.code_counts(shard) if len(outside) < len(inside) else None
+        if said is None:
+            return self._counted(source, inside)
+        return torch.from_numpy(said) - self._counted(source, outside)
+
+    def _counted(self, source: int, frames: FrameRanges) -> Tensor:
+        counts = torch.zeros(self.spec.positions, self.spec.codebook_size, dtype=torch.int64)
+        for index in frames.blocks(_COUNTED):
+            read = self.read(source, index)
+            codes, mask = torch.from_numpy(read[CODES_KEY]), torch.from_numpy(read[MASK_KEY])
+            counts += code_counts(codes, self.spec.codebook_size, mask)
         return counts
 
 

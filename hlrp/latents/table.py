@@ -95,7 +95,10 @@ def finish_table(folder: Path, identity: LatentIdentity, shards: Sequence[ShardR
                 where=str(folder / shard.name),
                 fix="delete it and run again",
             )
-        valid_pairs += int(map_arrays(folder / shard.name, header)["valid"].sum())
+        if header.code_counts is None:
+            valid_pairs += int(map_arrays(folder / shard.name, header)["valid"].sum())
+        else:  # all positions of a pair are valid together
+            valid_pairs += int(header.code_counts.sum()) // identity.code_seq_len
         bad += header.bad_episodes
         decoded_by |= {header.decoded_by} if header.decoded_by else set()
         entries.append(ShardEntry(range=shard, sha256=sha256_of(folder / shard.name)))
@@ -224,6 +227,10 @@ class LatentTable:
                 self._maps.popitem(last=False)
         self._maps.move_to_end(shard)
         return self._maps[shard][name]
+
+    def code_counts(self, shard: int) -> "NDArray[np.int64] | None":
+        """How often each code is valid at each position of a shard, as it says itself, `[P, K]`; None: it does not."""
+        return read_header(self.folder / self.manifest.shards[shard].range.name).code_counts
 
     def _indices(self, indices: "ArrayLike") -> "NDArray[np.int64]":
         wanted = np.asarray(indices, dtype=np.int64).reshape(-1)

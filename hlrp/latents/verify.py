@@ -140,6 +140,7 @@ def _shard_problems(table: LatentTable, number: int, episodes: Episodes) -> list
     steps = np.arange(1, identity.num_frames) * identity.offset_frames
     expected = (rows[:, None] + steps < episodes.end[of][:, None]) & ~np.isin(of, header.bad_episodes)[:, None]
     episode, codes, valid = (table.array(number, name) for name in ("episode_index", "codes", "valid"))
+    counts = header.code_counts
     finite = not identity.vector_dim or np.isfinite(table.array(number, "vectors")).all()
     wrong = {
         "assigns frames to other episodes than the dataset": not np.array_equal(episode, of),
@@ -148,6 +149,10 @@ def _shard_problems(table: LatentTable, number: int, episodes: Episodes) -> list
         "has codes where nothing is valid": codes[~valid].any(),
         "has continuous latents that are not finite": not finite,
     }
+    if counts is not None and not any(wrong.values()):
+        size, places = counts.shape[1], np.ndindex(codes.shape[1:])
+        found = [np.bincount(codes[valid[:, j], j, s], minlength=size) for j, s in places]
+        wrong["says other counts of its codes than it holds"] = not np.array_equal(found, counts)
     return [f"{path.name} {what}" for what, is_wrong in wrong.items() if is_wrong]
 
 

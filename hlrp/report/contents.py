@@ -12,6 +12,7 @@ from hlrp.errors import UserError
 from hlrp.evaluation.plan import find_run, read_json
 from hlrp.report.card import read_card
 from hlrp.report.curves import Chart, numeric_keys, series_of
+from hlrp.report.diagnosis import Diagnosed, read_diagnoses
 from hlrp.report.evaluations import Evaluation, VideoRoom
 from hlrp.report.origins import Chain, Origin, folded, weights_of
 from hlrp.report.side import Comparison, Side, beside, curves, detailed, held_out, read_side
@@ -60,6 +61,7 @@ class Page:
         dimensions: R2 of each action dimension, of a decoder.
         code_effect: How far a policy acts on its codes.
         evaluations: Newest first.
+        diagnoses: Newest first.
         comparison: Beside other runs.
         loss: The last one.
         card: Quality card of a quantizer, as HTML.
@@ -82,6 +84,7 @@ class Page:
     dimensions: list[tuple[str, float]] = field(default_factory=list)
     code_effect: str | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
+    diagnoses: list[Diagnosed] = field(default_factory=list)
     comparison: Comparison | None = None
     loss: float | None = None
     card: str | None = None
@@ -117,6 +120,9 @@ def read_page(path: Path, others: Sequence[Path], folder: Path) -> Page:
     page = _run_page(side, side.run, chain) if side.run is not None else _evaluation_page(side, chain)
     page.evaluations = side.evaluations
     page.remarks += side.problems
+    if side.run is not None:
+        page.diagnoses, unread = read_diagnoses(side.run.diagnoses()[::-1], folder)
+        page.remarks += unread
     if others:
         # Their films stay on their own pages.
         page.comparison = beside(side, [read_side(other, VideoRoom(0), "--against") for other in others])

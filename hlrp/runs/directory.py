@@ -274,6 +274,10 @@ class RunDirectory:
         found = (p for kind in ("eval", "rollout") for p in self.path.glob(f"{kind}/*/results.json"))
         return sorted(found, key=lambda path: (path.parent.name, path))
 
+    def diagnoses(self) -> list[Path]:
+        """The `diagnosis.json` of every diagnosis in the run, by the time in their names."""
+        return sorted(self.path.glob("eval/*/diagnosis.json"))
+
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Rows of `metrics.jsonl`; lines that are none are left out."""
         return (row for _, row in self._lines() if row is not None)

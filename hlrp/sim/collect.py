@@ -18,6 +18,7 @@ from hlrp.sim.catalog import (
     MAX_CAMERA_SHAKE,
     MAX_IMAGE_SIZE,
     MIN_IMAGE_SIZE,
+    envs_catalog,
     expand_tasks,
     recording_of,
     require_installed,
@@ -70,6 +71,10 @@ class CollectRequest:
             fix = f"ask for {','.join(others)}" if others else suggest(lacking[0], recording.tasks)
             raise UserError(f"no scripted expert solves {', '.join(lacking)}", where="--tasks", fix=fix)
         self._check_ranges()
+        states = envs_catalog()[recording.env_type].first_states
+        if states is not None and self.episodes > states and not self.action_noise:
+            what = f"a task has {states} first states, and without noise each gives one episode, not {self.episodes}"
+            raise UserError(what, where="--episodes", fix=f"ask for {states} or fewer, or give --noise")
         check_new_output(self.output)
         require_installed(recording.env_type)
         return tasks

@@ -98,6 +98,7 @@ class EnvEntry:
         needs_gl: Whether frames are rendered with OpenGL.
         instructions: Instruction sentence by task.
         prefix: What LeRobot lets users write before a task's name.
+        first_states: How many first states a task has, to which seeds count round; None: each seed has its own.
         recording: How `hlrp collect` records it; None: it has no expert.
     """
 
@@ -110,6 +111,7 @@ class EnvEntry:
     needs_gl: bool
     instructions: dict[str, str] = field(default_factory=dict)
     prefix: str = ""
+    first_states: int | None = None
     recording: Recording | None = None
 
     @property

@@ -24,6 +24,11 @@ def test_ranges_are_the_frames_that_they_stand_for():
     assert ranges[3] == frames[3] and np.array_equal(ranges[5:17], frames[5:17])
     assert np.array_equal(np.concatenate([*ranges.blocks(7)]), frames)
     assert np.array_equal(np.flatnonzero(ranges.mark(np.zeros(1100, bool))), frames)
+    inner = [(int(begins[3]), int(ends[5])), (int(begins[2]) + 1, int(ends[2]) - 1)]
+    for first, end in [(0, 1100), (100, 101), (7, 7), *inner]:
+        some = frames[(frames >= first) & (frames < end)]
+        assert np.array_equal(np.asarray(ranges.within(first, end)), some)
+        assert np.array_equal(np.asarray(ranges.missing(first, end)), np.setdiff1d(np.arange(first, end), some))
     assert len(FrameRanges(np.array([0, 10]), np.array([10, 20])).begins) == 1, "neighbours are one range"
     empty = FrameRanges(np.zeros(0, np.int64), np.zeros(0, np.int64))
     assert len(empty) == 0 and not [*empty.blocks(4)] and np.asarray(empty).shape == (0,)

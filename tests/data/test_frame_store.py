@@ -125,7 +125,7 @@ def test_a_limit_is_kept(table, tmp_path):
     source = [WindowSource(table.info, cameras=[TOP, WRIST])]
     need = 90 * 2 * 48 * 64 * 3 / 1e9
     with pytest.raises(UserError, match="more than the limit"):
-        FrameWindows(source, offset_seconds=0.1, cache="disk", cache_root=tmp_path, cache_limit_gb=need * 0.9)
+        FrameWindows(source, offset_seconds=0.1, cache="ram", cache_root=tmp_path, cache_limit_gb=need * 0.9)
     assert not list(tmp_path.iterdir())
     FrameWindows(source, offset_seconds=0.1, cache="disk", cache_root=tmp_path, cache_limit_gb=need * 1.1)
     FrameWindows(source, offset_seconds=0.1, cache="disk", cache_root=tmp_path, cache_limit_gb=need * 0.1)

@@ -9,19 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from small_datasets import LENGTHS, TOP
 
 from hlrp.data import read_dataset, read_episodes
+from hlrp.data.compact import FrameRanges
 from hlrp.errors import UserError
+from hlrp.files import sha256_of
 from hlrp.latents import LatentTable
 from hlrp.latents.column import write_column
 from hlrp.latents.shards import LatentIdentity, ShardRows, plan_shards, read_header, shard_frames_for
+from hlrp.latents.sources import PrecomputedLabels
 from hlrp.latents.table import finish_table
+from hlrp.latents.verify import verify_table
 
 ROWS = sum(LENGTHS)
 
 
-def make_table(folder, info, *, num_frames=2, positions=4, vector_dim=None, shard_frames=20, upto=None):
+def make_table(
+    folder, info, *, num_frames=2, positions=4, vector_dim=None, shard_frames=20, upto=None, codebook_size=40_000
+):
     """A table of random codes, with what it should give: codes, valid, vectors."""
     table = read_episodes(info)
     identity = LatentIdentity(
@@ -32,14 +40,14 @@ def make_table(folder, info, *, num_frames=2, positions=4, vector_dim=None, shar
         offset_frames=3,
         num_frames=num_frames,
         code_seq_len=positions,
-        codebook_size=40_000,
+        codebook_size=codebook_size,
         vector_dim=vector_dim,
         rows=info.frames,
         episodes=info.episodes,
         shard_frames=shard_frames,
     )
     rng = np.random.default_rng(0)
-    codes = rng.integers(0, 40_000, (info.frames, num_frames - 1, positions))
+    codes = rng.integers(0, codebook_size, (info.frames, num_frames - 1, positions))
     index = np.arange(info.frames)
     ends = table.end[table.episode_of(index)][:, None]
     valid = index[:, None] + 3 * np.arange(1, num_frames) < ends
@@ -98,6 +106,49 @@ def test_codes_by_index_in_any_order(info, tmp_path, num_frames, shard_frames):
     assert table.manifest.valid_pairs == valid.sum()
     found[:] = 1  # what is handed out is a copy of what is on disk
     assert torch.equal(table.codes(asked)[0], torch.from_numpy(codes[asked]))
+
+
+def say_otherwise(shard, change):
+    """Write a shard anew with another header."""
+    with safe_open(shard, "numpy") as file:
+        said, arrays = json.loads(file.metadata()["hlrp"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(said)
+    save_file(arrays, shard, {"hlrp": json.dumps(said)})
+
+
+@pytest.mark.parametrize(("says", "rows_read"), [(True, 0 + 15 + 2), (False, 90 + 75 + 2)])
+def test_codes_are_counted_by_what_shards_say_and_rows_are_read_where_they_do_not(
+    info, tmp_path, monkeypatch, says, rows_read
+):
+    codes, valid, _ = make_table(tmp_path / "table", info, num_frames=3, positions=2, codebook_size=50)
+    if not says:  # as older versions wrote them
+        for shard in (tmp_path / "table").glob("shard-*"):
+            say_otherwise(shard, lambda said: said.pop("code_counts"))
+    table, look_up, read = LatentTable.open(tmp_path / "table"), LatentTable.codes, []
+    assert table.manifest.valid_pairs == valid.sum()
+    monkeypatch.setattr(LatentTable, "codes", lambda self, rows: [read.append(len(rows)), look_up(self, rows)][1])
+    # Shards begin at 0, 34 and 60; of the second case five rows and ten are not asked for.
+    for frames in (FrameRanges([0], [90]), FrameRanges([0, 15], [10, 80]), FrameRanges([3], [5]), FrameRanges([], [])):
+        rows = np.asarray(frames, np.int64)
+        columns = [codes[rows][valid[rows][:, pair], pair, place] for pair in range(2) for place in range(2)]
+        counts = PrecomputedLabels([table]).code_counts([frames])
+        assert counts.tolist() == [np.bincount(column, minlength=50).tolist() for column in columns]
+    assert sum(read) == rows_read
+
+
+def test_counts_that_are_not_those_of_the_codes_are_found(info, tmp_path):
+    make_table(tmp_path / "table", info, codebook_size=50)
+    assert verify_table(tmp_path / "table", info.root).ok
+    shard = tmp_path / "table" / "shard-00001.safetensors"
+    say_otherwise(shard, lambda said: said["code_counts"][0].reverse())
+    manifest = json.loads((tmp_path / "table" / "manifest.json").read_text())
+    manifest["shards"][1]["sha256"] = sha256_of(shard)
+    (tmp_path / "table" / "manifest.json").write_text(json.dumps(manifest))
+    found = verify_table(tmp_path / "table", info.root).problems
+    assert found == [f"{shard.name} says other counts of its codes than it holds"]
+    say_otherwise(shard, lambda said: said["code_counts"].pop())
+    with pytest.raises(UserError, match=r"counts of codes \(3, 50\) instead of \(4, 50\)"):
+        read_header(shard)
 
 
 def test_it_travels_to_workers_without_its_content(info, tmp_path):

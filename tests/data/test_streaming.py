@@ -1,6 +1,7 @@
 """Datasets that come as they are read: the same frames, codes and identity, and few files at a time."""
 
 import os
+import resource
 import shutil
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from index_videos import KINDS, LENGTHS, TOP, WRIST, index_dataset, number_of
+from interruptions import killed_before_write
 
 from hlrp.config import DataSection, LaqModel, LightningRun, LightningTrainerSection
 from hlrp.data import DatasetInfo, read_dataset, read_episodes
@@ -134,6 +136,30 @@ def test_a_failed_fetch_leaves_nothing(bare: Path, tmp_path: Path) -> None:
         _streamed(bare)
 
 
+def test_a_fetch_that_ends_half_way_leaves_no_part_of_the_file(whole: Path, bare: Path) -> None:
+    info, path = _streamed(bare), bare / VIDEOS[1]
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot be fetched: OSError: .*File too large"):
+            info.here(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert _came(bare) == [] and _parts(bare) == []
+    for number in range(1, 10):
+        path.unlink(missing_ok=True)
+        killed = killed_before_write(number, lambda: info.here(path))
+        info.here(path)
+        assert path.read_bytes() == (whole / VIDEOS[1]).read_bytes() and _parts(bare) == []
+        if not killed:
+            break
+    assert number > 1
+
+
+def _parts(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.name.startswith(".") and "part" in path.name]
+
+
 def test_a_table_that_lacks_rows_is_named(whole: Path, bare: Path, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
@@ -235,3 +261,14 @@ def test_training_goes_through_the_files_and_is_entered_anywhere(whole: Path, ba
     with pytest.raises(UserError, match="files was"):
         _module(bare, streaming=True, streaming_files=2).train_sampler().load_state_dict(sampler.state_dict())
     assert _module(whole).train_sampler().state_dict()["files"] is None
+
+
+def test_with_a_store_frames_are_kept_too_and_nothing_is_fetched_for_it(bare: Path, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    options: dict[str, Any] = {"offset_seconds": 0.1, "cache": "disk", "cache_root": tmp_path / "store"}
+    windows = FrameWindows([WindowSource(_streamed(bare), cameras=[TOP])], **options)
+    assert _came(bare) == []
+    shown = windows.__getitems__([8, 28, 9])["frames"][:, 0].numpy()
+    assert [number_of(frame.transpose(1, 2, 0)) for frame in shown] == [8, 28, 9]
+    assert _came(bare) == [TABLES[1], VIDEOS[1]]
+    assert sorted(path.name for path in (tmp_path / "store").glob("*/episodes/*.u8")) == ["2.u8", "3.u8"]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from arm_world import RENAMED, ArmWorld, record, train
+from arm_world import RENAMED, ArmWorld, ArmWorldConfig, record, train
 from command import hlrp
 from safetensors.torch import load_file, save_file
 
@@ -157,6 +157,15 @@ def test_a_healthy_run_is_called_healthy(arm: Path) -> None:
         assert set(histogram.shares) == {"recorded", "on recorded pictures", "acting"}
         assert all(sum(shares) == pytest.approx(1, abs=1e-3) for shares in histogram.shares.values())
     assert {p.label for p in found.pictures} == {"recorded", "environment"}
+
+
+def test_where_memory_allows_one_environment_the_episodes_are_acted_in_turn(
+    arm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = ArmWorldConfig.create_envs
+    monkeypatch.setattr(ArmWorldConfig, "create_envs", lambda self, n_envs, use_async_envs=False: create(self, 1))
+    found = diagnosis(arm)
+    assert found.healthy and found.success is not None and found.success[1] == 3
 
 
 def test_without_an_environment_the_data_are_compared(copy: Path) -> None:

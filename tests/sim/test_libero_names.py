@@ -1,6 +1,7 @@
 """What is known of LIBERO without its packages: names, settings, limits, two pictures of a step, a grasp."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from hlrp.errors import UserError
+from hlrp.evaluation.plan import EvalPlan, warnings_of_seeds
 from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed, task_description
 from hlrp.sim.collect import CollectRequest
 from hlrp.sim.dataset import build_dataset
@@ -49,6 +51,42 @@ def test_tasks_without_an_expert_are_not_recorded(tmp_path: Path) -> None:
     assert error.value.fix.startswith("ask for libero_object_1,libero_goal_1,libero_goal_2")
     with pytest.raises(UserError, match="libero_10_9"):
         CollectRequest(tmp_path / "out", ("libero_10",), env="libero").check()
+
+
+def test_seeds_that_begin_as_recorded_ones_are_said(tmp_path: Path) -> None:
+    """The usual seed, 1000, begins as the usual seed of a recording, 0."""
+
+    def said(recorded: set[int], seed: int, episodes: int, env: str = "libero_light") -> list[str]:
+        plan = EvalPlan(tmp_path, env, {}, ["a", "b"], tmp_path, {"a": recorded})
+        return warnings_of_seeds(plan, seed, episodes)
+
+    count = "there are 50 first states, and seed S + 50 begins as seed S"
+    assert said({0, 1, 2, 3, 4}, 1000, 20) == [
+        f"a: 5 of 20 evaluation seeds were recorded for training (1000, 1001, 1002, 1003, 1004: {count}); "
+        "--seed 5 measures unseen scenes"
+    ]
+    assert said({0, 1}, 1049, 2) == [
+        f"a: 1 of 2 evaluation seeds were recorded for training (1050: {count}); --seed 2 measures unseen scenes"
+    ]
+    # The last ones are free, and a suggestion may go round the end, but not into what was recorded.
+    assert said(set(range(45)), 0, 5)[0].endswith("--seed 45 measures unseen scenes")
+    assert said(set(range(3, 48)), 0, 5)[0].endswith("--seed 48 measures unseen scenes")
+    assert said(set(range(45)), 0, 6)[0].endswith("; of the 50, 5 are unseen")
+    assert said({0, 1}, 1002, 48) == said({1}, 0, 1) == []
+    assert said({20, 21}, 21, 2, "metaworld_light") == [
+        "a: 1 of 2 evaluation seeds were recorded for training (21); --seed 22 or more measures unseen scenes"
+    ]
+    assert said({0}, 1000, 20, "metaworld_light") == []
+
+
+def test_a_first_state_is_not_recorded_twice_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hlrp.sim.catalog.find_spec", lambda name: name)
+    request = CollectRequest(tmp_path / "out", ("libero_object_1",), episodes=51, env="libero")
+    with pytest.raises(UserError, match="50 first states") as error:
+        request.check()
+    assert error.value.where == "--episodes"
+    for other in (replace(request, episodes=50), replace(request, noise=0.1)):
+        assert other.check() == ["libero_object_1"]
 
 
 def test_features_are_those_that_lerobots_processor_makes() -> None:

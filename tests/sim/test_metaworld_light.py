@@ -157,6 +157,23 @@ def test_vector_copies_equal_single_ones(use_async: bool) -> None:
     single.close()
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_first_state_is_the_same_in_every_batch_after_an_early_success(count: int) -> None:
+    vec = MetaworldLightEnv(task=TASK, image_size=SIZE).create_envs(count)[TASK][0]
+    single = make()
+    expected, _ = single.reset(seed=7)
+    solve(vec.envs[0].unwrapped, seed=3)
+    for shift in (1, 0):  # first in another copy than the one that succeeded, where there is one
+        seeds = [7 + (index + shift) % count for index in range(count)]
+        copy = seeds.index(7)
+        observation, _ = vec.reset(seed=seeds)
+        np.testing.assert_array_equal(observation["agent_pos"][copy], expected["agent_pos"])
+        np.testing.assert_array_equal(frame_of(observation)[copy], frame_of(expected))
+        assert_same(simulator_state(vec.envs[copy].unwrapped), simulator_state(single))
+    vec.close()
+    single.close()
+
+
 class ExpertPolicy(torch.nn.Module):
     """LeRobot's rollout wants a module; this one reads the simulators' full state."""
 
@@ -270,12 +287,18 @@ from lerobot.envs.configs import EnvConfig
 config = EnvConfig.get_choice_class("metaworld_light")(task="reach-v3", image_size=32)
 assert "mujoco" not in sys.modules and "metaworld" not in sys.modules
 env = config.create_envs(2)["reach-v3"][0]
-print(env.reset(seed=[1, 2])[0]["pixels"]["corner2"].shape)
+observation = env.reset(seed=[1, 2])[0]
+frames, physics = observation["pixels"]["corner2"], env.envs[1].unwrapped._env.data
+print(frames.shape, int(frames[1].astype(int).sum()), physics.qpos.tolist(), physics.site_xpos.tolist())
 """
 
 
-def test_plugin_registers_and_an_unclosed_context_leaves_no_traceback() -> None:
-    done = subprocess.run([sys.executable, "-c", PLUGIN], capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.strip() == "(2, 32, 32, 3)", done.stderr
+def test_plugin_registers_a_new_process_knows_the_seed_and_an_unclosed_context_leaves_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", PLUGIN], capture_output=True, text=True, timeout=300, check=False)
+    env = LightMetaworldEnv("reach-v3", image_size=32)
+    picture, physics = frame_of(env.reset(seed=2)[0]), env._env.data
+    said = f"(2, 32, 32, 3) {int(picture.astype(int).sum())} {physics.qpos.tolist()} {physics.site_xpos.tolist()}"
+    assert done.stdout.strip() == said, done.stderr
+    env.close()
     for trace in ("Traceback", "TypeError", "Exception ignored"):
         assert trace not in done.stderr, done.stderr

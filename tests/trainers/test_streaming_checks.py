@@ -15,6 +15,7 @@ STREAMING = ("data.streaming=true", "data.offset_seconds=0.2")
 
 def test_a_run_that_streams_is_accepted(toy_root: Path) -> None:
     assert "2 episodes" in _dry_run(_laq(toy_root, *STREAMING))
+    assert "2 episodes" in _dry_run(_laq(toy_root, *STREAMING, "data.cache=disk"))
 
 
 @pytest.mark.parametrize(

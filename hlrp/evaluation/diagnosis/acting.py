@@ -53,12 +53,12 @@ def act(
     episodes: list[Episode] = []
     actions: list[Actions] = []
     count = -(-request.episodes // len(env_cfgs))
-    batch = min(batch_size(request), count)
     for env_cfg in env_cfgs:
-        environments = build_environments(env_cfg, batch, use_async=False)
+        environments = build_environments(env_cfg, min(batch_size(request), count), use_async=False)
         processors = make_env_pre_post_processors(env_cfg, loaded.config)
         try:
             for task, vec in environments:
+                batch = vec.num_envs  # fewer than asked for where memory is short
                 for first in range(0, count, batch):
                     kept = _Kept(loaded.postprocessor)
                     part = run_task(

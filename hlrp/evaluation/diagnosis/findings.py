@@ -43,6 +43,11 @@ class Finding:
         said = {"layer": self.layer, "check": self.check, "status": self.status, "line": self.line}
         return {**said, "fault": self.fault, "fix": self.fix, "evidence": dict(self.evidence)}
 
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> "Finding":
+        """The finding that `to_json` gave (`KeyError` or `TypeError` if it is none)."""
+        return cls(**{key: said[key] for key in ("layer", "check", "status", "line", "fault", "fix", "evidence")})
+
 
 def passed(layer: Layer, check: str, line: str, **evidence: Any) -> Finding:
     """A check that found nothing wrong."""
