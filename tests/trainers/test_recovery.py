@@ -1,13 +1,11 @@
 """Runs whose `run.json` was damaged: their checkpoints are still gone on from, and what was damaged is kept."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from hlrp.config import LeRobotRun, LightningRun, load_config, to_yaml
 from hlrp.data.dataset_info import read_dataset
@@ -74,8 +72,6 @@ def test_a_run_of_lerobot_goes_on_by_its_settings_and_its_checkpoint(
 
 
 def test_a_run_of_lightning_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     fit(tmp_path / "whole", steps=6, save_freq=2, log_freq=1, device="cpu")
     out = tmp_path / "runs" / "damaged"
     fit(out, steps=4, save_freq=2, log_freq=1, device="cpu")
@@ -89,7 +85,6 @@ def test_a_run_of_lightning_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: 
     run: Any = load_config(out / "config.yaml").config
     assert isinstance(run, LightningRun)
     LightningTrainer().resume(open_to_resume(out), run, steps=6, module=toy.Net(), datamodule=toy.Data())
-    torch.set_num_threads(threads)
     assert rows(out) == rows(tmp_path / "whole")
     weights = "checkpoints/000006/training_state/lightning.safetensors"
     assert (out / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
@@ -99,13 +94,13 @@ def test_a_run_of_lightning_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: 
 
 
 def test_what_cannot_go_on_is_refused_and_left_as_it_is(toy_root: Path, tmp_path: Path) -> None:
-    made, run = _lerobot_run(tmp_path / "run", toy_root)
+    made, _ = _lerobot_run(tmp_path / "run", toy_root)
     file = made.path / "run.json"
     file.write_text(json.dumps({"schema_version": 99}))
     with pytest.raises(UserError, match="newer hlrp"):
         open_to_resume(made.path)
     file.write_bytes(HALF)
-    os.rename(made.path / "checkpoints", tmp_path / "checkpoints")
+    (made.path / "checkpoints").rename(tmp_path / "checkpoints")
     with pytest.raises(UserError, match=r"run\.json cannot be read: JSONDecodeError"):
         open_to_resume(made.path)
     assert sorted(path.name for path in made.path.iterdir()) == ["config.yaml", "run.json"]
