@@ -242,7 +242,7 @@ def _given(flags: dict[str, tuple[Any, str]], overrides: list[str]) -> dict[str,
 def _saved(path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], config: str | None) -> Any:
     """The configuration of a run that is continued, with its new length."""
     from hlrp.config import load_config
-    from hlrp.runs import RunDirectory
+    from trainers.recovery import open_to_resume
 
     # A resumed run repeats its own settings: with others it would not be the same run.
     given = _given(flags, overrides)
@@ -253,18 +253,18 @@ def _saved(path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], 
             where="--resume",
             fix=f"start a new run from its weights: hlrp train --init-from {path} ...",
         )
-    return load_config(RunDirectory.open(path).path / "config.yaml", overrides, flags).config
+    return load_config(open_to_resume(path).path / "config.yaml", overrides, flags).config
 
 
 def _resume(
     path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], config: str | None, *, dry_run: bool
 ) -> "RunResult | None":
     from hlrp.config import LeRobotRun, LightningRun, load_config
-    from hlrp.runs import RunDirectory
     from hlrp.runs.directory import CONFIG
+    from trainers.recovery import open_to_resume
     from trainers.run_data import resumed_paths
 
-    run, directory = _saved(path, flags, overrides, config), RunDirectory.open(path)
+    run, directory = _saved(path, flags, overrides, config), open_to_resume(path)
     if isinstance(run, LeRobotRun):  # noqa: SIM114 - one type at a time, for the type checker
         run = resumed_paths(directory, run)
     elif isinstance(run, LightningRun):

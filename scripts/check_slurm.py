@@ -28,7 +28,7 @@ MODELS = {
         *("model.n_heads=2", "model.dim_feedforward=32", "model.pretrained_backbone_weights=null"),
     ],
 }
-PATIENCE_S = 900.0
+PATIENCE_S = 3000.0
 ENDLESS = 100_000
 
 
@@ -109,8 +109,14 @@ class Rows:
     def time_limit(self) -> str:
         """A job whose time is up."""
         run = self.folder / "limit"
-        job = self.batch(self.train(run, ENDLESS, "--resume", "auto"), "--time=5", signal_s=120)
-        until("going on", lambda: (run / "run.json").is_file() and manifest(run).get("resumed"))
+        job = self.batch(self.train(run, ENDLESS, "--resume", "auto"), signal_s=120)
+        began = time.monotonic()
+        until("three steps", lambda: rows_of(run) >= 3)
+        # Its time is cut once it trains, however long the start took, and given back for the second start.
+        limit_job(job, str(int((time.monotonic() - began) / 60) + 4))
+        until("the requeue", lambda: restarts(job) == 1)
+        limit_job(job, "UNLIMITED")
+        until("going on", lambda: manifest(run).get("resumed"))
         step = manifest(run)["resumed"][0]["step"]
         tell("scancel", job)
         until("the end of the job", lambda: state(job) == "CANCELLED")
@@ -228,6 +234,17 @@ def state(job: str) -> str:
     """Slurm's word for a job; of an array the one that all tasks share, else nothing."""
     words = set(tell("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T").stdout.split())
     return words.pop() if len(words) == 1 else ""
+
+
+def limit_job(job: str, minutes: str) -> None:
+    """Give a job another time limit."""
+    done = tell("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+    require(done.returncode == 0, done.stderr)
+
+
+def restarts(job: str) -> int:
+    """How often a job was put back into the queue."""
+    return int(re.findall(r"Restarts=(\d+)", tell("scontrol", "show", "job", job).stdout)[0])
 
 
 ROWS = ("cancelled", "time_limit", "srun", "torchrun", "mistake", "array", "preempted", "again")

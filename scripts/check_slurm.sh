@@ -10,7 +10,7 @@ for program in munged slurmctld slurmd sbatch; do
 done
 [ "$(id -u)" = 0 ] || { echo "slurmd has to be started by root" >&2; exit 2; }
 
-folder=$(mktemp -d /tmp/hlrp-slurm.XXXXXX)
+folder=$(mktemp -d -t hlrp-slurm.XXXXXX)
 chmod 711 "$folder"
 host=$(hostname -s)
 export SLURM_CONF=$folder/slurm.conf

@@ -13,7 +13,7 @@ while [ $# -gt 0 ] && [ "$1" != "--" ]; do versions+=("$1"); shift; done
 tests=("$@")
 [ ${#tests[@]} -gt 0 ] || tests=(
   tests/test_compat.py tests/bundle tests/policies tests/trainers/test_lerobot_command.py
-  tests/trainers/test_evaluation.py tests/integration/test_train_lerobot.py tests/integration/test_policies_lerobot.py
+  tests/evaluation/test_evaluation.py tests/integration/test_train_lerobot.py tests/integration/test_policies_lerobot.py
 )
 
 bash scripts/setup.sh

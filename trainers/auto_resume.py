@@ -17,6 +17,7 @@ from hlrp.runs.directory import CONFIG
 from trainers.base import RunResult
 from trainers.camera_names import with_camera_names
 from trainers.crew import Crew, placed
+from trainers.recovery import open_to_resume
 from trainers.run_data import fetched, with_absolute_paths
 
 _log = logging.getLogger("hlrp.runs")
@@ -69,14 +70,14 @@ def find_start(run: RunConfig, *, dry_run: bool = False) -> Start:
     if start is not None:
         return start
     asked = _asked(run, fetch=not dry_run) if goes_on else run
-    directory = RunDirectory.open(path) if goes_on else None
+    directory = open_to_resume(path) if goes_on else None
     return Start(path, asked, directory, _length(asked), RunResult(path, None, {}, []) if done else None)
 
 
 def _look(run: LeRobotRun | LightningRun, path: Path, *, fetch: bool) -> Start:
     if not path.exists() or (path.is_dir() and is_unwritten(path)):
         return Start(path, run)
-    directory = RunDirectory.open(path)
+    directory = open_to_resume(path)
     saved = load_config(path / CONFIG).config
     asked = _asked(run, fetch=fetch)
     if other := list(_differences(asked.model_dump(mode="json"), saved.model_dump(mode="json"))):

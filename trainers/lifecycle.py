@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hlrp.config import LeRobotRun, LightningRun, to_yaml
+from hlrp.config import ClassPath, LeRobotRun, LightningRun, PolicyModel, to_yaml
 from hlrp.data.shuffling import SHUFFLING
 from hlrp.errors import Interrupted, UserError, WorkError
 from hlrp.files import json_text
 from hlrp.runs import Checkpoint, DatasetRecord, ResumeRecord, RunDirectory
 from hlrp.runs.code_effect import code_effect_warning, last_code_effect
 from hlrp.runs.directory import LOG, METRICS, git_commit
-from hlrp.runs.manifest import JobRecord
+from hlrp.runs.manifest import MANIFEST, JobRecord
 from hlrp.slurm import own_job, own_log
 from trainers.base import RunResult
 from trainers.crew import Crew
@@ -86,19 +86,28 @@ class RunLifecycle:
         return self._begin(directory)
 
     def reopen(
-        self, directory: RunDirectory, checkpoint: Checkpoint, *, push_to_hub: str | None = None, **fields: Any
+        self,
+        directory: RunDirectory,
+        checkpoint: Checkpoint,
+        *,
+        dataset: DatasetRecord,
+        push_to_hub: str | None = None,
+        **fields: Any,
     ) -> RunDirectory:
         """Go on with a run from one of its checkpoints: what it did after that is taken out of its metrics.
 
         Args:
             directory: The run, which no other process writes.
             checkpoint: Where it goes on.
+            dataset: Its data, for a manifest that says nothing of them.
             push_to_hub: Where it is published when it is finished; None: nowhere.
             **fields: Of the manifest, that change.
         """
         for lost in directory.rewind_metrics(checkpoint.step):
             self.warn(lost)
         resumed = ResumeRecord(step=checkpoint.step, skipped=self.warnings)
+        if not directory.manifest.tells_data:
+            fields["dataset"] = dataset
         fields |= _own_job() | ({"warnings": self.warnings} if self.warnings else {})
         self._repo_id = push_to_hub
         directory.update(status="running", reason=None, resumed=[*directory.manifest.resumed, resumed], **fields)
@@ -202,13 +211,21 @@ class RunLifecycle:
         return WorkError(f"training failed: {reason}\n  log:   {self.directory.path / LOG}")
 
 
+def job_name(run: LeRobotRun | LightningRun) -> str:
+    """Name of what is trained, for folders and lists."""
+    model = run.model
+    if isinstance(model, PolicyModel):
+        return model.policy_type
+    return model.class_path.rpartition(".")[2].lower() if isinstance(model, ClassPath) else model.kind
+
+
 def _own_job() -> dict[str, Any]:
     job = own_job()
     return {"job": None if job is None else JobRecord(id=job, log=own_log())}
 
 
 def resumable(directory: RunDirectory, steps: int | None) -> tuple[Checkpoint, list[str]]:
-    """The newest complete checkpoint of a run, and a line for each newer one that is skipped.
+    """The newest complete checkpoint of a run, and a line for each newer one that is skipped, and a damaged manifest.
 
     Args:
         directory: The run.
@@ -232,7 +249,13 @@ def resumable(directory: RunDirectory, steps: int | None) -> tuple[Checkpoint, l
             where=str(directory.path),
             fix=f"train longer with --resume {directory.path} --steps {newest.step * 2}",
         )
-    return newest, [f"checkpoint {c.path.name} is skipped: {c.problem}" for c in checkpoints if c.step > newest.step]
+    skipped = [f"checkpoint {c.path.name} is skipped: {c.problem}" for c in checkpoints if c.step > newest.step]
+    if directory.damage is not None:
+        skipped.append(
+            f"{MANIFEST} cannot be read ({directory.damage}): it is kept as {MANIFEST}.damaged, and whether the data "
+            "are still those that the run began with is not known"
+        )
+    return newest, skipped
 
 
 def default_log_freq(steps: int) -> int:

@@ -215,7 +215,7 @@ def check_same_filter(directory: RunDirectory, selections: Sequence[Selection]) 
         UserError: With what was left then and what is left now.
     """
     before, now = directory.manifest.dataset.filter, filter_mark(selections)
-    if before != now:
+    if before != now and directory.manifest.tells_data:
         raise UserError(
             f"the filter of the run has changed: it left {before or 'all frames'} when the run began, and leaves "
             f"{now or 'all frames'} now",

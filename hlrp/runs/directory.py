@@ -4,6 +4,7 @@ import datetime as dt
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -183,11 +184,18 @@ def check_writable(path: Path) -> None:
 
 
 class RunDirectory:
-    """Reads and writes one run's folder. Every file but the log and the metrics is replaced in one step."""
+    """Reads and writes one run's folder. Every file but the log and the metrics is replaced in one step.
 
-    def __init__(self, path: Path, manifest: RunManifest) -> None:
+    Args:
+        path: The folder.
+        manifest: What the run says of itself.
+        damage: What is wrong with its `run.json`, which the manifest is not of then.
+    """
+
+    def __init__(self, path: Path, manifest: RunManifest, damage: str | None = None) -> None:
         self.path = path
         self.manifest = manifest
+        self.damage = damage
 
     @classmethod
     def create(cls, path: Path, *, config_yaml: str, **fields: Any) -> "RunDirectory":
@@ -244,11 +252,15 @@ class RunDirectory:
             UserError: Another process writes it; it is named.
         """
         with FolderLock(self.path) as lock:
-            self.manifest = RunDirectory.open(self.path).manifest
+            if self.damage is None:
+                self.manifest = RunDirectory.open(self.path).manifest
             yield lock
 
     def save(self) -> None:
-        """Write the manifest."""
+        """Write the manifest; a damaged one is kept beside it."""
+        if self.damage is not None and (self.path / MANIFEST).is_file():
+            shutil.copyfile(self.path / MANIFEST, self.path / f"{MANIFEST}.damaged")
+        self.damage = None
         write_json(self.path / MANIFEST, self.manifest.to_json())
 
     def update(self, **fields: Any) -> None:

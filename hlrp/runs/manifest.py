@@ -12,6 +12,21 @@ SCHEMA_VERSION = 1
 MANIFEST = "run.json"
 
 
+class DamagedError(UserError):
+    """A `run.json` that does not say what one says.
+
+    Args:
+        problem: What is wrong with it.
+        path: The file.
+    """
+
+    def __init__(self, problem: str, path: Path) -> None:
+        self.problem = problem
+        super().__init__(
+            f"{MANIFEST} cannot be read: {problem}", where=str(path), fix="restore the file, or take the folder away"
+        )
+
+
 class DatasetRecord(BaseModel):
     """The data that a run was trained on; trainers of other packages may say more of them.
 
@@ -121,7 +136,8 @@ class RunManifest(BaseModel):
 
         Raises:
             FileNotFoundError: There is none.
-            UserError: It is damaged, something else, or of a newer release.
+            DamagedError: It is damaged, or something else.
+            UserError: It is of a newer release.
         """
         content: Any = None
         try:
@@ -144,9 +160,12 @@ class RunManifest(BaseModel):
             except ValidationError as error:
                 field = str(error.errors()[0]["loc"][0])
                 problem = f"{field!r} is {json.dumps(content[field])[:60]}"
-        raise UserError(
-            f"{MANIFEST} cannot be read: {problem}", where=str(path), fix="restore the file, or take the folder away"
-        )
+        raise DamagedError(problem, path)
+
+    @property
+    def tells_data(self) -> bool:
+        """Whether it says what the run was trained on."""
+        return "dataset" in self.model_fields_set
 
     def updated(self, **fields: Any) -> Self:
         """A copy with other values of some fields.

@@ -61,7 +61,7 @@ def test_only_a_fresh_run_without_a_checkpoint_is_taken_away(tmp_path: Path) -> 
     _checkpoint(directory, 2)
     assert not lifecycle.discard_if_fresh()
     again = RunLifecycle(quiet=True)
-    again.reopen(directory, resumable(directory, 4)[0], steps=4)
+    again.reopen(directory, resumable(directory, 4)[0], dataset=DatasetRecord(), steps=4)
     (tmp_path / "run" / "checkpoints").rename(tmp_path / "elsewhere")
     assert not again.discard_if_fresh()
     assert lifecycle.discard_if_fresh()
@@ -81,7 +81,7 @@ def test_a_run_that_goes_on_says_from_where_and_keeps_its_numbers_if_it_is_stopp
         resumable(directory, 2)
     checkpoint, skipped = resumable(directory, None)
     again = RunLifecycle([*skipped, "a note"], quiet=True)
-    again.reopen(directory, checkpoint, steps=8)
+    again.reopen(directory, checkpoint, dataset=DatasetRecord(), steps=8)
     assert [row["step"] for row in directory.metrics()] == [1, 2]
     again.interrupted(2)
     manifest = RunDirectory.open(tmp_path / "run").manifest

@@ -186,7 +186,7 @@ def test_a_resumed_lerobot_run_warns_of_its_data_as_a_fresh_one(root: Path, tmp_
     fresh = plan(run, tmp_path / "fresh").warnings
     assert "statistics of 'observation.image' are not finite" in "".join(fresh)
     directory = _stored(run, tmp_path / "run", root)
-    command, _, warnings, _ = plan_resume(directory, run, None)
+    command, _, warnings, *_ = plan_resume(directory, run, None)
     assert warnings == fresh
     assert command.environment["HLRP_SHUFFLING"] == "drawn", "as the runs of old, which do not say"
     directory.update(shuffling="computed")

@@ -110,9 +110,7 @@ class LeRobotTrainer(BaseTrainer):
                     path,
                     run,
                     policy=run.model.policy_type,
-                    dataset=describe_data(datasets, selections)
-                    if datasets
-                    else DatasetRecord(repo_id=run.data.repo_id),
+                    dataset=_described(run, datasets, selections),
                     steps=steps,
                     command=command.argv,
                 )
@@ -124,17 +122,17 @@ class LeRobotTrainer(BaseTrainer):
         run, crew = placed(run, Launch.of(os.environ), resumed=True), Crew.current
         if crew is not None and not crew.first:
             crew.agree("folder", Path)  # once the first process has it for itself
-            return follow(plan_resume(directory, run, steps)[0])
+            return follow(plan_resume(directory, run, steps).command)
         with directory.sole_writer() as lock:
             if crew is not None:
                 crew.agree("folder", lambda: str(directory.path))
             check_push(run.push_to_hub)
-            command, checkpoint, warnings, total = plan_resume(directory, run, steps)
+            command, checkpoint, warnings, total, dataset = plan_resume(directory, run, steps)
             lifecycle = RunLifecycle(warnings)
 
             def reopen() -> RunDirectory:
                 fields = {"steps": total, "processes": run.trainer.processes, "command": command.argv}
-                return lifecycle.reopen(directory, checkpoint, push_to_hub=run.push_to_hub, **fields)
+                return lifecycle.reopen(directory, checkpoint, dataset=dataset, push_to_hub=run.push_to_hub, **fields)
 
             return TrainingSession(command, lock, lifecycle, reopen, steps=total, start=checkpoint.step).run()
 
@@ -143,7 +141,7 @@ class LeRobotTrainer(BaseTrainer):
         """The command that a run would start, after every check that the run makes."""
         run = placed(run, Launch.of(os.environ), resumed=resume is not None)
         if resume is not None:
-            return plan_resume(resume, run, steps)[0].shown()
+            return plan_resume(resume, run, steps).command.shown()
         run = with_camera_names(run, error_console().print)
         with without_log_lines():
             planned = plan(with_published(run, allow_download=False))
@@ -206,6 +204,10 @@ def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
     path = path or new_run_path(run.output_dir, run.job_name or run.model.policy_type)
     command = build_command(run, build_arguments(run, whole, path, steps, known))
     return Plan(command, datasets, whole, path, steps, warnings, selections)
+
+
+def _described(run: LeRobotRun, datasets: list[DatasetInfo], selections: list[Selection]) -> DatasetRecord:
+    return describe_data(datasets, selections) if datasets else DatasetRecord(repo_id=run.data.repo_id)
 
 
 def _select(run: LeRobotRun, datasets: list[DatasetInfo], kept: list[list[int]]) -> list[Selection]:
@@ -306,14 +308,26 @@ def _check_device(device: str | None) -> None:
         )
 
 
-def plan_resume(
-    directory: RunDirectory, run: LeRobotRun, steps: int | None
-) -> tuple[Command, Checkpoint, list[str], int]:
-    """Decide the command that continues a run.
+class ResumePlan(NamedTuple):
+    """What a run that goes on will do.
 
-    Returns:
-        The command, the checkpoint it starts from, warnings (newer checkpoints that are skipped, what may be wrong with
-        the data), and the steps the run will have.
+    Args:
+        command: The process to start.
+        checkpoint: Where it starts from.
+        warnings: Newer checkpoints that are skipped, a damaged manifest, what may be wrong with the data.
+        steps: Those that the run will have.
+        dataset: What it is trained on.
+    """
+
+    command: Command
+    checkpoint: Checkpoint
+    warnings: list[str]
+    steps: int
+    dataset: DatasetRecord
+
+
+def plan_resume(directory: RunDirectory, run: LeRobotRun, steps: int | None) -> ResumePlan:
+    """Decide the command that continues a run.
 
     Raises:
         UserError: No checkpoint, nothing left to do, or the data are not those that the run began with.
@@ -324,9 +338,12 @@ def plan_resume(
     datasets, _, kept = _local_data(run)
     check_same_data(directory, datasets)
     warnings += check_data(run, datasets)
-    check_same_filter(directory, _select(run, datasets, kept))
+    selections = _select(run, datasets, kept)
+    check_same_filter(directory, selections)
     section = run.trainer
     _check_device(section.device)
     check_loop_arguments(section.lerobot_args, section.device)
     arguments = resume_arguments(checkpoint, directory.path, total, section.lerobot_args, batch_size=section.batch_size)
-    return build_command(run, arguments, directory.manifest.shuffling), checkpoint, warnings, total
+    command = build_command(run, arguments, directory.manifest.shuffling)
+    dataset = directory.manifest.dataset if directory.manifest.tells_data else _described(run, datasets, selections)
+    return ResumePlan(command, checkpoint, warnings, total, dataset)

@@ -17,6 +17,7 @@ from hlrp.config import (
 from hlrp.data.episodes import check_camera
 from hlrp.errors import UserError, suggest
 from hlrp.foundation.backends.registry import check_backend
+from trainers.lifecycle import job_name
 from trainers.streaming_checks import refuse_unstreamable
 
 if TYPE_CHECKING:
@@ -31,14 +32,6 @@ MODULES: dict[str, str] = {
     "laq": "hlrp.laq.module:LAQModule",
     "foundation": "hlrp.foundation.vla_backend_module:FoundationModule",
 }
-
-
-def job_name(run: LightningRun) -> str:
-    """Name of what is trained, for folders and lists."""
-    model = run.model
-    if isinstance(model, PolicyModel):
-        return model.policy_type
-    return model.class_path.rpartition(".")[2].lower() if isinstance(model, ClassPath) else model.kind
 
 
 def check_model(run: LightningRun, datasets: "Sequence[DatasetInfo]") -> None:

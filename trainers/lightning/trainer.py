@@ -24,13 +24,12 @@ from hlrp.runs import RunDirectory, claim_run_path, new_run_path
 from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.camera_names import with_camera_names
 from trainers.crew import Crew, placed
-from trainers.lifecycle import RunLifecycle, resumable
+from trainers.lifecycle import RunLifecycle, job_name, resumable
 from trainers.lightning.models import (
     build_datamodule,
     build_module,
     check_classes,
     check_model,
-    job_name,
     orders_itself,
 )
 from trainers.pushing import check_push
@@ -338,7 +337,7 @@ def _begin(
         lifecycle.create(path, run, policy=job_name(run), dataset=record, steps=steps, command=sys.argv)
         return
     clear_leftovers(directory.path / "checkpoints")
-    lifecycle.reopen(directory, checkpoint, push_to_hub=run.push_to_hub, steps=steps)
+    lifecycle.reopen(directory, checkpoint, dataset=record, push_to_hub=run.push_to_hub, steps=steps)
 
 
 def _announce(announce: Callable[[str], None], run: LightningRun, trainer: "Trainer") -> None:
