@@ -14,7 +14,15 @@ from interruptions import killed_before_write
 from small_datasets import LENGTHS, TOP, WRIST
 from two_processes import in_processes
 
-from hlrp.data import FrameStore, FrameWindows, WindowSource, read_dataset, read_episodes, sequential_frames
+from hlrp.data import (
+    FrameStore,
+    FrameWindows,
+    WindowSource,
+    frame_shards,
+    read_dataset,
+    read_episodes,
+    sequential_frames,
+)
 from hlrp.data.frame_shards import EpisodeShards
 from hlrp.errors import UserError
 
@@ -124,6 +132,20 @@ def test_several_processes_and_threads_read_one_store_that_is_too_small(table, p
     assert used(shards) <= 31 * FRAME and not [*shards.folder.glob("*.part")]
 
 
+def test_episodes_that_are_decoded_at_the_same_time_end_within_the_limit(table, pixels, tmp_path, monkeypatch):
+    decode, together = FrameStore.decode, threading.Barrier(2)
+
+    def wait_for_the_other(self, episode):
+        together.wait(60)
+        yield from decode(self, episode)
+
+    monkeypatch.setattr(FrameStore, "decode", wait_for_the_other)
+    monkeypatch.setattr(frame_shards, "_threads", lambda: 2)
+    shards = shards_of(table, tmp_path, 31 * FRAME)
+    assert np.array_equal(shards.read(first_of(1, 3)), pixels[first_of(1, 3)])
+    assert len(kept(shards)) == 1 and used(shards) <= 31 * FRAME, "of 21 and 17 frames one is kept"
+
+
 def test_two_that_need_an_episode_decode_it_once(table, pixels, tmp_path, monkeypatch):
     decode, decoded, go_on = FrameStore.decode, [], threading.Event()
 
@@ -202,8 +224,6 @@ def test_few_files_are_open_at_a_time(table, pixels, tmp_path):
 
 @pytest.mark.parametrize("order", ["random", "by episode"])
 def test_an_order_that_wastes_the_work_is_told_once_with_its_rate(table, tmp_path, caplog, monkeypatch, order):
-    from hlrp.data import frame_shards
-
     monkeypatch.setattr(frame_shards, "_SURE", 4)
     shards, rng = shards_of(table, tmp_path, 31 * FRAME), np.random.default_rng(0)
     with caplog.at_level(logging.WARNING, "hlrp.data"):
@@ -233,8 +253,6 @@ def test_the_limit_is_of_all_cameras_and_one_episode_must_fit(table, pixels, tmp
 
 
 def test_more_than_is_free_is_told_before_the_work(table, tmp_path, monkeypatch):
-    from hlrp.data import frame_shards
-
     free = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(frame_shards.shutil, "disk_usage", lambda path: free)
     with pytest.raises(UserError, match="disk space") as raised:
