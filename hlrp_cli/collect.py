@@ -16,10 +16,11 @@ _PHASES = {"simulate": "recording", "encode": "writing the dataset"}
 def collect(
     tasks: Annotated[str, typer.Option(help="Tasks or groups of them (easy, libero_object, ...), comma list.")],
     output: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
-    env: Annotated[str, typer.Option(help="Simulator: metaworld, aloha or libero.")] = "metaworld",
+    env: Annotated[str, typer.Option(help="Simulator: metaworld, aloha, libero or pusht.")] = "metaworld",
     episodes: Annotated[int, typer.Option(help="Successful episodes per task.")] = 20,
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the square frames in pixels [default: 96; aloha, libero: 128].")
+        int | None,
+        typer.Option(help="Side of the square frames in pixels [default: 96; aloha, libero: 128; pusht: 96 only]."),
     ] = None,
     noise: Annotated[
         float | None,

@@ -233,7 +233,10 @@ def recorded_environment(root: Path) -> dict[str, Any]:
     raw = read_metadata(root)
     if raw is None:
         return {}
-    fields: dict[str, Any] = {k: raw[k] for k in ("image_size", "camera_name", "camera_shake") if k in raw}
+    entry = envs_catalog().get(raw["env_type"])
+    fields = entry.recording.env_fields if entry else None
+    if fields is None:
+        fields = {k: raw[k] for k in ("image_size", "camera_name", "camera_shake") if k in raw}
     return {"type": raw["env_type"], "task": ",".join(raw["tasks"]), **fields}
 
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from hlrp.errors import UserError, suggest
-from hlrp.sim import aloha, libero, metaworld
+from hlrp.sim import aloha, libero, metaworld, pusht
 from hlrp.sim.interface import EnvEntry, Recording
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 16, 1024
@@ -15,23 +15,24 @@ MAX_CAMERA_SHAKE = 0.3
 @lru_cache
 def envs_catalog() -> dict[str, EnvEntry]:
     """Simulators by LeRobot environment type."""
-    pusht = EnvEntry("pusht", "PushT-v0", ("PushT-v0",), {}, "sim", ("gym_pusht",), False)
-    return {entry.name: entry for entry in (*metaworld.entries(), *aloha.entries(), *libero.entries(), pusht)}
+    simulators = (metaworld, aloha, libero, pusht)
+    return {entry.name: entry for simulator in simulators for entry in simulator.entries()}
+
+
+def _entry(env: str) -> EnvEntry:
+    catalog = envs_catalog()
+    if env not in catalog:
+        raise UserError(f"unknown environment {env!r}", where="--env", fix=suggest(env, catalog))
+    return catalog[env]
 
 
 def recording_of(env: str) -> Recording:
     """How the simulator ``env`` is recorded.
 
     Raises:
-        UserError: It is unknown, or has no expert.
+        UserError: It is unknown.
     """
-    catalog = envs_catalog()
-    found = catalog[env].recording if env in catalog else None
-    if found is None:
-        fault = "has no scripted expert to record" if env in catalog else "is unknown"
-        known = [name for name, entry in catalog.items() if entry.recording]
-        raise UserError(f"environment {env!r} {fault}", where="--env", fix=suggest(env, known))
-    return found
+    return _entry(env).recording
 
 
 def task_description(task: str) -> str:
@@ -45,10 +46,7 @@ def expand_tasks(env: str, names: str | list[str] | tuple[str, ...], *, where: s
     Raises:
         UserError: Unknown environment or task, or no task at all.
     """
-    catalog = envs_catalog()
-    if env not in catalog:
-        raise UserError(f"unknown environment {env!r}", where="--env", fix=suggest(env, catalog))
-    entry = catalog[env]
+    entry = _entry(env)
     given = [names] if isinstance(names, str) else list(names)
     wanted = [part.strip() for name in given for part in name.split(",") if part.strip()]
     if not wanted:

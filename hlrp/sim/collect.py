@@ -24,6 +24,7 @@ from hlrp.sim.catalog import (
     require_installed,
 )
 from hlrp.sim.dataset import SCHEMA_VERSION, build_dataset
+from hlrp.sim.interface import Recording
 from hlrp.sim.memory import fitting
 from hlrp.sim.pool import ExpertPool, Job, run_apart
 from hlrp.sim.rendering import probe_rendering
@@ -75,6 +76,7 @@ class CollectRequest:
         if states is not None and self.episodes > states and not self.action_noise:
             what = f"a task has {states} first states, and without noise each gives one episode, not {self.episodes}"
             raise UserError(what, where="--episodes", fix=f"ask for {states} or fewer, or give --noise")
+        self._check_frames(recording)
         check_new_output(self.output)
         require_installed(recording.env_type)
         return tasks
@@ -106,6 +108,17 @@ class CollectRequest:
         if self.pixels % 2:
             what = f"--image-size {self.pixels} is odd, which video encoders refuse"
             raise UserError(what, where="--image-size", fix=f"use {self.pixels + 1}")
+
+    def _check_frames(self, recording: Recording) -> None:
+        """Refuse what the evaluation of LeRobot's own type could not show a policy."""
+        if recording.env_fields is None:
+            return
+        if self.pixels != recording.image_size:
+            what = f"frames of {recording.env_type} have {recording.image_size} pixels, not {self.pixels}"
+            raise UserError(what, where="--image-size", fix="leave --image-size out")
+        if self.camera_shake:
+            what = f"the camera of {recording.env_type} stands still"
+            raise UserError(what, where="--camera-shake", fix="leave --camera-shake out")
 
 
 @dataclass(frozen=True)
@@ -168,7 +181,8 @@ def collect(request: CollectRequest, report: Report = lambda _: None) -> Collect
         Interrupted: SIGINT or SIGTERM; finished episodes are kept.
     """
     tasks = request.check()
-    probe_rendering()
+    if envs_catalog()[recording_of(request.env).env_type].needs_gl:
+        probe_rendering()
     try:
         with _signals_raise() as check, Staging.open(request.output, _settings(request, tasks)) as staging:
 
@@ -221,12 +235,9 @@ def _simulate(request: CollectRequest, tasks: list[str], staging: Staging, repor
     workers = min(request.workers or cores(), total - successes())
     workers = fitting(workers, recording.process_gib, recording.process_gib, "recording processes")
     report(CollectProgress("simulate", successes(), total, 0, 0.0))
-    switches = {
-        "image_size": request.pixels,
-        "camera_name": recording.camera_name,
-        "episode_length": recording.episode_length,
-        "camera_shake": request.camera_shake,
-    }
+    switches: dict[str, Any] = {"image_size": request.pixels, "episode_length": recording.episode_length}
+    if recording.env_fields is None:
+        switches |= {"camera_name": recording.camera_name, "camera_shake": request.camera_shake}
     with ExpertPool(workers, staging.root, recording, switches, request.action_noise) as pool:
         under_way: dict[str, set[int]] = {task: set() for task in tasks}
         while successes() < total:

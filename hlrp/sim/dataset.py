@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hlrp.camera_names import NAMED
 from hlrp.errors import UserError
 from hlrp.files import write_json
 from hlrp.sim.catalog import recording_of, task_description
@@ -21,7 +20,7 @@ def features(recording: Recording, image_size: int) -> dict[str, dict[str, Any]]
     size = (image_size, image_size, 3)
     picture = {"dtype": "video", "shape": size, "names": ["height", "width", "channels"]}
     return {
-        **{f"{NAMED}{name}": dict(picture) for name in recording.cameras.values()},
+        **{f"{recording.prefix}{name}": dict(picture) for name in recording.cameras.values()},
         "observation.state": _vector(recording.state),
         "action": _vector(recording.action),
     }
@@ -65,7 +64,7 @@ def build_dataset(
         demonstration = staging.load(task, number)
         sentence = task_description(task)
         for step, (state, action) in enumerate(zip(demonstration.state, demonstration.action, strict=True)):
-            pictures = {f"{NAMED}{name}": images[step] for name, images in demonstration.images.items()}
+            pictures = {f"{recording.prefix}{name}": images[step] for name, images in demonstration.images.items()}
             dataset.add_frame({**pictures, "observation.state": state, "action": action, "task": sentence})
         dataset.save_episode()
         frames = len(demonstration.action)

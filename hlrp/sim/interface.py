@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hlrp.camera_names import NAMED
+
 if TYPE_CHECKING:
     import gymnasium as gym
     import numpy as np
@@ -39,8 +41,8 @@ class Recording:
 
     Attributes:
         env_type: LeRobot environment type in which policies of the data are evaluated.
-        make: `module:class` of the `ExpertEnv`. It is called with a task and the light switches: `image_size`,
-            `camera_name`, `episode_length`, `camera_shake`.
+        make: `module:class` of the `ExpertEnv`. It is called with a task, `image_size` and `episode_length`, and where
+            it is drawn by a light type, with `camera_name` and `camera_shake`.
         fps: Steps, and recorded frames, per second.
         cameras: The cameras that are recorded: the simulator's name of each to the name of its picture.
         state: Names of the state's dimensions.
@@ -52,6 +54,9 @@ class Recording:
         packages: Distributions whose versions decide what is recorded.
         tasks: Tasks that have an expert; empty: all.
         process_gib: Memory that a process with one environment takes, where it is so much that it limits their number.
+        prefix: What stands before the names of pictures in the dataset.
+        env_fields: None: the type is a light one of this project. Else it is LeRobot's own, its frames have the one
+            `image_size` and its camera stands still; these fields of its configuration say what is recorded.
     """
 
     env_type: str
@@ -67,6 +72,8 @@ class Recording:
     packages: tuple[str, ...]
     tasks: tuple[str, ...] = ()
     process_gib: float = 0.0
+    prefix: str = NAMED
+    env_fields: dict[str, Any] | None = None
 
     @property
     def camera_name(self) -> str:
@@ -96,10 +103,10 @@ class EnvEntry:
         extra: This package's extra that installs it.
         modules: Modules that have to be installed.
         needs_gl: Whether frames are rendered with OpenGL.
+        recording: How `hlrp collect` records it.
         instructions: Instruction sentence by task.
         prefix: What LeRobot lets users write before a task's name.
         first_states: How many first states a task has, to which seeds count round; None: each seed has its own.
-        recording: How `hlrp collect` records it; None: it has no expert.
     """
 
     name: str
@@ -109,12 +116,12 @@ class EnvEntry:
     extra: str
     modules: tuple[str, ...]
     needs_gl: bool
+    recording: Recording
     instructions: dict[str, str] = field(default_factory=dict)
     prefix: str = ""
     first_states: int | None = None
-    recording: Recording | None = None
 
     @property
     def is_light(self) -> bool:
         """Whether it is drawn at a chosen size, `image_size`, by this project's own type."""
-        return self.recording is not None and self.recording.env_type == self.name
+        return self.recording.env_type == self.name and self.recording.env_fields is None

@@ -99,7 +99,8 @@ def test_noise_is_drawn_per_task_and_seed() -> None:
     ("change", "message"),
     [
         ({"env": "metawold"}, "did you mean 'metaworld'"),
-        ({"env": "pusht"}, "no scripted expert"),
+        ({"env": "pusht", "tasks": ("PushT-v0",), "image_size": 128}, "have 96 pixels, not 128"),
+        ({"env": "pusht", "tasks": ("PushT-v0",), "camera_shake": 0.1}, "stands still"),
         ({"tasks": ("drawer-clos-v3",)}, "did you mean 'drawer-close-v3'"),
         ({"episodes": 0}, "--episodes"),
         ({"noise": -0.1}, "--noise"),

@@ -82,6 +82,6 @@ def _rate(env_cfg: Any, vec: Any, fields: Mapping[str, Any]) -> float:
     entry = envs_catalog().get(env_cfg.type)
     if "fps" in fields:
         return float(env_cfg.fps)
-    if entry is not None and entry.recording is not None:
+    if entry is not None:
         return float(entry.recording.fps)
     return float((vec.metadata or {}).get("render_fps") or env_cfg.fps)
