@@ -5,7 +5,6 @@ Supported: 0.6 from 0.6.1 on. What is changed around the loop is in `trainers.le
 Nothing of LeRobot is imported at module level: that takes 10 to 20 s, and most commands need none of it.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -15,7 +14,6 @@ from typing import Any
 
 from hlrp.camera_names import rename_pairs
 from hlrp.errors import UserError, root_cause
-from hlrp.runs import resolve_pretrained
 
 SUPPORTED_LEROBOT = ">=0.6.1,<0.7"
 
@@ -56,8 +54,8 @@ def loop_has_accelerator_arguments() -> bool:
 # What `lerobot.policies` imports wherever it is installed, and the policies that use none of it but what is named.
 _OPTIONAL = ("transformers", "peft", "diffusers")
 _USED: dict[str, tuple[str, ...]] = {"act": (), "vqbet": (), "tdmpc": (), "diffusion": ("diffusers",)}
-_VLAS = ("smolvla", "hlrp_vla_direct", "hlrp_action_expert_latent", "hlrp_action_expert_direct")
-_USED |= dict.fromkeys(_VLAS, ("transformers", "peft"))
+LANGUAGE_POLICIES = ("smolvla", "hlrp_vla_direct", "hlrp_action_expert_latent", "hlrp_action_expert_direct")
+_USED |= dict.fromkeys(LANGUAGE_POLICIES, ("transformers", "peft"))
 
 
 def without_unused_packages(*policy_types: str) -> None:
@@ -76,27 +74,6 @@ def without_unused_packages(*policy_types: str) -> None:
 
     for name in set(_OPTIONAL).difference(*(_USED[policy_type] for policy_type in policy_types)):
         setattr(import_utils, f"_{name}_available", False)
-
-
-def without_packages_unused_by(*policies: Path) -> None:
-    """The same for a process that runs these policies alone.
-
-    Args:
-        policies: Runs, checkpoints or `pretrained_model` folders; what is none is somebody else's to refuse.
-    """
-    types = []
-    for path in policies:
-        try:
-            folder = resolve_pretrained(path.absolute())
-            policy_type = json.loads((folder / "config.json").read_text(encoding="utf8"))["type"]
-            steps = (folder / "policy_preprocessor.json").read_text(encoding="utf8")
-        except (UserError, OSError, ValueError, KeyError):
-            return
-        # Adapters need one of the packages, and a tokenizer another, whatever the policy itself uses.
-        if (folder / "adapter_config.json").exists() or ("tokenizer" in steps and policy_type not in _VLAS):
-            return
-        types.append(policy_type)
-    without_unused_packages(*types)
 
 
 def mend_metadata(meta: Any) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hlrp.compat import without_packages_unused_by
 from hlrp.errors import Interrupted, UserError
 from hlrp.runs.published import folder_of
 from hlrp_cli.console import quiet_libraries
@@ -92,6 +91,7 @@ def eval(  # noqa: A001 - the name of the command
         return
     from hlrp.evaluation.compare import evaluate_against
     from hlrp.evaluation.plan import make_plan
+    from hlrp.evaluation.policy import without_packages_unused_by
     from hlrp.evaluation.run import evaluate
     from hlrp_cli.eval_view import EvalView, show
 
@@ -118,6 +118,8 @@ def _diagnose(request: "EvalRequest", json_output: bool) -> None:
     from hlrp_cli.eval_view import EvalView, show_diagnosis
 
     subject = subject_of(request)
+    from hlrp.evaluation.policy import without_packages_unused_by
+
     without_packages_unused_by(subject.pretrained)
     from hlrp.evaluation.diagnosis.run import diagnose
     from hlrp.report.diagnosis import write_page

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hlrp.compat import without_packages_unused_by
 from hlrp.runs.published import folder_of
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ def export(
     request = ExportRequest(policy, kind, output, quantize, tuple(task or ()))
     check_request(request)
     quiet_libraries(allow_download)
+    from hlrp.evaluation.policy import without_packages_unused_by
+
     without_packages_unused_by(policy)
     from hlrp.deploy.export.run import export_policy
     from hlrp.progress import ProgressDisplay

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from hlrp.compat import without_packages_unused_by
 from hlrp.errors import UserError, suggest
 from hlrp.runs.published import folder_of
 from hlrp_cli.console import quiet_libraries
@@ -88,6 +87,8 @@ def rollout(
         _refuse_idle({"--token-file": token_file, "--certificate": certificate}, "has no effect without an address")
     token = None if token_file is None else access.read_token(token_file)
     quiet_libraries(allow_download)
+    from hlrp.evaluation.policy import without_packages_unused_by
+
     without_packages_unused_by(*(source.path for source in sources if source.path))
     from hlrp.deploy.rollout.flags import parse_flags
     from hlrp.deploy.rollout.operator import Operator, Stop

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hlrp.compat import without_packages_unused_by
 from hlrp.errors import UserError
 from hlrp.runs import resolve_pretrained
 from hlrp.runs.published import folder_of
@@ -50,6 +49,8 @@ def serve(
     pretrained = resolve_pretrained(found.absolute())
     token, tls = _protection(host, token_file, certificate, key)
     quiet_libraries(allow_download)
+    from hlrp.evaluation.policy import without_packages_unused_by
+
     without_packages_unused_by(found)
     from hlrp.deploy.served import load_served
     from hlrp.deploy.server import ServerSettings, serve_policy

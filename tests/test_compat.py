@@ -9,7 +9,7 @@ from command import assert_user_error, hlrp, hlrp_in_turn
 from tiny_policies import save_tiny_act
 
 from hlrp.catalog import policy_catalog
-from hlrp.compat import without_packages_unused_by
+from hlrp.evaluation.policy import without_packages_unused_by
 
 PACKAGES = ("transformers", "peft", "diffusers")
 

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from hlrp.camera_names import rename_pairs, with_only_camera
+from hlrp.compat import LANGUAGE_POLICIES, without_unused_packages
 from hlrp.errors import UserError, suggest
 from hlrp.evaluation.environment import without_prints
 from hlrp.files import sha256_of
-from hlrp.runs.checkpoints import safetensors_header
+from hlrp.runs.checkpoints import resolve_pretrained, safetensors_header
 from hlrp.runtime.manifest import Manifest
 
 PREPROCESSOR = "policy_preprocessor.json"
@@ -26,6 +27,27 @@ class LoadedPolicy:
     preprocessor: Any
     postprocessor: Any
     warnings: list[str] = field(default_factory=list)
+
+
+def without_packages_unused_by(*policies: Path) -> None:
+    """Have LeRobot, which is not imported yet, leave out what none of these policies uses: the process runs no others.
+
+    Args:
+        policies: Runs, checkpoints or `pretrained_model` folders; what is none is somebody else's to refuse.
+    """
+    types = []
+    for path in policies:
+        try:
+            folder = resolve_pretrained(path.absolute())
+            policy_type = json.loads((folder / "config.json").read_text(encoding="utf8"))["type"]
+            steps = (folder / "policy_preprocessor.json").read_text(encoding="utf8")
+        except (UserError, OSError, ValueError, KeyError):
+            return
+        # Adapters need one of the packages, and a tokenizer another, whatever the policy itself uses.
+        if (folder / "adapter_config.json").exists() or ("tokenizer" in steps and policy_type not in LANGUAGE_POLICIES):
+            return
+        types.append(policy_type)
+    without_unused_packages(*types)
 
 
 def effective_rename_map(
