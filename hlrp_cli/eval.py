@@ -115,11 +115,10 @@ def eval(  # noqa: A001 - the name of the command
 
 def _diagnose(request: "EvalRequest", json_output: bool) -> None:
     from hlrp.evaluation.diagnosis.subject import subject_of
+    from hlrp.evaluation.policy import without_packages_unused_by
     from hlrp_cli.eval_view import EvalView, show_diagnosis
 
     subject = subject_of(request)
-    from hlrp.evaluation.policy import without_packages_unused_by
-
     without_packages_unused_by(subject.pretrained)
     from hlrp.evaluation.diagnosis.run import diagnose
     from hlrp.report.diagnosis import write_page
