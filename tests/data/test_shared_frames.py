@@ -95,7 +95,7 @@ def test_two_processes_hold_the_frames_once(table, pixels, tmp_path):
         assert BYTES / 1024 <= all_of < 1.1 * BYTES / 1024, "mapped once"
         assert share == pytest.approx(all_of / 2, abs=8), "and counted for each as a half"
     said = [path.read_text() for path in tmp_path.glob("read-*")]
-    assert sum("decoding 90 frames" in text for text in said) == 1
+    assert [text.count("MiB in memory") for text in sorted(said, key=len)] in ([0, 1], [1, 0])
 
 
 def test_what_one_has_not_decoded_another_adds(table, pixels, tmp_path):
@@ -121,13 +121,15 @@ def test_it_outlives_who_made_it_and_is_gone_with_the_last_one_that_was_killed(t
     assert np.array_equal(mine.read(everything), pixels) and said == []
     third = store_of(table, tmp_path / "cache", announce=said.append)
     assert np.array_equal(third.read(everything), pixels) and said == [], "it is found with those who are left"
+    packed = pickle.dumps(third)
     del mine, third
     gc.collect()
     with living(table, tmp_path / "cache", tmp_path / "flag 2"):
         pass
     assert not [*Path("/dev/shm").glob("*hlrp*")] and in_memory() == (0, 0)
     assert all(path.stat().st_size < 1000 for path in tmp_path.rglob("*") if path.is_file())
-    again = store_of(table, tmp_path / "cache", announce=said.append)
+    again = pickle.loads(packed)
+    again.prepare(announce=said.append)
     assert np.array_equal(again.read(everything), pixels) and len(said) == 1 and "decoding 90 frames" in said[0]
 
 
