@@ -36,8 +36,9 @@ for asked in "${versions[@]}"; do
   installed="import importlib.metadata as m; assert m.version('lerobot') == '$version'; m.version('pytest')"
   if ! "$venv/bin/python" -c "$installed" 2>/dev/null; then
     "$PWD/.venv/bin/python" -m venv "$venv"
-    # Not within constraints.txt: what another LeRobot asks for is not what the pinned one does.
-    "$uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" "$requirement" --editable ".[all,dev]"
+    # Not within constraints.txt: what another LeRobot asks for is not what the pinned one does. Nor from the index of torch that
+    # a checkout of it names.
+    "$uv" pip install --quiet --no-sources --compile-bytecode --python "$venv/bin/python" "$requirement" --editable ".[all,dev]"
   fi
   echo "LeRobot $version"
   PATH="$PWD/$venv/bin:$PATH" HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE \
