@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from idle_dataset import make_idle_dataset
 from small_datasets import LENGTHS, TOP, WRIST, camera, record
+
+from hlrp.data import read_dataset, read_episodes, sequential_frames
+from hlrp.data.episodes import Episodes
 
 
 @pytest.fixture(scope="session")
@@ -13,6 +17,18 @@ def video_root(tmp_path_factory) -> Path:
     features = {TOP: camera("video", 48, 64), WRIST: camera("video", 48, 64)}
     features["action"] = {"dtype": "float32", "shape": (3,), "names": None}
     return record(tmp_path_factory.mktemp("data") / "video", features, 10, LENGTHS, [TOP, WRIST])
+
+
+@pytest.fixture(scope="module")
+def table(video_root) -> Episodes:
+    """The episodes of `video_root`."""
+    return read_episodes(read_dataset(None, video_root))
+
+
+@pytest.fixture(scope="module")
+def pixels(table) -> np.ndarray:
+    """All frames of its first camera, uint8 `[frames, C, H, W]`."""
+    return np.concatenate([chunk.frames for chunk in sequential_frames(table.info, TOP)])
 
 
 @pytest.fixture(scope="session")

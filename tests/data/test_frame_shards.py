@@ -19,9 +19,6 @@ from hlrp.data import (
     FrameWindows,
     WindowSource,
     frame_shards,
-    read_dataset,
-    read_episodes,
-    sequential_frames,
 )
 from hlrp.data.frame_shards import EpisodeShards
 from hlrp.errors import UserError
@@ -31,16 +28,6 @@ FRAMES = sum(LENGTHS)
 ENDS = np.cumsum(LENGTHS)
 TWO = 52 * FRAME
 """Of the episodes of 13, 21, 9, 17 and 30 frames: the longest two, not three."""
-
-
-@pytest.fixture(scope="module")
-def table(video_root):
-    return read_episodes(read_dataset(None, video_root))
-
-
-@pytest.fixture(scope="module")
-def pixels(table):
-    return np.concatenate([c.frames for c in sequential_frames(table.info, TOP)])
 
 
 def shards_of(table, root, limit=TWO):

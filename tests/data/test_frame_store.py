@@ -16,19 +16,8 @@ from hlrp.data import (
     frame_store,
     read_dataset,
     read_episodes,
-    sequential_frames,
 )
 from hlrp.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def table(video_root):
-    return read_episodes(read_dataset(None, video_root))
-
-
-@pytest.fixture(scope="module")
-def pixels(table):
-    return np.concatenate([c.frames for c in sequential_frames(table.info, TOP)])
 
 
 def content(folder):

@@ -14,22 +14,12 @@ import pytest
 from small_datasets import LENGTHS, TOP, WRIST
 from two_processes import in_processes
 
-from hlrp.data import FrameStore, read_dataset, read_episodes, sequential_frames
+from hlrp.data import FrameStore
 from hlrp.errors import UserError
 
 FRAMES = sum(LENGTHS)
 BYTES = FRAMES * 3 * 48 * 64
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="elsewhere each process has its own")
-
-
-@pytest.fixture(scope="module")
-def table(video_root):
-    return read_episodes(read_dataset(None, video_root))
-
-
-@pytest.fixture(scope="module")
-def pixels(table):
-    return np.concatenate([c.frames for c in sequential_frames(table.info, TOP)])
 
 
 def store_of(table, root, episodes=None, announce=lambda _: None, **options):
