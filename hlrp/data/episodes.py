@@ -102,6 +102,7 @@ def _read(stamps: tuple[Stamp, ...]) -> "tuple[dict[str, NDArray[Any]], FewValue
         # Not `read_table`: that imports pandas, a second of every start.
         with pq.ParquetFile(path) as file:
             tables.append(file.read(columns=[c for c in file.schema_arrow.names if not c.startswith("stats/")]))
+        del file  # it holds the table of contents, which is most of what is to be given back
     release_memory()
     whole = pa.concat_tables(tables, promote_options="default")
     columns: dict[str, NDArray[Any]] = {}
