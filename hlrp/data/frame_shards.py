@@ -119,9 +119,11 @@ class EpisodeShards:
                 absent.append(episode)
             else:
                 take(episode, file)
-        with ThreadPoolExecutor(_threads()) as pool:
-            # Each is opened in its turn: of a large batch not all are open at once.
-            decoded = [*pool.map(lambda episode: self._take_absent(episode, take), absent)]
+        decoded: list[bool] = []
+        if absent:
+            with ThreadPoolExecutor(_threads()) as pool:
+                # Each is opened in its turn: of a large batch not all are open at once.
+                decoded += pool.map(lambda episode: self._take_absent(episode, take), absent)
         self._count(len(indices), [e for e, is_new in zip(absent, decoded, strict=True) if is_new], began)
         return result
 

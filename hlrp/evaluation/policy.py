@@ -40,7 +40,7 @@ def without_packages_unused_by(*policies: Path) -> None:
         try:
             folder = resolve_pretrained(path.absolute())
             policy_type = json.loads((folder / "config.json").read_text(encoding="utf8"))["type"]
-            steps = (folder / "policy_preprocessor.json").read_text(encoding="utf8")
+            steps = (folder / PREPROCESSOR).read_text(encoding="utf8")
         except (UserError, OSError, ValueError, KeyError):
             return
         # Adapters need one of the packages, and a tokenizer another, whatever the policy itself uses.

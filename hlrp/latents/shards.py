@@ -193,11 +193,11 @@ class ShardRows:
         self.bad_episodes.append(episode)
 
     def _code_counts(self) -> list[list[int]] | None:
-        size, (_, pairs, positions) = self.identity.codebook_size, self.codes.shape
-        if pairs * positions * size > _MOST_COUNTS:
+        size = self.identity.codebook_size
+        if self.identity.positions * size > _MOST_COUNTS:
             return None
-        columns = [self.codes[self.valid[:, pair], pair].T for pair in range(pairs)]
-        return [np.bincount(codes, minlength=size).tolist() for column in columns for codes in column]
+        counts: list[list[int]] = count_codes(self.codes, self.valid, size).tolist()
+        return counts
 
     def write(self, folder: Path) -> None:
         """Write the shard into ``folder``, whole or not at all."""
@@ -225,6 +225,21 @@ class ShardRows:
         except FileNotFoundError:
             if not path.is_file():  # else the same command ran twice at once, and the other one was done first
                 raise
+
+
+def count_codes(codes: "NDArray[Any]", valid: "NDArray[np.bool_]", size: int) -> "NDArray[np.int64]":
+    """How often each code is valid at each position.
+
+    Args:
+        codes: `[rows, T - 1, S]`, from 0 to ``size`` where they are valid.
+        valid: `[rows, T - 1]`.
+        size: Of the codebook, K.
+
+    Returns:
+        int64 `[P, K]`, where P is (T - 1) * S.
+    """
+    places = np.ndindex(codes.shape[1:])
+    return np.stack([np.bincount(codes[valid[:, pair], pair, place], minlength=size) for pair, place in places])
 
 
 def read_header(path: Path) -> ShardHeader:

@@ -20,7 +20,7 @@ from hlrp.errors import UserError
 from hlrp.files import sha256_of
 from hlrp.laq.checkpoint import find_model, read_manifest
 from hlrp.laq.model import LAQ
-from hlrp.latents.shards import plan_shards, read_header
+from hlrp.latents.shards import count_codes, plan_shards, read_header
 from hlrp.latents.spec import describe
 from hlrp.latents.table import LatentTable
 
@@ -150,8 +150,7 @@ def _shard_problems(table: LatentTable, number: int, episodes: Episodes) -> list
         "has continuous latents that are not finite": not finite,
     }
     if counts is not None and not any(wrong.values()):
-        size, places = counts.shape[1], np.ndindex(codes.shape[1:])
-        found = [np.bincount(codes[valid[:, j], j, s], minlength=size) for j, s in places]
+        found = count_codes(codes, valid, identity.codebook_size)
         wrong["says other counts of its codes than it holds"] = not np.array_equal(found, counts)
     return [f"{path.name} {what}" for what, is_wrong in wrong.items() if is_wrong]
 
