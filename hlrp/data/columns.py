@@ -109,6 +109,7 @@ def _batches(paths: Sequence[Path], columns: list[str]) -> Iterator[Any]:
     for path in paths:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(batch_size=65_536, columns=columns)
+        del file  # its table of contents, up to 100 MiB, would stay beside the next one's
 
 
 def _check_index(index: "NDArray[Any]", info: DatasetInfo) -> None:

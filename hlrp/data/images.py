@@ -72,6 +72,7 @@ class EmbeddedImages:
                     index = file.read_row_group(group, columns=["index"]).column("index").to_numpy()
                     self._place[index, 0], self._place[index, 1] = len(self._groups), np.arange(len(index))
                     self._groups.append((path, group))
+            del file  # its table of contents would stay beside the next one's
         if not self._groups:
             raise UserError("the dataset has no tables", where=str(table.info.root / "data"), fix="restore it")
         self._loaded = -1

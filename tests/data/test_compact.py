@@ -1,13 +1,16 @@
 """What is kept of every episode and frame as arrays gives what lists and index arrays gave."""
 
 import gc
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from hlrp.data import compact
+from hlrp.data import compact, read_dataset
+from hlrp.data.columns import read_column
 from hlrp.data.compact import FewValues, FrameRanges, zeros
 from hlrp.data.lerobot_reader import RowsOfFrames
 
@@ -64,3 +67,23 @@ def test_rows_of_frames_are_those_of_a_dictionary(frames):
         if absent not in frames:
             with pytest.raises(KeyError):
                 rows[absent]
+
+
+def test_one_table_of_contents_at_a_time(toy_root, tmp_path, monkeypatch):
+    """Of a file of ten thousand row groups it takes 100 MiB."""
+    root = Path(shutil.copytree(toy_root, tmp_path / "toy"))
+    [table] = read_dataset(None, root).tables
+    rows = pq.read_table(table)
+    for number in range(3):
+        pq.write_table(rows.take([*range(number, len(rows), 3)]), table.with_name(f"file-{number:03}.parquet"))
+    alive: list[int] = []
+
+    class Counted(pq.ParquetFile):
+        def __init__(self, *args: object) -> None:
+            alive.append(sum(type(o) is Counted for o in gc.get_objects()) - 1)
+            super().__init__(*args)
+
+    monkeypatch.setattr(pq, "ParquetFile", Counted)
+    times = read_column(read_dataset(None, root), "timestamp")
+    assert alive == [0, 0, 0]
+    assert np.array_equal(times[:, 0], rows["timestamp"].to_numpy())
