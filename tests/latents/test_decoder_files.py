@@ -1,14 +1,16 @@
 """What an action decoder is not fitted on and does not fit; its folder: the same bytes again, and damage refused."""
 
 import json
+import re
 
 import numpy as np
 import pytest
-from action_toys import EPISODES, LENGTH, label, record
+from action_toys import EPISODES, LENGTH, SHA256, label, record
 
 from hlrp.data import read_dataset
 from hlrp.errors import UserError
 from hlrp.latents.actions import ActionDecoder, fit_actions
+from hlrp.report.page import make_page
 
 
 @pytest.mark.parametrize(
@@ -95,3 +97,17 @@ def test_a_damaged_decoder_is_refused(noisy, tmp_path):
         ActionDecoder.load(table.folder)
     with pytest.raises(UserError, match="is no action decoder"):
         ActionDecoder.load(tmp_path)
+
+
+def test_its_page_says_what_it_was_fitted_on_and_how_well(noisy, tmp_path):
+    info, table, _ = noisy
+    decoder = fit_actions(table, info, [0, 1])
+    decoder.save(tmp_path / "decoder")
+    page = make_page(tmp_path / "decoder")
+    assert page == tmp_path / "decoder" / "report.html"
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.read_text()))
+    for score in decoder.manifest.dimensions:
+        assert f"{score.name} {score.r2:.3f}" in text
+    assert "Action decoder" in text and "episodes 0, 1" in text and "estimator ridge" in text
+    assert f"a dataset {info.repo_id} fingerprint {info.fingerprint()}" in re.sub(r" · ", " ", text)
+    assert f"SHA-256 {SHA256}" in text
