@@ -223,44 +223,42 @@ def test_statistics_of_some_episodes_are_of_the_data_and_others_are_not() -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("env", "task"), [("metaworld", "drawer-close-v3"), ("aloha", "transfer_cube")])
+@pytest.mark.parametrize(
+    ("env", "task", "package"),
+    [
+        ("metaworld", "drawer-close-v3", "metaworld"),
+        ("aloha", "transfer_cube", "gym_aloha"),
+        ("libero", "libero_object_0", "libero"),
+    ],
+)
 def test_the_simulators_agree_with_their_recordings(
-    env: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    env: str, task: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Recorded, and trained for three steps: only the weights fail; then pictures are turned over."""
+    pytest.importorskip(package)
     from hlrp.sim import light
 
-    for arguments in (
-        [
-            "collect",
-            "--env",
-            env,
-            "--tasks",
-            task,
-            "--episodes",
-            "2",
-            "--image-size",
-            "64",
-            "--output",
-            tmp_path / "data",
-        ],
-        [
-            *(
-                "train",
-                "--trainer",
-                "lightning",
-                "--policy",
-                "act",
-                "--dataset-root",
-                tmp_path / "data",
-                "--steps",
-                "3",
-            ),
-            *("--batch-size", "2", "--device", "cpu", "--output-dir", tmp_path / "run"),
-            *("model.dim_model=32", "model.n_heads=2", "model.pretrained_backbone_weights=null"),
-        ],
+    collect = ["collect", "--env", env, "--tasks", task, "--episodes", "2", "--image-size", "64"]
+    train = [
+        "train",
+        "--trainer",
+        "lightning",
+        "--policy",
+        "act",
+        "--steps",
+        "3",
+        "--batch-size",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    tiny = ["model.dim_model=32", "model.n_heads=2", "model.pretrained_backbone_weights=null"]
+    data, run = tmp_path / "data", tmp_path / "run"
+    for command in (
+        [*collect, "--output", data],
+        [*train, "--dataset-root", data, "--output-dir", run, *tiny],
     ):
-        done = hlrp(*arguments)
+        done = hlrp(*command)
         assert done.code == 0, done.err
     request = EvalRequest(tmp_path / "run", episodes=2, output=tmp_path / "first", env_fields={"episode_length": 350})
     found = diagnose(request)
