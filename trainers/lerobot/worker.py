@@ -121,29 +121,7 @@ def main() -> int:
     for number in stop_signals():
         signal.signal(number, on_signal)
     try:
-
-        def report(event: str, **fields: Any) -> None:
-            if event == "step":
-                stop.training = True
-            emit(event, **fields)
-
-        _leave_out_packages()
-        from lerobot.utils.import_utils import register_third_party_plugins
-
-        emit("imported")
-        register_third_party_plugins()
-        _check_policy()
-        if asked := os.environ.get(ASKED_DEVICE):
-            choose_device(asked, where="--device / trainer.device")
-        from trainers.lerobot.hooks import install_training_hooks
-
-        loss = FiniteLoss(int(os.environ[MAX_NONFINITE_STEPS]))
-        mixture, asked = requested_mixture(), os.environ.get(ASKED_FILTER)
-        options: dict[str, Any] = {"tf32": TF32_OFF not in os.environ}
-        if SHUFFLING_ASKED in os.environ:
-            options["shuffling"] = os.environ[SHUFFLING_ASKED]
-        train = install_training_hooks(report, stop, _preflight(emit, mixture), loss, mixture, asked, **options)
-        train()
+        _train(emit, stop)
     except StoppedBySignal:
         emit("interrupted", signal=stop.number)
         sys.stdout.flush()
@@ -160,6 +138,32 @@ def main() -> int:
         emit("failed", error=type(error).__name__, message=str(error))
         return 1
     return 0
+
+
+def _train(emit: Emitter, stop: StopRequests) -> None:
+    """LeRobot's training, from its import to its end."""
+
+    def report(event: str, **fields: Any) -> None:
+        if event == "step":
+            stop.training = True
+        emit(event, **fields)
+
+    _leave_out_packages()
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    emit("imported")
+    register_third_party_plugins()
+    _check_policy()
+    if asked := os.environ.get(ASKED_DEVICE):
+        choose_device(asked, where="--device / trainer.device")
+    from trainers.lerobot.hooks import install_training_hooks
+
+    loss = FiniteLoss(int(os.environ[MAX_NONFINITE_STEPS]))
+    mixture, filtered = requested_mixture(), os.environ.get(ASKED_FILTER)
+    options: dict[str, Any] = {"tf32": TF32_OFF not in os.environ}
+    if SHUFFLING_ASKED in os.environ:
+        options["shuffling"] = os.environ[SHUFFLING_ASKED]
+    install_training_hooks(report, stop, _preflight(emit, mixture), loss, mixture, filtered, **options)()
 
 
 def _leave_out_packages() -> None:
