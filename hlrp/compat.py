@@ -5,8 +5,12 @@ Supported: 0.6 from 0.6.1 on. What is changed around the loop is in `trainers.le
 Nothing of LeRobot is imported at module level: that takes 10 to 20 s, and most commands need none of it.
 """
 
-from collections.abc import Iterator
+import csv
+import inspect
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +20,33 @@ from hlrp.camera_names import rename_pairs
 from hlrp.errors import UserError, root_cause
 
 SUPPORTED_LEROBOT = ">=0.6.1,<0.7"
+
+
+@cache
+def distributions_of_packages() -> Mapping[str, list[str]]:
+    """Which distributions each importable name is of: what `importlib.metadata.packages_distributions` gives.
+
+    transformers and diffusers each ask for that when they are imported, and Python's own function looks whether each of
+    the thirty thousand files of an environment is there: half a second of a start, and minutes from a file system of a
+    cluster. This one believes the lists of files.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for distribution in metadata.distributions():
+        names = set((distribution.read_text("top_level.txt") or "").split())
+        if not names:
+            recorded = distribution.read_text("RECORD")
+            lines = csv.reader((recorded or "").splitlines())
+            paths = [row[0] for row in lines if row] if recorded else [str(f) for f in distribution.files or ()]
+            tops = (path.partition("/") for path in paths)
+            names = {top if below else inspect.getmodulename(top) or top for top, below, _ in tops}
+        for name in names:
+            if "." not in name:
+                found[name].append(distribution.metadata["Name"])
+    return dict(found)
+
+
+# Wherever LeRobot is used, this module is imported before it.
+metadata.packages_distributions = distributions_of_packages
 
 
 def lerobot_version() -> str:

@@ -1,6 +1,7 @@
 """What is said of a LeRobot that this release does not work with, and what of a LeRobot that does is not imported."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +27,22 @@ def test_an_unsupported_lerobot_is_one_message(toy_root: Path, tmp_path: Path) -
         done = hlrp(*train, env={"PYTHONPATH": str(found.parent)})
         assert_user_error(done, f"LeRobot {version} is not supported", "pip install 'lerobot>=0.6.1,<0.7'")
     assert [done.code for done in hlrp_in_turn(list(commands.values()))] == [0, 0]
+
+
+def test_packages_are_of_the_distributions_that_python_finds() -> None:
+    """Asked in a process of its own: here Python's function is replaced already."""
+    program = """
+from importlib import metadata
+found = metadata.packages_distributions()
+import hlrp.compat
+quick = hlrp.compat.distributions_of_packages()
+different = {name for name in found | quick if sorted(found.get(name, [])) != sorted(quick.get(name, []))}
+assert "transformers" in quick and not different, different
+from transformers.utils import import_utils
+assert import_utils.PACKAGE_DISTRIBUTION_MAPPING is quick
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
