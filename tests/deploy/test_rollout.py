@@ -294,6 +294,22 @@ def test_the_arm_goes_back_to_where_it_was(act: Path, trials: Trials) -> None:
     assert actions(trials.journal)[-1] == pytest.approx([0.5, -0.8, 1.0], abs=1e-6)
 
 
+def test_ctrl_c_stops_the_arm_on_its_way_back(act: Path, trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
+    send, sent = SimArm.send_action, itertools.count(1)
+
+    def interrupted(self: SimArm, action: dict[str, Any]) -> Any:
+        done = send(self, action)
+        if next(sent) == 30:
+            signal.raise_signal(signal.SIGINT)
+        return done
+
+    monkeypatch.setattr(SimArm, "send_action", interrupted)
+    with pytest.raises(Interrupted, match="1 trials are kept"):
+        trials.run(act, [Outcome.SUCCESS], steps=20, episodes=2, return_seconds=4.0)
+    assert len(actions(trials.journal)) == 30
+    assert journal_of(trials.journal)[-1] == "disconnect"
+
+
 def test_a_series_goes_on_where_it_was_left(act: Path, trials: Trials) -> None:
     """A discarded trial comes again, Ctrl-C keeps what has ended, and the next time the rest is run."""
     outcomes = [Outcome.SUCCESS, Outcome.DISCARD, Outcome.FAILURE, None]

@@ -28,16 +28,20 @@ from lerobot.rollout.inference.rtc import supports_rtc_inference
 from lerobot.rollout.robot_wrapper import ThreadSafeRobot
 from lerobot.rollout.strategies.base import BaseStrategy
 from lerobot.utils.feature_utils import build_dataset_frame, hw_to_dataset_features
+from lerobot.utils.robot_utils import precise_sleep
 
 from hlrp.camera_names import NAMED
 from hlrp.errors import UserError, WorkError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from threading import Event
 
     from hlrp.deploy.client import PolicyClient
     from hlrp.deploy.rollout.checks import RobotSide
     from hlrp.deploy.served import Served
+
+_BACK_HZ = 50
 
 
 @dataclass
@@ -148,10 +152,25 @@ class TrialStrategy(BaseStrategy):
         if ctx.policy.inference.failed:
             raise WorkError("the policy failed in real-time chunking; the reason is above")
 
-    def go_back(self, ctx: RolloutContext, seconds: float) -> None:
-        """Bring the robot to where it stood when it was connected, in a straight line of its joints."""
-        if seconds > 0 and ctx.hardware.initial_position:
-            self._return_to_initial_position(ctx.hardware, duration_s=seconds)
+    def go_back(self, ctx: RolloutContext, seconds: float, stopped: "Callable[[], bool]") -> None:
+        """Bring the robot to where it stood when it was connected, in a straight line of its joints.
+
+        Args:
+            ctx: The trial's.
+            seconds: Duration; 0: the robot stays.
+            stopped: Asked before each step; once it says yes, the robot stays where it is then. LeRobot's own way back
+                asks nobody.
+        """
+        robot, target = ctx.hardware.robot_wrapper, ctx.hardware.initial_position
+        if seconds <= 0 or not target:
+            return
+        start = {name: value for name, value in robot.get_observation().items() if name in target}
+        steps = max(1, round(seconds * _BACK_HZ))
+        for step in range(1, steps + 1):
+            if stopped():
+                return
+            robot.send_action({name: value + (target[name] - value) * step / steps for name, value in start.items()})
+            precise_sleep(1 / _BACK_HZ)
 
 
 class TrialConfig(RolloutConfig):

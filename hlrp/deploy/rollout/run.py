@@ -335,7 +335,7 @@ class _Session:
             return
         series.record(trial, outcome, self._robot.sent, seconds)
         log(outcome.value)
-        self._strategy.go_back(context, self._request.return_seconds)
+        self._strategy.go_back(context, self._request.return_seconds, lambda: self._stop.wished)
 
 
 def _poses(data: DatasetInfo) -> "np.ndarray[Any, np.dtype[np.float32]]":
