@@ -14,13 +14,18 @@ _QUEUE_POLICIES = {
 }
 
 
+def queue_is_known(policy: Any) -> bool:
+    """Whether `reads_next_observation` can tell anything of this policy."""
+    return getattr(policy, "name", None) in _QUEUE_POLICIES
+
+
 def reads_next_observation(policy: Any) -> bool:
     """Whether a LeRobot policy will use the observation that follows the action it just gave.
 
     It will not while actions are queued, except for the last observations of a policy with a history: its chunk is
     computed from that observation and those of the steps before. True where it cannot be known.
     """
-    if getattr(policy, "name", None) not in _QUEUE_POLICIES:
+    if not queue_is_known(policy):
         return True
     queues = getattr(policy, "_queues", {})
     actions = getattr(policy, "_action_queue", None)

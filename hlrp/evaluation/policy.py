@@ -28,6 +28,11 @@ class LoadedPolicy:
     postprocessor: Any
     warnings: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        from hlrp.evaluation.relative_actions import keep_references
+
+        self.warnings += keep_references(self.policy, self.preprocessor, self.postprocessor)
+
 
 def without_packages_unused_by(*policies: Path) -> None:
     """Have LeRobot, which is not imported yet, leave out what none of these policies uses: the process runs no others.

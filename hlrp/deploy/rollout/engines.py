@@ -32,6 +32,7 @@ from lerobot.utils.robot_utils import precise_sleep
 
 from hlrp.camera_names import NAMED
 from hlrp.errors import UserError, WorkError
+from hlrp.evaluation.frames import queue_is_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -259,7 +260,8 @@ def check_inference(driver: Driver, inference: Any) -> None:
     """Refuse a policy that cannot act the way that is asked for, before a robot is connected.
 
     Raises:
-        UserError: Real-time chunking of a policy, server or chunk that does not do it; relative actions without it.
+        UserError: Real-time chunking of a policy, server or chunk that does not do it; relative actions without it of a
+            policy of which it is not known when it predicts.
     """
     chunking = isinstance(inference, RTCInferenceConfig)
     if driver.served is None:
@@ -268,10 +270,12 @@ def check_inference(driver: Driver, inference: Any) -> None:
         return
     loaded, kind = driver.served.loaded, driver.metadata["policy"]
     if not chunking:
-        if any(isinstance(s, RelativeActionsProcessorStep) and s.enabled for s in loaded.preprocessor.steps):
+        # Of the others `hlrp.evaluation.relative_actions` keeps the state that a chunk is relative to.
+        relative = any(isinstance(s, RelativeActionsProcessorStep) and s.enabled for s in loaded.preprocessor.steps)
+        if relative and not queue_is_known(loaded.policy):
             raise UserError(
-                f"LeRobot's synchronous loop does not drive policies with relative actions: {driver.name} has them",
-                where="--inference.type=sync",
+                f"it cannot be known when policy {kind!r} predicts, and its actions are relative to the state then",
+                where=f"--inference.type=sync, {driver.name}",
                 fix="use --inference.type=rtc, or `hlrp serve` it and give the address in place of the run",
             )
         return
