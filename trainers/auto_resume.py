@@ -14,6 +14,7 @@ from hlrp.locks import FolderLock, is_unwritten
 from hlrp.ranks import Launch, is_first_process
 from hlrp.runs import RunDirectory
 from hlrp.runs.directory import CONFIG
+from hlrp.runs.listing import SET_ASIDE
 from trainers.base import RunResult
 from trainers.camera_names import with_camera_names
 from trainers.crew import Crew, placed
@@ -118,7 +119,7 @@ def set_aside(path: Path) -> None:
     if not is_first_process() or not path.is_dir() or is_unwritten(path):
         return
     with FolderLock(path) as lock:
-        numbered = (path.with_name(f"{path.name}.no-checkpoint-{number}") for number in itertools.count(1))
+        numbered = (path.with_name(f"{path.name}{SET_ASIDE}{number}") for number in itertools.count(1))
         aside = next(place for place in numbered if not place.exists())
         aside.mkdir()
         for item in path.iterdir():

@@ -3,17 +3,16 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from hlrp.config.loading import load_values
 from hlrp.errors import UserError, suggest
 from hlrp.evaluation.plan import read_json
-from hlrp.evaluation.request import RESULTS
 from hlrp.evaluation.statistics import MeanInterval, mean_interval
 from hlrp.files import json_text
 from hlrp.runs import RunDirectory
 from hlrp.runs.directory import CONFIG
+from hlrp.runs.results import made_while_training
 
 SHOWN = ("success", "eval_success", "val_loss", "eval_loss", "loss")
 """What is compared where nothing else is asked for; `success` is that of `hlrp eval`."""
@@ -103,13 +102,16 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _scores(run: RunDirectory) -> dict[str, float]:
     """The last value of everything that a run's rows hold, and the success of its newest evaluation."""
     found = {name: value for row in run.metrics() for name, value in row.items()}
-    found |= {"success": rate} if (rate := _success(run.path)) is not None else {}
+    found |= {"success": rate} if (rate := _success(run)) is not None else {}
     numbers = {n: float(v) for n, v in found.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
-def _success(run: Path) -> float | None:
-    results = sorted(run.glob(f"eval/*/{RESULTS}"), key=lambda path: path.stat().st_mtime)
+def _success(run: RunDirectory) -> float | None:
+    """Of the newest `hlrp eval`."""
+    results = [
+        path for path in run.evaluations() if path.parent.parent.name == "eval" and not made_while_training(path)
+    ]
     overall = read_json(results[-1]).get("overall") if results else None
     rate = overall.get("success_rate") if isinstance(overall, dict) else None
     return float(rate) if isinstance(rate, int | float) else None

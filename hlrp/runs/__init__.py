@@ -12,7 +12,8 @@ if TYPE_CHECKING:
         resolve_pretrained,
         safetensors_problem,
     )
-    from hlrp.runs.directory import RunDirectory, claim_folder, claim_run_path, list_runs, new_run_path
+    from hlrp.runs.directory import RunDirectory, claim_folder, claim_run_path, new_run_path
+    from hlrp.runs.listing import list_runs
     from hlrp.runs.manifest import DatasetRecord, ResumeRecord, RunManifest
 
 __all__ = [
@@ -42,7 +43,8 @@ __getattr__ = lazy_names(
             "resolve_pretrained",
             "safetensors_problem",
         ],
-        "directory": ["RunDirectory", "claim_folder", "claim_run_path", "list_runs", "new_run_path"],
+        "directory": ["RunDirectory", "claim_folder", "claim_run_path", "new_run_path"],
+        "listing": ["list_runs"],
         "manifest": ["DatasetRecord", "ResumeRecord", "RunManifest"],
     },
 )

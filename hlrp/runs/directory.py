@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ from hlrp.files import json_text, write_json, write_text
 from hlrp.locks import FolderLock, LockedError, is_unwritten
 from hlrp.runs.checkpoints import Checkpoint, list_checkpoints
 from hlrp.runs.manifest import MANIFEST, SCHEMA_VERSION, RunManifest
+from hlrp.runs.results import oldest_first
 from hlrp.slurm import own_job
 
 CONFIG = "config.yaml"
@@ -228,6 +229,8 @@ class RunDirectory:
             UserError: The folder is missing or its `run.json` is missing or unreadable.
         """
         if not path.is_dir():
+            from hlrp.runs.listing import list_runs  # which imports this module
+
             known = [str(r.path) for r in list_runs(Path("outputs"))][-3:]
             raise UserError(
                 "there is no such run folder",
@@ -282,13 +285,12 @@ class RunDirectory:
         return next((c for c in reversed(self.checkpoints()) if c.complete), None)
 
     def evaluations(self) -> list[Path]:
-        """The `results.json` of every evaluation and series of trials in the run, by the time in their names."""
-        found = (p for kind in ("eval", "rollout") for p in self.path.glob(f"{kind}/*/results.json"))
-        return sorted(found, key=lambda path: (path.parent.name, path))
+        """The `results.json` of every evaluation and series of trials in the run, see `oldest_first`."""
+        return oldest_first(p for kind in ("eval", "rollout") for p in self.path.glob(f"{kind}/*/results.json"))
 
     def diagnoses(self) -> list[Path]:
-        """The `diagnosis.json` of every diagnosis in the run, by the time in their names."""
-        return sorted(self.path.glob("eval/*/diagnosis.json"))
+        """The `diagnosis.json` of every diagnosis in the run, see `oldest_first`."""
+        return oldest_first(self.path.glob("eval/*/diagnosis.json"))
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Rows of `metrics.jsonl`; lines that are none are left out."""
@@ -331,20 +333,3 @@ class RunDirectory:
             return []
         numbers = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
         return [f"{METRICS}: {len(broken)} damaged lines are dropped (lines {numbers})"]
-
-
-def list_runs(root: Path, on_problem: Callable[[UserError], None] | None = None) -> list[RunDirectory]:
-    """Every run below ``root``, oldest first; what cannot be read is left out.
-
-    Args:
-        root: Folder to search.
-        on_problem: Told of every manifest that cannot be read, or is not one.
-    """
-    runs = []
-    for manifest in root.rglob(MANIFEST) if root.is_dir() else ():
-        try:
-            runs.append(RunDirectory.open(manifest.parent))
-        except UserError as problem:
-            if on_problem is not None:
-                on_problem(problem)
-    return sorted(runs, key=lambda r: r.manifest.started)

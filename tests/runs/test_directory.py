@@ -1,6 +1,7 @@
 """Run folders that were made twice, damaged by hand, or lie in odd places."""
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -166,3 +167,21 @@ def test_the_newest_checkpoints_link_is_replaced_in_one_step_and_a_copied_folder
     replace_link(last, "000040")
     assert last.readlink() == Path("000040")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "last.copied"]
+
+
+def test_the_newest_evaluation_is_the_one_that_was_made_last(tmp_path: Path) -> None:
+    """Whatever the folders are called; what a training made on its way comes before all that somebody asked for."""
+    run = RunDirectory.create(tmp_path / "run", config_yaml="", trainer="lightning")
+    made = {
+        "eval/step_000200": "2026-03-01T00:00:00+00:00",
+        "eval/demo": "2026-01-01T12:00:00+01:00",
+        "eval/2026-02-01_00-00-00": "2026-02-01T00:00:00+00:00",
+        "rollout/a": "2026-01-01T11:30:00+00:00",
+        "eval/torn": None,
+    }
+    for name, created in made.items():
+        (run.path / name).mkdir(parents=True)
+        (run.path / name / "results.json").write_text("{" if created is None else json.dumps({"created": created}))
+    os.utime(run.path / "eval/torn/results.json", (0, 0))
+    order = [str(path.parent.relative_to(run.path)) for path in run.evaluations()]
+    assert order == ["eval/step_000200", "eval/torn", "eval/demo", "rollout/a", "eval/2026-02-01_00-00-00"]

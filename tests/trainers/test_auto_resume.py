@@ -11,7 +11,7 @@ from make_dataset import make_dataset
 from hlrp.config import LeRobotRun, load_config, to_yaml
 from hlrp.errors import UserError
 from hlrp.locks import FolderLock
-from hlrp.runs import RunDirectory
+from hlrp.runs import RunDirectory, list_runs
 from trainers.auto_resume import find_start, set_aside
 from trainers.run_data import with_absolute_paths
 
@@ -99,3 +99,6 @@ def test_what_died_before_its_first_checkpoint_is_moved_away_whole(root: Path, t
     _begun(_run(root, folder))
     set_aside(folder)
     assert (tmp_path / "run.no-checkpoint-2" / "log.txt").read_text() == "it begins\n"
+    # It is no run beside the one that was begun anew, as another seed would be.
+    _begun(_run(root, folder))
+    assert [run.path for run in list_runs(tmp_path)] == [folder]
