@@ -273,7 +273,7 @@ def _evaluations(folder: Path, run: RunDirectory) -> Iterator[dict[str, Any]]:
     for path in sorted(run.path.glob("eval/*/results.json")):
         try:
             found = json.loads(path.read_text(encoding="utf8"))
-            if found["policy"]["weights_sha256"] != weights:
+            if found["policy"]["weights_sha256"] != weights or "export" in found["policy"]:
                 continue
             for task, summary in found["tasks"].items():
                 low, high = summary["success_interval"]

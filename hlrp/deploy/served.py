@@ -19,10 +19,10 @@ from hlrp.evaluation.plan import dataset_roots, find_run
 from hlrp.evaluation.policy import (
     LoadedPolicy,
     effective_rename_map,
+    identity_of,
     load_policy,
     policy_config,
     saved_device,
-    weights_sha256,
 )
 from hlrp.runs import RunDirectory, checkpoint_step, resolve_pretrained
 from hlrp.runtime.manifest import Manifest
@@ -105,8 +105,10 @@ def load_served(
     said = _metadata(config, reader, numbers, resizes=resizes)
     said["prompt"] = "unused" if not language else "needed" if task is None else "optional"
     said["task"] = task if language else None
-    origin = origin_said(pretrained, run, data) if manifest is None else (manifest.fps, manifest.source)
-    said["fps"], said["run"] = origin
+    if manifest is None:
+        said["fps"], said["run"] = origin_said(pretrained, run, data)
+    else:
+        said["fps"], said["run"] = manifest.fps, {**manifest.source, "export": manifest.variant}
     return Served(loaded, reader, said, data)
 
 
@@ -161,7 +163,7 @@ def origin_said(
     recorded = run.manifest.dataset if run else None
     source = {
         "step": checkpoint_step(pretrained.parent),
-        "weights_sha256": weights_sha256(pretrained),
+        **identity_of(pretrained),
         "dataset_fingerprint": recorded.fingerprint if recorded else None,
     }
     return (recorded.fps if recorded else None) or (data.fps if data else None), source

@@ -163,12 +163,17 @@ def saved_device(pretrained: Path) -> str | None:
     return json.loads((pretrained / "config.json").read_text(encoding="utf8")).get("device")
 
 
-def weights_sha256(pretrained: Path) -> str | None:
-    """SHA-256 of a checkpoint's weights, or of its adapter's, of an export those it was made from; None: unknown."""
+def identity_of(pretrained: Path) -> dict[str, str | None]:
+    """What tells a policy from others.
+
+    Returns:
+        `weights_sha256`, of a checkpoint's weights, or of its adapter's, of an export those it was made from; None:
+        unknown. And `export`, of an export: what it was made into.
+    """
     if (exported := Manifest.find(pretrained)) is not None:
-        return exported.source.get("weights_sha256")
+        return {"weights_sha256": exported.source.get("weights_sha256"), "export": exported.variant}
     weights = next((p for n in ("model", "adapter_model") if (p := pretrained / f"{n}.safetensors").is_file()), None)
-    return None if weights is None else sha256_of(weights)
+    return {"weights_sha256": None if weights is None else sha256_of(weights)}
 
 
 def policy_config(pretrained: Path, device: str) -> Any:

@@ -158,7 +158,7 @@ def _load(
         close_envs([e for _, e in environments])
     loaded = policies.load_policy(config, env_cfg, rename, bool(rename))
     result.warnings += loaded.warnings
-    result.provenance["policy"] |= {"weights_sha256": policies.weights_sha256(plan.pretrained)}
+    result.provenance["policy"] |= policies.identity_of(plan.pretrained)
     return loaded
 
 

@@ -114,6 +114,11 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def variant(self) -> str:
+        """What was made of the checkpoint, as `onnx` or `onnx, int8`: it does not act to the bit as that does."""
+        return self.format if self.quantize is None else f"{self.format}, {self.quantize}"
+
     def to_json(self) -> dict[str, Any]:
         """What is written to the file."""
         return {"kind": KIND, "schema_version": SCHEMA_VERSION, **asdict(self)}

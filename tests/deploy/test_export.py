@@ -200,6 +200,7 @@ def test_an_export_is_served_as_a_checkpoint_is(exports: Exports) -> None:
     assert served.metadata["policy"] == name and served.metadata["prompt"] == "needed"
     weights = load_served(exports.checkpoint(name), device="cpu").metadata["run"]["weights_sha256"]
     assert served.metadata["run"]["weights_sha256"] == weights
+    assert served.metadata["run"]["export"] == "onnx"
     with running(served) as server, OpenpiClient(server.address) as client:
         actions = acted(client, [o | {"prompt": TASKS[0]} for o in shown])
         with pytest.raises(

@@ -235,7 +235,11 @@ def test_an_export_acts_on_the_arm_by_its_only_instruction(latent: Path, trials:
     result = trials.run(folder, [Outcome.SUCCESS], steps=12, episodes=1)
     chunk = np.array([[0.5, -0.8, 1.0]], np.float32) @ weights(3, 30)
     assert np.allclose(actions(trials.journal)[:10], chunk.reshape(10, 3), atol=1e-5)
-    assert result.episodes[0].task == "press" and result.provenance["policy"]["weights_sha256"]
+    policy = result.provenance["policy"]
+    assert result.episodes[0].task == "press" and policy["weights_sha256"] and policy["export"] == "onnx"
+    # Its weights are those of the checkpoint, which does not act as it does to the bit.
+    with pytest.raises(UserError, match=r"of another series .*export: 'onnx' there, None here"):
+        trials.run(latent, [], episodes=1, task="press")
     other = small_export(latent, trials.journal.parent / "other", tasks=["press", "pull"])
     with pytest.raises(UserError, match="the policy reads an instruction, and there are 2: 'press', 'pull'"):
         trials.run(other, [], episodes=1, output=trials.journal.parent / "second")

@@ -219,11 +219,12 @@ def _front(card: str) -> dict[str, Any]:
 def test_the_card_says_what_the_run_was(made: Made) -> None:
     weights = sha256_of(made.folders["act"] / "model.safetensors")
     summary = {"successes": 3, "episodes": 4, "success_rate": 0.75, "success_interval": [0.3, 0.95]}
-    for name, sha256 in (("mine", weights), ("of other weights", "0" * 64)):
+    own, foreign, exported = {"weights_sha256": weights}, {"weights_sha256": "0" * 64}, {"export": "onnx, int8"}
+    for name, policy in (("mine", own), ("of other weights", foreign), ("of an export", own | exported)):
         folder = made.sources["act"] / "eval" / name
         folder.mkdir(parents=True)
         result = {
-            "policy": {"weights_sha256": sha256},
+            "policy": policy,
             "env": {"type": "pusht"},
             "seed": 1000,
             "tasks": {name: summary},
@@ -257,7 +258,7 @@ def test_the_card_says_what_the_run_was(made: Made) -> None:
         "Licence: apache-2.0.",
     ):
         assert line in card, (line, card)
-    assert "of other weights" not in card
+    assert "of other weights" not in card and "of an export" not in card
     assert "me/shown" in other.json()["card"] and "me/shown" not in made.hub.repositories
     assert private.code == 0 and made.hub.repositories["me/hidden"].private
     front = _front(_files(made, "latent")["README.md"].decode())

@@ -184,7 +184,8 @@ def _terms(request: RolloutRequest, drivers: list[Driver], sources: list[Source]
         path = str(resolve_pretrained(source.path.absolute())) if source.path else driver.name
         run = said.get("run") or {}
         told = {"step": run.get("step"), "type": said.get("policy"), "device": said.get("device")}
-        policies.append({"path": path, **told, "weights_sha256": run.get("weights_sha256")})
+        exported = {"export": run["export"]} if run.get("export") else {}
+        policies.append({"path": path, **told, "weights_sha256": run.get("weights_sha256"), **exported})
     return Terms(
         robot=request.robot.type,
         robot_id=request.robot.id,

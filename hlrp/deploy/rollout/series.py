@@ -63,10 +63,12 @@ class Terms:
         # A path may be written in several ways, and a checkpoint may have been moved; its weights are what it is.
         name = "weights_sha256" if self.policies[side].get("weights_sha256") else "path"
         env = provenance.get("env") or {}
+        policy = provenance.get("policy") or {}
         mine = {**self.environment(), "policy": self.policies[side].get(name), "inference": self.inference}
-        theirs = {**env, "policy": (provenance.get("policy") or {}).get(name)}
+        mine["export"] = self.policies[side].get("export")
+        theirs = {**env, "policy": policy.get(name), "export": policy.get("export")}
         theirs["inference"] = provenance.get("inference")
-        names = ("policy", "type", "tasks", "config", "inference")
+        names = ("policy", "export", "type", "tasks", "config", "inference")
         return [f"{n}: {theirs.get(n)!r} there, {mine[n]!r} here" for n in names if theirs.get(n) != mine[n]]
 
 
