@@ -93,6 +93,8 @@ def _look(run: LeRobotRun | LightningRun, path: Path, *, fetch: bool) -> Start:
         return Start(path, run)
     steps = _length(asked)
     done = latest.step >= (steps or manifest.steps or latest.step + 1)
+    # A callback or a limit of time may have ended it before its last step; more steps than it asked for are a new wish.
+    done |= manifest.status == "finished" and asked.trainer.steps == saved.trainer.steps
     left = RunResult(directory.path, latest.path, manifest.final_metrics or {}, manifest.warnings) if done else None
     return Start(path, asked, directory, steps, left)
 

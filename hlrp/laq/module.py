@@ -26,6 +26,7 @@ from hlrp.sharded import whole_weights
 _LOG = logging.getLogger("hlrp.train")
 _BETAS = (0.9, 0.99)
 _FLOW_RAMP = 0.25  # share of the run over which the flow loss reaches its weight
+_COUNTS = ("uses", "window")  # buffers: uses of each code since the last replacement, and since the last report
 _JUDGED_FROM = 200  # steps: before them the replacement of unused codes is still at work
 
 Batch = Mapping[str, Tensor]
@@ -73,6 +74,8 @@ class LAQModule(LightningModule):
         self.register_buffer("initialised", torch.tensor(False))
         self.register_buffer("uses", torch.zeros(positions, size, dtype=torch.int64))
         self.register_buffer("window", torch.zeros(positions, size, dtype=torch.int64))
+        # Each process counts its own: before every step DDP would overwrite the others' counts by the first one's.
+        self._ddp_params_and_buffers_to_ignore = set(_COUNTS)
         self._teachers: dict[str, nn.Module] = {}
         self.heads = self._make_heads(config, datamodule)
         if run.model.init_from is not None:
@@ -105,14 +108,21 @@ class LAQModule(LightningModule):
     # ---- training
 
     def on_fit_start(self) -> None:
-        """Bring the teachers to the device, and start counting steps where a resumed run left off."""
+        """Bring the teachers to the device."""
         for teacher in self._teachers.values():
             teacher.to(self.device)
-        self._seen_step = self.global_step
         self._is_placed = None
         if "action" in self.heads:
             windows = self.trainer.datamodule.train_windows  # type: ignore[attr-defined]
             self._action_head().standardise_by(torch.from_numpy(windows.action_sums()))
+
+    def on_train_start(self) -> None:
+        """Count where a resumed run left off: its state is loaded by now, and in `on_fit_start` it is not."""
+        self._seen_step = self.global_step
+        if self.global_rank > 0:
+            # What all processes had counted was saved together, and is the first one's.
+            for name in _COUNTS:
+                getattr(self, name).zero_()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Place the codebook among the first batch's own differences, once."""
@@ -288,6 +298,11 @@ class LAQModule(LightningModule):
         rate = self.run.trainer.learning_rate or LEARNING_RATES[self.settings.preset]
         codebook = set(self.laq.quantizer.parameters())
         return adamw_with_cosine(self, codebook, lr=rate, betas=_BETAS, total=self._total_steps())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what all processes have counted together."""
+        if is_distributed():
+            checkpoint["state_dict"] |= {name: summed(getattr(self, name)) for name in _COUNTS}
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the quantizer alone, as `LAQ.from_checkpoint` reads it."""

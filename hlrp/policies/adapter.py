@@ -1,6 +1,7 @@
 """Any policy that LeRobot has registered, plugins included, as a Lightning module with LeRobot's own numbers."""
 
 import inspect
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
+from hlrp.compat import complete_weights
 from hlrp.devices import LOOKED_UP, fuse
 from hlrp.errors import UserError
 from hlrp.policies.build import Built, build_policy, optimizer_config, policy_config, scheduler_config
@@ -72,8 +74,7 @@ class LeRobotPolicyAdapter(Policy):
         self.average: Any = None
         self._built: Built | None = None
         self._camera_keys: list[str] = []
-        self._only_acts, self._updates = False, False
-        self._clip_norm = 0.0
+        self._only_acts, self._updates, self._clip_norm = False, False, 0.0
         self._seen_step = self._batches = 0
         self._sums: dict[str, Any] = {}
         self._meter = CodeEffectMeter()
@@ -90,8 +91,6 @@ class LeRobotPolicyAdapter(Policy):
         Raises:
             UserError: The folder holds no policy of this kind, or its weights do not fit.
         """
-        import json
-
         from hlrp.runs import resolve_pretrained
 
         saved = resolve_pretrained(Path(folder))
@@ -143,13 +142,11 @@ class LeRobotPolicyAdapter(Policy):
         """
         from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
-        from hlrp import compat
-
         if self.init_from is None:
             raise UserError("there are no weights to load", where="init_from", fix="give a run or a checkpoint")
         config = self.make_config(device)
         folder = config.pretrained_path
-        with compat.complete_weights(folder):
+        with complete_weights(folder):
             policy = get_policy_class(config.type).from_pretrained(folder, config=config)
         overrides = {"device_processor": {"device": device}}
         processors = make_pre_post_processors(config, str(folder), preprocessor_overrides=overrides)
@@ -218,9 +215,12 @@ class LeRobotPolicyAdapter(Policy):
     def on_fit_start(self) -> None:
         """Set the modes of LeRobot's training: a loaded policy comes in that of inference."""
         self.policy.train()
-        self._seen_step = self.global_step
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
+
+    def on_train_start(self) -> None:
+        """Count steps from where a resumed run left off: its state is loaded by now."""
+        self._seen_step = self.global_step
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Any:
         """All but the frames' numbers: labels are looked up by them on the host, and the preprocessor moves them."""
@@ -251,20 +251,19 @@ class LeRobotPolicyAdapter(Policy):
         return loss, {**(unread(outputs) or {}), **{f"sample_weight_{k}": v for k, v in statistics.items()}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch; the policy's own figures are kept until a row is due."""
         loss, outputs = self(batch)
-        self._collect(outputs)
-        return loss
-
-    def _collect(self, outputs: Mapping[str, Any] | None) -> None:
-        """Keep the policy's own figures; they are logged as means when a row is due, which costs nothing in between."""
         self._batches += 1
         for key, value in (outputs or {}).items():
             number = value.detach() if isinstance(value, Tensor) and value.numel() == 1 else value
             if key != "loss" and (isinstance(value, int | float) or number is not value):
                 self._sums[key] = self._sums.get(key, 0.0) + number
+        return loss
+
+    def _log_figures(self) -> None:
+        """Log means of the figures of all batches since the last row, when one is due: in between it costs nothing."""
         interval: int = getattr(self.trainer, "log_every_n_steps")  # noqa: B009 - set by one of the trainer's parts
-        if (self.global_step + 1) % max(1, interval) == 0:
+        if self.global_step % max(1, interval) == 0 and self._batches:
             means = {key: total / self._batches for key, total in self._sums.items()}
             single = {k: v.float() if isinstance(v, Tensor) else v for k, v in means.items()}
             self.log_dict(single, batch_size=1, sync_dist=True)
@@ -287,6 +286,7 @@ class LeRobotPolicyAdapter(Policy):
         if self.global_step == self._seen_step:
             return  # gradients are still being accumulated
         self._seen_step = self.global_step
+        self._log_figures()
         if self._updates:
             self.policy.update()
         if self.average is not None:

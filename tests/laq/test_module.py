@@ -1,6 +1,7 @@
 """Training: what Lightning calls, the codebook's upkeep, warnings, optional targets, exact state."""
 
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from laq_toys import moving_square
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
-from two_processes import averaged, first_of_two
+from two_processes import averaged, first_of_two, in_processes
 
 from hlrp.config import LightningRun
 from hlrp.errors import UserError
@@ -46,7 +47,12 @@ def make_batches(count: int, frames: int = 2, sources: int = 1) -> DataLoader[An
 
 
 def fit(
-    module: LAQModule, steps: int, train: DataLoader[Any], val: DataLoader[Any] | None = None, **options: Any
+    module: LAQModule,
+    steps: int,
+    train: DataLoader[Any],
+    val: DataLoader[Any] | None = None,
+    ckpt_path: Path | None = None,
+    **options: Any,
 ) -> Trainer:
     trainer = Trainer(
         max_steps=steps,
@@ -58,7 +64,7 @@ def fit(
         num_sanity_val_steps=0,
         **options,
     )
-    trainer.fit(module, train, val)
+    trainer.fit(module, train, val, ckpt_path=ckpt_path, weights_only=False)
     return trainer
 
 
@@ -103,6 +109,44 @@ def test_unused_codes_are_replaced_after_the_step_and_once_per_step() -> None:
     fit(module, 10, make_batches(20), accumulate_grad_batches=2)
     assert float(module.laq.quantizer.codes[:, 4:].detach().max()) < 900
     assert int(module.uses.sum()) == 0
+
+
+def test_a_resumed_run_with_accumulation_replaces_nothing_before_its_next_step(tmp_path: Path) -> None:
+    replaced: list[int] = []
+
+    class Watched(LAQModule):
+        def _replace(self, threshold: float) -> None:
+            replaced.append(self.global_step)
+            super()._replace(threshold)
+
+    fit(Watched(make_run(40)), 10, make_batches(20), accumulate_grad_batches=2).save_checkpoint(tmp_path / "ten")
+    assert replaced == [10]
+    fit(Watched(make_run(40)), 20, make_batches(20), accumulate_grad_batches=2, ckpt_path=tmp_path / "ten")
+    assert replaced == [10, 20]
+
+
+def test_codes_are_counted_in_all_processes(tmp_path: Path) -> None:
+    """DDP gives all of them the first one's buffers before every step; then the second's counts would be lost."""
+    checkpoint = tmp_path / "checkpoint"
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        rank = int(os.environ["LOCAL_RANK"])
+        valid = torch.zeros(16, 1, dtype=torch.bool)
+        valid[: (4, 16)[rank]] = True
+        frames = next(iter(make_batches(1)))["frames"]
+        batches = [{"frames": frames, "valid": valid, "source": torch.zeros(16, dtype=torch.int64)}] * 8
+        loader = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        two = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": False}
+        module = LAQModule(make_run())
+        fit(module, 5, loader, **two).save_checkpoint(checkpoint)
+        assert int(module.uses.sum()) == 4 * 5 * (4, 16)[rank]
+        fit(module := LAQModule(make_run()), 6, loader, ckpt_path=checkpoint, **two)
+        assert int(module.uses.sum()) == 4 * (5 * (4 + 16) + 4 if rank == 0 else 16)
+
+    in_processes(2, work)
+    saved = torch.load(checkpoint, weights_only=False)["state_dict"]
+    assert int(saved["uses"].sum()) == int(saved["window"].sum()) == 4 * 5 * (4 + 16)
 
 
 def test_the_losses_of_two_processes_are_those_of_one(tmp_path: Path) -> None:

@@ -189,17 +189,35 @@ def test_optimizer_schedule_and_clipping_can_be_replaced(square_root: Path, tmp_
 
 def test_accumulated_batches_step_once(square_root: Path, tmp_path: Path) -> None:
     counted: list[int] = []
-    settings = {**SETTINGS, "steps": 3, "accumulate_grad_batches": 2}
+    settings = {"steps": 3, "log_freq": 1, "device": "cpu", "accumulate_grad_batches": 2}
 
     class Counting(LeRobotPolicyAdapter):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             counted.append(batch_idx)
             return super().training_step(batch, batch_idx)
 
-    adapter = Counting("act", **TINY["act"], ema_decay=0.9)
-    LightningTrainer(**settings).fit(adapter, _data(square_root), output_dir=tmp_path / "run")
+        def forward(self, batch: Any) -> Any:
+            loss, outputs = super().forward(batch)
+            losses.append((float(loss), outputs["l1_loss"]))
+            return loss, outputs
+
+    losses: list[tuple[float, float]] = []
+    adapter, run = Counting("act", **TINY["act"], ema_decay=0.9), tmp_path / "run"
+    LightningTrainer(**settings, save_freq=1).fit(adapter, _data(square_root), output_dir=run)
     assert len(counted) == 6
     assert int(adapter.average.n_averaged) == 3
+    # A row tells of all batches of its step: not a half of their loss, and not the last one's figures.
+    means = [[(losses[i][k] + losses[i + 1][k]) / 2 for i in (0, 2, 4)] for k in (0, 1)]
+    assert [row["loss"] for row in _rows(run)] == pytest.approx(means[0], rel=1e-5)
+    assert [row["l1_loss"] for row in _rows(run)] == pytest.approx(means[1], rel=1e-5)
+    resumed = tmp_path / "resumed"
+    shutil.copytree(run, resumed, symlinks=True)
+    shutil.rmtree(resumed / "checkpoints" / "000003")
+    config: Any = load_config(resumed / "config.yaml").config
+    LightningTrainer().resume(RunDirectory.open(resumed), config)
+    assert _rows(resumed) == _rows(run)
+    weights = [(_saved(folder, 3) / "model.safetensors").read_bytes() for folder in (run, resumed)]
+    assert weights[0] == weights[1], "the average is of three steps, not of a batch more"
 
 
 def test_samples_are_weighted_where_the_policy_can(square_root: Path, tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from make_dataset import make_dataset
+from safetensors.numpy import save_file
 
 from hlrp.config import LeRobotRun, load_config, to_yaml
 from hlrp.errors import UserError
@@ -102,3 +104,24 @@ def test_what_died_before_its_first_checkpoint_is_moved_away_whole(root: Path, t
     # It is no run beside the one that was begun anew, as another seed would be.
     _begun(_run(root, folder))
     assert [run.path for run in list_runs(tmp_path)] == [folder]
+
+
+def test_a_run_that_ended_before_its_last_step_is_done(root: Path, tmp_path: Path) -> None:
+    """As an early stop or a limit of time ends it; of more steps than it was asked for it is not."""
+    folder = _begun(_run(root, tmp_path / "run", "trainer.steps=20"))
+    pretrained, state = (folder / "checkpoints" / "000012" / name for name in ("pretrained_model", "training_state"))
+    for place, names in (
+        (pretrained, ["config.json", "policy_preprocessor.json", "policy_postprocessor.json", "train_config.json"]),
+        (state, ["training_step.json", "optimizer_param_groups.json"]),
+    ):
+        place.mkdir(parents=True)
+        for name in names:
+            (place / name).write_text("{}")
+    for path in (pretrained / "model", state / "rng_state", state / "optimizer_state"):
+        save_file({"x": np.zeros(4, np.float32)}, path.with_suffix(".safetensors"))
+    same, longer = (_run(root, folder, f"trainer.steps={steps}") for steps in (20, 30))
+    for status, done in (("interrupted", False), ("finished", True)):
+        RunDirectory.open(folder).update(status=status)
+        start = find_start(same)
+        assert start.directory is not None and (start.done is not None) == done
+    assert find_start(longer).done is None

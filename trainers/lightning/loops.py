@@ -7,6 +7,7 @@ state, and starts a shuffled loader anew. All use of Lightning's private loops i
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -246,3 +247,25 @@ class ExactFitLoop(_FitLoop):
 def make_exact(trainer: Trainer, after_step: Callable[[StepTimes], None]) -> None:
     """Give ``trainer`` loops that resume exactly and report every completed step."""
     trainer.fit_loop = ExactFitLoop(trainer, after_step)
+
+
+@contextmanager
+def before_epoch_end(trainer: Trainer) -> Iterator[None]:
+    """The loops as they stood when the last step was complete, after training has ended.
+
+    From a checkpoint of an epoch that has ended Lightning goes on with an empty epoch.
+    """
+    progress: Any = trainer.fit_loop.epoch_progress
+    counts = (progress.current, progress.total) if progress.current.processed == progress.current.ready else ()
+    for count in counts:
+        count.processed, count.completed = count.processed - 1, count.completed - 1
+    try:
+        yield
+    finally:
+        for count in counts:
+            count.processed, count.completed = count.processed + 1, count.completed + 1
+
+
+def ends_early(trainer: Trainer) -> bool:
+    """Whether training ends with this step though it is not the last one that was asked for."""
+    return trainer.should_stop and trainer.fit_loop._can_stop_early

@@ -59,7 +59,8 @@ class Recorder:
         self.grad_norm: torch.Tensor | None = None
         self._progress: TrainingProgress | None = None
         self._trainer: Trainer | None = None
-        self._last_step = 0
+        self.last_step = 0
+        """Of the newest row."""
         self._logged: dict[str, float] = {}
         self._losses: list[torch.Tensor] = []
         self._samples = 0
@@ -67,7 +68,7 @@ class Recorder:
 
     def begin(self, trainer: Trainer, total: int) -> None:
         """Show the progress; the first step is next."""
-        self._trainer, self._last_step = trainer, trainer.global_step
+        self._trainer, self.last_step = trainer, trainer.global_step
         if self._lifecycle.directory is not None:
             self._progress = TrainingProgress(self._lifecycle.console, total, trainer.global_step)
             self._progress.__enter__()
@@ -78,11 +79,17 @@ class Recorder:
             self._progress.__exit__(None, None, None)
         self._progress = None
 
-    def batch(self, outputs: Any, batch: Any) -> None:
-        """Count one batch; the loss stays on its device, where reading it would stop the pipeline."""
+    def batch(self, outputs: Any, batch: Any, parts: int) -> None:
+        """Count one batch; the loss stays on its device, where reading it would stop the pipeline.
+
+        Args:
+            outputs: What Lightning kept of the step.
+            batch: The batch.
+            parts: Of how many batches gradients are accumulated: by that Lightning has divided the loss.
+        """
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, torch.Tensor):
-            self._losses.append(loss.detach().float().mean())
+            self._losses.append(loss.detach().float().mean() * parts)
         self._samples += batch_length(batch)
 
     def times(self, times: StepTimes) -> None:
@@ -116,7 +123,7 @@ class Recorder:
         """
         began = time.perf_counter()
         step, losses = trainer.global_step, self._losses
-        steps, batches = max(1, step - self._last_step), max(1, len(losses))
+        steps, batches = max(1, step - self.last_step), max(1, len(losses))
         loss = float(trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean")) if losses else None
         if self._lifecycle.directory is not None:
             row: dict[str, Any] = {"step": step} if loss is None else {"step": step, "loss": loss}
@@ -138,7 +145,7 @@ class Recorder:
                 "rss_mb": psutil.Process().memory_info().rss / 2**20,
             }
             self._show({**row, **self._logged}, batches)
-        self._last_step = step
+        self.last_step = step
         self._losses = []
         self._samples = 0
         self._logged = {}

@@ -20,7 +20,7 @@ from trainers.lifecycle import STEPS_BETWEEN_QUESTIONS, RunLifecycle, default_sa
 from trainers.lightning.checkpoints import save_checkpoint
 from trainers.lightning.layers import check_layers, recompute_layers
 from trainers.lightning.log import RunLog
-from trainers.lightning.loops import StepTimes, make_exact
+from trainers.lightning.loops import StepTimes, before_epoch_end, ends_early, make_exact
 from trainers.lightning.options import log_freq_of
 from trainers.lightning.recording import Recorder, RunLogger
 
@@ -46,7 +46,12 @@ class _Watch(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._session.recorder.batch(outputs, batch)
+        # Where a module steps its optimizers itself, Lightning leaves its loss as it is.
+        parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+        self._session.recorder.batch(outputs, batch, parts)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._session.end()
 
 
 class LightningSession:
@@ -159,17 +164,26 @@ class LightningSession:
             return  # gradients are still being accumulated
         self._seen = step
         recorder.step(step)
-        if self._is_due(step, self._log_freq):
+        # A callback or a limit of time may end the training here.
+        last = ends_early(trainer)
+        if self._is_due(step, self._log_freq) or last:
             recorder.write_row(trainer)
         stop = self._told_to_stop(step)
         rollouts = self._rollouts
         roll_out = rollouts is not None and not stop and self._is_due(step, self._section.eval_freq)
-        if self._is_due(step, self._save_freq) or stop or roll_out:
+        if self._is_due(step, self._save_freq) or stop or roll_out or last:
             self.save()
         if stop:
             raise StoppedBySignal
         if rollouts is not None and roll_out:
             self._roll_out(rollouts)
+
+    def end(self) -> None:
+        """Training has ended by itself; at the end of an epoch a callback may have said so only after the last step."""
+        with before_epoch_end(self._trainer):
+            if self._seen > self.recorder.last_step:
+                self.recorder.write_row(self._trainer)
+            self.save()
 
     def _roll_out(self, rollouts: "Rollouts") -> None:
         """Look at the checkpoint that was just saved; the other processes wait."""
