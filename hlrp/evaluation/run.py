@@ -18,6 +18,9 @@ from hlrp.sim.catalog import envs_catalog
 
 __all__ = ["Episode", "EvalPlan", "EvalRequest", "EvalResult", "Listener", "TaskResult", "evaluate", "make_plan"]
 
+UNFINISHED = "results.unfinished.json"
+"""What `results.json` will hold of the tasks that are through: all that is left where a later one breaks off."""
+
 _LARGEST_BATCH = 8
 
 
@@ -46,7 +49,13 @@ def _evaluate(request: EvalRequest, plan: EvalPlan, listener: Listener) -> EvalR
     with warnings.catch_warnings():
         # Said once per rollout by packages that the user does not control (pygame, LeRobot's attribute check).
         warnings.simplefilter("ignore", UserWarning)
-        _run(request, plan, result, listener)
+        try:
+            _run(request, plan, result, listener)
+        except BaseException:
+            if result.tasks:
+                names = ", ".join(task.task for task in result.tasks)
+                listener.note(f"warning: what was finished ({names}) is in {result.folder / UNFINISHED}")
+            raise
     result.provenance["seconds"] = round(time.monotonic() - started, 3)
     save(result)
     return result
@@ -81,6 +90,7 @@ def save(result: EvalResult) -> None:
     """Write `results.json` in one step."""
     result.folder.mkdir(parents=True, exist_ok=True)
     write_json(result.folder / RESULTS, result.to_json())
+    (result.folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Listener) -> None:
@@ -186,6 +196,8 @@ def _run_tasks(request: EvalRequest, env_cfg: Any, loaded: Any, result: EvalResu
             )
             done.videos = [str(Path(v).relative_to(result.folder)) for v in done.videos]
             result.tasks.append(done)
+            result.folder.mkdir(parents=True, exist_ok=True)
+            write_json(result.folder / UNFINISHED, result.to_json())
     finally:
         # Left to the interpreter's exit, an OpenGL context prints a traceback of its own.
         close_envs([e for _, e in environments])
