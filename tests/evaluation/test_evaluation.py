@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from hlrp.errors import UserError
 from hlrp.evaluation.plan import make_plan
 from hlrp.evaluation.request import Episode, EvalRequest, Listener
 from hlrp.evaluation.rollout import _batch_episodes
-from hlrp.evaluation.run import UNFINISHED, batch_size, evaluate
+from hlrp.evaluation.run import batch_size, evaluate
 from hlrp.runs import RunDirectory
 from hlrp.sim.rendering import configure_gl
 
@@ -190,30 +189,6 @@ def test_renaming_asked_for_and_saved(pusht, tmp_path):
     saved = changed(other, tmp_path / "saved", "policy_preprocessor.json", save_map)
     again = evaluate(dataclasses.replace(request, policy_path=saved, output=tmp_path / "c"))
     assert [e.total_reward for e in asked.episodes] == [e.total_reward for e in again.episodes]
-
-
-def test_what_was_finished_is_kept_when_a_later_task_breaks_off(tmp_path):
-    policy, tasks = save_tiny_act(tmp_path / "policy", "metaworld_light"), ["reach-v3", TASK]
-    request = EvalRequest(policy, "metaworld_light", tasks, 1, videos=0, env_fields={"episode_length": 3})
-
-    class Breaks(Listener):
-        notes: ClassVar[list[str]] = []
-
-        def started(self, task, episodes):
-            if task == TASK:
-                raise KeyboardInterrupt
-
-        def note(self, text):
-            self.notes.append(text)
-
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(dataclasses.replace(request, output=tmp_path / "out"), listener=Breaks())
-    left = tmp_path / "out" / UNFINISHED
-    assert f"what was finished (reach-v3) is in {left}" in Breaks.notes[-1]
-    assert not (tmp_path / "out" / "results.json").exists()
-    kept = json.loads(left.read_text())["episodes"]
-    whole = evaluate(dataclasses.replace(request, output=tmp_path / "out"))
-    assert kept == [whole.episodes[0].to_json()] and not left.exists()
 
 
 def test_policies_that_do_not_fit_are_refused(pusht, tmp_path):
