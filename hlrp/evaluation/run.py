@@ -102,6 +102,7 @@ def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Lis
         choose_device(request.device)
     env_cfgs = environment_configs(plan)
     result.provenance["env"]["config"] = _plain(env_cfgs[0])
+    result.provenance["batch_size"] = batch_size(request, env_cfgs[0])
     loaded = None
     if plan.pretrained is not None:
         device = choose_device(request.device, saved=policies.saved_device(plan.pretrained))
@@ -139,11 +140,11 @@ def environment_configs(plan: EvalPlan) -> list[Any]:
     return [environment_config(plan.env_type, task, plan.env_fields) for task in plan.tasks or (None,)]
 
 
-def batch_size(request: EvalRequest) -> int:
-    """Environments stepped together: as asked, else the most that fit evenly, up to 8."""
+def batch_size(request: EvalRequest, env_cfg: Any = None) -> int:
+    """Environments stepped together: as asked, else the most that fit evenly, up to 8, or their `usual_batch`."""
     if request.batch_size is not None:
         return min(request.batch_size, request.episodes)
-    batches = -(-request.episodes // _LARGEST_BATCH)
+    batches = -(-request.episodes // getattr(env_cfg, "usual_batch", _LARGEST_BATCH))
     return -(-request.episodes // batches)
 
 
@@ -178,7 +179,7 @@ def _run_tasks(request: EvalRequest, env_cfg: Any, loaded: Any, result: EvalResu
     from hlrp.evaluation.environment import build_environments
     from hlrp.evaluation.rollout import Film, run_task
 
-    environments = build_environments(env_cfg, batch_size(request), request.async_envs)
+    environments = build_environments(env_cfg, batch_size(request, env_cfg), request.async_envs)
     processors = make_env_pre_post_processors(env_cfg, loaded.config)
     try:
         for task, vec in environments:
@@ -229,7 +230,6 @@ def _provenance(request: EvalRequest, plan: EvalPlan) -> dict[str, Any]:
         "env": {"type": plan.env_type, "tasks": plan.tasks, "fields": plan.env_fields, "source": plan.env_source},
         "seed": request.seed,
         "episodes_per_task": request.episodes,
-        "batch_size": batch_size(request),
         "versions": {"python": platform.python_version(), **package_versions()},
     }
 

@@ -16,6 +16,7 @@ from hlrp.evaluation.request import Episode, EvalRequest, Listener
 from hlrp.evaluation.rollout import _batch_episodes
 from hlrp.evaluation.run import batch_size, evaluate
 from hlrp.runs import RunDirectory
+from hlrp.sim.libero.config import LiberoLightEnv
 from hlrp.sim.rendering import configure_gl
 
 configure_gl()
@@ -332,3 +333,7 @@ def test_batches_fit_the_episodes():
     sizes = {n: batch_size(EvalRequest(None, episodes=n)) for n in (1, 8, 9, 20, 50)}
     assert sizes == {1: 1, 8: 8, 9: 5, 20: 7, 50: 8}
     assert batch_size(EvalRequest(None, episodes=3, batch_size=16)) == 3
+    # Of environments that take much memory there are fewer, unless a number is asked for.
+    libero = LiberoLightEnv()
+    assert [batch_size(EvalRequest(None, episodes=n), libero) for n in (1, 8, 10, 20)] == [1, 4, 4, 4]
+    assert batch_size(EvalRequest(None, episodes=20, batch_size=8), libero) == 8

@@ -54,7 +54,7 @@ def act(
     actions: list[Actions] = []
     count = -(-request.episodes // len(env_cfgs))
     for env_cfg in env_cfgs:
-        environments = build_environments(env_cfg, min(batch_size(request), count), use_async=False)
+        environments = build_environments(env_cfg, min(batch_size(request, env_cfg), count), use_async=False)
         processors = make_env_pre_post_processors(env_cfg, loaded.config)
         try:
             for task, vec in environments:

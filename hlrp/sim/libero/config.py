@@ -4,7 +4,7 @@ Importing this module registers the type, so `--env.type=libero_light` works in 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
@@ -75,6 +75,9 @@ class LiberoLightEnv(LiberoConfig):
         for picture in self._pictures:
             self.features[f"pixels/{picture}"], names[f"pixels/{picture}"] = frame, f"{NAMED}{picture}"
         self.features_map = names
+
+    usual_batch: ClassVar[int] = 4
+    """Environments of an evaluation that asks for no number: 5 GB, with a small policy."""
 
     @property
     def _cameras(self) -> list[str]:
