@@ -268,8 +268,8 @@ class FoundationModule(LightningModule):
         checkpoint[_COUNTS] = self._all_counts.cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting in the first process."""
-        counts = checkpoint[_COUNTS].clone()
+        """Go on counting in the first process; where weights are spread, this comes after `on_fit_start`."""
+        counts = checkpoint[_COUNTS].to(self.device, copy=True)
         self._counts = counts if self.global_rank == 0 else torch.zeros_like(counts)
 
     def save_pretrained(self, folder: Path) -> None:
