@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from mixtures import CAMERA, edit_column, joined, tables
 from tiny_runs import SMALL_CHUNKS
 
-from hlrp.config import load_config
+from hlrp.config import LeRobotRun, LightningRun, load_config
 from hlrp.data import read_dataset
 from hlrp.data.action_statistics import rewrite_action_statistics
 from hlrp.data.columns import ACTION_CONFIDENCE, ACTION_SOURCE, PREDICTED, RECORDED, UNKNOWN, read_columns
@@ -27,6 +27,7 @@ from hlrp.data.policy_mixture import MixtureMetadata
 from hlrp.errors import UserError
 from hlrp.runs import RunDirectory
 from trainers.lightning.trainer import LightningTrainer
+from trainers.run_data import check_data
 
 LENGTH, STATE = 12, "observation.state"
 OURS = "hlrp_action_expert_direct"
@@ -131,6 +132,27 @@ def test_a_source_that_names_its_columns_otherwise(labelled: Path, tmp_path: Pat
         )
     found = _mixed({"root": str(own), "rename_map": {new: old for old, new in names.items()}})
     _assert_of(found["action"], _rows(labelled, "action", [0, 3]))
+
+
+@pytest.mark.parametrize("trainer", ["lerobot", "lightning"])
+def test_zeros_are_refused_to_policies_that_know_no_confidence(trainer: str, robot: Path, labelled: Path) -> None:
+    plain = {"root": str(robot)}
+
+    def check(source: dict[str, Any], policy: str, *more: str) -> list[str]:
+        keys = {"trainer_type": trainer, "model.policy_type": policy, "data.sources": [plain, source]}
+        run = load_config(None, more, {k: (v, "test") for k, v in keys.items()}).config
+        assert isinstance(run, LeRobotRun | LightningRun)
+        return check_data(run, [])
+
+    alike = "model.use_action_confidence=false"
+    with pytest.raises(UserError, match="no action is known of episodes 2: zeros stand there") as refused:
+        check({"root": str(labelled)}, "act")
+    assert "lerobot-edit-dataset" in str(refused.value) and "--episodes" not in str(refused.value)
+    with pytest.raises(UserError, match="zeros stand there") as refused:
+        check({"root": str(labelled)}, OURS, alike)
+    assert "leave these episodes out of data.sources.1.labelled_episodes" in str(refused.value)
+    check({"root": str(labelled)}, OURS)
+    check({"root": str(labelled), "labelled_episodes": [0, 1, 3]}, OURS, alike)
 
 
 def test_a_resumed_run_keeps_the_statistics_that_it_was_saved_with(labelled: Path, tmp_path: Path) -> None:
