@@ -310,6 +310,11 @@ def _check_source(run: LeRobotRun | LightningRun, mixture: "PolicySources", sour
         needs_statistics=False,
         labelled=labelled,
     )
+    if source.labelled and isinstance(run.model, PolicyModel) and not _counts_by_confidence(run.model):
+        ours = run.model.policy_type.startswith(OURS)
+        # LeRobot's policies take a source with all its episodes labelled, or not at all.
+        leave_out = f"of {source.where}.labelled_episodes" if ours else "of the dataset (lerobot-edit-dataset)"
+        problems += unweighted_problems(info, run.model.policy_type, source.labelled, leave_out=leave_out)
     return refuse_fatal(iter(problems), info)
 
 

@@ -44,13 +44,16 @@ def pseudo_label_problems(info: DatasetInfo, extremes: Mapping[str, Extremes]) -
             yield Problem(f"{name!r} holds {found}", f"{info.root / 'data'}, column {name}", _FIX)
 
 
-def unweighted_problems(info: DatasetInfo, policy: str, episodes: Sequence[int] | None = None) -> Iterator[Problem]:
+def unweighted_problems(
+    info: DatasetInfo, policy: str, episodes: Sequence[int] | None = None, *, leave_out: str = "with --episodes"
+) -> Iterator[Problem]:
     """What a policy that counts all actions alike would learn wrongly of a dataset with pseudo-labels.
 
     Args:
         info: The dataset; one without the columns has no problem.
         policy: Name of the policy.
         episodes: Those that it is trained on; none: all.
+        leave_out: How one leaves episodes out, for messages.
     """
     if not {ACTION_SOURCE, ACTION_CONFIDENCE} <= info.features.keys():
         return
@@ -62,7 +65,7 @@ def unweighted_problems(info: DatasetInfo, policy: str, episodes: Sequence[int] 
             f"no action is known of episodes {first_few(zeros)}: zeros stand there, which policy {policy!r} would "
             "learn like recorded actions",
             f"{info.root / 'data'}, column {ACTION_SOURCE}",
-            "leave these episodes out with --episodes, or train a policy that counts actions by their confidence, such "
+            f"leave these episodes out {leave_out}, or train a policy that counts actions by their confidence, such "
             "as hlrp_action_expert_direct",
         )
     predicted = rows[found[ACTION_SOURCE][rows] == PREDICTED]
@@ -72,7 +75,7 @@ def unweighted_problems(info: DatasetInfo, policy: str, episodes: Sequence[int] 
             f"policy {policy!r} learns all actions alike: {len(predicted)} of {len(rows)} frames have predicted ones, "
             f"whose map is not to be trusted in {(~trusted).sum()} of {len(trusted)} dimensions (confidence 0)",
             f"{info.root / 'data'}, column {ACTION_CONFIDENCE}",
-            "train it on the recorded episodes alone (--episodes), or a policy that counts actions by their confidence",
+            f"leave the predicted episodes out {leave_out}, or train a policy that counts actions by their confidence",
             fatal=False,
         )
 

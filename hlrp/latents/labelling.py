@@ -207,15 +207,15 @@ def label(
     check_same_work(request.output, identity)
     request.output.mkdir(parents=True, exist_ok=True)
     mine = [shards[i] for i in request.ranks.share(len(shards))]
-    # A manifest is written last; a shard that is gone in spite of it is made again.
+    # A shard that is gone in spite of a manifest is made again, and the manifest with it.
     todo = [shard for shard in mine if not (request.output / shard.name).is_file()]
     work = _Labelling(request, identity, table, encoder, torch.device(device), progress)
     began = time.monotonic()
     work.run(todo, sum(shard.rows for shard in mine), workers)
     missing = sum(not (request.output / shard.name).is_file() for shard in shards)
-    complete = missing == 0 and (
-        (request.output / MANIFEST).is_file() or finish_table(request.output, identity, shards)
-    )
+    # One that is there may be of what another process read before a shard was written here.
+    described = not todo and (request.output / MANIFEST).is_file()
+    complete = missing == 0 and (described or finish_table(request.output, identity, shards))
     kept = sum(shard.rows for shard in mine) - work.made
     return LabelResult(request.output, complete, work.made, kept, time.monotonic() - began, work.bad, missing)
 
@@ -301,7 +301,11 @@ class _Labelling:
     def _close(self, shard: ShardRows, batcher: WindowBatcher) -> None:
         self._encode_all(batcher.flush(), shard)
         self._resolve(0)
-        shard.write(self.request.output)
+        folder = self.request.output
+        if not (folder / shard.range.name).is_file():  # else the same command runs twice, and the other one was first
+            # It tells of the shard that was here before: without one the table is finished anew, after a kill too.
+            (folder / MANIFEST).unlink(missing_ok=True)
+            shard.write(folder)
         self.made += shard.range.rows
         self._seen = self.made
         self._report(force=True)

@@ -74,7 +74,9 @@ def check_same_work(folder: Path, identity: LatentIdentity) -> None:
 
 
 def finish_table(folder: Path, identity: LatentIdentity, shards: Sequence[ShardRange]) -> bool:
-    """Write the manifest if every shard is there; several processes may try at once, they write the same.
+    """Write the manifest if every shard is there; any number of processes may at once, also while a shard is replaced.
+
+    They need no lock, which not every file system that nodes share has.
 
     Returns:
         Whether the table is complete.
@@ -82,8 +84,38 @@ def finish_table(folder: Path, identity: LatentIdentity, shards: Sequence[ShardR
     Raises:
         UserError: A shard is not whole, or is of another labelling.
     """
-    if any(not (folder / shard.name).is_file() for shard in shards):
-        return False
+    while (written := _written(folder, shards)) is not None:
+        _write_manifest(folder, _describe_shards(folder, identity, shards))
+        # Who replaced one meanwhile has written its manifest too, perhaps before this older one.
+        if _written(folder, shards) == written:
+            return True
+    return False
+
+
+def _written(folder: Path, shards: Sequence[ShardRange]) -> list[tuple[int, int]] | None:
+    """When each shard was written, and its size; None: one is not there."""
+    try:
+        found = [(folder / shard.name).stat() for shard in shards]
+    except FileNotFoundError:
+        return None
+    return [(status.st_mtime_ns, status.st_size) for status in found]
+
+
+def _write_manifest(folder: Path, manifest: TableManifest) -> None:
+    for left_over in folder.glob(".*.tmp"):
+        left_over.unlink(missing_ok=True)  # of writers that were killed
+    while True:
+        try:
+            write_json(folder / MANIFEST, manifest.model_dump())
+        except FileNotFoundError:
+            # Another process that finishes the table took the half-written one for a leftover.
+            if not folder.is_dir():
+                raise
+        else:
+            return
+
+
+def _describe_shards(folder: Path, identity: LatentIdentity, shards: Sequence[ShardRange]) -> TableManifest:
     entries, bad, valid_pairs = [], [], 0
     decoded_by: set[str] = set()
     for shard in shards:
@@ -102,9 +134,7 @@ def finish_table(folder: Path, identity: LatentIdentity, shards: Sequence[ShardR
         bad += header.bad_episodes
         decoded_by |= {header.decoded_by} if header.decoded_by else set()
         entries.append(ShardEntry(range=shard, sha256=sha256_of(folder / shard.name)))
-    for left_over in folder.glob(".*.tmp"):
-        left_over.unlink(missing_ok=True)  # of writers that were killed
-    manifest = TableManifest(
+    return TableManifest(
         schema_version=SCHEMA_VERSION,
         kind=_KIND,
         identity=identity,
@@ -113,8 +143,6 @@ def finish_table(folder: Path, identity: LatentIdentity, shards: Sequence[ShardR
         decoded_by=sorted(decoded_by),
         shards=entries,
     )
-    write_json(folder / MANIFEST, manifest.model_dump())
-    return True
 
 
 def _read_manifest(folder: Path) -> TableManifest:
