@@ -139,6 +139,7 @@ class _Run:
         assembly.clips.mkdir(exist_ok=True)
         for leftover in assembly.clips.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+        assembly.take_back()
         bad = self._write(plan, clips, assembly)
         kept = [(n, part, clips[part.clip].name) for n, part in enumerate(plan.parts) if n not in bad]
         if not kept:
