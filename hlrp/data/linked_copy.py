@@ -79,6 +79,7 @@ def rewrite_table(source: Path, target: Path, change: Callable[[Any], Any]) -> N
     with pq.ParquetFile(source) as file:
         groups = file.num_row_groups
         compression = file.metadata.row_group(0).column(0).compression if groups else "SNAPPY"
+        compression = {"UNCOMPRESSED": "NONE"}.get(compression, compression)  # writers call it otherwise than files
         writer: Any = None
         try:
             for group in range(groups):

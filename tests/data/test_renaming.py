@@ -1,9 +1,11 @@
 """A dataset whose features have other names: the same frames and rows, for LeRobot too."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from small_datasets import TOP, WRIST, camera, record
 
@@ -76,3 +78,16 @@ def test_the_lock_of_a_new_dataset_is_one_file_for_all_who_wait(tmp_path: Path) 
         waiting = lock.open()  # as another process has it
     with waiting, alone(tmp_path / "new"):
         assert os.path.samestat(os.fstat(waiting.fileno()), lock.stat())
+
+
+@pytest.mark.parametrize("compression", ["NONE", "ZSTD"])
+def test_tables_stay_compressed_as_they_are(compression, unusual, tmp_path):
+    shutil.copytree(unusual, tmp_path / "old")
+    table = next((tmp_path / "old/data").rglob("*.parquet"))
+    rows = pq.read_table(table)
+    pq.write_table(rows, table, compression=compression)
+    rename_features(read_dataset(None, tmp_path / "old"), {"image": TOP, "wrist_image": WRIST}, tmp_path / "new")
+    with pq.ParquetFile(table) as old, pq.ParquetFile(tmp_path / "new" / table.relative_to(tmp_path / "old")) as new:
+        kinds = [file.metadata.row_group(0).column(0).compression for file in (old, new)]
+        assert kinds == [{"NONE": "UNCOMPRESSED"}.get(compression, compression)] * 2
+        assert new.read()["action"].equals(rows["action"])

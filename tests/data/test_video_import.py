@@ -1,7 +1,11 @@
 """Videos of every kind as a dataset: copies are the same, and encoded ones show the right frames."""
 
+import json
+import multiprocessing
+import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,6 +20,7 @@ from video_clips import (
     VP9,
     captions,
     clip,
+    content,
     frames_of,
     numbers_of,
     packets,
@@ -27,7 +32,10 @@ from video_clips import (
 
 from hlrp.data.checks import dataset_problems
 from hlrp.data.dataset_info import read_dataset
+from hlrp.data.importing import ImportProgress, ImportRequest, import_video
+from hlrp.data.importing.clip import read_table
 from hlrp.data.importing.image_stats import image_stats
+from hlrp.data.importing.timeline import read_timeline
 from hlrp.data.video import VideoReader
 
 COPIED = ("av1", "b-frames", "bt709", "closed", "h264", "hevc", "late", "matroska", "open", "sound", "vp9", "webm")
@@ -221,3 +229,52 @@ def test_scenes_and_seconds_split(tmp_path: Path) -> None:
     result = run(source, tmp_path / "parts", max_seconds=0.5)
     assert [len(e) for e in numbers_of(tmp_path / "parts")] == [4] * 5 + [4]
     assert result.copied == 6
+
+
+def _long(folder: Path) -> Path:
+    """A video of two seconds with numbers beside it, which becomes episodes of 0.4 s."""
+    clip(folder / "source/long.mp4", CLOSED, range(20))
+    (folder / "source/long.csv").write_text("x\n" + "".join(f"{i}\n" for i in range(20)))
+    return folder / "source"
+
+
+def test_a_long_video_is_read_once_however_many_parts_it_has(tmp_path: Path) -> None:
+    source = _long(tmp_path)
+    watched = {reader.__code__: reader.__name__ for reader in (read_timeline, read_table)}
+    read: list[str] = []
+
+    def watch(frame: Any, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code in watched and Path(frame.f_locals["path"]).parent.samefile(source):
+            read.append(watched[frame.f_code])
+
+    sys.setprofile(watch)
+    try:
+        assert run(source, tmp_path / "dataset", max_seconds=0.4).episodes == 5
+    finally:
+        sys.setprofile(None)
+    once = ["read_table", "read_timeline"]
+    assert sorted(read) == sorted(once * 2), "to look at it, and to write its parts"
+
+
+def test_parts_of_one_video_are_written_by_several_processes_to_the_same_bytes(tmp_path: Path) -> None:
+    source = _long(tmp_path)
+    processes: dict[str, int] = {}
+
+    def count(progress: ImportProgress) -> None:
+        processes[progress.phase] = max(processes.get(progress.phase, 0), len(multiprocessing.active_children()))
+
+    request = ImportRequest(str(source), tmp_path / "apart" / "d", max_seconds=0.4, workers=3)
+    request.output.parent.mkdir()
+    import_video(request, count)
+    assert processes == {"look": 0, "write": 3, "assemble": 0}
+    (tmp_path / "here").mkdir()
+    run(source, tmp_path / "here" / "d", max_seconds=0.4)
+    assert content(tmp_path / "apart/d") == content(tmp_path / "here/d")
+    assert numbers_of(tmp_path / "apart/d") == [[*range(i, i + 4)] for i in range(0, 20, 4)]
+
+
+def test_statistics_of_features_are_in_the_same_order_in_every_process(imported: tuple[Path, Path]) -> None:
+    """LeRobot merges those of several episodes in the order of a set."""
+    numbers = ["timestamp", "frame_index", "episode_index", "index", "task_index"]
+    found = json.loads((imported[1] / "meta/stats.json").read_text())
+    assert [*found] == [*numbers, "observation.images.video"]

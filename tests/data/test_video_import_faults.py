@@ -1,6 +1,7 @@
 """Imports that are stopped and go on, and videos that cannot be used: one message each, nothing half-written."""
 
 import os
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,11 +14,11 @@ from interruptions import killed_before_write
 from PIL import Image
 from video_clips import FRAMES, SIZE, VP9, captions, clip, content, numbers_of, packets, pictures, run, sound_clip
 
-from hlrp.data.importing import ImportRequest
+from hlrp.data.importing import ImportProgress, ImportRequest, import_video
 from hlrp.data.importing.clip import Clip
 from hlrp.data.importing.plan import make_plan
 from hlrp.data.importing.sources import find_sources
-from hlrp.errors import HlrpError, UserError
+from hlrp.errors import HlrpError, Interrupted, UserError
 
 
 def _edit(path: Path, change: Callable[[bytes], bytes]) -> None:
@@ -48,6 +49,14 @@ def _asked(**options: Any) -> Callable[[Path], dict[str, Any]]:
 def _cut(path: Path, kind: Kind, part: float) -> None:
     clip(path, kind, range(60))
     _edit(path, lambda data: data[: int(len(data) * part)])
+
+
+def _damage(path: Path) -> None:
+    """Zeros in a frame in the middle."""
+    held = packets(path)
+    data = path.read_bytes()
+    place = data.index(held[len(held) // 2])
+    path.write_bytes(data[:place] + bytes(60) + data[place + 60 :])
 
 
 def _no_frames(path: Path) -> None:
@@ -194,10 +203,7 @@ def test_damage_in_the_middle_is_found_when_it_is_encoded_and_can_be_left_out(tm
     source = tmp_path / "source"
     clip(source / "good.mp4")
     clip(source / "worse.mp4", KINDS["10-bit"], range(40))
-    sizes = [len(p) for p in packets(source / "worse.mp4")]
-    data = (source / "worse.mp4").read_bytes()
-    place = data.index(packets(source / "worse.mp4")[len(sizes) // 2])
-    (source / "worse.mp4").write_bytes(data[:place] + bytes(60) + data[place + 60 :])
+    _damage(source / "worse.mp4")
     with pytest.raises(UserError, match="worse: "):
         run(source, tmp_path / "dataset")
     assert run(source, tmp_path / "dataset", skip_bad=True).left_out[0][0] == "worse"
@@ -268,6 +274,42 @@ def test_killed_anywhere_the_same_command_continues_to_the_same_bytes(tmp_path: 
         number, kills = number + 7, kills + 1
     assert kills >= 3
     assert content(output) == content(whole)
+
+
+@pytest.fixture(scope="module")
+def mended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """Four clips, the second of which has to be encoded and can be damaged unseen; and the dataset that they become."""
+    source = tmp_path_factory.mktemp("mended") / "source"
+    for name in "acd":
+        clip(source / f"{name}.mp4", numbers=range(100 * ord(name), 100 * ord(name) + FRAMES))
+    clip(source / "b.mp4", Kind(pix_fmt="yuv420p10le", options={"crf": "8", "g": "1", "bf": "0"}), range(60))
+    run(source, source.parent / "dataset")
+    return source, content(source.parent / "dataset")
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_file_that_is_mended_while_an_import_stands_still_gets_its_own_rows(
+    done: int, lost: bool, mended: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    """Stopped after some videos were moved to their places, which are other ones with an episode more among them."""
+    source, output = tmp_path / "source", tmp_path / "dataset"
+    shutil.copytree(mended[0], source)
+    _damage(source / "b.mp4")
+
+    def stop(progress: ImportProgress) -> None:
+        if (progress.phase, progress.done) == ("assemble", done):
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        import_video(ImportRequest(str(source), output, skip_bad=True, workers=1), stop)
+    moved = sorted((tmp_path / "dataset.partial/videos").rglob("*.mp4"))
+    assert len(moved) == done
+    if lost:  # as earlier versions have written over one
+        moved[-1].unlink()
+    shutil.copy(mended[0] / "b.mp4", source / "b.mp4")
+    assert run(source, output, skip_bad=True).left_out == []
+    assert content(output) == mended[1]
 
 
 def test_processes_do_not_change_a_byte_and_what_is_bad_is_left_out(tmp_path: Path) -> None:

@@ -52,8 +52,32 @@ class Assembly:
         """Frames per second as `meta/info.json` has it."""
         return self.fps.numerator if self.fps.denominator == 1 else float(self.fps)
 
+    def take_back(self) -> None:
+        """Undo what a stopped `build` has moved: every written episode's video lies in `clips` again.
+
+        Which episodes there are may change: one more that can be written gives all later ones another number.
+        An episode whose video is not to be found is one to write.
+        """
+        videos, inside = self.work / "videos", self.dataset / "videos"
+        if inside.exists():
+            inside.rename(videos)
+        written = sorted(int(path.stem) for path in self.clips.glob("*.json"))
+        gone = [number for number in written if not self._clip(number).exists()]
+        # Later parts go to later places: whichever were moved, both are in the same order.
+        moved = sorted(videos.glob("*/*/*.mp4"), key=lambda path: (len(str(path)), path))
+        if len(moved) == len(gone):
+            for number, place in zip(gone, moved, strict=True):
+                place.rename(self._clip(number))
+            for folder in (self.clips, *videos.glob("*/*")):
+                fsync_folder(folder)
+            gone = []
+        if videos.exists():
+            shutil.rmtree(videos)
+        for number in gone:
+            self._clip(number).with_suffix(".json").unlink()
+
     def build(self, parts: Sequence[tuple[int, Part, str]], report: Callable[[int], None]) -> int:
-        """Write all but the videos anew, and move those in; killed at any moment, it can begin again.
+        """Write all but the videos, and move those in; stopped at any moment, `take_back` undoes it.
 
         Args:
             parts: The episodes in order: number in the plan, part, and name of its source.
@@ -62,16 +86,15 @@ class Assembly:
         Returns:
             Number of frames.
         """
-        videos, inside = self.work / "videos", self.dataset / "videos"
-        if inside.exists():
-            inside.rename(videos)
+        videos = self.work / "videos"
         shutil.rmtree(self.dataset, ignore_errors=True)
         tables = _Tables(self, sorted({part.task for _, part, _ in parts}))
         with (tables.meta.root / RECORD).open("w", encoding="utf8") as record:
             for episode, (number, part, name) in enumerate(parts):
                 written = read_written(self.clips / f"{number:06d}.json")
-                place = tables.video_place(episode)
-                self._move(number, place)
+                place = self.work / tables.video_place(episode)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                self._clip(number).rename(place)
                 tables.add(episode, written, part.task, self._states(number))
                 record.write(json.dumps(_line(episode, name, part.task, written), ensure_ascii=False) + "\n")
                 report(episode + 1)
@@ -80,15 +103,12 @@ class Assembly:
         # The files are on disk; their new names must be so too.
         for folder in (*videos.glob("*/*"), *videos.glob("*"), videos):
             fsync_folder(folder)
-        videos.rename(inside)
+        videos.rename(self.dataset / "videos")
         fsync_folder(self.dataset)
         return tables.frames
 
-    def _move(self, number: int, place: str) -> None:
-        source, target = self.clips / f"{number:06d}.mp4", self.work / place
-        if source.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source.replace(target)
+    def _clip(self, number: int) -> Path:
+        return self.clips / f"{number:06d}.mp4"
 
     def _states(self, number: int) -> Any:
         import numpy as np
@@ -143,6 +163,7 @@ class _Tables:
         self._schema = get_hf_features_from_features(self.meta.features).arrow_schema
         self._writer: Any = None
         self._chunk, self._file = 0, 0
+        self._statistics: list[str] = []
         self.frames = 0
 
     def video_place(self, episode: int) -> str:
@@ -181,6 +202,7 @@ class _Tables:
             )
             for name, values in written.stats.items()
         }
+        self._statistics = self._statistics or [*stats]
         self._write_rows(numbers)
         chunk, file = divmod(episode, self.meta.chunks_size)
         place = {
@@ -198,9 +220,15 @@ class _Tables:
 
     def close(self) -> None:
         """Finish the files."""
+        from lerobot.datasets.io_utils import write_stats
+
         if self._writer is not None:
             self._writer.close()
         self.meta.finalize()
+        # LeRobot merges them in the order of a set, another one in every process.
+        found = self.meta.stats
+        assert found is not None
+        write_stats({name: found[name] for name in self._statistics}, self.meta.root)
 
     def _describe_video(self) -> None:
         """What LeRobot keeps of the first video, as it does; its rate is not rounded."""

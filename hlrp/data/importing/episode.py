@@ -4,8 +4,10 @@ import errno
 import json
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +27,23 @@ if TYPE_CHECKING:
 
 
 _TICK_S = 1e-6  # times are rounded to ticks: of two frames that are as near as that the earlier one is meant
+
+
+def _last_kept[Content](read: Callable[[Path], Content]) -> Callable[[Path], Content]:
+    """``read``, with what was read last kept as long as that file stays as it is: a source's parts come in a row."""
+
+    @lru_cache(maxsize=1)
+    def kept(path: Path, _size: int, _mtime_ns: int) -> Content:
+        return read(path)
+
+    def look_up(path: Path) -> Content:
+        found = path.stat()
+        return kept(path.absolute(), found.st_size, found.st_mtime_ns)
+
+    return look_up
+
+
+_timeline_of, _table_of = _last_kept(read_timeline), _last_kept(read_table)
 
 
 class Encoder(NamedTuple):
@@ -109,7 +128,7 @@ def write_episode(job: Job) -> Written | Fault:
             table = job.source.table
             assert table is not None
             with new_file(job.file(".npy")) as temporary, temporary.open("wb") as file:
-                np.save(file, read_table(table)[picks])
+                np.save(file, _table_of(table)[picks])
         stats = image_stats(job.file(".mp4"))
     except BadClipError as error:
         return Fault(job.source.name, str(job.source.path), error.reason, error.fix)
@@ -130,7 +149,7 @@ def _pick(job: Job) -> "tuple[NDArray[np.int64], Timeline | None]":
     grid = np.arange(job.begin, job.end)
     if job.source.is_pictures:
         return grid, None
-    timeline = read_timeline(job.source.path)
+    timeline = _timeline_of(job.source.path)
     return nearest_index(timeline.seconds, grid / float(job.fps), _TICK_S), timeline
 
 

@@ -1,6 +1,7 @@
 """The episodes that clips become: at which rate and size, and which part of which clip each of them is."""
 
 import zlib
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -151,7 +152,8 @@ def _split(request: ImportRequest, clip: Clip, fps: Fraction, begin: int, end: i
         start = a
         while b - start > most:
             # Where decoding can begin the stream can be copied: better a little short than encoded again.
-            key = max((k for k in keys if start + most / 2 <= k <= start + most), default=start + most)
+            last = bisect_right(keys, start + most) - 1
+            key = keys[last] if last >= 0 and keys[last] >= start + most / 2 else start + most
             yield start, key
             start = key
         yield start, b

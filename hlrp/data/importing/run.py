@@ -75,7 +75,7 @@ class _Run:
     def __init__(self, request: ImportRequest, sources: Sequence[Source], lock: FolderLock, report: Report) -> None:
         self._request, self._work, self._report = request, lock.folder, report
         self._sources = {source.name: source for source in sources}
-        self._workers = min(request.workers or cores(), len(sources))
+        self._workers = request.workers or cores()
 
     def look(self) -> tuple[list[Clip], list[Fault]]:
         """Look at every source that was not looked at before; what is seen is kept at once.
@@ -97,7 +97,8 @@ class _Run:
                 clips[source.name] = known
         total = len(self._sources)
         self._report(ImportProgress("look", len(clips), total))
-        with path.open("a", encoding="utf8") as file, results(look_at, wishes, self._workers) as found:
+        workers = min(self._workers, max(1, len(wishes)))
+        with path.open("a", encoding="utf8") as file, results(look_at, wishes, workers) as found:
             for key, clip in found:
                 if isinstance(clip, Fault):
                     faults.append(clip)
@@ -139,6 +140,7 @@ class _Run:
         assembly.clips.mkdir(exist_ok=True)
         for leftover in assembly.clips.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+        assembly.take_back()
         bad = self._write(plan, clips, assembly)
         kept = [(n, part, clips[part.clip].name) for n, part in enumerate(plan.parts) if n not in bad]
         if not kept:
