@@ -1,13 +1,34 @@
 """The errors that a command ends with: a mistake of the user, work that failed, an interruption."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
+
+_PARTS = re.compile(r"(.*?)(?:\n  where: (.*?))?(?:\n  fix:   (.*))?", re.DOTALL)
 
 
 class HlrpError(Exception):
-    """Base of the errors that the command line prints as one message, without a traceback."""
+    """Base of the errors that the command line prints as one message, without a traceback.
+
+    Each can be made of a message alone: PyTorch makes what a data-loading process raised anew in the training process,
+    with the traceback as its message. Of that the error's own message is taken, so that both read alike.
+
+    Args:
+        message: What there is to say.
+    """
 
     exit_code: int = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(self._raised(message))
+
+    @classmethod
+    def _raised(cls, message: str) -> str:
+        """A message without what PyTorch writes around it, where it does."""
+        if not message.startswith(f"Caught {cls.__name__} in "):
+            return message
+        _, found, raised = message.rpartition(f"\n{cls.__module__}.{cls.__qualname__}: ")
+        return raised.removesuffix("\n") if found else message
 
 
 class UserError(HlrpError):
@@ -22,6 +43,8 @@ class UserError(HlrpError):
     exit_code = 2
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        if (raised := self._raised(what)) != what and (parts := _PARTS.fullmatch(raised)):
+            what, where, fix = parts.groups()
         self.what = what
         self.where = where
         self.fix = fix

@@ -183,20 +183,27 @@ class FolderLock:
             # One of several that move the dead one's record away succeeds, even on a file system without locks.
             self._record.rename(mine)
             moved = _Writer.read(mine)
-            mine.unlink()
             if moved is not None and moved != dead:
+                self._show(mine)  # that of the faster one, who writes already
                 return False
+            mine.unlink()
         self._processes = [(os.getpid(), _born(os.getpid()))]
         write_json(mine, self._said())
+        if not self._show(mine):
+            return False
+        threading.Thread(target=self._give_signs, daemon=True, name="hlrp-lock").start()
+        return True
+
+    def _show(self, record: Path) -> bool:
+        """Give a record its name; False: there is one already, and this one is removed."""
         try:
-            os.link(mine, self._record)  # refuses where there is one
+            os.link(record, self._record)
         except FileExistsError:
             return False
         except OSError:  # a file system without links
-            write_json(self._record, self._said())
+            record.rename(self._record)
         finally:
-            mine.unlink()
-        threading.Thread(target=self._give_signs, daemon=True, name="hlrp-lock").start()
+            record.unlink(missing_ok=True)
         return True
 
     def _give_signs(self) -> None:
@@ -245,6 +252,7 @@ class FolderLock:
                 raise
             if taken:
                 self._lock.release()
+            writer = _Writer.read(self._record)  # who was faster has said so meanwhile
             if writer is None:
                 end = min(end, time.monotonic() + _RECORD_S)  # it is about to say who it is
             elif not writer.here or writer.processes[0][0] in living:

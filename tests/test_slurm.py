@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import hlrp, hlrp_in_turn
@@ -137,6 +138,24 @@ def test_without_a_job_a_writer_elsewhere_is_believed_for_a_while(tmp_path: Path
     _written_elsewhere(tmp_path / "run", None, seconds_ago=60)
     with pytest.raises(UserError, match="process 1 on elsewhere, since noon"), FolderLock(tmp_path / "run"):
         pass
+
+
+def test_a_node_that_is_too_late_leaves_the_record_of_the_faster_one(tmp_path: Path) -> None:
+    """Two nodes have read a dead one's record, on a file system that passes no locks on."""
+    run, record = tmp_path / "run", tmp_path / "run" / ".writer.json"
+
+    class Late(FolderLock):
+        def _claim(self, dead: Any) -> bool:
+            _written_elsewhere(run, None)
+            record.write_text(record.read_text().replace("elsewhere", "node-a"))
+            return super()._claim(dead)
+
+    _written_elsewhere(run, None, seconds_ago=100)
+    for late in (Late, FolderLock):
+        with pytest.raises(UserError, match="process 1 on node-a, since noon"), late(run):
+            pass
+        assert json.loads(record.read_text())["host"] == "node-a"
+        assert sorted(path.name for path in run.iterdir() if path.name != ".lock") == [".writer.json", "run.json"]
 
 
 def test_scripts_and_their_mistakes(tmp_path: Path) -> None:

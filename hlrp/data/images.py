@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from hlrp.data.episodes import Episodes
 from hlrp.errors import UserError, WorkError
@@ -14,17 +14,27 @@ if TYPE_CHECKING:
 
 
 class BadVideoError(WorkError):
-    """Frames of one episode cannot be decoded."""
+    """Frames of one episode cannot be decoded.
 
-    def __init__(
-        self, path: Path, episode: int, reason: str, fix: str = "copy the file again, or leave the episode out"
-    ) -> None:
-        self.path = path
-        self.episode = episode
-        self.reason = reason
-        super().__init__(
-            f"the frames of episode {episode} cannot be decoded: {reason}\n  where: {path}\n  fix:   {fix}"
-        )
+    Attributes:
+        path: The file; like the others not set where a data-loading process met it, of which only the message comes.
+        episode: Whose frames were asked for.
+        reason: Why, as its reader says it.
+    """
+
+    path: Path
+    episode: int
+    reason: str
+
+    @classmethod
+    def of(
+        cls, path: Path, episode: int, reason: str, fix: str = "copy the file again, or leave the episode out"
+    ) -> Self:
+        """The error of a file and an episode."""
+        what = f"the frames of episode {episode} cannot be decoded: {reason}"
+        error = cls(f"{what}\n  where: {path}\n  fix:   {fix}")
+        error.path, error.episode, error.reason = path, episode, reason
+        return error
 
 
 def declared_size(feature: dict[str, Any]) -> tuple[int, int]:
@@ -124,5 +134,5 @@ class EmbeddedImages:
                     require_size(frames[-1].shape[:2], self._size, self._table.info.root / "data")
         except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
             path = self._table.info.root / "data"
-            raise BadVideoError(path, episode, f"{self._camera}: {type(error).__name__}: {error}") from error
+            raise BadVideoError.of(path, episode, f"{self._camera}: {type(error).__name__}: {error}") from error
         return np.stack(frames).transpose(0, 3, 1, 2)

@@ -144,7 +144,7 @@ class VideoReader:
             if self._stream.codec_context is None:
                 raise ValueError("this FFmpeg has no decoder for it")
         except (*DECODING_FAULTS, av.FFmpegError) as error:
-            raise BadVideoError(path, episode, f"{type(error).__name__}: {error}") from error
+            raise BadVideoError.of(path, episode, f"{type(error).__name__}: {error}") from error
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = threads
         self._tick = float(self._stream.time_base or 1)
@@ -172,9 +172,9 @@ class VideoReader:
         try:
             self._seek(self._begins * self._tick)
         except (*DECODING_FAULTS, av.FFmpegError) as error:
-            raise BadVideoError(self.path, episode, f"{type(error).__name__}: {error}") from error
+            raise BadVideoError.of(self.path, episode, f"{type(error).__name__}: {error}") from error
         if self._after is None:
-            raise BadVideoError(self.path, episode, "none of its frames can be decoded")
+            raise BadVideoError.of(self.path, episode, "none of its frames can be decoded")
         return self._after[1]
 
     @property
@@ -258,7 +258,7 @@ class VideoReader:
                 frames[i] = image
         except (*DECODING_FAULTS, av.FFmpegError) as error:
             self._frames = self._before = self._after = None
-            raise BadVideoError(self.path, episode, f"{type(error).__name__}: {error}") from error
+            raise BadVideoError.of(self.path, episode, f"{type(error).__name__}: {error}") from error
         assert frames is not None
         return frames
 
@@ -273,5 +273,5 @@ class VideoReader:
         found = stream_times(self.path, float(seconds[0]), float(seconds[-1])).seconds
         mismatch = find_mismatch(seconds, found, self._tolerance) if len(found) else None
         if mismatch is None:
-            return BadVideoError(self.path, episode, f"no frame at {second:.4f} s can be decoded")
-        return BadVideoError(self.path, episode, str(mismatch), mismatch.fix)
+            return BadVideoError.of(self.path, episode, f"no frame at {second:.4f} s can be decoded")
+        return BadVideoError.of(self.path, episode, str(mismatch), mismatch.fix)

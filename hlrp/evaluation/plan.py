@@ -8,8 +8,8 @@ from typing import Any
 
 from hlrp.errors import UserError
 from hlrp.evaluation.request import DIAGNOSIS, RESULTS, EvalRequest
-from hlrp.runs import DatasetRecord, RunDirectory, new_run_path, resolve_pretrained
-from hlrp.runs.directory import CONFIG, MANIFEST, check_writable
+from hlrp.runs import DatasetRecord, RunDirectory, resolve_pretrained
+from hlrp.runs.directory import CONFIG, MANIFEST, check_writable, free_path
 from hlrp.runtime.manifest import MANIFEST as EXPORT
 from hlrp.runtime.manifest import Manifest
 from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
@@ -322,5 +322,4 @@ def results_folder(request: EvalRequest, run: RunDirectory | None) -> Path:
             )
         check_writable(folder)
         return folder
-    path = new_run_path(None, "eval")
-    return path if run is None else run.path / "eval" / path.name
+    return free_path(Path("outputs", "eval") if run is None else run.path / "eval")

@@ -81,8 +81,18 @@ def new_run_path(output_dir: Path | None, job_name: str) -> Path:
         path = output_dir.absolute()
         if os.path.lexists(path) and not _is_claim(path):
             raise _exists(path)
-    else:
-        path = next(path for path in _numbered(_run_path_of_now(job_name)) if not os.path.lexists(path))
+        check_writable(path)
+        return path
+    return free_path(Path("outputs") / job_name)
+
+
+def free_path(parent: Path) -> Path:
+    """A folder of ``parent`` named after the time, which is not there; nothing is made.
+
+    Raises:
+        UserError: ``parent`` cannot be written.
+    """
+    path = next(path for path in _numbered(parent.absolute() / name_of_now()) if not os.path.lexists(path))
     check_writable(path)
     return path
 
@@ -97,7 +107,7 @@ def claim_run_path(output_dir: Path | None, job_name: str) -> Iterator[FolderLoc
         UserError: ``output_dir`` exists, another process makes it at this moment, or its parent cannot be written.
     """
     if output_dir is None:
-        with claim_folder(_run_path_of_now(job_name)) as lock:
+        with claim_folder(Path("outputs") / job_name / name_of_now()) as lock:
             yield lock
         return
     path = output_dir.absolute()
@@ -129,10 +139,10 @@ def claim_folder(base: Path) -> Iterator[FolderLock]:
         yield lock
 
 
-def _run_path_of_now(job_name: str) -> Path:
+def name_of_now() -> str:
+    """What a folder of results is called: the local time, and Slurm's number of the job."""
     job = own_job()
-    name = dt.datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + (f"_job{job}" if job else "")
-    return (Path("outputs") / job_name / name).absolute()
+    return dt.datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + (f"_job{job}" if job else "")
 
 
 def _numbered(base: Path) -> Iterator[Path]:

@@ -9,11 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hlrp.errors import Interrupted, UserError, WorkError, suggest
+from hlrp.errors import Interrupted, UserError, suggest
 from hlrp.files import new_folder
 from hlrp.outputs import check_new_output, disk_error
 from hlrp.processes import SignalError, leave_closed_terminal, signal_handlers, stop_signals
 from hlrp.ranks import cores
+from hlrp.sim.attempts import Attempts
 from hlrp.sim.catalog import (
     MAX_CAMERA_SHAKE,
     MAX_IMAGE_SIZE,
@@ -26,11 +27,9 @@ from hlrp.sim.catalog import (
 from hlrp.sim.dataset import SCHEMA_VERSION, build_dataset
 from hlrp.sim.interface import Recording
 from hlrp.sim.memory import fitting
-from hlrp.sim.pool import ExpertPool, Job, run_apart
+from hlrp.sim.pool import ExpertPool, run_apart
 from hlrp.sim.rendering import probe_rendering
 from hlrp.sim.staging import Staging, partial_path
-
-MAX_FAILURES_IN_A_ROW = 20
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,8 @@ class CollectRequest:
             fix = f"ask for {','.join(others)}" if others else suggest(lacking[0], recording.tasks)
             raise UserError(f"no scripted expert solves {', '.join(lacking)}", where="--tasks", fix=fix)
         self._check_ranges()
-        states = envs_catalog()[recording.env_type].first_states
-        if states is not None and self.episodes > states and not self.action_noise:
+        states = self.attempts.different
+        if states is not None and self.episodes > states:
             what = f"a task has {states} first states, and without noise each gives one episode, not {self.episodes}"
             raise UserError(what, where="--episodes", fix=f"ask for {states} or fewer, or give --noise")
         self._check_frames(recording)
@@ -90,6 +89,12 @@ class CollectRequest:
     def pixels(self) -> int:
         """The image size that is asked for, or else the simulator's own."""
         return recording_of(self.env).image_size if self.image_size is None else self.image_size
+
+    @property
+    def attempts(self) -> Attempts:
+        """The attempts at each task. Without noise as many differ as there are first states."""
+        states = envs_catalog()[recording_of(self.env).env_type].first_states
+        return Attempts(self.episodes, self.seed, None if self.action_noise else states)
 
     def _check_ranges(self) -> None:
         limits = (
@@ -204,9 +209,10 @@ def _record(request: CollectRequest, tasks: list[str], staging: Staging, report:
     _simulate(request, tasks, staging, report)
     simulated = time.monotonic()
     # One episode of each task in turn, so that any stretch of the dataset holds all of them.
-    kept = {task: _kept(staging.outcomes(task), request.episodes) for task in tasks}
+    known = {task: request.attempts.that_count(staging.outcomes(task)) for task in tasks}
+    kept = {task: request.attempts.kept(outcomes) for task, outcomes in known.items()}
     chosen = [(task, kept[task][index]) for index in range(request.episodes) for task in tasks]
-    failed = {task: sum(not ok for ok in staging.outcomes(task).values()) for task in tasks}
+    failed = {task: sum(not ok for ok in outcomes.values()) for task, outcomes in known.items()}
     with new_folder(request.output, temporary=staging.dataset):
         frames = _encode(staging, chosen, _metadata(request, tasks, failed), report)
     staging.discard()
@@ -221,14 +227,15 @@ def _simulate(request: CollectRequest, tasks: list[str], staging: Staging, repor
     An attempt starts only while successes and attempts under way together are too few. So the attempts made are those
     that one process would make one after another, whatever the number of processes.
     """
-    known = {task: staging.outcomes(task) for task in tasks}
+    attempts = request.attempts
+    known = {task: attempts.that_count(staging.outcomes(task)) for task in tasks}
     began, frames, total = time.monotonic(), 0, request.episodes * len(tasks)
 
     def successes() -> int:
         return sum(sum(outcomes.values()) for outcomes in known.values())
 
     for task in tasks:
-        _check_failures(task, known[task])
+        attempts.check(task, known[task])
     if successes() == total:
         return
     recording = recording_of(request.env)
@@ -241,7 +248,7 @@ def _simulate(request: CollectRequest, tasks: list[str], staging: Staging, repor
     with ExpertPool(workers, staging.root, recording, switches, request.action_noise) as pool:
         under_way: dict[str, set[int]] = {task: set() for task in tasks}
         while successes() < total:
-            while pool.has_idle and (job := _next_job(request, known, under_way)):
+            while pool.has_idle and (job := attempts.next_job(known, under_way)):
                 under_way[job.task].add(job.number)
                 pool.submit(job)
             for outcome in pool.collect():
@@ -249,33 +256,8 @@ def _simulate(request: CollectRequest, tasks: list[str], staging: Staging, repor
                 under_way[job.task].discard(job.number)
                 known[job.task][job.number] = outcome.success
                 frames += outcome.frames
-                _check_failures(job.task, known[job.task])
+                attempts.check(job.task, known[job.task])
                 report(CollectProgress("simulate", successes(), total, frames, time.monotonic() - began))
-
-
-def _next_job(request: CollectRequest, known: dict[str, dict[int, bool]], under_way: dict[str, set[int]]) -> Job | None:
-    for task, outcomes in known.items():
-        if sum(outcomes.values()) + len(under_way[task]) < request.episodes:
-            taken = outcomes.keys() | under_way[task]
-            number = next(k for k in range(len(taken) + 1) if k not in taken)
-            return Job(task, number, request.seed + number)
-    return None
-
-
-def _kept(outcomes: dict[int, bool], episodes: int) -> list[int]:
-    return [number for number in sorted(outcomes) if outcomes[number]][:episodes]
-
-
-def _check_failures(task: str, outcomes: dict[int, bool]) -> None:
-    row = 0
-    for number in range(max(outcomes, default=-1) + 1):
-        # An attempt under way ends a row: it may still succeed.
-        row = row + 1 if outcomes.get(number) is False else 0
-        if row >= MAX_FAILURES_IN_A_ROW:
-            raise WorkError(
-                f"the scripted expert of {task} failed {row} times in a row"
-                "\n  fix:   record with less --noise, or leave the task out"
-            )
 
 
 def _encode(staging: Staging, chosen: list[tuple[str, int]], metadata: dict[str, Any], report: Report) -> int:

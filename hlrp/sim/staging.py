@@ -96,7 +96,9 @@ class Staging:
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    if differing := changed_settings(path, settings, "recording"):
+    differing = changed_settings(path, settings, "recording")
+    differing.pop("episodes", None)  # attempts are the same, however many are wanted
+    if differing:
         pairs = "; ".join(f"{key}: begun with {old!r}, asked now {new!r}" for key, (old, new) in differing.items())
         raise UserError(
             f"an unfinished recording has other settings ({pairs})",

@@ -1,14 +1,21 @@
-"""The thread that gathers batches beside the training step: the same batches, errors and end as without it."""
+"""A thread that gathers batches beside the training step, or processes: the same batches, errors and end."""
 
+import pickle
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from index_videos import TOP, Kind, index_dataset, video_path
 from torch.utils.data import DataLoader, Dataset
 
+from hlrp.config import load_config
+from hlrp.data import BadVideoError, FrameDataModule
 from hlrp.data.batch_loader import LoaderBesideStep, batch_loader
+from hlrp.data.lerobot_reader import show_one_picture
 from hlrp.data.sampler import ResumableSampler
+from hlrp.errors import HlrpError, UserError, WorkError
 
 
 class Numbers(Dataset[Any]):
@@ -60,3 +67,63 @@ def test_a_cpu_has_no_thread_and_nothing_pinned() -> None:
         Numbers(), None, collate=lambda batch: batch, workers=0, seed=0, trainer=None, stored=True, prefetch=4
     )
     assert type(loader) is DataLoader and not loader.pin_memory
+
+
+class Fails(Dataset[Any]):
+    """Nothing of it can be read."""
+
+    def __init__(self, error: HlrpError) -> None:
+        self.error = error
+
+    def __getitem__(self, index: int) -> Any:
+        raise self.error from UserError("of another file", where="a.mp4", fix="look at it")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("frames of 62x96\nwere found", where="b.mp4", fix="make them again"),
+        UserError("no more than that"),
+        WorkError("the disk is gone\n  fix:   bring it back"),
+        BadVideoError.of(Path("videos/file-003.mp4"), 7, "no frame at 1.2 s"),
+    ],
+)
+def test_an_error_of_a_data_process_reads_as_one_of_this_process(error: HlrpError) -> None:
+    loader = batch_loader(Fails(error), [[0]], collate=list, workers=1, seed=0, trainer=None, stored=False)
+    with pytest.raises(type(error)) as caught:
+        next(iter(loader))
+    assert type(caught.value) is type(error) and str(caught.value) == str(error)
+    if isinstance(caught.value, UserError) and isinstance(error, UserError):
+        told = caught.value
+        assert (told.what, told.where, told.fix) == (error.what, error.where, error.fix)
+
+
+def test_a_bad_video_error_can_be_pickled() -> None:
+    error = BadVideoError.of(Path("videos/file-003.mp4"), 7, "no frame at 1.2 s")
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) and vars(again) == vars(error)
+    assert (again.path, again.episode, again.reason) == (Path("videos/file-003.mp4"), 7, "no frame at 1.2 s")
+
+
+@pytest.fixture(scope="module")
+def torn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset with frames 20 ms later than its table says."""
+    late = Kind(times=lambda i: i / 10 + (0.02 if i == 5 else 0))
+    return index_dataset(tmp_path_factory.mktemp("torn"), late, cameras=(TOP,))
+
+
+def test_a_bad_video_is_the_same_message_with_data_processes_for_both_trainers(torn: Path) -> None:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    said = []
+    for workers in (0, 2):
+        keys = ["trainer_type=lightning", "model.kind=laq", "trainer.batch_size=4", "data.offset_seconds=0.1"]
+        run = load_config(None, [*keys, f"data.root={torn}", f"data.num_workers={workers}"]).config
+        lerobots = show_one_picture(LeRobotDataset("local/index", root=torn, video_backend="pyav"))
+        one_by_one = DataLoader(lerobots, batch_size=4, num_workers=workers)
+        for batches in (FrameDataModule(run, size=24, cameras=[TOP]).train_dataloader(), one_by_one):
+            with pytest.raises(BadVideoError, match="the nearest in the video is at") as caught:
+                list(batches)
+            said.append(str(caught.value))
+    assert said[:2] == said[2:]
+    assert [message.count("\n") for message in said] == [2] * 4 and str(video_path(torn, TOP, 0)) in said[1]

@@ -74,7 +74,7 @@ def test_what_is_doubtful_is_named_with_its_place(idle_root, tmp_path):
     late = changed(usual.stamps, slice(70, 120), usual.stamps[70:120] + 0.05)
     assert doubts(idle_root, stamps=late) == [(1, "times", 10)]
     assert doubts(idle_root, quiet=changed(usual.quiet, slice(60, 117), True)) == [(1, "idle", None)]
-    error = BadVideoError(tmp_path, 2, "torn")
+    error = BadVideoError.of(tmp_path, 2, "torn")
     assert doubts(idle_root, bad={2: error}) == [(2, "unreadable", None)]
 
 

@@ -99,7 +99,7 @@ def test_of_a_broken_episode_no_later_part_is_given(root: Path, monkeypatch: pyt
 
     def torn(self: Any, *args: Any) -> Iterator[Any]:
         for item in read(self, *args):
-            yield BadVideoError(root, 0, "torn") if item[0] == 0 and item[1] >= 20 else item
+            yield BadVideoError.of(root, 0, "torn") if item[0] == 0 and item[1] >= 20 else item
 
     monkeypatch.setattr(SequentialDecoder, "_video_chunks", torn)
     found = list(FramePipeline(decoder, [0, 1], CPU, chunk=4, workers=2, skip_bad=True))

@@ -336,12 +336,16 @@ def test_a_series_goes_on_where_it_was_left(act: Path, trials: Trials) -> None:
             trials.run(act, [], episodes=4, **other)
 
 
-def test_without_a_folder_an_unfinished_series_of_the_run_goes_on(act: Path, waved: Path, trials: Trials) -> None:
+def test_without_a_folder_an_unfinished_series_of_the_run_goes_on(
+    waved: Path, trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/proc")  # nothing can be written there, and nothing has to be
     other = save_policy(trials.journal.parent / "other", waved, seed=3)
     first = trials.run(other, [Outcome.SUCCESS], episodes=2, output=None)
     assert first.folder.parent == other / "rollout"
     assert trials.run(other, [Outcome.FAILURE], episodes=2, output=None).folder == first.folder
     assert trials.run(other, [Outcome.FAILURE], episodes=1, output=None).folder != first.folder
+    assert trials.run(other, [Outcome.FAILURE], episodes=1).folder == trials.journal.parent / "results"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from tiny_policies import save_tiny_act
 
 from hlrp.errors import UserError
-from hlrp.evaluation.plan import make_plan
+from hlrp.evaluation.plan import make_plan, results_folder
 from hlrp.evaluation.request import Episode, EvalRequest, Listener
 from hlrp.evaluation.rollout import _batch_episodes
 from hlrp.evaluation.run import batch_size, evaluate
@@ -337,3 +337,14 @@ def test_batches_fit_the_episodes():
     libero = LiberoLightEnv()
     assert [batch_size(EvalRequest(None, episodes=n), libero) for n in (1, 8, 10, 20)] == [1, 4, 4, 4]
     assert batch_size(EvalRequest(None, episodes=20, batch_size=8), libero) == 8
+
+
+def test_results_of_a_run_go_into_it_wherever_the_command_is_given(tmp_path, monkeypatch):
+    run = RunDirectory.create(tmp_path / "run", config_yaml="", trainer="lerobot")
+    monkeypatch.chdir("/proc")
+    folder = results_folder(EvalRequest(run.path), run)
+    assert folder.parent == run.path / "eval" and not folder.parent.exists()
+    folder.mkdir(parents=True)
+    assert results_folder(EvalRequest(run.path), run) != folder
+    with pytest.raises(UserError, match=r"cannot write there(.|\n)*/proc/outputs/eval"):
+        results_folder(EvalRequest(run.path), None)

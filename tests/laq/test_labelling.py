@@ -283,7 +283,7 @@ def test_what_was_labelled_of_an_episode_that_breaks_off_is_taken_back(job, monk
     def breaking(self, episodes, *, on_bad, **options):
         for chunk in frames(self, episodes, on_bad=on_bad, **options):
             if (chunk.episode, chunk.start) == (3, 15):
-                on_bad(BadVideoError(request.output / "torn.mp4", 3, "torn"))
+                on_bad(BadVideoError.of(request.output / "torn.mp4", 3, "torn"))
             elif chunk.episode != 3 or chunk.start < 15:
                 yield chunk
 

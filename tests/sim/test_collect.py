@@ -11,10 +11,14 @@ from hlrp.data import read_dataset, read_episodes
 from hlrp.data.robot_motion import numbers_of, rate_dimensions
 from hlrp.errors import UserError, WorkError
 from hlrp.sim import collect as recording
+from hlrp.sim.attempts import Attempts
+from hlrp.sim.catalog import envs_catalog
 from hlrp.sim.collect import CollectProgress, CollectRequest, CollectResult, collect
 from hlrp.sim.dataset import read_metadata
 from hlrp.sim.experts import attempt
 from hlrp.sim.metaworld_gym import LightMetaworldEnv
+from hlrp.sim.pusht import TASK
+from hlrp.sim.pusht.gym_env import ExpertPushTEnv
 from hlrp.sim.staging import Staging, partial_path
 
 TASKS = ("button-press-v3", "drawer-close-v3")
@@ -146,22 +150,57 @@ def test_resuming_with_other_settings_names_both(tmp_path: Path) -> None:
 
 def test_attempts_are_those_of_one_process() -> None:
     """Whatever finishes first, attempts are 0..m and the first successes in their order are kept."""
-    request = CollectRequest(Path("unused"), ("t",), episodes=3, seed=10)
+    attempts = CollectRequest(Path("unused"), ("t",), episodes=3, seed=10).attempts
     known: dict[str, dict[int, bool]] = {"t": {}}
     under_way: dict[str, set[int]] = {"t": set()}
     started = []
-    while job := recording._next_job(request, known, under_way):
+    while job := attempts.next_job(known, under_way):
         started.append(job)
         under_way["t"].add(job.number)
     assert [(job.number, job.reset_seed) for job in started] == [(0, 10), (1, 11), (2, 12)]
     for number, success in ((2, True), (0, False)):
         under_way["t"].discard(number)
         known["t"][number] = success
-    assert recording._next_job(request, known, under_way).number == 3
+    assert attempts.next_job(known, under_way).number == 3
     known["t"] |= {1: True, 3: True}
     under_way["t"].clear()
-    assert recording._next_job(request, known, under_way) is None
-    assert recording._kept(known["t"], 3) == [1, 2, 3]
+    assert attempts.next_job(known, under_way) is None
+    assert attempts.kept(known["t"]) == [1, 2, 3]
+
+
+def test_outcomes_that_more_episodes_asked_for_do_not_count_for_fewer() -> None:
+    """Stopped while attempt 1 was under way: with fewer episodes too, one process would have made it before 3 and 4."""
+    outcomes = {0: False, 2: True, 3: True, 4: False, 5: True}
+    assert Attempts(4, 0).that_count(outcomes) == outcomes
+    assert Attempts(3, 0).that_count(outcomes) == {0: False, 2: True, 3: True}
+    assert Attempts(2, 0).that_count(outcomes) == {0: False, 2: True}
+    assert Attempts(4, 0, different=4).that_count(outcomes) == {0: False, 2: True, 3: True}
+
+
+def test_first_states_are_recorded_once_and_then_it_is_said_how_many_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A simulator with three first states, of which the expert does not solve the first: two episodes are all."""
+    monkeypatch.setitem(envs_catalog(), "pusht", dataclasses.replace(envs_catalog()["pusht"], first_states=3))
+    request = CollectRequest(tmp_path / "out", (TASK,), episodes=3, env="pusht", seed=13, workers=1)
+    env = ExpertPushTEnv(TASK)
+    solved = attempt(env, 14, noise=0.0)
+    env.close()
+    with Staging.open(request.output, recording._settings(request, [TASK])) as staging:
+        staging.save(TASK, 0, None)
+        staging.save(TASK, 1, solved)
+        staging.save(TASK, 3, solved)  # as an older version did: a state once more
+    for _ in range(2):
+        with pytest.raises(WorkError, match=f"2 episodes of {TASK} are recorded.* its 3 first states") as ended:
+            collect(request)
+        assert "go on with --episodes 2, or give --noise and another --output" in str(ended.value)
+    with pytest.raises(UserError, match=r"noise: begun with 0\.0, asked now 0\.5"):
+        collect(dataclasses.replace(request, noise=0.5))
+    assert dataclasses.replace(request, noise=0.5).attempts.different is None
+    result = collect(dataclasses.replace(request, episodes=2))
+    assert result.failed_attempts == {TASK: 1}
+    metadata = read_metadata(result.output)
+    assert metadata is not None and [e["reset_seed"] for e in metadata["episodes"]] == [14, 15]
 
 
 def test_an_expert_that_keeps_failing_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hlrp.config import LeRobotRun, load_config
 from hlrp.data.dataset_info import read_dataset
 from hlrp.data.episodes import split_episodes
 from hlrp.errors import UserError
+from trainers import get_trainer
 from trainers.lerobot.command import build_arguments, build_command, check_loop_arguments, encode
 from trainers.lerobot.hooks import restore_random_state
 
@@ -81,7 +82,7 @@ def test_both_trainers_hold_out_the_same_episodes(tmp_path: Path) -> None:
 
 
 def test_what_lerobots_loop_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_loop_arguments({"wandb.enable": True, "checkpoint_format": "safetensors"}, "cpu")
+    check_loop_arguments({"wandb.enable": True, "checkpoint_format": "safetensors", "save_checkpoint": True}, "cpu")
     accumulated = {"accelerator.gradient_accumulation.steps": 2}
     if loop_has_accelerator_arguments():
         check_loop_arguments(accumulated, "cpu")
@@ -95,6 +96,20 @@ def test_what_lerobots_loop_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(UserError, match="ACCELERATE_USE_FSDP"):
         check_loop_arguments({}, "cpu")
+
+
+@pytest.mark.parametrize("given", ["{save_checkpoint: false}", "{save_checkpoint: 'false'}", "{save_checkpoint: null}"])
+def test_a_run_that_could_not_be_stopped_is_refused(given: str, toy_root: Path, tmp_path: Path) -> None:
+    """LeRobot's loop stops right after a checkpoint, and nowhere else. An old run's file can still be read."""
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "trainer_type: lerobot\nmodel: {policy_type: act}\n"
+        f"data: {{root: {toy_root}}}\ntrainer: {{lerobot_args: {given}}}\n"
+    )
+    run = load_config(file).config
+    assert isinstance(run, LeRobotRun)
+    with pytest.raises(UserError, match=r"cannot be stopped(.|\n)*trainer\.save_freq"):
+        get_trainer("lerobot").dry_run(run)
 
 
 def _loop(resume: str) -> SimpleNamespace:

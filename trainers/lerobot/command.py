@@ -167,6 +167,13 @@ def check_loop_arguments(arguments: Mapping[str, Any], device: str | None) -> No
                 where="trainer.lerobot_args",
                 fix="leave it out, or use --trainer lightning with trainer.strategy=fsdp",
             )
+        if name == "save_checkpoint" and str(value).lower() != "true":
+            raise UserError(
+                f"with {name}={encode(name, value)} nothing is saved, and LeRobot's loop cannot be stopped: it does so "
+                "right after a checkpoint",
+                where="trainer.lerobot_args",
+                fix="leave it out; trainer.save_freq says how often checkpoints are saved",
+            )
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and (known or device == "cpu"):
         what = "LeRobot takes its sharding from arguments alone" if known else "Accelerate shards on GPUs alone"
         raise UserError(

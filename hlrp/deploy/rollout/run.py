@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ from hlrp.evaluation.plan import find_run
 from hlrp.evaluation.request import EvalResult
 from hlrp.evaluation.units import reading_of
 from hlrp.locks import FolderLock
-from hlrp.runs import claim_folder, new_run_path, resolve_pretrained
+from hlrp.runs import claim_folder, resolve_pretrained
+from hlrp.runs.directory import name_of_now
 
 _MOST_POSES = 20_000
 _EPISODES_OF_POSES = 50
@@ -201,10 +203,9 @@ def _terms(request: RolloutRequest, drivers: list[Driver], sources: list[Source]
 def _series(request: RolloutRequest, terms: Terms, log: Callable[[str], None]) -> Iterator[Series]:
     """The series to go on with or to begin, its folder locked."""
     run = find_run(resolve_pretrained(request.policy.path.absolute())) if request.policy.path else None
-    fresh = new_run_path(None, _NAME)
-    fresh = run.path / _NAME / fresh.name if run is not None else fresh
-    begun = request.output if request.output is not None else unfinished_series(fresh.parent, terms)
-    with claim_folder(fresh) if begun is None else FolderLock(begun) as lock:
+    parent = Path("outputs", _NAME) if run is None else run.path / _NAME
+    begun = request.output if request.output is not None else unfinished_series(parent, terms)
+    with claim_folder(parent / name_of_now()) if begun is None else FolderLock(begun) as lock:
         series = Series(lock.folder, terms, request.episodes, seed=request.seed)
         if series.done and series.next() is not None:
             log(f"goes on with {lock.folder}: {series.done} of {series.total} trials are done")
