@@ -1,19 +1,27 @@
 """Runs of `LightningTrainer` on a small real module: exact resume, checkpoints, signals, what is recorded."""
 
+import datetime as dt
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
+from two_processes import in_processes
 
+from hlrp.config import LightningRun
 from hlrp.errors import Interrupted, UserError, WorkError
 from hlrp.runs import RunDirectory
 
 sys.path.insert(0, str(Path(__file__).parent))
 import lightning_toy as toy
 from lightning_runs import EXACT, assert_same, fit, program, resume, rows
+
+from trainers.lightning.rollouts import Rollouts
+from trainers.lightning.trainer import LightningTrainer
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -167,6 +175,30 @@ def test_what_ends_early_is_saved(tmp_path: Path, hook: str, at: int, minimum: i
     assert resumed.ids == whole.ids[last * 4 :]
     assert rows(out)[-1] == rows(unbroken)[-1]
     assert_same(out, unbroken, 20)
+
+
+def test_the_others_wait_for_rollouts_as_long_as_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than processes wait for one another in a step."""
+    out, setup = tmp_path / "run", DDPStrategy.setup_environment
+
+    def impatient(self: DDPStrategy) -> None:
+        self._timeout = dt.timedelta(seconds=2)
+        setup(self)
+
+    def slow(self: Rollouts, checkpoint: Path) -> dict[str, float]:
+        time.sleep(4)
+        return {"eval_success": 0.5}
+
+    monkeypatch.setattr(DDPStrategy, "setup_environment", impatient)
+    monkeypatch.setattr(Rollouts, "__call__", slow)
+    trainer = {"steps": 2, "eval_freq": 1, "log_freq": 1, "device": "cpu", "devices": 2, "strategy": "ddp"}
+    run = LightningRun.model_validate(
+        {"trainer_type": "lightning", "trainer": trainer, "model": {"policy_type": "act"}, "env": {"type": "pusht"}}
+    )
+    data = toy.Data()
+    in_processes(2, lambda: LightningTrainer().fit(toy.Net(), data, run=run, output_dir=out))
+    assert [row["step"] for row in rows(out) if "eval_success" in row] == [1, 2]
+    assert RunDirectory.open(out).manifest.status == "finished"
 
 
 def test_failures_are_recorded_and_refusals_leave_nothing(tmp_path: Path) -> None:

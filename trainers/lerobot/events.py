@@ -18,7 +18,7 @@ SHUFFLING_ASKED = "HLRP_SHUFFLING"
 SOURCES = "HLRP_SOURCES"
 TF32_OFF = "HLRP_TF32_OFF"
 FOLLOWS = "HLRP_FOLLOWS"
-OUTCOMES = ("user_error", "failed", "interrupted")
+OUTCOMES = ("refused", "failed", "interrupted")
 _STEP_INTERVAL_S = 0.25
 
 

@@ -108,9 +108,14 @@ class TrainingSession:
     def _finish(self, code: int, stopped_by: int | None) -> RunResult:
         outcome, lifecycle = self._outcome, self._lifecycle
         kind = outcome.get("kind")
-        if kind == "user_error" or (lifecycle.directory is None and kind is None and stopped_by is None and code != 0):
-            lifecycle.discard_if_fresh()
-            raise UserError(outcome["message"] if kind == "user_error" else self._refusal())
+        if kind == "refused":
+            if outcome["trained"]:
+                lifecycle.failed(outcome["message"])
+            else:
+                lifecycle.discard_if_fresh()
+            raise _refused(outcome)
+        if lifecycle.directory is None and kind is None and stopped_by is None and code != 0:
+            raise UserError(self._refusal())
         if kind == "interrupted" or stopped_by is not None:
             raise lifecycle.interrupted(int(outcome.get("signal") or stopped_by or signal.SIGTERM))
         if code == 0 and lifecycle.directory is not None:
@@ -126,6 +131,11 @@ class TrainingSession:
         lines = self._tail[starts[-1] :] if starts else self._tail[-1:] or ["it printed nothing"]
         reason = " ".join(line.strip() for line in lines)
         return f"LeRobot did not accept the settings: {reason.partition('error: ')[2] or reason}"
+
+
+def _refused(outcome: dict[str, Any]) -> UserError | WorkError:
+    """An error of this project's in the process, as it would be here."""
+    return (UserError if outcome["code"] == UserError.exit_code else WorkError)(outcome["message"])
 
 
 def _end_with_crew(process: TrainingProcess) -> None:
@@ -155,8 +165,8 @@ def follow(command: Command) -> RunResult:
     number = outcome.get("signal") or process.stopped_by
     if code == 0:
         return RunResult(Path.cwd(), None, {}, [])
-    if outcome.get("event") == "user_error":
-        raise UserError(outcome["message"])
+    if outcome.get("event") == "refused":
+        raise _refused(outcome)
     if number is not None or outcome.get("event") == "interrupted":
         raise Interrupted("", int(number or signal.SIGTERM))
     raise WorkError(explain_failure(outcome.get("error", ""), outcome.get("message", ""), code, tail))

@@ -131,7 +131,7 @@ def main() -> int:
         emit("failed", error=type(error).__name__, message=str(error))
         return error.exit_code
     except HlrpError as error:
-        emit("user_error", message=str(error))
+        emit("refused", message=str(error), code=error.exit_code, trained=stop.training)
         return error.exit_code
     except Exception as error:
         traceback.print_exc()

@@ -1,5 +1,6 @@
 """One `fit` of Lightning with a run directory around it: steps, checkpoints, stopping, outcome."""
 
+import datetime as dt
 import logging
 import signal
 import traceback
@@ -26,6 +27,9 @@ from trainers.lightning.recording import Recorder, RunLogger
 
 if TYPE_CHECKING:
     from trainers.lightning.rollouts import Rollouts
+
+
+_LONGEST_ROLLOUTS = dt.timedelta(days=30)
 
 
 class _Watch(Callback):
@@ -82,6 +86,7 @@ class LightningSession:
         self.recorder = Recorder(lifecycle, section.max_nonfinite_steps)
         self._requests = StopRequests()
         self._module: LightningModule | None = None
+        self._patient: torch.distributed.ProcessGroup | None = None
         self._total = self._log_freq = self._save_freq = 1
         self._seen = self._saved = -1
         make_exact(trainer, self.after_step)
@@ -140,6 +145,9 @@ class LightningSession:
         if trainer.global_rank > 0 and self._resume_from is None:
             # Weights are made from one seed everywhere; noise must differ, or the processes repeat each other.
             torch.manual_seed(self._section.seed + trainer.global_rank)
+        if self._rollouts is not None and trainer.world_size > 1:
+            # The training's own group gives up on who is ten to thirty minutes late, and a suite of tasks takes longer.
+            self._patient = torch.distributed.new_group(backend="gloo", timeout=_LONGEST_ROLLOUTS)
         if self._lifecycle.directory is not None:
             self._lifecycle.directory.update(steps=self._total, processes=trainer.world_size)
         self.recorder.begin(trainer, self._total)
@@ -191,7 +199,8 @@ class LightningSession:
         latest = directory.latest() if directory is not None else None
         if latest is not None and (scores := rollouts(latest.path)):
             self.recorder.scored(self._trainer.global_step, scores)
-        self._trainer.strategy.barrier("hlrp rollouts")
+        if self._patient is not None:
+            torch.distributed.barrier(group=self._patient)
 
     def save(self) -> None:
         """Save a checkpoint of the step that is complete, unless there is one."""
