@@ -1,5 +1,6 @@
 """What every training run does with its folder, whichever engine trains: begin or go on, report, and end."""
 
+import datetime as dt
 import math
 import os
 import shutil
@@ -23,6 +24,7 @@ from trainers.pushing import push_finished
 
 # On a GPU, asking all processes whether one of them was told to stop waits for the device; not on every step.
 STEPS_BETWEEN_QUESTIONS = 10
+_LONGEST_ROLLOUTS = dt.timedelta(days=30)
 
 
 class RunLifecycle:
@@ -209,6 +211,16 @@ class RunLifecycle:
             reason = f"{reason}; {kept}"
         self.end("failed", reason=reason)
         return WorkError(f"training failed: {reason}\n  log:   {self.directory.path / LOG}")
+
+
+def patient_group() -> Any:
+    """A group of all processes to wait in while the first one rolls a policy out; all of them have to call this.
+
+    The training's own group gives up on who is ten to thirty minutes late, and a suite of tasks takes longer.
+    """
+    import torch
+
+    return torch.distributed.new_group(backend="gloo", timeout=_LONGEST_ROLLOUTS)
 
 
 def job_name(run: LeRobotRun | LightningRun) -> str:

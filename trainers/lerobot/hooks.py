@@ -20,7 +20,7 @@ from hlrp.finite import FiniteLoss, require_finite_weights
 from hlrp.processes import StoppedBySignal, StopRequests
 from trainers.lerobot.data_hooks import filter_samples, order_frames, read_mixture
 from trainers.lerobot.device_hooks import use_device
-from trainers.lifecycle import STEPS_BETWEEN_QUESTIONS
+from trainers.lifecycle import STEPS_BETWEEN_QUESTIONS, patient_group
 
 if TYPE_CHECKING:
     from hlrp.data.policy_mixture import MixtureMetadata
@@ -180,9 +180,11 @@ def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss, effect: Callable[
 
 def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
     from accelerate import Accelerator, PartialState
+    from torch.distributed import barrier
 
     save, due, wait = script.save_checkpoint, script.should_save_checkpoint, Accelerator.wait_for_everyone
     stopping = saving = False
+    patient: Any = None
 
     def should_save_checkpoint(step: int, *args: Any, **kwargs: Any) -> bool:
         nonlocal stopping
@@ -213,7 +215,13 @@ def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
         return last
 
     def wait_for_everyone(self: Any) -> None:
-        wait(self)
+        nonlocal patient
+        if self.num_processes == 1:
+            wait(self)
+        else:
+            # After rollouts, which the first process makes alone, as after a checkpoint.
+            patient = patient or patient_group()
+            barrier(group=patient)
         if stopping and not saving:  # the checkpoint is whole, and all processes are here
             raise StoppedBySignal
 

@@ -1,6 +1,5 @@
 """One `fit` of Lightning with a run directory around it: steps, checkpoints, stopping, outcome."""
 
-import datetime as dt
 import logging
 import signal
 import traceback
@@ -17,7 +16,13 @@ from hlrp.finite import NonFiniteError
 from hlrp.processes import StoppedBySignal, StopRequests
 from hlrp.sharded import whole
 from trainers.base import RunResult
-from trainers.lifecycle import STEPS_BETWEEN_QUESTIONS, RunLifecycle, default_save_freq, explain_failure
+from trainers.lifecycle import (
+    STEPS_BETWEEN_QUESTIONS,
+    RunLifecycle,
+    default_save_freq,
+    explain_failure,
+    patient_group,
+)
 from trainers.lightning.checkpoints import save_checkpoint
 from trainers.lightning.layers import check_layers, recompute_layers
 from trainers.lightning.log import RunLog
@@ -27,9 +32,6 @@ from trainers.lightning.recording import Recorder, RunLogger
 
 if TYPE_CHECKING:
     from trainers.lightning.rollouts import Rollouts
-
-
-_LONGEST_ROLLOUTS = dt.timedelta(days=30)
 
 
 class _Watch(Callback):
@@ -86,7 +88,7 @@ class LightningSession:
         self.recorder = Recorder(lifecycle, section.max_nonfinite_steps)
         self._requests = StopRequests()
         self._module: LightningModule | None = None
-        self._patient: torch.distributed.ProcessGroup | None = None
+        self._patient: Any = None
         self._total = self._log_freq = self._save_freq = 1
         self._seen = self._saved = -1
         make_exact(trainer, self.after_step)
@@ -146,8 +148,7 @@ class LightningSession:
             # Weights are made from one seed everywhere; noise must differ, or the processes repeat each other.
             torch.manual_seed(self._section.seed + trainer.global_rank)
         if self._rollouts is not None and trainer.world_size > 1:
-            # The training's own group gives up on who is ten to thirty minutes late, and a suite of tasks takes longer.
-            self._patient = torch.distributed.new_group(backend="gloo", timeout=_LONGEST_ROLLOUTS)
+            self._patient = patient_group()
         if self._lifecycle.directory is not None:
             self._lifecycle.directory.update(steps=self._total, processes=trainer.world_size)
         self.recorder.begin(trainer, self._total)
