@@ -9,6 +9,7 @@ import pytest
 from command import assert_user_error, hlrp
 from interruptions import assert_gone, family_of, start, wait_for_rows
 from lerobot_runs import TINY_ACT, assert_loads_in_stock_lerobot, metrics_of, train_args
+from make_dataset import make_dataset
 
 from hlrp.runs import RunDirectory
 
@@ -188,3 +189,20 @@ def test_init_from_another_run_starts_from_its_weights(straight: Path, toy_root:
     # One step at a vanishing learning rate moves nothing that can be seen; fresh weights would differ everywhere.
     learned = [k for k in before if k.endswith("weight") and before[k].dtype.is_floating_point]  # type: ignore[attr-defined]
     assert all(bool(((before[k] - after[k]).abs() < 1e-6).all()) for k in learned)  # type: ignore[operator]
+
+
+def test_a_video_that_turns_out_bad_fails_the_run_and_leaves_what_it_did(tmp_path: Path) -> None:
+    """Its beginning and its table of contents are whole, so that nothing is seen before the training comes to it."""
+    root, run = make_dataset(tmp_path / "data", episodes=1, length=60), tmp_path / "run"
+    video = next(root.rglob("*.mp4"))
+    content = bytearray(video.read_bytes())
+    middle = len(content) * 3 // 4
+    content[middle : middle + 40] = b"\xff" * 40
+    video.write_bytes(content)
+    args = train_args(root, run, "act", 60, *TINY_ACT, "trainer.log_freq=1", "--batch-size", "1")
+    done = hlrp(*args)
+    assert done.code == 1 and "Traceback" not in done.err, done.err
+    assert done.err.count("error:") == 1 and "the frames of episode 0 cannot be decoded" in done.err
+    manifest = RunDirectory.open(run).manifest
+    assert manifest.status == "failed" and str(video) in (manifest.reason or "")
+    assert list(metrics_of(run)) == list(range(1, len(metrics_of(run)) + 1)) != []
