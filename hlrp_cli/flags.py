@@ -21,7 +21,7 @@ NEEDS: dict[str, dict[str, str]] = {
 }
 # Command to pairs of flags of which only one can hold.
 EXCLUDE: dict[str, tuple[tuple[str, str], ...]] = {
-    "train": (("policy", "model"), ("latents", "online_laq"), ("dry_run", "json_output"), ("resume", "config")),
+    "train": (("policy", "model"), ("latents", "online_laq"), ("dry_run", "json_output")),
     "parity": (("latents", "online_laq"),),
     "fit-actions": (
         ("laq", "latents"),

@@ -36,7 +36,8 @@ def submit_training(run: Any, arguments: Sequence[str], going_on: Path | None, *
     path = going_on
     if path is None:
         path = _new_path(run.output_dir, name, JOB, TASK if section.array else "")
-        command = [*_without_values(command, "--output-dir", "--resume"), "--output-dir", str(path), "--resume", "auto"]
+        kept = _without_values(command, "--output-dir", "output_dir", "--resume")
+        command = [*kept, "--output-dir", str(path), "--resume", "auto"]
     elif section.array:
         raise UserError("the tasks of an array cannot all go on with one run", where="slurm.array", fix="leave it out")
     resources = {"section": section, "name": f"hlrp-{name}", **_numbers(run)}

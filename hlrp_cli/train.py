@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -193,7 +194,7 @@ def _begin_or_go_on(run: Any, *, dry_run: bool) -> "RunResult | None":
 
     start = find_start(run, dry_run=dry_run)
     if start.done is not None and not dry_run:
-        return start.done
+        return _published(start.done, run.push_to_hub)
     if start.directory is None and start.path.exists():
         if dry_run:
             raise UserError(
@@ -203,6 +204,15 @@ def _begin_or_go_on(run: Any, *, dry_run: bool) -> "RunResult | None":
             )
         set_aside(start.path)
     return _execute(start.run, start.directory, start.steps, dry_run=dry_run)
+
+
+def _published(done: "RunResult", repo_id: str | None) -> "RunResult":
+    """Publish a run that was complete already: the first time it may have failed, or was not asked for."""
+    if repo_id is None or not is_first_process():
+        return done
+    from trainers.pushing import push_finished
+
+    return replace(done, published=push_finished(done.path, repo_id))
 
 
 def _prepare_process(run: Any) -> None:

@@ -54,7 +54,9 @@ def test_the_tables_name_flags_that_exist() -> None:
         (["train", "--policy", "act", "--model", "laq"], "--policy and --model exclude each other"),
         (["train", "--policy", "act", "--latents", "a", "--online-laq", "b"], "--latents and --online-laq exclude"),
         (["train", "--policy", "act", "--dry-run", "--json"], "--dry-run and --json exclude each other"),
-        (["train", "--resume", "r", "--config", "c"], "--resume and --config exclude each other"),
+        (["train", "--resume", "r", "--config", "c"], "a resumed run keeps its settings; --config cannot be changed"),
+        # Of a run that begins or goes on the file says what it is, as in sweeps and jobs.
+        (["train", "--resume", "auto", "--config", "nowhere.yaml", "--output-dir", "o"], "nowhere.yaml"),
         (["train", "--policy", "act", "trainer.steps=3", "--steps", "4"], "trainer.steps is given twice: 3 and 4"),
         (["eval", "run", "env.episode_length=3", "env.episode_length=4"], "env.episode_length is given twice"),
         (["eval", "run", "--seed", "3", "seed=4"], "eval.seed is given twice"),

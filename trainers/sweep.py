@@ -68,6 +68,8 @@ def expand(
     axes: list[tuple[str, list[str]]] = []
     for override in overrides:
         key, equals, value = override.partition("=")
+        if key == "output_dir":
+            raise UserError("each run has a folder of its own", where="output_dir", fix="use --output-dir for them all")
         axes.append((key, divided(value) if equals else []))
     if seeds is not None:
         if any(key == SEED for key, _ in axes):

@@ -66,7 +66,7 @@ def _joined(trees: Iterable[Tree]) -> Tree:
 
 def _drop_old_root(base: Tree, overlay: Tree) -> Tree:
     """Forget the folder of another dataset: LeRobot would read it under the new name."""
-    if get(overlay, ("data", "repo_id")) is not None and get(overlay, ("data", "root")) is None:
+    if value_of(get(overlay, ("data", "repo_id"))) is not None and get(overlay, ("data", "root")) is None:
         return without(base, ("data", "root"))
     return base
 

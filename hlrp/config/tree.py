@@ -248,7 +248,8 @@ def drop_replaced(base: Tree, overlay: Tree, groups: Sequence[tuple[KeyPath, ...
         groups: Paths of which only one can hold.
     """
     for group in groups:
-        given = [path for path in group if get(overlay, path) is not None]
+        # That a key is none replaces nothing.
+        given = [path for path in group if value_of(get(overlay, path)) is not None]
         if given:
             for path in group:
                 if path not in given:

@@ -235,7 +235,8 @@ def _configuration(run: RunDirectory | None) -> str:
     if run is None or not (run.path / CONFIG).is_file():
         return ""
     value = yaml.safe_load((run.path / CONFIG).read_text(encoding="utf8")) or {}
-    value.pop("output_dir", None)
+    for own in ("output_dir", "slurm"):  # of the machine it ran on; `slurm.setup` may even set a key
+        value.pop(own, None)
     said = map_strings(_said(value), lambda _, text: shortened(text))
     return yaml.safe_dump(said, sort_keys=False).strip()
 

@@ -86,6 +86,15 @@ def test_naming_another_dataset_forgets_the_folder_of_the_first(tmp_path):
     assert load_config(path, ["data.root=/elsewhere"]).config.data.repo_id == "a/first"
 
 
+def test_a_key_that_is_set_to_none_replaces_nothing(tmp_path):
+    path = write(tmp_path, "model: {policy_type: act}\ntrainer: {steps: 5000}\ndata: {root: /d}\n")
+    config = load_config(path, ["trainer.max_epochs=null", "data.repo_id=null"]).config
+    assert (config.trainer.steps, config.trainer.max_epochs, str(config.data.root)) == (5000, None, "/d")
+    labelled = write(tmp_path, "model: {policy_type: hlrp_vla_direct}\nlatents: {table: /t}\n", "labelled.yaml")
+    latents = load_config(labelled, ["latents.laq=null"]).config.latents
+    assert (latents.source, str(latents.table), latents.laq) == ("precomputed", "/t", None)
+
+
 def test_a_latent_table_on_the_command_line_replaces_the_online_source(tmp_path):
     path = write(tmp_path, "model: {policy_type: act}\nlatents: {source: online, laq: runs/laq}\n")
     latents = load_config(path, [], {"latents.table": ("tables/a", "--latents")}).config.latents

@@ -14,6 +14,8 @@ from hlrp.config import LeRobotRun, load_config, to_yaml
 from hlrp.errors import UserError
 from hlrp.locks import FolderLock
 from hlrp.runs import RunDirectory, list_runs
+from hlrp_cli.train import _begin_or_go_on
+from trainers import pushing
 from trainers.auto_resume import find_start, set_aside
 from trainers.run_data import with_absolute_paths
 
@@ -106,7 +108,9 @@ def test_what_died_before_its_first_checkpoint_is_moved_away_whole(root: Path, t
     assert [run.path for run in list_runs(tmp_path)] == [folder]
 
 
-def test_a_run_that_ended_before_its_last_step_is_done(root: Path, tmp_path: Path) -> None:
+def test_a_run_that_ended_before_its_last_step_is_done(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As an early stop or a limit of time ends it; of more steps than it was asked for it is not."""
     folder = _begun(_run(root, tmp_path / "run", "trainer.steps=20"))
     pretrained, state = (folder / "checkpoints" / "000012" / name for name in ("pretrained_model", "training_state"))
@@ -125,3 +129,13 @@ def test_a_run_that_ended_before_its_last_step_is_done(root: Path, tmp_path: Pat
         start = find_start(same)
         assert start.directory is not None and (start.done is not None) == done
     assert find_start(longer).done is None
+    # Publishing it failed, or was not asked for: asked again, it is not ignored.
+    published: list[tuple[Path, str]] = []
+
+    def push(path: Path, repo_id: str) -> str:
+        published.append((path, repo_id))
+        return "a page"
+
+    monkeypatch.setattr(pushing, "push_finished", push)
+    result = _begin_or_go_on(same.model_copy(update={"push_to_hub": "me/it"}), dry_run=False)
+    assert result is not None and result.published == "a page" and published == [(folder, "me/it")]

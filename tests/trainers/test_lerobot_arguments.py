@@ -98,6 +98,12 @@ def test_what_lerobots_loop_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -
         check_loop_arguments({}, "cpu")
 
 
+def test_streamed_data_have_no_order_and_are_refused() -> None:
+    check_loop_arguments({"dataset.streaming": False}, "cpu")
+    with pytest.raises(UserError, match=r"without a sampler(.|\n)*lerobot_args\.dataset\.streaming"):
+        check_loop_arguments({"dataset.streaming": True}, "cpu")
+
+
 @pytest.mark.parametrize("given", ["{save_checkpoint: false}", "{save_checkpoint: 'false'}", "{save_checkpoint: null}"])
 def test_a_run_that_could_not_be_stopped_is_refused(given: str, toy_root: Path, tmp_path: Path) -> None:
     """LeRobot's loop stops right after a checkpoint, and nowhere else. An old run's file can still be read."""

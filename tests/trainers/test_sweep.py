@@ -46,6 +46,7 @@ def test_every_combination_has_a_folder_and_a_command(tmp_path: Path) -> None:
         ([], "4-0", "backwards"),
         (["trainer.steps=1,2"], "0-9999", "20000 runs"),
         (["data.root=/a/b,/a_b"], None, "same folder"),
+        (["output_dir=o", "trainer.steps=1,2"], None, "a folder of its own"),
     ],
 )
 def test_what_is_no_sweep_is_refused(overrides: list[str], seeds: str | None, mention: str, tmp_path: Path) -> None:

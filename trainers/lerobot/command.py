@@ -167,6 +167,12 @@ def check_loop_arguments(arguments: Mapping[str, Any], device: str | None) -> No
                 where="trainer.lerobot_args",
                 fix="leave it out, or use --trainer lightning with trainer.strategy=fsdp",
             )
+        if name == "dataset.streaming" and str(value).lower() != "false":
+            raise UserError(
+                "LeRobot's loop draws streamed data without a sampler: filter, order and exact resume would be lost",
+                where=f"trainer.lerobot_args.{name}",
+                fix="leave it out, and fetch the dataset with --allow-download",
+            )
         if name == "save_checkpoint" and str(value).lower() != "true":
             raise UserError(
                 f"with {name}={encode(name, value)} nothing is saved, and LeRobot's loop cannot be stopped: it does so "
