@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
+from hlrp.data.decode import resize_tensor
 from hlrp.errors import UserError
 from hlrp.foundation.backends.interfaces import FoundationBatch, LatentOutput, VLABackend
 from hlrp.foundation.checkpoint import FoundationManifest, load_backend
@@ -133,7 +134,9 @@ class Foundation:
         size = self.config.image_size
         if size is None or tuple(batch.shape[-2:]) == size:
             return batch
-        # As frames are resized when they are read for training.
+        # As frames are resized when they are read for training; what are bytes here a GPU cannot resize as such.
+        if batch.dtype == torch.uint8:
+            return resize_tensor(batch, size)
         return F.interpolate(batch, size=size, mode="bilinear", antialias=True, align_corners=False)
 
     def _state(self, state: Tensor | None, single: bool) -> Tensor | None:

@@ -165,6 +165,25 @@ def test_the_expert_is_shown_the_models_own_codes_where_there_is_no_label(monkey
     assert logged["latent_accuracy"] == pytest.approx(float((own == batch["hlrp.codes"])[there].float().mean()))
 
 
+def test_held_out_losses_are_those_of_acting():
+    """On the policy's own codes and the whole observation, whatever the schedules of training show it."""
+    fields = {"own_codes": 0.0, "condition_dropout": 0.5, "bottleneck_prefix": "kept", "prefix_dropout": 1.0}
+    policy, batch = make_policy(LATENT, conditioning="bottleneck", **fields), make_batch()
+    other = batch | {"hlrp.codes": (batch["hlrp.codes"] + 1) % 8}
+    given = {"noise": torch.randn(4, CHUNK, ACTIONS), "time": torch.full((4,), 0.5)}
+
+    def losses(batch):
+        torch.manual_seed(0)
+        return policy.terms(batch, **given)["action"].losses
+
+    assert not torch.allclose(losses(batch), losses(other)), "in training it is shown the labels"
+    policy.eval()
+    seen, condition = policy.observe(batch)
+    acting = policy.expert.flow_losses(seen, policy.supervised_actions(batch)[0], condition, **given)
+    for held_out in (losses(batch), losses(other)):
+        torch.testing.assert_close(held_out, acting)
+
+
 @pytest.mark.parametrize("fields", [{}, QWEN])
 def test_the_decoders_loss_does_not_reach_the_backend(fields):
     policy = make_policy("hlrp_vla_direct", **fields)

@@ -148,7 +148,8 @@ class HLRPActionExpertLatentPolicy(ExpertPolicy):
         if isinstance(self.latents, CodeTokens):
             condition = self._condition(batch, *self._shown(codes, known, self._shares(logits)))
         if self.config.bottleneck_prefix == "kept":
-            seen = seen.without(torch.rand(len(codes), device=codes.device) < self.config.prefix_dropout)
+            dropped = torch.rand(len(codes), device=codes.device) < self.config.prefix_dropout
+            seen = seen.without(dropped & self.training)
         losses = self.expert.flow_losses(seen, actions, condition, **given)
         surprise = nn.functional.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
         right = (logits.argmax(-1) == codes) & known
@@ -161,6 +162,8 @@ class HLRPActionExpertLatentPolicy(ExpertPolicy):
     def _shown(self, codes: Tensor, known: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """What the expert is shown: labels; the VLM's own codes where there are none, and more and more often.
 
+        Held-out losses are those of acting: there it is shown the VLM's own codes, and all of them.
+
         Args:
             codes: Labels, int64 ``[B, P]``.
             known: Where there are any, bool ``[B, P]``.
@@ -170,6 +173,8 @@ class HLRPActionExpertLatentPolicy(ExpertPolicy):
             Shares ``[B, P, K]``, and where codes are not dropped, bool ``[B, P]``.
         """
         draws = torch.rand(2, len(codes), 1, device=codes.device)
+        if not self.training:
+            return own, torch.ones_like(known)
         use_own = ~known | (draws[0] < self.own_share())
         dropped = draws[1] < self.config.condition_dropout
         labels = nn.functional.one_hot(codes, self.codebook_size).to(own.dtype)
