@@ -321,6 +321,8 @@ def test_a_foundation_model_that_does_not_fit_is_refused(foundation):
         make_policy(LATENT, init_from=str(path), codebook_size=16, laq_sha256=None)
     with pytest.raises(UserError, match="all language layers"):
         make_policy(LATENT, init_from=str(path), vlm_layers=2, laq_sha256=None)
+    with pytest.raises(UserError, match="up to 48 tokens of an instruction, the policy asks for 200"):
+        make_policy(LATENT, init_from=str(path), max_text_tokens=200, laq_sha256=None)
     with pytest.raises(UserError, match="needs qwen3vl_chat"):
         make_policy("hlrp_vla_direct", init_from=str(path), backend="qwen3vl_chat")
     with pytest.raises(UserError, match="nothing says which"):

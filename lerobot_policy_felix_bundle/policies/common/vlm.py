@@ -122,6 +122,13 @@ class _Foundation:
                 where="policy.vlm_layers",
                 fix="leave it out",
             )
+        if config.max_text_tokens not in (type(config).max_text_tokens, theirs.max_text_tokens):
+            raise UserError(
+                f"the foundation model reads up to {theirs.max_text_tokens} tokens of an instruction, the policy asks "
+                f"for {config.max_text_tokens}",
+                where="policy.max_text_tokens",
+                fix="leave it out",
+            )
         if theirs.state_dim not in (None, config.state_dim):
             raise UserError(
                 f"the foundation model reads a state of width {theirs.state_dim}, the policy {config.state_dim}",
