@@ -264,7 +264,7 @@ def test_the_simulators_agree_with_their_recordings(
     found = diagnose(request)
     assert [f.fault for f in found.faults] == ["weights_untrained"], found.verdict
     assert [f.status for f in found.findings if f.layer == "environment"] == ["pass"] * (4 + cameras)
-    upright = light.Frames.render
-    monkeypatch.setattr(light.Frames, "render", lambda self, *given: upright(self, *given)[::-1].copy())
+    upright = light.Frames.of
+    monkeypatch.setattr(light.Frames, "of", lambda self, camera: upright(self, camera)[::-1].copy())
     found = diagnose(replace(request, output=tmp_path / "second"))
     assert (found.layer, found.faults[0].fault) == ("environment", "image_flipped"), found.verdict
