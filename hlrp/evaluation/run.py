@@ -88,9 +88,13 @@ def environment_fields(plan: EvalPlan) -> dict[str, Any]:
 
 def save(result: EvalResult) -> None:
     """Write `results.json` in one step."""
-    result.folder.mkdir(parents=True, exist_ok=True)
-    write_json(result.folder / RESULTS, result.to_json())
+    _write(result, RESULTS)
     (result.folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _write(result: EvalResult, name: str) -> None:
+    result.folder.mkdir(parents=True, exist_ok=True)
+    write_json(result.folder / name, result.to_json())
 
 
 def _run(request: EvalRequest, plan: EvalPlan, result: EvalResult, listener: Listener) -> None:
@@ -197,8 +201,7 @@ def _run_tasks(request: EvalRequest, env_cfg: Any, loaded: Any, result: EvalResu
             )
             done.videos = [str(Path(v).relative_to(result.folder)) for v in done.videos]
             result.tasks.append(done)
-            result.folder.mkdir(parents=True, exist_ok=True)
-            write_json(result.folder / UNFINISHED, result.to_json())
+            _write(result, UNFINISHED)
     finally:
         # Left to the interpreter's exit, an OpenGL context prints a traceback of its own.
         close_envs([e for _, e in environments])

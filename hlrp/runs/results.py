@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-_WHILE_TRAINING = re.compile(r"step_\d+")
+WHILE_TRAINING = "step_"
+"""Begins the name of the folder of an evaluation that a training makes on its way; the step's number follows."""
 
 
 def made_while_training(results: Path) -> bool:
     """Whether a training made this evaluation on its way, of few episodes, as Lightning's rollouts do."""
-    return _WHILE_TRAINING.fullmatch(results.parent.name) is not None
+    return re.fullmatch(rf"{WHILE_TRAINING}\d+", results.parent.name) is not None
 
 
 def oldest_first(results: Iterable[Path]) -> list[Path]:

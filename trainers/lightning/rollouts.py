@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from hlrp.config import LightningTrainerSection
 from hlrp.evaluation.request import EvalRequest
 from hlrp.evaluation.run import evaluate
+from hlrp.runs.results import WHILE_TRAINING
 
 _LOG = logging.getLogger("hlrp.train")
 
@@ -37,7 +38,7 @@ class Rollouts:
         Returns:
             `eval_success` and, with several tasks, `eval_success_<task>`, in [0, 1]; empty when it failed.
         """
-        folder = self.folder / f"step_{checkpoint.name}"
+        folder = self.folder / f"{WHILE_TRAINING}{checkpoint.name}"
         # Left by a run that went past this step, was killed and continues from before it.
         shutil.rmtree(folder, ignore_errors=True)
         section = self.section
