@@ -53,6 +53,19 @@ def test_the_place_of_a_process_by_torchrun_and_by_srun() -> None:
     assert place.environment(STEP | {"MASTER_ADDR": "here"})["MASTER_ADDR"] == "here"
 
 
+def test_ranks_come_from_the_launcher() -> None:
+    assert Ranks.of({}) == (0, 1)
+    assert Ranks.of({"RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"}) == (3, 4)
+    step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
+    assert Ranks.of({"SLURM_PROCID": "1", **step}) == (1, 2)
+    for wrong in ("4", "x", "-1"):
+        with pytest.raises(UserError, match="RANK"):
+            Ranks.of({"RANK": wrong, "WORLD_SIZE": "4"})
+    for world in range(1, 9):
+        shares = [list(Ranks(r, world).share(5)) for r in range(world)]
+        assert [piece for share in shares for piece in share] == list(range(5))
+
+
 def test_one_process_is_alone_and_so_is_a_batch_script() -> None:
     assert Launch.of({}) is None
     assert (

@@ -1,10 +1,13 @@
 """Small real quantizers for the tests of `hlrp.laq`."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from laq_toys import EPISODES, LENGTH
+from make_dataset import make_dataset
 
 from hlrp.laq import LAQ, LAQConfig
 
@@ -39,3 +42,9 @@ def small() -> Callable[..., LAQ]:
         return laq
 
     return build
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6 episodes of 21 frames of 48x48 pixels, 10 per second."""
+    return make_dataset(tmp_path_factory.mktemp("labelling") / "squares", episodes=EPISODES, length=LENGTH, size=48)

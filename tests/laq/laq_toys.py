@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+EPISODES, LENGTH = 6, 21
+"""Of the recording that is labelled, the fixture `root`."""
+
 
 def moving_square(count: int, frames: int, size: tuple[int, int] = (16, 24)) -> tuple[Tensor, Tensor]:
     """Windows of a bright square that moves by -4, 0 or 4 pixels across, the same in each step of a window.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from interruptions import killed_before_write
-from make_dataset import make_dataset
+from laq_toys import EPISODES, LENGTH
 
 from hlrp import ranks
 from hlrp.data import BadVideoError, FrameWindows, WindowSource, frame_pipeline, read_dataset, read_episodes
@@ -23,14 +23,6 @@ from hlrp.latents.labelling import LabelRequest, LAQEncoder, choose_camera, defa
 from hlrp.latents.verify import verify_table
 from hlrp.latents.window_batches import WindowBatcher
 from hlrp.ranks import Ranks
-
-EPISODES, LENGTH = 6, 21
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """6 episodes of 21 frames of 48x48 pixels, 10 per second."""
-    return make_dataset(tmp_path_factory.mktemp("labelling") / "squares", episodes=EPISODES, length=LENGTH, size=48)
 
 
 @pytest.fixture(scope="module")
@@ -246,19 +238,6 @@ def test_ranks_share_the_work_and_the_last_one_finishes(job, tmp_path):
     done = [label(replace(more, ranks=Ranks(rank, 5)), encoder) for rank in range(5)]
     assert [r.complete for r in done] == [False] * 4 + [True]
     assert content(more.output) == content(request.output)
-
-
-def test_ranks_come_from_the_launcher():
-    assert Ranks.of({}) == (0, 1)
-    assert Ranks.of({"RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"}) == (3, 4)
-    step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
-    assert Ranks.of({"SLURM_PROCID": "1", **step}) == (1, 2)
-    for wrong in ("4", "x", "-1"):
-        with pytest.raises(UserError, match="RANK"):
-            Ranks.of({"RANK": wrong, "WORLD_SIZE": "4"})
-    for world in range(1, 9):
-        shares = [list(Ranks(r, world).share(5)) for r in range(world)]
-        assert [piece for share in shares for piece in share] == list(range(5))
 
 
 def test_a_corrupt_video_is_one_error_that_names_file_and_episode(job, broken_root):

@@ -2,21 +2,13 @@
 
 import pytest
 import torch
-from make_dataset import make_dataset
+from laq_toys import EPISODES, LENGTH
 
 from hlrp.data import read_dataset
 from hlrp.laq import LAQ, LAQConfig
 from hlrp.latents import LatentTable
 from hlrp.latents.labelling import LabelRequest, LAQEncoder, label
 from hlrp.latents.verify import verify_table
-
-EPISODES, LENGTH = 6, 21
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """6 episodes of 21 frames of 48x48 pixels, 10 per second."""
-    return make_dataset(tmp_path_factory.mktemp("labelling") / "squares", episodes=EPISODES, length=LENGTH, size=48)
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """The dataset that memory is measured on: the episodes of another one, over and over."""
 
 import shutil
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import bench_precompute
 
 from hlrp.data import read_dataset, read_episodes

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from check_mutants import Break, judge, read_list
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,19 +1,12 @@
 """The study of few action labels: what it draws, learns from, counts, and that it goes on where it was cut off."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from make_dataset import make_dataset
-from make_labels import make_quantizer, make_table
-from safetensors.numpy import load_file
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "latents"))
 from action_toys import label, planted, spoil_column
 from few_labels.design import (
     LATE_FRAMES,
@@ -31,6 +24,9 @@ from few_labels.neural import train
 from few_labels.ridge_policy import CHUNK, DirectPolicy, make_policy
 from few_labels.trust import OtherRows, Scores, Situation, keep_scores, read_scores, scores_path
 from few_labels.videos import Basis, Videos, read_videos
+from make_dataset import make_dataset
+from make_labels import make_quantizer, make_table
+from safetensors.numpy import load_file
 
 from hlrp.data import DatasetInfo, read_dataset, read_episodes
 from hlrp.data.columns import read_column

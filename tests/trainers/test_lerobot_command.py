@@ -13,8 +13,7 @@ from hlrp.data.dataset_info import read_dataset
 from hlrp.errors import UserError
 from trainers.lerobot.command import build_arguments, build_command
 from trainers.lerobot.events import ASKED_FILTER, ASKED_POLICY, SHUFFLING_ASKED, SOURCES
-from trainers.lerobot.session import metrics_row
-from trainers.lifecycle import default_log_freq, default_save_freq, explain_failure
+from trainers.lifecycle import default_log_freq, default_save_freq
 
 OURS = "model.policy_type=hlrp_action_expert_latent"
 
@@ -296,30 +295,6 @@ def test_several_devices_go_through_torchrun() -> None:
 def test_intervals_fit_short_and_long_runs() -> None:
     assert [default_log_freq(s) for s in (1, 100, 100_000)] == [1, 2, 200]
     assert [default_save_freq(s) for s in (20, 2000, 1_000_000)] == [100, 400, 20_000]
-
-
-def test_data_wait_is_the_share_of_a_step() -> None:
-    row = metrics_row({"steps": 5, "loss": 0.5, "update_s": 0.3, "dataloading_s": 0.1})
-    assert row["step"] == 5
-    assert row["data_wait"] == pytest.approx(0.25)
-
-
-@pytest.mark.parametrize(
-    ("error", "message", "code", "says"),
-    [
-        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate", 1, "--batch-size"),
-        ("OSError", "[Errno 28] No space left on device", 1, "free space"),
-        ("RuntimeError", "DataLoader worker (pid 3) is killed by signal: Killed.", 1, "data.num_workers"),
-        ("LocalEntryNotFoundError", "outgoing traffic has been disabled", 1, "--allow-download"),
-        ("ValueError", "something new\nwith details", 1, "ValueError: something new"),
-        ("", "", -9, "signal 9"),
-        ("", "", 3, "the last line"),
-    ],
-)
-def test_a_failure_is_one_readable_sentence(error: str, message: str, code: int, says: str) -> None:
-    reason = explain_failure(error, message, code, ["first", "the last line", ""])
-    assert says in reason
-    assert "\n" not in reason
 
 
 def test_a_trainer_made_in_python_checks_its_settings(toy_root: Path, tmp_path: Path) -> None:
