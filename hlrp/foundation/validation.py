@@ -41,7 +41,7 @@ class Validation:
         self._shuffled = self._code_meter()
         self._free = self._code_meter()
         self._vectors, self._shuffled_vectors = VectorMeter(device), VectorMeter(device)
-        self._one_by_one: bool | None = None
+        self._one_by_one = backend.one_by_one
         self._batches = batches
         self._shown = 0
         self._samples: list[Sample] = []
@@ -80,11 +80,9 @@ class Validation:
 
         Batches are left out evenly beyond `FREE_SAMPLES`.
         """
-        if self._one_by_one is False or number % self._free_every(batch):
+        if not self._one_by_one or number % self._free_every(batch):
             return None
-        free = self._backend.latent_from_batch(batch.without_targets())
-        self._one_by_one = free.logits is None
-        return free.codes if self._one_by_one else None
+        return self._backend.latent_from_batch(batch.without_targets()).codes
 
     def _measure_vectors(self, batch: FoundationBatch, mask: Tensor) -> None:
         assert batch.target_vectors is not None

@@ -41,11 +41,11 @@ def foundation(request, tmp_path_factory):
     return request.param, out, vectors
 
 
-def decoded(policy, batch):
-    """What the decoder is given in a step of training."""
+def decoded(policy, batch, call=None):
+    """What the decoder is given in a step of training, or in what ``call`` does."""
     seen = []
     hook = policy.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-    policy(batch)
+    policy(batch) if call is None else call()
     hook.remove()
     return seen[0]
 
@@ -137,3 +137,22 @@ def test_the_decoder_is_given_labels_first_and_predictions_then(fields, tmp_path
     for value, said in ((1.5, "between 0 and 1"), (0.5, "needs labels")):
         with pytest.raises(ValueError, match=said):
             make_config(NAME, true_latents=value)
+
+
+@pytest.mark.parametrize("expectation", [True, False])
+def test_codes_one_by_one_are_decoded_in_training_as_when_acting(expectation):
+    policy = make_policy(NAME, backend="qwen3vl_chat", decode_expectation=expectation)
+    with torch.no_grad():  # random weights hardly attend; a trained model's codes depend on those before
+        for name, weight in policy.backend.named_parameters():
+            if "language_model.layers" in name and weight.ndim > 1:
+                weight.mul_(4)
+    batch = make_batch()
+    given = [decoded(policy, batch | {"hlrp.codes": codes}) for codes in (batch["hlrp.codes"], batch["hlrp.codes"] ^ 3)]
+    assert torch.equal(*given), "labels say nothing about what is predicted"
+    acting = decoded(policy, batch, lambda: policy.predict_action_chunk(batch))
+    torch.testing.assert_close(given[0], acting, atol=1e-5, rtol=1e-5)
+    codes = policy.predict_codes(batch)
+    assert torch.equal(acting.argmax(-1), codes) and (acting.amax(-1) < 1).any() == expectation
+    alone = make_policy(NAME, backend="qwen3vl_chat", decode_expectation=expectation, code_seq_len=1, num_frames=2)
+    batch |= {name: batch[name][:, :1] for name in ("hlrp.codes", "hlrp.code_mask")}
+    torch.testing.assert_close(decoded(alone, batch), decoded(alone, batch, lambda: alone.predict_action_chunk(batch)))

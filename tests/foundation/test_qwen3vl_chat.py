@@ -173,7 +173,7 @@ def test_greedy_codes_are_those_of_transformers_generate(backend: Qwen3VLChatBac
         logits_processor=LogitsProcessorList([Constrained(backend.grammar, prompt)]),
     )[:, prompt:]
     out = backend.latent_from_batch(replace(batch, target_codes=labels()))
-    assert out.codes is not None and out.logits is None
+    assert out.codes is not None and out.logits is not None
     assert torch.equal(out.codes, backend.grammar.read(answers))
     # Without padding and company a sample gets the same; and each code is the likeliest after those before it.
     alone = FoundationBatch(images={"top": batch.images["top"][1:2]}, instruction=TEXTS[1:2])
@@ -181,6 +181,7 @@ def test_greedy_codes_are_those_of_transformers_generate(backend: Qwen3VLChatBac
     forced = backend.loss_from_batch(replace(batch, target_codes=out.codes)).logits
     assert forced is not None
     assert torch.equal(forced.argmax(-1), out.codes)
+    torch.testing.assert_close(out.logits, forced, atol=1e-4, rtol=1e-4)
 
 
 def test_two_thousand_answers_of_random_weights_are_valid(folder: Path) -> None:

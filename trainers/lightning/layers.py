@@ -1,5 +1,7 @@
 """The stacked layers of a module, such as a transformer's: units of sharding, and of computing twice to save memory."""
 
+from copy import copy
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -59,16 +61,11 @@ def check_layers(module: nn.Module, section: LightningTrainerSection) -> None:
 def recompute_layers(module: nn.Module) -> None:
     """Keep only the inputs of stacked layers for the backward pass, which computes the layers again.
 
-    The numbers stay the same, dropout's included.
+    The numbers stay the same, dropout's included. transformers' own way is not taken: it withholds the cache that an
+    action expert reads the layers' keys and values from.
     """
-    transformers = [part for part in module.modules() if getattr(part, "supports_gradient_checkpointing", False)]
-    for part in transformers:
-        # Those of transformers know which caches they must not fill twice.
-        part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-    theirs = {layer for part in transformers for stack in stacks(part) for layer in stack}
     for layer in (layer for stack in stacks(module) for layer in stack):
-        if layer not in theirs:
-            layer.forward = _Recomputed(layer)
+        layer.forward = _Recomputed(layer)
 
 
 class _Recomputed:
@@ -80,4 +77,21 @@ class _Recomputed:
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         if not (self._layer.training and torch.is_grad_enabled()):
             return self._forward(*inputs, **named)
-        return checkpoint(self._forward, *inputs, use_reentrant=False, **named)
+        cache = named.get("past_key_values")
+        if cache is None or not (cache.layers or cache.layer_class_to_replicate):  # or one that keeps nothing
+            return checkpoint(self._forward, *inputs, use_reentrant=False, **named)
+        # Computed again it adds its keys and values to what the cache held then, not to what it holds by now.
+        held = _copy_of(cache)
+        caches = chain([cache], map(_copy_of, repeat(held)))
+
+        def run(*inputs: Any, **named: Any) -> Any:
+            return self._forward(*inputs, **named, past_key_values=next(caches))
+
+        return checkpoint(run, *inputs, use_reentrant=False, **{k: v for k, v in named.items() if v is not cache})
+
+
+def _copy_of(cache: Any) -> Any:
+    """A cache of transformers that holds the same tensors: one copy is not changed by what another one is given."""
+    again = copy(cache)
+    again.layers = [copy(layer) for layer in cache.layers]
+    return again

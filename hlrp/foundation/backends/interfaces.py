@@ -155,7 +155,7 @@ class LatentOutput:
 
     Args:
         codes: int64 ``[B, P]``, each in ``[0, K)``; None in the continuous modes.
-        logits: ``[B, P, K]``, unnormalised; None in the continuous modes and where tokens were sampled one by one.
+        logits: ``[B, P, K]``, unnormalised, one by one given the codes chosen before; None in the continuous modes.
         vectors: In the units of the labels, ``[B, P, D]``; None in mode `codes`.
     """
 
@@ -172,7 +172,7 @@ class LossOutput:
         loss: Scalar, the mean over supervised positions; a zero that is connected to the parameters if there are none.
         per_sample: ``[B]``, the mean over each sample's supervised positions; zero where it has none.
         supervised: bool ``[B]``, whether the sample has any supervised position.
-        logits: ``[B, P, K]`` per position, given the labels before it, detached; None in the continuous modes.
+        logits: ``[B, P, K]``, one by one given the labels before, detached; None in the continuous modes.
         metrics: Further numbers to log, detached.
         vectors: As predicted, ``[B, P, D]``, detached; None where the loss does not need them.
     """
@@ -196,6 +196,8 @@ class VLABackend(nn.Module, ABC):
     """How the names of weights begin that only read the state."""
     keeps_bfloat16: ClassVar[bool] = False
     """Whether what is frozen of vision and language may be kept in bfloat16 while the rest is float32."""
+    one_by_one: ClassVar[bool] = False
+    """Whether each code is predicted given those before it: labels in a loss, in a prediction what was chosen."""
 
     def __init__(self, config: "BackendConfig") -> None:
         super().__init__()

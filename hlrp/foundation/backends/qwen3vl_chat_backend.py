@@ -52,6 +52,7 @@ class Qwen3VLChatBackend(TransformersBackend):
 
     model_type: ClassVar[str] = "qwen3_vl"
     family: ClassVar[str] = "Qwen3-VL"
+    one_by_one: ClassVar[bool] = True
 
     grammar: CodeGrammar
 
@@ -267,6 +268,7 @@ class Qwen3VLChatBackend(TransformersBackend):
         positions = torch.cat([positions, self._following(lengths, 0, new)], dim=2)
         mask = F.pad(mask, (0, new), value=True)
         codes: list[Tensor] = []
+        logits: list[Tensor] = []
         for i, place in enumerate(places):
             hidden = self.vlm.model(
                 input_ids=ids,
@@ -276,14 +278,14 @@ class Qwen3VLChatBackend(TransformersBackend):
                 use_cache=True,
                 **({} if codes else images),
             ).last_hidden_state
-            codes.append(
-                self.grammar.choose(self.vlm.lm_head(hidden[:, -1]), temperature=temperature, generator=generator)
-            )
+            said = self.vlm.lm_head(hidden[:, -1])
+            logits.append(self.grammar.logits(said).float())
+            codes.append(self.grammar.choose(said, temperature=temperature, generator=generator))
             until = places[i + 1] if i + 1 < len(places) else place + 1
             ids, new = self._append(self.grammar.code_ids[codes[-1]][:, None], layout[place + 1 : until])
             positions = self._following(lengths, place, new + 1)
             mask = F.pad(mask, (0, new + 1), value=True)
-        return LatentOutput(codes=torch.stack(codes, dim=1))
+        return LatentOutput(codes=torch.stack(codes, dim=1), logits=torch.stack(logits, dim=1))
 
     @staticmethod
     def _append(ids: Tensor, fixed: Tensor) -> tuple[Tensor, int]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
-from transformers import DynamicCache
+from transformers import Cache
 
 from hlrp.errors import UserError
 from hlrp.foundation.backbones.loading import quiet_transformers
@@ -38,8 +38,11 @@ class Patches(nn.Conv2d):
             convolution.__class__ = cls
 
 
-class Unkept(DynamicCache):
+class Unkept(Cache):
     """A cache that keeps nothing. Without one, transformers would ask the device whether samples are packed."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """What is given."""

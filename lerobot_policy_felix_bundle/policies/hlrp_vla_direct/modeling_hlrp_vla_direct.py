@@ -147,8 +147,12 @@ class HLRPVLADirectPolicy(HLRPPolicy):
         return torch.where(known[..., None], batch[VECTORS], 0.0)
 
     def _predicted(self, output: LossOutput, observed: FoundationBatch) -> LatentOutput:
-        """What was predicted for the batch. A backend that says nothing beside its loss is asked for it anew."""
-        if output.logits is not None or output.vectors is not None:
+        """What is predicted for the batch at inference.
+
+        A backend is asked for it anew where its loss says nothing of it, or what it does given labels.
+        """
+        given_labels = self.backend.one_by_one and self.backend.positions > 1
+        if output.vectors is not None or (output.logits is not None and not given_labels):
             return LatentOutput(logits=output.logits, vectors=output.vectors)
         with torch.no_grad():
             return self.backend.latent_from_batch(observed)
