@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hlrp.data.labelled_statistics import LabelledRows, labelled_statistics
 from hlrp.data.statistics_checks import STATS, recompute
 from hlrp.evaluation.diagnosis.findings import Finding, failed, passed, undecided
-from hlrp.evaluation.diagnosis.recorded import ACTION, Recorded
+from hlrp.evaluation.diagnosis.recorded import ACTION, STATE, Recorded
 from hlrp.evaluation.policy import LoadedPolicy
 
 # LeRobot computes in float32 and its quantiles from histograms; in standard deviations.
@@ -47,7 +47,7 @@ class Used:
 
 
 def statistics_in(loaded: LoadedPolicy) -> Iterator[Used]:
-    """What the processors of a policy normalise numbers with; pictures are left out."""
+    """What the processors of a policy normalise numbers with; left out is what is not of the recorded numbers."""
     from lerobot.configs.types import FeatureType, NormalizationMode
     from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
 
@@ -59,13 +59,17 @@ def statistics_in(loaded: LoadedPolicy) -> Iterator[Used]:
             for key, feature in step.features.items():
                 mode = step.norm_map.get(feature.type, NormalizationMode.IDENTITY).name
                 stats = (step.stats or {}).get(key)
-                # The statistics of relative actions are not of the recorded ones.
                 relative = feature.type is FeatureType.ACTION and getattr(loaded.config, "use_relative_actions", False)
-                if feature.type is FeatureType.VISUAL or relative or mode not in _KEYS:
+                if feature.type is FeatureType.VISUAL or relative or _brought(loaded, key) or mode not in _KEYS:
                     continue
                 if key in used and stats and stats.keys() >= set(_KEYS[mode]):
                     values = {k: np.asarray(stats[k], np.float64).reshape(-1) for k in _KEYS[mode]}
                     yield Used(name, key, values)
+
+
+def _brought(loaded: LoadedPolicy, feature: str) -> bool:
+    """Whether a policy's foundation model brought the statistics of a feature."""
+    return feature == STATE and getattr(loaded.config, "state_statistics", None) is not None
 
 
 def outside(episodes: Sequence[NDArray[np.float32]], values: Mapping[str, NDArray[np.float64]]) -> tuple[int, float]:
@@ -196,5 +200,6 @@ def with_dataset_statistics(loaded: LoadedPolicy, recorded: Recorded) -> LoadedP
     for pipeline in (loaded.preprocessor, loaded.postprocessor):
         steps = [s for s in pipeline.steps if isinstance(s, NormalizerProcessorStep | UnnormalizerProcessorStep)]
         stats = {key: value for step in steps for key, value in (step.stats or {}).items()}
-        pipelines.append(hotswap_stats(pipeline, {**stats, **{k: v for k, v in true.items() if k in {*stats, ACTION}}}))
+        wrong = {k: v for k, v in true.items() if k in {*stats, ACTION} and not _brought(loaded, k)}
+        pipelines.append(hotswap_stats(pipeline, {**stats, **wrong}))
     return LoadedPolicy(loaded.policy, loaded.config, *pipelines)

@@ -28,6 +28,8 @@ class HLRPActionExpertDirect(CleanPolicy):
         lora_rank: Rank of the adapters.
         lora_alpha: Their scale, divided by the rank.
         lora_targets: Names of the language model's layers that get one.
+        state_statistics: Mean and standard deviation that the state is normalised with, where a foundation model
+            reads it: that one's; filled in.
         labelled_episodes: Episodes whose actions and states, statistics of both included, may reach the policy; None:
             all.
         use_action_confidence: Whether actions of a dataset with pseudo-labels count by their confidence.

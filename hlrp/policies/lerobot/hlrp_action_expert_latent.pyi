@@ -47,6 +47,7 @@ class HLRPActionExpertLatent(CleanPolicy):
         lora_alpha: int = 32,
         lora_targets: Sequence[str] = ["q_proj", "v_proj"],
         init_from: Path | str | None = None,
+        state_statistics: Mapping[str, Sequence[float]] | None = None,
         labelled_episodes: Sequence[int] | None = None,
         use_action_confidence: bool = True,
         confidence_dataset: str | None = None,

@@ -46,6 +46,8 @@ class HLRPPolicyConfig(PreTrainedConfig):
         lora_alpha: Their scale, divided by the rank.
         lora_targets: Names of the language model's layers that get one.
         init_from: A foundation model that the VLM starts from: a run, a checkpoint or a model folder.
+        state_statistics: Mean and standard deviation that the state is normalised with, where a foundation model reads
+            it: that one's; filled in.
         labelled_episodes: Episodes whose actions and states, statistics of both included, may reach the policy; None:
             all. Of the others it has the pictures, the instruction and the codes.
         state_of_unlabelled: Whether the state of the other episodes is shown all the same; else theirs is the mean.
@@ -101,6 +103,7 @@ class HLRPPolicyConfig(PreTrainedConfig):
     lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
     init_from: str | None = None
 
+    state_statistics: dict[str, list[float]] | None = None
     labelled_episodes: list[int] | None = None
     use_action_confidence: bool = True
     confidence_dataset: str | None = None

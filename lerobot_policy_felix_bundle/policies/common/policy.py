@@ -38,7 +38,8 @@ class HLRPPolicy(PreTrainedPolicy):
         config: The configuration; what it leaves open is filled in.
         backbone_folder: Folder to rebuild the backbone from, without weights; None: a fresh policy, whose backbone's
             weights are loaded.
-        dataset_meta: LeRobot's metadata of the dataset that is trained on; None at inference.
+        dataset_meta: LeRobot's metadata of the dataset that is trained on; None at inference. A foundation model that
+            reads the state brings the statistics to normalise it with: they take the place of the dataset's.
 
     Raises:
         UserError: Labels, backbone or foundation model do not fit.
@@ -67,6 +68,10 @@ class HLRPPolicy(PreTrainedPolicy):
         self._labels = LatentLabelsStep.of(config)
         self._action_queue: deque[Tensor] = deque(maxlen=config.n_action_steps)
         self.build(backbone_folder)
+        if config.state_statistics is not None and dataset_meta is not None:
+            stats = dict(dataset_meta.stats or {})
+            # The processors are made afterwards, from these.
+            dataset_meta.stats = stats | {OBS_STATE: {**stats.get(OBS_STATE, {}), **config.state_statistics}}
 
     @abstractmethod
     def build(self, backbone_folder: Path | None) -> None:

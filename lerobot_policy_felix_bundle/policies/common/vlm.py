@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from lerobot.configs.types import NormalizationMode
 
 from hlrp.errors import UserError
 from hlrp.foundation.backbones import resolve_backbone
@@ -135,11 +136,25 @@ class _Foundation:
                 where="policy.use_state, policy.init_from",
                 fix="use the dataset that the foundation model was trained on, or one without state",
             )
+        config.state_statistics = self._state_statistics(config)
         config.vlm_layers, config.max_text_tokens = theirs.layers, theirs.max_text_tokens
         config.backbone = self.manifest.backbone.name
         if config.image_size is None:
             config.image_size = theirs.image_size
         return self.path / BACKBONE
+
+    def _state_statistics(self, config: HLRPPolicyConfig) -> dict[str, list[float]] | None:
+        """What its weights need the state normalised with; None: it reads none."""
+        mean, std = self.manifest.statistics.state_mean, self.manifest.statistics.state_std
+        if mean is None or std is None:
+            return None
+        if (mode := config.normalization_mapping.get("STATE")) is not NormalizationMode.MEAN_STD:
+            raise UserError(
+                f"the foundation model reads the state by its mean and deviation, the policy normalises it by {mode}",
+                where="policy.normalization_mapping, policy.init_from",
+                fix="leave it out",
+            )
+        return {"mean": mean, "std": std}
 
     def load_into(self, backend: VLABackend, *, with_head: bool) -> None:
         """Load its weights; only a head that is dropped, and the projection of a state that it lacks, may differ.
