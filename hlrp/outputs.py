@@ -18,13 +18,14 @@ def check_new_output(output: Path) -> None:
     """Refuse a folder of `--output` that is there already, or cannot be made.
 
     Raises:
-        UserError: It exists, its parent does not, or nothing may be written there.
+        UserError: It exists, a file is in the way of its parents, or nothing may be written there.
     """
-    parent = output.absolute().parent
     if output.exists() or output.is_symlink():
         raise UserError("the output exists already", where=str(output), fix="choose another --output, or delete it")
+    # What is missing of them is made.
+    parent = next(folder for folder in output.absolute().parents if folder.exists() or folder.is_symlink())
     if not parent.is_dir():
-        raise UserError("there is no such folder", where=str(parent), fix=f"mkdir -p {parent}")
+        raise UserError("this is no folder", where=str(parent), fix="choose another --output")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError("no right to write here", where=str(parent), fix="choose another --output")
 

@@ -226,8 +226,8 @@ def test_scenes_and_seconds_split(tmp_path: Path) -> None:
     write_video(source / "a.mp4", [0] * 8 + [0xFFFF] * 8 + [0] * 8, CLOSED, size=SIZE)
     run(source, tmp_path / "scenes", scene_cuts=True)
     assert [len(e) for e in numbers_of(tmp_path / "scenes")] == [8, 8, 8]
-    result = run(source, tmp_path / "parts", max_seconds=0.5)
-    assert [len(e) for e in numbers_of(tmp_path / "parts")] == [4] * 5 + [4]
+    result = run(source, tmp_path / "new" / "parts", max_seconds=0.5)
+    assert [len(e) for e in numbers_of(tmp_path / "new" / "parts")] == [4] * 5 + [4]
     assert result.copied == 6
 
 

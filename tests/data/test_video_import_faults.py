@@ -147,7 +147,7 @@ BROKEN: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "listed twice": (_list("source/good.mp4\nsource/good.mp4\n"), "two videos are called 'source/good'"),
     "output there": (_there, "the output exists already"),
     "output inside": (_inside, "the output lies inside the source"),
-    "no parent": (lambda f: {**_asked()(f), "output": f / "a/b"}, "there is no such folder"),
+    "file in the way": (lambda f: {**_asked()(f), "output": f / "captions.csv/a/b"}, "this is no folder"),
     "camera": (_asked(camera="a/b"), "'a/b' is no name of a camera"),
     "odd size": (_asked(size=(47, 64)), "--size 47x64 is odd"),
     "rate": (_asked(fps=float("nan")), "--fps nan is out of range"),

@@ -112,6 +112,7 @@ def test_output_that_exists_or_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     existing = run(*WANTED, "--output", tmp_path / "out")
     assert existing.returncode == 2 and "exists already" in existing.stderr
-    homeless = run(*WANTED, "--output", tmp_path / "no" / "out")
-    assert homeless.returncode == 2 and "no such folder" in homeless.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (tmp_path / "file").touch()
+    homeless = run(*WANTED, "--output", tmp_path / "file" / "out")
+    assert homeless.returncode == 2 and "this is no folder" in homeless.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]
