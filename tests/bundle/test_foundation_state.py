@@ -1,5 +1,6 @@
 """A foundation model that reads the state brings its own statistics of it, whatever data the policy is trained on."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from hlrp.foundation.backends.smol_latent_head_backend import SmolLatentHeadBack
 from hlrp.foundation.checkpoint import LabelStatistics, record_backbone, save
 from hlrp.foundation.config import BackendConfig
 from hlrp.foundation.model import Foundation
-from hlrp.latents import CodeSpec, LatentTable
+from hlrp.latents import LatentTable
 from lerobot_policy_felix_bundle.policies.common.observations import foundation_batch
 
 STATE = "observation.state"
@@ -27,22 +28,31 @@ MEAN, STD = [0.1, 0.9], [0.02, 0.6]
 """Far from those of the data."""
 
 
-@pytest.fixture(scope="module")
-def foundation(table2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One of random weights whose codes depend on the state."""
+def make_foundation(out: Path, table: Path, state_dim: int | None) -> Path:
+    """A model of random weights that differ from the tiny backbone's."""
     torch.manual_seed(7)
-    identity = LatentTable.open(table2).identity
+    identity = LatentTable.open(table).identity
     folder = resolve_backbone("tiny", "smol_latent_head", allow_download=False)
-    spec: CodeSpec = identity.codes()
-    config = BackendConfig(backend="smol_latent_head", spec=spec, cameras=(identity.camera,), state_dim=2)
+    spec = identity.codes()
+    config = BackendConfig(backend="smol_latent_head", spec=spec, cameras=(identity.camera,), state_dim=state_dim)
     backend = SmolLatentHeadBackend.from_backbone(config, folder).eval()
     with torch.no_grad():
         for parameter in backend.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    out = tmp_path_factory.mktemp("foundation") / "model"
-    statistics = LabelStatistics(code_counts=[[1] * 8] * spec.positions, state_mean=MEAN, state_std=STD)
+    known = {} if state_dim is None else {"state_mean": MEAN, "state_std": STD}
+    statistics = LabelStatistics(code_counts=[[1] * 8] * spec.positions, **known)
     save(backend, out, backbone=record_backbone("tiny", folder), statistics=statistics)
     return out
+
+
+@pytest.fixture(scope="module")
+def foundation(table2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_foundation(tmp_path_factory.mktemp("foundation") / "model", table2, 2)
+
+
+@pytest.fixture(scope="module")
+def stateless(table2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_foundation(tmp_path_factory.mktemp("stateless") / "model", table2, None)
 
 
 @torch.no_grad()
@@ -84,3 +94,56 @@ def test_a_state_that_is_normalised_in_another_way_is_refused(foundation, square
     config = config_of("hlrp_vla_direct", init_from=str(foundation), normalization_mapping=mapping)
     with pytest.raises(UserError, match=r"reads the state by its mean and deviation, the policy .*MIN_MAX"):
         build(config, squares)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "token"),
+    [
+        ("hlrp_vla_direct", {}, False),
+        ("hlrp_action_expert_latent", {}, False),
+        ("hlrp_action_expert_latent", {"conditioning": "tokens"}, True),
+        ("hlrp_vla_direct", {"vlm": "cotrained"}, True),
+        ("hlrp_vla_direct", {"vlm_state": True}, True),
+        ("hlrp_action_expert_direct", {}, True),
+    ],
+)
+def test_a_frozen_foundation_model_is_shown_no_state_that_it_does_not_know(stateless, squares, name, fields, token):
+    """Where the actions get it otherwise."""
+    config = config_of(name, init_from=str(stateless), **({"vlm": "frozen"} | fields))
+    policy, before, _, dataset = build(config, squares)
+    assert policy.config.vlm_state is token and (policy.backend.state_projection is not None) == token
+    assert policy.config.state_statistics is None
+    raw = batch_of(dataset, INDEX)
+    batch, other = before(dict(raw)), before({**raw, STATE: raw[STATE] + 1})
+    noise = torch.zeros(len(INDEX), 6, 3)
+    with torch.no_grad():
+        chunk = policy.predict_action_chunk(batch, noise=noise)
+        assert not torch.equal(policy.predict_action_chunk(other, noise=noise), chunk), (
+            "the actions depend on the state"
+        )
+    if not token:
+        model = Foundation.from_checkpoint(stateless)
+        expected = model.backend.latent_from_batch(FoundationBatch({CAMERA: raw[CAMERA]}, raw["task"])).logits
+        assert torch.equal(logits(policy, batch), expected)
+
+
+def test_a_checkpoint_says_whether_its_vlm_reads_the_state(stateless, squares, tmp_path):
+    """One of before that was said does read it."""
+    for value, written in ((None, False), (True, None)):
+        config = config_of("hlrp_vla_direct", init_from=str(stateless), vlm="frozen", vlm_state=value)
+        policy, before, _, dataset = build(config, squares)
+        policy.save_pretrained(tmp_path / str(value))
+        path = tmp_path / str(value) / "config.json"
+        saved = json.loads(path.read_text())
+        assert saved.pop("vlm_state") is (value is True)
+        path.write_text(json.dumps(saved if written is None else {**saved, "vlm_state": written}))
+        restored = type(policy).from_pretrained(tmp_path / str(value))
+        batch = before(batch_of(dataset, INDEX))
+        assert torch.equal(restored.predict_action_chunk(batch), policy.predict_action_chunk(batch))
+
+
+def test_a_state_that_nobody_would_read_is_refused(foundation, squares):
+    with pytest.raises(ValueError, match="nothing but the VLM would read the state"):
+        config_of("hlrp_action_expert_direct", vlm_state=False)
+    with pytest.raises(UserError, match="reads the state, and vlm_state is false"):
+        build(config_of("hlrp_vla_direct", init_from=str(foundation), vlm_state=False), squares)

@@ -39,6 +39,7 @@ class HLRPActionExpertDirect(CleanPolicy):
         max_text_tokens: int = 48,
         use_language: bool = True,
         use_state: bool = True,
+        vlm_state: bool | None = None,
         vlm: str = "auto",
         vlm_dtype: str = "auto",
         train_vision: bool | None = None,

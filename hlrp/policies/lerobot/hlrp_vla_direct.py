@@ -20,6 +20,8 @@ class HLRPVLADirect(CleanPolicy):
         max_text_tokens: Longest instruction in tokens; longer ones are cut.
         use_language: Whether the instruction is read.
         use_state: Whether `observation.state` is read, where the dataset has it.
+        vlm_state: Whether the VLM reads it too, as a token; None: as `init_from` did where that stays frozen and the
+            state leads to the actions without it, else true; filled in.
         vlm: `frozen`, `cotrained` or `lora` (needs peft); `auto`: cotrained for `tiny`, frozen for a pretrained one.
         vlm_dtype: What a VLM's weights are kept in where they are not trained: `float32`, `bfloat16`, or `auto`:
             bfloat16 for a pretrained SmolVLM (as SmolVLA's), else float32.

@@ -17,7 +17,6 @@ from hlrp.latents.spec import CODE_FIELDS
 TINY = "tiny"
 VLM_MODES = ("auto", "frozen", "cotrained", "lora")
 VLM_DTYPES = ("auto", "float32", "bfloat16")
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 LATENT_SOURCES = ("none", "precomputed", "online")
 
 
@@ -36,6 +35,8 @@ class HLRPPolicyConfig(PreTrainedConfig):
         max_text_tokens: Longest instruction in tokens; longer ones are cut.
         use_language: Whether the instruction is read.
         use_state: Whether `observation.state` is read, where the dataset has it.
+        vlm_state: Whether the VLM reads it too, as a token; None: as `init_from` did where that stays frozen and the
+            state leads to the actions without it, else true; filled in.
         vlm: `frozen`, `cotrained` or `lora` (needs peft); `auto`: cotrained for `tiny`, frozen for a pretrained one.
         vlm_dtype: What a VLM's weights are kept in where they are not trained: `float32`, `bfloat16`, or `auto`:
             bfloat16 for a pretrained SmolVLM (as SmolVLA's), else float32. Adapters and what is trained are float32;
@@ -94,6 +95,7 @@ class HLRPPolicyConfig(PreTrainedConfig):
     max_text_tokens: int = 48
     use_language: bool = True
     use_state: bool = True
+    vlm_state: bool | None = None
     vlm: str = "auto"
     vlm_dtype: str = "auto"
     train_vision: bool | None = None
@@ -138,6 +140,10 @@ class HLRPPolicyConfig(PreTrainedConfig):
         _require(
             1 <= self.n_action_steps <= self.chunk_size,
             f"n_action_steps is {self.n_action_steps}, which is not between 1 and chunk_size ({self.chunk_size})",
+        )
+        _require(
+            self.vlm_state is not False or self.state_beside_vlm,
+            "vlm_state is false, and nothing but the VLM would read the state: use_state=false leaves it out",
         )
         _require(self.n_obs_steps == 1, f"n_obs_steps is {self.n_obs_steps}; these policies see a single frame")
         _require(self.vlm in VLM_MODES, f"vlm is {self.vlm!r}; choose from {', '.join(VLM_MODES)}")
@@ -215,6 +221,11 @@ class HLRPPolicyConfig(PreTrainedConfig):
     def cameras(self) -> tuple[str, ...]:
         """Image features, in the order in which the model sees them."""
         return tuple(self.image_features)
+
+    @property
+    def state_beside_vlm(self) -> bool:
+        """Whether the state leads to the actions without the VLM."""
+        return False
 
     @property
     def state_dim(self) -> int | None:
@@ -302,44 +313,6 @@ class HLRPPolicyConfig(PreTrainedConfig):
     def reward_delta_indices(self) -> None:
         """No rewards."""
         return
-
-
-@dataclass
-class HLRPExpertConfig(HLRPPolicyConfig):
-    """Fields of the policies with a flow-matching action expert (LeRobot's, from SmolVLA).
-
-    Args:
-        num_steps: Denoising steps of a chunk.
-        expert_width_multiplier: Width of the expert, of the VLM's.
-        self_attn_every_n_layers: Layers in between attend across to the VLM alone; None: 2, or as the policy needs it.
-        min_period: Of the time embedding; the shortest.
-        max_period: And the longest.
-        rtc_config: LeRobot's `RTCConfig`, or its fields, for real-time chunking; None: off.
-        compile_model: Whether torch.compile compiles the VLM and the denoising step, for training and for acting. The
-            first loss and the first chunk of each length of instruction then take long.
-        compile_mode: `torch.compile`'s mode for the denoising step: `reduce-overhead` makes a CUDA graph of it.
-    """
-
-    num_steps: int = 10
-    expert_width_multiplier: float = 0.75
-    self_attn_every_n_layers: int | None = None
-    min_period: float = 4e-3
-    max_period: float = 4.0
-    rtc_config: Any = None
-    compile_model: bool = False
-    compile_mode: str = "reduce-overhead"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(
-            self.compile_mode in COMPILE_MODES,
-            f"compile_mode is {self.compile_mode!r}; choose from {', '.join(COMPILE_MODES)}",
-        )
-
-    @property
-    def self_attention_interval(self) -> int:
-        """`self_attn_every_n_layers`, None resolved."""
-        return 2 if self.self_attn_every_n_layers is None else self.self_attn_every_n_layers
 
 
 def _require(holds: bool, message: str) -> None:

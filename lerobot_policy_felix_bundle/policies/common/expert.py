@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from hlrp.policies.key_values import cache_of, cache_tensors
-from lerobot_policy_felix_bundle.policies.common.configuration import HLRPExpertConfig
+from lerobot_policy_felix_bundle.policies.common.expert_configuration import HLRPExpertConfig
 
 
 @dataclass(frozen=True)

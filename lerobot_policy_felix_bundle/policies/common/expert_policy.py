@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hlrp.compiled import blocks_of, compile_blocks
 from hlrp.foundation.backends.interfaces import PrefixBackend
-from lerobot_policy_felix_bundle.policies.common.configuration import HLRPExpertConfig
 from lerobot_policy_felix_bundle.policies.common.expert import ActionExpert, Prefix
+from lerobot_policy_felix_bundle.policies.common.expert_configuration import HLRPExpertConfig
 from lerobot_policy_felix_bundle.policies.common.observations import foundation_batch
 from lerobot_policy_felix_bundle.policies.common.policy import HLRPPolicy
 from lerobot_policy_felix_bundle.policies.common.vlm import build_backend

@@ -64,7 +64,7 @@ def _backend_config(config: HLRPPolicyConfig, backend: str) -> BackendConfig:
         spec=spec_of(config) if config.uses_latents else _NO_CODES,
         cameras=config.cameras,
         image_size=config.image_size,
-        state_dim=config.state_dim,
+        state_dim=None if config.vlm_state is False else config.state_dim,
         max_text_tokens=config.max_text_tokens,
         layers=config.vlm_layers,
     )
@@ -130,31 +130,42 @@ class _Foundation:
                 where="policy.max_text_tokens",
                 fix="leave it out",
             )
-        if theirs.state_dim not in (None, config.state_dim):
-            raise UserError(
-                f"the foundation model reads a state of width {theirs.state_dim}, the policy {config.state_dim}",
-                where="policy.use_state, policy.init_from",
-                fix="use the dataset that the foundation model was trained on, or one without state",
-            )
-        config.state_statistics = self._state_statistics(config)
+        self._agree_on_state(config)
         config.vlm_layers, config.max_text_tokens = theirs.layers, theirs.max_text_tokens
         config.backbone = self.manifest.backbone.name
         if config.image_size is None:
             config.image_size = theirs.image_size
         return self.path / BACKBONE
 
-    def _state_statistics(self, config: HLRPPolicyConfig) -> dict[str, list[float]] | None:
-        """What its weights need the state normalised with; None: it reads none."""
-        mean, std = self.manifest.statistics.state_mean, self.manifest.statistics.state_std
-        if mean is None or std is None:
-            return None
+    def _agree_on_state(self, config: HLRPPolicyConfig) -> None:
+        """Refuse a state that its weights do not read; else write into ``config`` who reads it, and normalised how."""
+        theirs, known = self.manifest.config, self.manifest.statistics
+        if theirs.state_dim is None:
+            if config.vlm_state is None:
+                # A token that a frozen model never saw would only change what it says.
+                config.vlm_state = config.vlm_mode != "frozen" or not config.state_beside_vlm
+            return
+        if config.vlm_state is False:
+            raise UserError(
+                "the foundation model reads the state, and vlm_state is false",
+                where="policy.vlm_state, policy.init_from",
+                fix="leave it out",
+            )
+        if theirs.state_dim != config.state_dim:
+            raise UserError(
+                f"the foundation model reads a state of width {theirs.state_dim}, the policy {config.state_dim}",
+                where="policy.use_state, policy.init_from",
+                fix="use the dataset that the foundation model was trained on, or one without state",
+            )
         if (mode := config.normalization_mapping.get("STATE")) is not NormalizationMode.MEAN_STD:
             raise UserError(
                 f"the foundation model reads the state by its mean and deviation, the policy normalises it by {mode}",
                 where="policy.normalization_mapping, policy.init_from",
                 fix="leave it out",
             )
-        return {"mean": mean, "std": std}
+        config.vlm_state = True
+        if known.state_mean is not None and known.state_std is not None:
+            config.state_statistics = {"mean": known.state_mean, "std": known.state_std}
 
     def load_into(self, backend: VLABackend, *, with_head: bool) -> None:
         """Load its weights; only a head that is dropped, and the projection of a state that it lacks, may differ.

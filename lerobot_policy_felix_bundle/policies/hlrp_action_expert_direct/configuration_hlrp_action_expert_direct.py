@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lerobot.configs.policies import PreTrainedConfig
 
-from lerobot_policy_felix_bundle.policies.common.configuration import HLRPExpertConfig
+from lerobot_policy_felix_bundle.policies.common.expert_configuration import HLRPExpertConfig
 
 
 @PreTrainedConfig.register_subclass("hlrp_action_expert_direct")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lerobot.configs.policies import PreTrainedConfig
 
-from lerobot_policy_felix_bundle.policies.common.configuration import HLRPExpertConfig
+from lerobot_policy_felix_bundle.policies.common.expert_configuration import HLRPExpertConfig
 
 CONDITIONING = ("bottleneck", "tokens", "suffix")
 PREFIXES = ("none", "kept")
@@ -74,6 +74,11 @@ class HLRPActionExpertLatentConfig(HLRPExpertConfig):
             raise ValueError(f"bottleneck_prefix has no meaning with conditioning={self.conditioning}: leave it out")
         if self.conditioning == "suffix" and self.expert_grad_to_vlm is False:
             raise ValueError("with conditioning=suffix the VLM learns through the expert alone: use vlm=frozen instead")
+
+    @property
+    def state_beside_vlm(self) -> bool:
+        """Behind the bottleneck the state is a token beside the codes."""
+        return self.conditioning == "bottleneck"
 
     @property
     def self_attention_interval(self) -> int:

@@ -72,6 +72,11 @@ class HLRPVLADirectConfig(HLRPPolicyConfig):
             raise ValueError("true_latents needs labels: give latent_table or latent_laq, or leave it out")
 
     @property
+    def state_beside_vlm(self) -> bool:
+        """The decoder reads the state."""
+        return True
+
+    @property
     def predicts(self) -> str:
         """`latent_mode`, None resolved."""
         return self.latent_mode or "codes"
