@@ -17,6 +17,8 @@ from arm_world import RENAMED, ArmWorld, ArmWorldConfig, record, train
 from command import hlrp
 from safetensors.torch import load_file, save_file
 
+from hlrp.data.columns import ACTION_SOURCE, PREDICTED
+from hlrp.errors import UserError
 from hlrp.evaluation.diagnosis.findings import Diagnosis
 from hlrp.evaluation.diagnosis.normalisation import outside
 from hlrp.evaluation.diagnosis.run import diagnose
@@ -177,6 +179,18 @@ def test_without_an_environment_the_data_are_compared(copy: Path) -> None:
     assert not [f for f in found.findings if f.layer == "environment"]
     stale_normaliser(copy)
     assert diagnosis(copy).faults[0].fault == "stale_normaliser"
+
+
+def test_a_dataset_whose_actions_were_all_predicted_is_refused(copy: Path) -> None:
+    info = copy / "data" / "meta" / "info.json"
+    said = json.loads(info.read_text())
+    said["features"][ACTION_SOURCE] = {"dtype": "int64", "shape": [1], "names": None}
+    info.write_text(json.dumps(said))
+    for path in (copy / "data" / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.append_column(ACTION_SOURCE, pa.array([PREDICTED] * len(table), pa.int64())), path)
+    with pytest.raises(UserError, match="none of its actions was recorded"):
+        diagnosis(copy)
 
 
 def test_without_reset_seeds_the_ranges_are_compared(copy: Path) -> None:

@@ -74,6 +74,12 @@ def _diagnose(subject: Subject, listener: Listener) -> Diagnosis:
         tasks=subject.plan.tasks[:_MOST_TASKS] if subject.plan else [],
         trained=None if data.get("sources") else named_episodes(data.get("episodes"), info),
     )
+    if not recorded.by_episode(ACTION):
+        raise UserError(
+            "none of its actions was recorded, and it is them that a diagnosis compares with",
+            where=str(root),
+            fix="give the dataset that the predicted ones were fitted on: --replay DATASET",
+        )
     found = Diagnosis(subject.folder, _provenance(subject, config, recorded))
     width = int(info.features[ACTION]["shape"][0])
     found.add(names.check_shapes(config, recorded.shapes, width, {}, "data", {}))
