@@ -175,11 +175,12 @@ def test_scripts_and_their_mistakes(tmp_path: Path) -> None:
     train = ["train", "--policy", "act", "--dataset-root", str(tmp_path), "--launcher", "slurm"]
     asked = ["slurm.time=2:00:00", "slurm.gpus_per_node=4", "slurm.nodes=2", "slurm.setup=[module load cuda]"]
     template = ["slurm", "template", "--slurm", "partition=gpu", "--slurm", "cpus=8", "--command", "hlrp collect"]
-    printed, mine, named, array, elsewhere, typo, clash = hlrp_in_turn(
+    printed, mine, named, key, array, elsewhere, typo, clash = hlrp_in_turn(
         [
             [*train, *asked, "--dry-run"],
             template,
             [*train, "--output-dir", str(tmp_path / "a run"), "slurm.array=0-3", "--dry-run"],
+            [*train, f"output_dir={tmp_path}/a run", "slurm.array=0-3", "--dry-run"],
             ["train", "--launcher", "slurm", "--resume", str(tmp_path), "slurm.array=2"],
             ["train", "--policy", "act", "--dataset-root", str(tmp_path), "slurm.nodes=2"],
             ["eval", "run", "--launcher", "slurm", "--slurm", "partitio=a"],
@@ -205,7 +206,7 @@ def test_scripts_and_their_mistakes(tmp_path: Path) -> None:
     assert "#SBATCH --partition=gpu" in mine.out
     assert mine.out.rstrip().endswith("exec srun --unbuffered --cpus-per-task=8 hlrp collect")
     task = f"--output-dir '{tmp_path}/a run/task-'\"$SLURM_ARRAY_TASK_ID\" --resume auto"
-    assert task in named.out, named
+    assert task in named.out and named.out == key.out, key
     assert (array.code, elsewhere.code, typo.code, clash.code) == (2, 2, 2, 2)
     assert "add --launcher slurm" in elsewhere.err and "did you mean 'partition'?" in typo.err
     assert "slurm.nodes is 2, but trainer.num_nodes is 3" in clash.err
