@@ -32,9 +32,10 @@ from video_clips import (
 
 from hlrp.data.checks import dataset_problems
 from hlrp.data.dataset_info import read_dataset
-from hlrp.data.importing import ImportProgress, ImportRequest, import_video
+from hlrp.data.importing import ImportProgress, ImportRequest, frames, import_video
 from hlrp.data.importing.clip import read_table
 from hlrp.data.importing.image_stats import image_stats
+from hlrp.data.importing.sources import Source
 from hlrp.data.importing.timeline import read_timeline
 from hlrp.data.video import VideoReader
 
@@ -231,9 +232,9 @@ def test_scenes_and_seconds_split(tmp_path: Path) -> None:
     assert result.copied == 6
 
 
-def _long(folder: Path) -> Path:
+def _long(folder: Path, kind: str = "mp4") -> Path:
     """A video of two seconds with numbers beside it, which becomes episodes of 0.4 s."""
-    clip(folder / "source/long.mp4", CLOSED, range(20))
+    clip(folder / f"source/long.{kind}", CLOSED, range(20))
     (folder / "source/long.csv").write_text("x\n" + "".join(f"{i}\n" for i in range(20)))
     return folder / "source"
 
@@ -254,6 +255,31 @@ def test_a_long_video_is_read_once_however_many_parts_it_has(tmp_path: Path) -> 
         sys.setprofile(None)
     once = ["read_table", "read_timeline"]
     assert sorted(read) == sorted(once * 2), "to look at it, and to write its parts"
+
+
+def test_a_long_video_without_times_is_decoded_once_however_many_parts_it_has(tmp_path: Path) -> None:
+    """Nothing leads into the middle of it."""
+    source = _long(tmp_path, "avi")
+    decoded: list[int] = []
+
+    def watch(frame: Any, event: str, given: Any) -> None:
+        if event == "return" and frame.f_code is frames._decode.__code__ and given is not None:
+            decoded.append(given[0])
+
+    sys.setprofile(watch)
+    try:
+        result = run(source, tmp_path / "dataset", max_seconds=0.4)
+    finally:
+        sys.setprofile(None)
+    assert (result.episodes, result.copied) == (5, 0)
+    assert numbers_of(tmp_path / "dataset") == [[*range(i, i + 4)] for i in range(0, 20, 4)]
+    assert decoded == [*range(20)]
+    timeline = read_timeline(source / "long.avi")
+
+    for picks in ([3, 4, 9], [9, 12], [12], [2, 2, 19], [0], [18, 19]):  # on, from where it ended, back, ...
+        found = [*frames.source_frames(Source(source / "long.avi", "long"), timeline, np.array(picks))]
+        assert [number for number, _ in found] == sorted({*picks})
+        assert [number_of(image) for _, image in found] == sorted({*picks}), "that frame"
 
 
 def test_parts_of_one_video_are_written_by_several_processes_to_the_same_bytes(tmp_path: Path) -> None:

@@ -4,15 +4,13 @@ import errno
 import json
 import os
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hlrp.data.importing.clip import Fault, read_ends, read_table
-from hlrp.data.importing.frames import fit, source_frames
+from hlrp.data.importing.frames import fit, last_kept, source_frames
 from hlrp.data.importing.image_stats import image_stats
 from hlrp.data.importing.sources import Source
 from hlrp.data.importing.timeline import BadClipError, Timeline, read_timeline, video_stream
@@ -29,21 +27,7 @@ if TYPE_CHECKING:
 _TICK_S = 1e-6  # times are rounded to ticks: of two frames that are as near as that the earlier one is meant
 
 
-def _last_kept[Content](read: Callable[[Path], Content]) -> Callable[[Path], Content]:
-    """``read``, with what was read last kept as long as that file stays as it is: a source's parts come in a row."""
-
-    @lru_cache(maxsize=1)
-    def kept(path: Path, _size: int, _mtime_ns: int) -> Content:
-        return read(path)
-
-    def look_up(path: Path) -> Content:
-        found = path.stat()
-        return kept(path.absolute(), found.st_size, found.st_mtime_ns)
-
-    return look_up
-
-
-_timeline_of, _table_of = _last_kept(read_timeline), _last_kept(read_table)
+_timeline_of, _table_of = last_kept(read_timeline), last_kept(read_table)
 
 
 class Encoder(NamedTuple):
