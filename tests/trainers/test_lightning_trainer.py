@@ -201,6 +201,21 @@ def test_the_others_wait_for_rollouts_as_long_as_they_take(tmp_path: Path, monke
     assert RunDirectory.open(out).manifest.status == "finished"
 
 
+def test_a_training_that_ends_early_is_rolled_out_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Enough(toy.Net):
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.trainer.should_stop = self.global_step >= 3
+
+    seen: list[str] = []
+    monkeypatch.setattr(Rollouts, "__call__", lambda _, checkpoint: seen.append(checkpoint.name) or {"eval_success": 1})
+    trainer = {"steps": 9, "eval_freq": 2, "log_freq": 1, "device": "cpu"}
+    env = {"type": "pusht"}
+    run = LightningRun(trainer_type="lightning", trainer=trainer, model={"policy_type": "act"}, env=env)
+    LightningTrainer().fit(Enough(), toy.Data(), run=run, output_dir=tmp_path / "run")
+    assert seen == ["000002", "000003"]
+    assert [row["step"] for row in rows(tmp_path / "run") if "eval_success" in row] == [2, 3]
+
+
 def test_failures_are_recorded_and_refusals_leave_nothing(tmp_path: Path) -> None:
     class Breaks(toy.Net):
         def training_step(self, batch: Any, index: int) -> Any:

@@ -90,7 +90,7 @@ class LightningSession:
         self._module: LightningModule | None = None
         self._patient: Any = None
         self._total = self._log_freq = self._save_freq = 1
-        self._seen = self._saved = -1
+        self._seen = self._saved = self._rolled_out = -1
         make_exact(trainer, self.after_step)
         callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set by one of the trainer's parts
         callbacks.append(_Watch(self))
@@ -143,7 +143,7 @@ class LightningSession:
         self._total = trainer.max_steps if trainer.max_steps > 0 else int(trainer.estimated_stepping_batches)
         self._log_freq = log_freq_of(self._section)
         self._save_freq = self._section.save_freq or default_save_freq(self._total)
-        self._seen = self._saved = trainer.global_step
+        self._seen = self._saved = self._rolled_out = trainer.global_step
         if trainer.global_rank > 0 and self._resume_from is None:
             # Weights are made from one seed everywhere; noise must differ, or the processes repeat each other.
             torch.manual_seed(self._section.seed + trainer.global_rank)
@@ -193,9 +193,12 @@ class LightningSession:
             if self._seen > self.recorder.last_step:
                 self.recorder.write_row(self._trainer)
             self.save()
+        if self._rollouts is not None and self._rolled_out < self._trainer.global_step:
+            self._roll_out(self._rollouts)
 
     def _roll_out(self, rollouts: "Rollouts") -> None:
         """Look at the checkpoint that was just saved; the other processes wait."""
+        self._rolled_out = self._trainer.global_step
         directory = self._lifecycle.directory
         latest = directory.latest() if directory is not None else None
         if latest is not None and (scores := rollouts(latest.path)):
