@@ -7,134 +7,29 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from command import assert_user_error, hlrp_argv, hlrp_in_turn
-from local_hub import TOKEN, LocalHub, local_hub
-from published_models import CAMERA, answers
-from tiny_policies import save_tiny_act
+from local_hub import TOKEN
+from published_folders import KINDS, Made, publish
 
 from hlrp.errors import UserError, WorkError
 from hlrp.files import sha256_of
 from hlrp.runs import DatasetRecord, RunDirectory
 from trainers.pushing import keep_offline
 
-sys.path.extend(str(Path(__file__).parents[1] / name) for name in ("bundle", "latents", "deploy"))
-from action_toys import planted
-from bundle_toys import make_config
-from exporting import small_export
+sys.path.append(str(Path(__file__).parents[1] / "deploy"))
 from openpi import OpenpiClient
 from serving import acted, in_process, observations
-
-TESTS = Path(__file__).parents[1]
-KINDS = ("act", "latent", "laq", "foundation", "decoder", "table", "export", "openvino")
-
-
-def _run(folder: Path, policy: str, data: Path) -> Path:
-    """The folder of a finished run of two steps, as a trainer writes it, and where its model goes."""
-    from hlrp.config import LeRobotRun, to_yaml
-
-    model = {"policy_type": policy}
-    settings = LeRobotRun.model_validate({"model": model, "data": {"root": str(data)}, "output_dir": str(folder)})
-    record = DatasetRecord(repo_id="me/toy", root=str(data), fingerprint="f" * 40, episodes=6, frames=240, fps=10.0)
-    command = [sys.executable, "-m", "trainers.lerobot.worker", f"--dataset.root={data}", f"--output_dir={folder}"]
-    fields: dict[str, Any] = {"trainer": "lerobot", "policy": policy, "steps": 2, "seed": 7, "command": command}
-    run = RunDirectory.create(folder, config_yaml=to_yaml(settings), dataset=record, **fields)
-    run.update(warnings=[f"something of {data / 'x'}"])
-    rows = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}, {"step": 2, "eval_loss": 0.75}]
-    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    state = folder / "checkpoints/000002/training_state"
-    state.mkdir(parents=True)
-    (state / "optimizer.pt").write_bytes(b"pickled")
-    return folder / "checkpoints/000002/pretrained_model"
-
-
-def _save_latent(folder: Path, table: Path, data: Path) -> None:
-    """A policy of random weights, as it is saved while it is trained on a table."""
-    from lerobot.configs.train import DatasetConfig, TrainPipelineConfig
-    from lerobot.policies.factory import get_policy_class, make_pre_post_processors
-
-    torch.manual_seed(0)
-    labels = {"latent_source": "precomputed", "latent_table": str(table), "latent_dataset": str(data)}
-    config = make_config("hlrp_action_expert_latent", **labels, license="mit")
-    policy = get_policy_class(config.type)(config)
-    policy.save_pretrained(folder)
-    stats = {name: {"mean": torch.zeros(n), "std": torch.ones(n)} for name, n in (("action", 3), (CAMERA, 3))}
-    stats["observation.state"] = {"mean": torch.full((2,), 0.5), "std": torch.full((2,), 0.2)}
-    for processor in make_pre_post_processors(config, dataset_stats=stats):
-        processor.save_pretrained(folder)
-    dataset = DatasetConfig(repo_id="me/toy", root=str(data))
-    TrainPipelineConfig(dataset=dataset, policy=config, output_dir=data.parent / "out").save_pretrained(folder)
-
-
-def _save_foundation(folder: Path) -> None:
-    from hlrp.foundation import checkpoint
-    from hlrp.foundation.backbones import resolve_backbone
-    from hlrp.foundation.backends.registry import backend_class
-    from hlrp.foundation.config import BackendConfig
-    from hlrp.latents import CodeSpec
-
-    torch.manual_seed(0)
-    spec = CodeSpec(codebook_size=8, code_seq_len=2, num_frames=2, offset_seconds=0.2, laq_sha256="a" * 64)
-    config = BackendConfig(backend="smol_latent_head", spec=spec, cameras=("top",))
-    backbone = shutil.copytree(resolve_backbone("tiny", config.backend, allow_download=False), folder.parent / "vlm")
-    backend = backend_class(config.backend).from_backbone(config, backbone)
-    record = checkpoint.record_backbone(str(backbone), backbone)
-    checkpoint.save(backend, folder, backbone=record, statistics=checkpoint.LabelStatistics(code_counts=[[1] * 8] * 2))
-
-
-@dataclass
-class Made:
-    """Folders to publish, by kind; what the models in them say; and the Hub that they were published on."""
-
-    hub: LocalHub
-    root: Path
-    sources: dict[str, Path]
-    folders: dict[str, Path]
-    expected: dict[str, np.ndarray]
-    environment: dict[str, str]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    from make_labels import make_quantizer
-
-    from hlrp.latents.actions import fit_actions
-
-    root = tmp_path_factory.mktemp("publish")
-    info, table, _ = planted(root / "toy", length=12)
-    act = save_tiny_act(_run(root / "runs/act", "act", info.root))
-    latent = _run(root / "runs/latent", "hlrp_action_expert_latent", info.root)
-    _save_latent(latent, table.folder, info.root)
-    _save_foundation(root / "foundation")
-    decoder = root / "decoder"
-    fit_actions(table, info, [4, 1], offsets=[0]).save(decoder)
-    laq = make_quantizer(root / "laq")
-    (laq / "old.ckpt").write_bytes(b"pickled")
-    sources = {"act": root / "runs/act", "latent": root / "runs/latent", "laq": laq}
-    for name, kind in (("export", "onnx"), ("openvino", "openvino")):
-        sources[name] = small_export(act, root / name, kind=kind)
-    sources |= {"foundation": root / "foundation", "decoder": decoder, "table": table.folder}
-    folders = sources | {"act": act, "latent": latent}
-    expected = answers({k: str(v) for k, v in folders.items()}, str(info.root), allow_download=False)
-    with local_hub() as hub:
-        environment = hub.environment(root / "hf")
-        pushes = [["push", sources[kind], f"me/{kind}"] for kind in KINDS]
-        for done in hlrp_in_turn(pushes, env=environment):
-            assert done.code == 0, done.err
-            assert not done.heavy & {"torch", "lerobot", "transformers"}
-        yield Made(hub, info.root, sources, folders, expected, environment)
-
-
-def _files(made: Made, kind: str) -> dict[str, bytes]:
-    repository = made.hub.repositories[f"me/{kind}"]
-    return repository.commits[repository.head]
+    yield from publish(tmp_path_factory.mktemp("publish"))
 
 
 LOAD = """
@@ -161,13 +56,6 @@ np.savez(target, native=native, **found)
 """
 
 
-def _in_another_process(code: str, made: Made, *arguments: Any) -> None:
-    environment = os.environ | made.environment | {"PYTHONPATH": str(TESTS)}
-    argv = [sys.executable, "-c", code, json.dumps(arguments)]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-
-
 def test_every_kind_acts_the_same_from_the_hub(made: Made, tmp_path: Path) -> None:
     """In a process that has never seen the folders, by LeRobot's own loading; their tables and models are gone.
 
@@ -177,7 +65,7 @@ def test_every_kind_acts_the_same_from_the_hub(made: Made, tmp_path: Path) -> No
     hidden = {kind: made.sources[kind].rename(made.sources[kind].with_name(f"{kind} elsewhere")) for kind in KINDS}
     try:
         names = {kind: f"me/{kind}" for kind in KINDS}
-        _in_another_process(LOAD, made, names, str(made.root), str(latent), str(tmp_path / "found.npz"))
+        made.in_another_process(LOAD, names, str(made.root), str(latent), str(tmp_path / "found.npz"))
     finally:
         for kind, place in hidden.items():
             place.rename(made.sources[kind])
@@ -186,27 +74,27 @@ def test_every_kind_acts_the_same_from_the_hub(made: Made, tmp_path: Path) -> No
     for name, expected in (made.expected | {"native": made.expected["latent"]}).items():
         assert expected.size > 2 and len(np.unique(expected)) > 1
         assert found[name].dtype == expected.dtype and np.array_equal(found[name], expected), name
-    template = json.loads(_files(made, "native")["backbone/chat_template.json"])["chat_template"]
+    template = json.loads(made.files("native")["backbone/chat_template.json"])["chat_template"]
     assert "<image>" in template
-    assert not any(name.endswith(".jinja") for name in _files(made, "native"))
+    assert not any(name.endswith(".jinja") for name in made.files("native"))
 
 
 def test_nothing_of_this_machine_and_nothing_that_runs_is_published(made: Made) -> None:
     private = [str(made.root.parents[1]), str(Path.home() / "x")[:-1], sys.prefix]
     for kind in KINDS:
-        for name, content in _files(made, kind).items():
+        for name, content in made.files(kind).items():
             assert Path(name).suffix in (".safetensors", ".json", ".md", ".onnx", ".xml", ".bin", ""), name
             for text in private:
                 assert text.encode() not in content, (kind, name, text)
-    config = json.loads(_files(made, "latent")["config.json"])
+    config = json.loads(made.files("latent")["config.json"])
     assert (config["latent_table"], config["latent_dataset"], config["latent_source"]) == (None, None, "none")
     assert config["codebook_size"] == 8 and config["type"] == "hlrp_action_expert_latent"
-    steps = json.loads(_files(made, "latent")["policy_preprocessor.json"])["steps"]
+    steps = json.loads(made.files("latent")["policy_preprocessor.json"])["steps"]
     labels = next(step["config"] for step in steps if step.get("registry_name") == "hlrp_latent_labels")
     assert (labels["source"], labels["table"], labels["dataset"]) == ("none", None, None)
-    assert json.loads(_files(made, "latent")["train_config.json"])["dataset"]["root"] == "data"
-    assert json.loads(_files(made, "foundation")["manifest.json"])["backbone"]["name"] == "vlm"
-    assert _files(made, "act")["model.safetensors"] == (made.folders["act"] / "model.safetensors").read_bytes()
+    assert json.loads(made.files("latent")["train_config.json"])["dataset"]["root"] == "data"
+    assert json.loads(made.files("foundation")["manifest.json"])["backbone"]["name"] == "vlm"
+    assert made.files("act")["model.safetensors"] == (made.folders["act"] / "model.safetensors").read_bytes()
 
 
 def _front(card: str) -> dict[str, Any]:
@@ -239,7 +127,7 @@ def test_the_card_says_what_the_run_was(made: Made) -> None:
         env=made.environment,
     )
     assert again.code == 0 and "pushed" in again.out, again.err
-    card = _files(made, "act")["README.md"].decode()
+    card = made.files("act")["README.md"].decode()
     front = _front(card)
     assert front["license"] == "apache-2.0" and front["library_name"] == "lerobot"
     assert front["pipeline_tag"] == "robotics" and front["datasets"] == ["me/toy"]
@@ -261,7 +149,7 @@ def test_the_card_says_what_the_run_was(made: Made) -> None:
     assert "of other weights" not in card and "of an export" not in card
     assert "me/shown" in other.json()["card"] and "me/shown" not in made.hub.repositories
     assert private.code == 0 and made.hub.repositories["me/hidden"].private
-    front = _front(_files(made, "latent")["README.md"].decode())
+    front = _front(made.files("latent")["README.md"].decode())
     assert front["license"] == "mit", "the policy's own"
     for kind, said in (
         ("laq", "8 codes at 2 positions"),
@@ -271,7 +159,7 @@ def test_the_card_says_what_the_run_was(made: Made) -> None:
         ("export", "| format | onnx |"),
         ("export", 'from hlrp.runtime import load\n\npolicy = load(snapshot_download("me/export"))'),
     ):
-        card = _files(made, kind)["README.md"].decode()
+        card = made.files(kind)["README.md"].decode()
         assert said in card and _front(card)["library_name"] == "hlrp", card
 
 
@@ -288,7 +176,7 @@ def test_pushed_again_it_is_the_same_commit_or_an_update(made: Made, tmp_path: P
     (laq / "manifest.json").write_text(json.dumps(manifest | {"step": 9}))
     made.hub.repositories["me/again"].commits[first.json()["commit"]] |= {"demo.gif": b"mine", "left.safetensors": b""}
     update = hlrp_in_turn([["push", laq, "me/again", "--json"]], env=environment)[0].json()
-    files = _files(made, "again")
+    files = made.files("again")
     assert update["new"] and update["commit"] != first.json()["commit"]
     assert "demo.gif" in files and "left.safetensors" not in files, "a user's own files stay, those of a push go"
     made.hub.repositories["me/again"].tags["v1"] = first.json()["commit"]
@@ -301,7 +189,7 @@ def test_pushed_again_it_is_the_same_commit_or_an_update(made: Made, tmp_path: P
         "Path(target).write_text(json.dumps([*(step(name, True) for name in names), step(names[0], False)]))"
     )
     names = ["me/again", "me/again@v1", f"me/again@{first.json()['commit'][:12]}"]
-    _in_another_process(code, made, names, str(tmp_path / "steps"))
+    made.in_another_process(code, names, str(tmp_path / "steps"))
     assert json.loads((tmp_path / "steps").read_text()) == [9, 0, 0, 9]
 
 
@@ -333,7 +221,7 @@ def test_what_keeps_it_from_being_published_is_one_message(made: Made, tmp_path:
     ]
     for (_, mentions), done in zip(cases, hlrp_in_turn([c for c, _ in cases], env=made.environment), strict=True):
         assert_user_error(done, *mentions)
-    assert list(_files(made, "x")) == [".gitattributes"], "a refusal uploads nothing"
+    assert list(made.files("x")) == [".gitattributes"], "a refusal uploads nothing"
     outside = [
         (made.environment | {"HF_HUB_OFFLINE": "1"}, ["HF_HUB_OFFLINE"]),
         (made.environment | {"HF_ENDPOINT": "http://127.0.0.1:9"}, ["was not uploaded", "run the same command again"]),
@@ -349,7 +237,7 @@ def test_what_keeps_it_from_being_published_is_one_message(made: Made, tmp_path:
         made.hub.fails_at = trouble
         (failed,) = hlrp_in_turn([decoder], env=made.environment)
         assert_user_error(failed, "me/troubled", "nothing half there", "the same command again")
-        assert list(_files(made, "troubled")) == [".gitattributes"]
+        assert list(made.files("troubled")) == [".gitattributes"]
     made.hub.fails_at = None
     (done,) = hlrp_in_turn([decoder], env=made.environment)
     assert done.code == 0 and "pushed" in done.out, done.err
@@ -357,9 +245,9 @@ def test_what_keeps_it_from_being_published_is_one_message(made: Made, tmp_path:
 
 def _on_the_page() -> dict[str, list[str]]:
     """The commands of the page's part on publishing, by their words before the first argument."""
-    page = (TESTS.parent / "docs" / "deploy.md").read_text(encoding="utf8")
+    page = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf8")
     section = page.partition("## Publishing\n")[2].partition("\n## ")[0]
-    found = [line.split() for line in re.findall(r"^    hlrp (.+)$", section, re.MULTILINE)]
+    found = map(str.split, re.findall(r"^    hlrp (.+)$", section, re.MULTILINE))
     return {f"{words[0]} dry" if "--dry-run" in words else words[0]: words for words in found}
 
 
@@ -368,8 +256,8 @@ def test_the_commands_of_the_page(made: Made, toy_root: Path, tmp_path: Path) ->
     """A name is taken as the folder is, once it may be fetched; and then without asking anybody."""
     environment = made.environment | {"HF_HOME": str(tmp_path / "hf")}
     made.hub.environment(tmp_path / "hf")
-    simulator = ["env.observation_height=96", "env.observation_width=96", "env.episode_length=6"]
-    simulator += ["--episodes", "2", "--videos", "0", "--device", "cpu", "--json"]
+    simulator = "env.observation_height=96 env.observation_width=96 env.episode_length=6 --episodes 2 --videos 0"
+    simulator = [*simulator.split(), "--device", "cpu", "--json"]
     more = {"eval": simulator, "train": ["--dry-run"], "pseudo-label": ["--json"], "serve": ["--port", "0"]}
     stands_for = {"RUN": str(made.sources["act"]), "DIR": str(made.root), "NEW": str(tmp_path / "new")}
     page = {
@@ -459,4 +347,4 @@ def test_a_finished_run_is_published_when_that_was_asked(
             with pytest.raises(WorkError, match=r"the run is finished, but(.|\n)*later: hlrp push .* me/trained"):
                 lifecycle.finish()
         assert RunDirectory.open(run.output_dir).manifest.status == "finished"
-    assert _files(made, "trained")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert made.files("trained")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
