@@ -104,7 +104,9 @@ def test_labels_made_while_training_give_the_same_loss(precomputed, squares, laq
     policy, before, _, dataset = precomputed
     config = config_of(latent_laq=str(laq2), latent_offset_frames=2)
     online, preprocess, _, windows = build(config, squares)
+    random = torch.get_rng_state()
     first, second = before(batch_of(dataset, INDEX)), preprocess(batch_of(windows, INDEX))
+    assert torch.equal(torch.get_rng_state(), random), "a resumed run opens its quantizer in the middle of its order"
     assert windows[3][CAMERA].shape[0] == 2 and second[CAMERA].shape == first[CAMERA].shape
     assert second["observation.state"].shape == first["observation.state"].shape
     assert torch.equal(first["hlrp.code_mask"], second["hlrp.code_mask"])

@@ -248,13 +248,18 @@ def open_online(laq: str, camera: str, meaning: Mapping[str, Any]) -> "OnlineLab
     Raises:
         UserError: There is none, or its codes mean something else.
     """
+    import torch
+
     from hlrp.laq import LAQ
     from hlrp.laq.checkpoint import find_model, read_manifest
     from hlrp.latents.sources import OnlineLabels
 
     folder = find_model(Path(laq))
     sha256, vectors = read_manifest(folder).weights_sha256, bool(meaning.get("vector_dim"))
-    made = OnlineLabels(LAQ.from_checkpoint(folder), sha256, (camera,), vectors=vectors)
+    # Making a model draws random numbers: at the first batch, when those of a resumed run are set already.
+    with torch.random.fork_rng(devices=[]):
+        quantizer = LAQ.from_checkpoint(folder)
+    made = OnlineLabels(quantizer, sha256, (camera,), vectors=vectors)
     if differ := made.spec.differences(meaning):
         raise UserError(
             f"the quantizer does not fit the policy: {describe(differ, 'the quantizer', 'the policy')}",
