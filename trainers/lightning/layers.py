@@ -1,15 +1,25 @@
 """The stacked layers of a module, such as a transformer's: units of sharding, and of computing twice to save memory."""
 
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from itertools import chain, repeat
 from typing import Any
 
 import torch
 from torch import nn
+from torch.backends import cuda
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from hlrp.config import LightningTrainerSection
 from hlrp.errors import UserError
+
+_KERNELS = {
+    SDPBackend.FLASH_ATTENTION: cuda.flash_sdp_enabled,
+    SDPBackend.EFFICIENT_ATTENTION: cuda.mem_efficient_sdp_enabled,
+    SDPBackend.CUDNN_ATTENTION: cuda.cudnn_sdp_enabled,
+    SDPBackend.MATH: cuda.math_sdp_enabled,
+}
 
 
 def stacks(module: nn.Module) -> list[list[nn.Module]]:
@@ -69,17 +79,19 @@ def recompute_layers(module: nn.Module) -> None:
 
 
 class _Recomputed:
-    """A layer's forward pass that keeps nothing but its inputs while training."""
+    """A layer's forward pass that keeps nothing but its inputs where gradients will be asked for."""
 
     def __init__(self, layer: nn.Module) -> None:
-        self._layer, self._forward = layer, layer.forward
+        self._forward = layer.forward
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        if not (self._layer.training and torch.is_grad_enabled()):
+        if not torch.is_grad_enabled():
             return self._forward(*inputs, **named)
+        # What is compiled is computed again by the kernels that it was compiled to.
+        again: dict[str, Any] = {} if torch.compiler.is_compiling() else {"context_fn": _same_kernels}
         cache = named.get("past_key_values")
         if cache is None or not (cache.layers or cache.layer_class_to_replicate):  # or one that keeps nothing
-            return checkpoint(self._forward, *inputs, use_reentrant=False, **named)
+            return checkpoint(self._forward, *inputs, use_reentrant=False, **again, **named)
         # Computed again it adds its keys and values to what the cache held then, not to what it holds by now.
         held = _copy_of(cache)
         caches = chain([cache], map(_copy_of, repeat(held)))
@@ -87,7 +99,13 @@ class _Recomputed:
         def run(*inputs: Any, **named: Any) -> Any:
             return self._forward(*inputs, **named, past_key_values=next(caches))
 
-        return checkpoint(run, *inputs, use_reentrant=False, **{k: v for k, v in named.items() if v is not cache})
+        rest = {name: value for name, value in named.items() if value is not cache}
+        return checkpoint(run, *inputs, use_reentrant=False, **again, **rest)
+
+
+def _same_kernels() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """For a layer, and for computing it again: with the kernels of attention that are allowed now."""
+    return nullcontext(), sdpa_kernel([kernel for kernel, allowed in _KERNELS.items() if allowed()])
 
 
 def _copy_of(cache: Any) -> Any:
