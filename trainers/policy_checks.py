@@ -10,6 +10,7 @@ from hlrp.compat import lerobot_version, without_unused_packages
 from hlrp.config import EnvSection, LeRobotRun, LightningRun, PolicyModel, refuse_unused
 from hlrp.data.dataset_info import DatasetInfo, require_training_features
 from hlrp.data.episodes import check_camera_names
+from hlrp.data.filtering import refuse_idle_of_unknown_actions
 from hlrp.errors import UserError
 from hlrp.runs import resolve_pretrained
 from hlrp.runs.checkpoints import is_foundation
@@ -98,12 +99,8 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
                 fix=f"train it as --policy {saved}",
             )
     named = [model.policy_fields.get("labelled_episodes"), *(s.labelled_episodes for s in run.data.sources)]
-    if run.data.filter.idle is not None and any(each not in (None, "all") for each in named):
-        raise UserError(
-            "what is idle is told by actions and states, of which those of unlabelled episodes are to stay unknown",
-            where="data.filter.idle, labelled_episodes",
-            fix="use data.filter.motion, which looks at pictures alone",
-        )
+    if any(each not in (None, "all") for each in named):
+        refuse_idle_of_unknown_actions(run.data.filter)
     if dataset is not None:
         require_training_features(dataset)
         if run.data.cameras is not None:

@@ -240,6 +240,20 @@ def select_for_policy(
     return [select_frames(section, info, episodes, view, announce=announce, progress=progress)]
 
 
+def refuse_idle_of_unknown_actions(section: FilterSection) -> None:
+    """Refuse to tell what is idle: actions and states of some episodes are to stay unknown.
+
+    Raises:
+        UserError: It is asked for.
+    """
+    if section.idle is not None:
+        raise UserError(
+            "what is idle is told by actions and states, of which those of unlabelled episodes are to stay unknown",
+            where="data.filter.idle, labelled_episodes",
+            fix="use data.filter.motion, which looks at pictures alone",
+        )
+
+
 def is_depth(feature: dict[str, Any]) -> bool:
     """Whether an image feature holds depth, not colour."""
     details = feature.get("info") or {}

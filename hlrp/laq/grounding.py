@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hlrp.config import LaqModel, LightningRun
+from hlrp.data.filtering import refuse_idle_of_unknown_actions
 from hlrp.errors import UserError
 from hlrp.laq.losses import masked_mean
 
@@ -23,7 +24,8 @@ def grounded(run: LightningRun) -> bool:
     """Whether a run trains a quantizer with actions of labelled episodes.
 
     Raises:
-        UserError: Labelled episodes are named beside a mixture, whose sources name their own.
+        UserError: Labelled episodes are named beside a mixture, whose sources name their own; or a filter would look
+            at the actions of the others.
     """
     if not isinstance(run.model, LaqModel):
         return False
@@ -34,7 +36,11 @@ def grounded(run: LightningRun) -> bool:
             fix="give labelled_episodes to each source",
         )
     named = (run.model.labelled_episodes, *(source.labelled_episodes for source in run.data.sources))
-    return any(episodes not in (None, "none") for episodes in named)
+    if not any(episodes not in (None, "none") for episodes in named):
+        return False
+    if any(episodes != "all" for episodes in named[1:] or named):
+        refuse_idle_of_unknown_actions(run.data.filter)
+    return True
 
 
 def action_width(datamodule: "FrameDataModule") -> int:

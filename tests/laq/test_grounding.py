@@ -115,6 +115,11 @@ def test_what_cannot_be_grounded_is_refused(root: Path, tmp_path: Path) -> None:
         grounded(make_run(root, sources, labelled_episodes=[1]))
     assert grounded(make_run(root, sources))
     assert not grounded(make_run(root))
+    idle = {"filter": {"idle": True}}
+    for data, labelled in ((idle, [0]), (sources | idle, None)):
+        with pytest.raises(UserError, match="of which those of unlabelled episodes are to stay unknown"):
+            grounded(make_run(root, data, labelled_episodes=labelled))
+    assert not grounded(make_run(root, idle))
     silent = make_dataset(tmp_path / "silent", episodes=1, length=8, size=32, action=False)
     with pytest.raises(UserError, match="has no actions"):
         build_datamodule(make_run(silent, labelled_episodes=[0]), lambda _: None)
