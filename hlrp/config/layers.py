@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from hlrp.config.aliases import alias_groups
+from hlrp.aliases import alias_groups
 from hlrp.config.shipped import find_config, find_default
 from hlrp.config.tree import KeyPath, Leaf, Tree, drop_replaced, get, leaves, merge, normalise, split, value_of, without
 from hlrp.config.yaml_source import parse_value, read_layers

@@ -17,9 +17,9 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import NormalizationMode
 
 import hlrp.policies.lerobot as clean
+from hlrp.aliases import policy_aliases
 from hlrp.catalog import build_catalog, cached_catalog
 from hlrp.config import load_config
-from hlrp.config.aliases import policy_aliases
 from hlrp.data import LeRobotDataModule
 from hlrp.errors import UserError
 from hlrp.policies import LeRobotPolicyAdapter
