@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -16,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hlrp.aliases import policy_aliases
 from hlrp.errors import UserError, suggest
 from hlrp.files import write_json
 
@@ -82,7 +84,7 @@ class Catalog:
         problems = []
         for key, value in fields.items():
             if key not in known:
-                problems.append(f"policy {name!r} has no field {key!r}; {suggest(key, known)}")
+                problems.append(f"policy {name!r} has no field {key!r}; {_suggest_field(name, key, known)}")
             elif known[key].kinds and not _fits(value, known[key].kinds):
                 problems.append(
                     f"model.{key} = {value!r}: LeRobot's {self.policies[name].config_class} takes {known[key].type}"
@@ -91,6 +93,12 @@ class Catalog:
                 problems.append(f"model.{key} = {value!r}: it must be {least}")
         if problems:
             raise UserError("; ".join(problems), where="model", fix=f"`hlrp policies {name}` lists its fields")
+
+
+def _suggest_field(policy: str, key: str, known: Mapping[str, FieldInfo]) -> str:
+    """Close names of fields and their aliases; else the fields alone."""
+    names = [*known, *policy_aliases(policy)]
+    return suggest(key, names if difflib.get_close_matches(key, names) else known)
 
 
 def _fits(value: Any, kinds: tuple[str, ...]) -> bool:

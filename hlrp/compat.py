@@ -8,7 +8,7 @@ Nothing of LeRobot is imported at module level: that takes 10 to 20 s, and most 
 import csv
 import inspect
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.camera_names import rename_pairs
+from hlrp.catalog import build_catalog, cached_catalog
 from hlrp.errors import UserError, root_cause
 
 SUPPORTED_LEROBOT = ">=0.6.1,<0.7"
@@ -97,8 +98,6 @@ def without_unused_packages(*policy_types: str) -> None:
     """
     import sys
 
-    from hlrp.catalog import cached_catalog
-
     if not _USED.keys() >= set(policy_types) or "lerobot.policies" in sys.modules or cached_catalog() is None:
         return
     from lerobot.utils import import_utils
@@ -126,10 +125,31 @@ def mend_metadata(meta: Any) -> None:
         meta.stats.setdefault(camera, {})
 
 
-def check_policy_values(name: str, fields: dict[str, Any]) -> Any:
+def register_policy(name: str) -> None:
+    """Have LeRobot know its own policies, and the plugins' if it is none of them.
+
+    Raises:
+        UserError: No such policy is registered.
+    """
+    import lerobot.policies  # noqa: F401 - importing registers LeRobot's own policies
+    from lerobot.configs.policies import PreTrainedConfig
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    if name not in PreTrainedConfig.get_known_choices():
+        register_third_party_plugins()
+    if name not in PreTrainedConfig.get_known_choices():
+        build_catalog().policy(name)
+
+
+def check_policy_values(name: str, fields: dict[str, Any], *, given: Iterable[str] | None = None) -> Any:
     """Build the policy's configuration class from ``fields``.
 
     LeRobot's argument parser does so too, but keeps the reason of a refusal to itself.
+
+    Args:
+        name: Of the policy.
+        fields: Fields of its class.
+        given: Which of them a user gave, for errors; none: all.
 
     Returns:
         LeRobot's configuration of the policy, on the CPU unless ``fields`` name a device.
@@ -138,16 +158,18 @@ def check_policy_values(name: str, fields: dict[str, Any]) -> Any:
         UserError: With the reason the class gives.
     """
     import draccus
-    import lerobot.policies  # noqa: F401 - importing registers LeRobot's own policies
+
+    register_policy(name)
     from lerobot.configs.policies import PreTrainedConfig
 
     config_class = PreTrainedConfig.get_choice_class(name)
     try:
         return draccus.decode(config_class, {"device": "cpu", **fields})
     except Exception as error:
+        named = ", ".join(fields if given is None else given)
         raise UserError(
             f"policy {name!r} refuses its settings: {root_cause(error)}",
-            where=f"model ({', '.join(fields)})",
+            where=f"model ({named})" if named else "model",
             fix=f"`hlrp policies {name}` lists its fields and defaults",
         ) from error
 

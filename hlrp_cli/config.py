@@ -11,7 +11,7 @@ from hlrp.errors import HlrpError, UserError, suggest
 from hlrp.foundation.backends.registry import BACKENDS, check_backend
 
 if TYPE_CHECKING:
-    from hlrp.config import Resolved
+    from hlrp.config import PolicyModel, Resolved
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any key of the schema: trainer.steps=100")
@@ -121,8 +121,18 @@ def _check(file: str, overrides: list[str], allow: list[str] | None) -> str:
     _check_classes(config, allow)
     if not isinstance(config.model, PolicyModel):
         return f"a {config.trainer_type} run"
-    # Imported late: the first call of an installation imports LeRobot, which takes many seconds.
+    _check_policy(config.model)
+    return f"a {config.trainer_type} run of policy {config.model.policy_type}"
+
+
+def _check_policy(model: "PolicyModel") -> None:
+    """Check a policy's fields, and have LeRobot's own class judge their values."""
     from hlrp.catalog import policy_catalog
 
-    policy_catalog().check_fields(config.model.policy_type, config.model.policy_fields)
-    return f"a {config.trainer_type} run of policy {config.model.policy_type}"
+    policy_catalog().check_fields(model.policy_type, model.policy_fields)
+    # Fields on top of a checkpoint are judged together with its own values, when it is loaded.
+    if not model.init_from:
+        # Imported late: it imports LeRobot, which takes many seconds.
+        from hlrp.compat import check_policy_values
+
+        check_policy_values(model.policy_type, model.policy_fields)

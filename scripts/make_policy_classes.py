@@ -3,7 +3,7 @@
     python scripts/make_policy_classes.py            write them
     python scripts/make_policy_classes.py --check    exit 1, with the difference, if they are not up to date
 
-A class takes every field of LeRobot's configuration, the aliases of `hlrp/config/aliases.py`, and the options of
+A class takes every field of LeRobot's configuration, the aliases of `hlrp/aliases.py`, and the options of
 `LeRobotPolicyAdapter`. Its stub has their types and defaults; its docstring says what the fields mean, in the words of
 LeRobot's docstrings and comments (`scripts/policy_fields.py`).
 """
@@ -112,7 +112,7 @@ def default_text(field: dataclasses.Field[Any]) -> str:
 
 def aliases_of(policy_type: str, config: type) -> dict[str, list[str]]:
     """Field to its other names, without those that are fields themselves."""
-    from hlrp.config.aliases import policy_aliases
+    from hlrp.aliases import policy_aliases
 
     fields = {f.name for f in dataclasses.fields(config) if f.init}
     found: dict[str, list[str]] = {}

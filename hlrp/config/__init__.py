@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hlrp.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hlrp.config.aliases import resolve_policy_aliases
+    from hlrp.aliases import resolve_policy_aliases
     from hlrp.config.base import parse_episodes
     from hlrp.config.class_path import allow_import, resolve_class_path
     from hlrp.config.from_config import FromConfig
@@ -84,12 +84,11 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "aliases": ["resolve_policy_aliases"],
         "base": ["parse_episodes"],
         "class_path": ["allow_import", "resolve_class_path"],
         "from_config": ["FromConfig"],
         "loading": ["Resolved", "is_eval_file", "load_config", "load_eval_config", "to_yaml"],
-        "models": ["FoundationModel", "LaqModel", "PolicyModel"],
+        "models": ["FoundationModel", "LaqModel", "PolicyModel", "resolve_policy_aliases"],
         "obeyed": ["refuse_unused"],
         "schema": ["EvalConfig", "EvalFile", "LeRobotRun", "LightningRun", "OtherRun", "RunConfig", "require_dataset"],
         "sections": [

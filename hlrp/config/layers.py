@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from hlrp.config.aliases import alias_groups
+from hlrp.aliases import alias_groups
 from hlrp.config.shipped import find_config, find_default
 from hlrp.config.tree import KeyPath, Leaf, Tree, drop_replaced, get, leaves, merge, normalise, split, value_of, without
 from hlrp.config.yaml_source import parse_value, read_layers
@@ -155,13 +155,28 @@ def interpolate(tree: Tree, model: type[BaseModel] | None) -> Tree:
             tree = _replace(tree, path, split(Leaf(value, leaf.origin)))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or ".".join(path)
-        reason = str(error).splitlines()[0]
+        reason, remedy = _reason(str(error).splitlines()[0])
         raise UserError(
             f"{key}: cannot fill in the reference: {reason}",
             where=next((other.origin for place, other in users if ".".join(place) == key), leaf.origin),
-            fix="refer to a key by its full dotted name, as in ${trainer.seed}",
+            fix=remedy,
         ) from error
     return tree
+
+
+# OmegaConf's words for a variable that is not set, and for a key that is not there.
+_UNSET = re.compile(r"Environment variable '(.+)' not found")
+_ABSENT_FIELD = re.compile(r"Interpolation key '(model\..+)' not found")
+
+
+def _reason(said: str) -> tuple[str, str]:
+    """Why a reference cannot be filled in, from OmegaConf's words, and what to do about it."""
+    if unset := _UNSET.search(said):
+        name = unset[1]
+        return f"the environment variable {name!r} is not set", f"set it, or give a default: ${{oc.env:{name},0}}"
+    if absent := _ABSENT_FIELD.search(said):
+        return said, f"the default is not known here (a policy's is LeRobot's): write {absent[1]} in the file"
+    return said, "refer to a key by its full dotted name, as in ${trainer.seed}"
 
 
 # An interpolation that is meant as text, and the text that means it.

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from hlrp.config.aliases import resolve_policy_aliases
+from hlrp.aliases import resolve_policy_aliases
 from hlrp.config.base import Episodes, FilePath, Settings, parse_episodes, unique_episodes
 from hlrp.config.trainer_sections import ClassPath
 from hlrp.config.tree import normalise

@@ -15,7 +15,7 @@ from hlrp.errors import UserError
 from hlrp.policies.build import Built, build_policy, optimizer_config, policy_config, scheduler_config
 from hlrp.policies.figures import unread
 from hlrp.policies.held_out import CodeEffectMeter, tell_length
-from hlrp.policies.policy import Policy
+from hlrp.policies.policy import Policy, complete
 
 if TYPE_CHECKING:
     from lerobot.utils.sample_weighting import SampleWeighter
@@ -332,9 +332,9 @@ class LeRobotPolicyAdapter(Policy):
     # ---- acting, saving
 
     def select_action(self, observation: dict[str, Any]) -> Tensor:
-        """See `Policy.select_action`; `task` may be among the keys."""
+        """See `Policy.select_action`; `task` may be among the keys. A UserError names what the policy misses."""
         built, policy = self.built, self._shown()
-        with torch.inference_mode():
+        with torch.inference_mode(), complete(observation, built.preprocessor, built.config):
             action: Tensor = built.postprocessor(policy.select_action(built.preprocessor(dict(observation))))  # type: ignore[operator]
         return action
 

@@ -76,7 +76,7 @@ def policy_config(
         if name in _NOT_FIELDS:
             raise UserError(f"{name!r} is not set among the policy's fields", fix=f"use {_NOT_FIELDS[name]}")
     values = resolve_policy_aliases(policy_type, fields)
-    _register(policy_type)
+    compat.register_policy(policy_type)
     catalog = cached_catalog() or build_catalog()
     catalog.check_fields(policy_type, {k: v for k, v in values.items() if not isinstance(v, list | dict | tuple)})
     values = {"device": device, "push_to_hub": False, **values}
@@ -92,24 +92,12 @@ def policy_config(
             )
         values["init_from"], init_from = str(init_from.absolute()), None
     if init_from is None:
-        config = compat.check_policy_values(policy_type, values)
+        config = compat.check_policy_values(policy_type, values, given=fields)
     else:
         config = _pretrained_config(policy_type, values, init_from)
     if not allow_download and (warning := compat.offline_backbone(config)):
         _LOG.warning("%s", warning)
     return config
-
-
-def _register(policy_type: str) -> None:
-    """Have LeRobot know its own policies, and the plugins' if it is none of them."""
-    import lerobot.policies  # noqa: F401 - importing registers LeRobot's own policies
-    from lerobot.configs.policies import PreTrainedConfig
-    from lerobot.utils.import_utils import register_third_party_plugins
-
-    if policy_type not in PreTrainedConfig.get_known_choices():
-        register_third_party_plugins()
-    if policy_type not in PreTrainedConfig.get_known_choices():
-        build_catalog().policy(policy_type)
 
 
 def _pretrained_config(policy_type: str, values: Mapping[str, Any], init_from: Path) -> Any:

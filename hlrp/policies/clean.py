@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from hlrp.config.aliases import alias_groups
+from hlrp.aliases import alias_groups
 from hlrp.data.lerobot_data_module import LeRobotDataModule
 from hlrp.errors import UserError, suggest
 from hlrp.policies.adapter import LeRobotPolicyAdapter

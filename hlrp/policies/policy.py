@@ -1,6 +1,8 @@
-"""Base class of the policies that Lightning trains."""
+"""Base class of the policies that Lightning trains; what is said where an observation lacks what one reads."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,30 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from hlrp.config import FromConfig
+from hlrp.runtime.policy import refuse_incomplete
+
+
+@contextmanager
+def complete(observation: dict[str, Any], preprocessor: Any, config: Any) -> Iterator[None]:
+    """Inside, where a policy fails at an observation that lacks what it reads, that is a UserError.
+
+    Only then: some policies do without a camera, and between chunks most read nothing.
+
+    Args:
+        observation: As it is given, before the preprocessor.
+        preprocessor: LeRobot's, whose steps may rename.
+        config: LeRobot's configuration of the policy.
+
+    Raises:
+        UserError: Naming what is missing, and what is there.
+    """
+    try:
+        yield
+    except (LookupError, ValueError):
+        renamed = {old: new for step in preprocessor.steps for old, new in getattr(step, "rename_map", {}).items()}
+        given = [renamed.get(name, name) for name in observation]
+        refuse_incomplete(given, [name for name in config.input_features if "empty_camera" not in name])
+        raise
 
 
 class Policy(LightningModule, FromConfig, ABC):

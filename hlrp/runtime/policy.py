@@ -4,7 +4,7 @@ Shapes: B robots or simulators side by side, A numbers of an action.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,25 @@ if TYPE_CHECKING:
 ACTIONS, SAMPLE, NEXT, NOISE, NUMBER = "actions", "sample", "next_sample", "noise", "number"
 TOKENS, TOKENS_MASK = "tokens", "tokens_mask"
 TASK = ("task", "prompt")
+
+
+def refuse_incomplete(given: Iterable[str], read: Iterable[str]) -> None:
+    """Refuse an observation that lacks what a policy reads.
+
+    Args:
+        given: What the observation has, by the policy's names.
+        read: What the policy reads.
+
+    Raises:
+        UserError: Naming what is missing, and what is there.
+    """
+    have, wanted = list(given), list(read)
+    if missing := [name for name in wanted if name not in have]:
+        raise UserError(
+            f"the observation lacks {', '.join(missing)}; it has {', '.join(map(str, have)) or 'nothing'}",
+            where="observation",
+            fix=f"the policy reads {', '.join(wanted)}",
+        )
 
 
 def load(
@@ -143,13 +162,7 @@ class RuntimePolicy:
             UserError: Something is missing, or has another shape.
         """
         renamed = {self.manifest.rename_map.get(name, name): value for name, value in observation.items()}
-        missing = [name for name in self.manifest.inputs if name not in renamed]
-        if missing:
-            raise UserError(
-                f"the observation lacks {', '.join(missing)}",
-                where="observation",
-                fix=f"the policy reads {', '.join(self.manifest.inputs)}",
-            )
+        refuse_incomplete(renamed, self.manifest.inputs)
         arrays = {
             name: (_picture if wanted.picture else _numbers)(name, renamed[name], wanted)[None]
             for name, wanted in self.manifest.inputs.items()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hlrp.aliases import COMMON_ALIASES, POLICY_ALIASES
 from hlrp.config import EvalFile, LeRobotRun, LightningRun, load_config, to_yaml
-from hlrp.config.aliases import COMMON_ALIASES, POLICY_ALIASES
 from hlrp.config.messages import all_keys
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "configuration.md").read_text(encoding="utf8")

@@ -8,6 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 import hlrp.config
+from hlrp.aliases import POLICY_ALIASES, policy_aliases
 from hlrp.config import (
     DataSection,
     LeRobotRun,
@@ -20,7 +21,6 @@ from hlrp.config import (
     resolve_policy_aliases,
     steps_for_epochs,
 )
-from hlrp.config.aliases import POLICY_ALIASES, policy_aliases
 from hlrp.config.json_schema import json_schema
 from hlrp.errors import UserError
 
@@ -109,6 +109,17 @@ def test_shipped_policies_fields_are_lerobots():
             model = load_config(name).config.model
             if isinstance(model, PolicyModel):
                 catalog.check_fields(model.policy_type, model.policy_fields)
+
+
+def test_a_close_name_may_be_an_alias():
+    from hlrp.catalog import policy_catalog
+
+    for policy, name, alias in ("act", "hiden_dim", "hidden_dim"), ("diffusion", "weigth_decay", "weight_decay"):
+        with pytest.raises(UserError, match=f"no field '{name}'; did you mean '{alias}'"):
+            policy_catalog().check_fields(policy, {name: 3})
+    # Where nothing is close, fields are listed, not their aliases.
+    with pytest.raises(UserError, match="known: chunk_size, device, dim_feedforward"):
+        policy_catalog().check_fields("act", {"zzzz": 3})
 
 
 def test_a_class_outside_is_refused_before_it_is_imported(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Series of trials: going on, comparing in a blind order, the way back, and what goes wrong."""
 
+import dataclasses
 import itertools
 import json
 import signal
@@ -10,11 +11,16 @@ import numpy as np
 import pytest
 import torch
 from arm import save_policy
+from lerobot.cameras.opencv import OpenCVCameraConfig
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
+from lerobot.robots.so_follower import SO101FollowerConfig
+from lerobot.rollout import RTCInferenceConfig
 from lerobot_robot_simarm import SimArm
 from safetensors.torch import load_file, save_file
 from trials import Trials, actions, journal_of
 
 from hlrp.deploy.rollout.operator import Outcome
+from hlrp.deploy.rollout.robot import settings_of
 from hlrp.deploy.rollout.series import order
 from hlrp.errors import Interrupted, UserError, WorkError
 from hlrp.evaluation.statistics import paired_difference
@@ -79,6 +85,48 @@ def test_without_a_folder_an_unfinished_series_of_the_run_goes_on(
     assert trials.run(other, [Outcome.FAILURE], episodes=2, output=None).folder == first.folder
     assert trials.run(other, [Outcome.FAILURE], episodes=1, output=None).folder != first.folder
     assert trials.run(other, [Outcome.FAILURE], episodes=1).folder == trials.journal.parent / "results"
+
+
+def test_trials_under_other_settings_of_the_robot_are_of_another_series(waver: Path, trials: Trials) -> None:
+    begun = trials.run(waver, [Outcome.SUCCESS] * 2, episodes=3)
+    settings = begun.provenance["series"]["settings"]
+    assert settings["robot.degrees"] is False and settings["robot.pose"] == [0.5, -0.8, 1.0]
+    assert not any("journal" in name or "calibration" in name for name in settings), "where files are decides nothing"
+    for episodes in (2, 3):
+        with pytest.raises(UserError, match=r"of another series \(robot\.degrees: False there, True here\)"):
+            trials.run(waver, [], episodes=episodes, arm={"degrees": True})
+    horizon = RTCInferenceConfig(rtc=RTCConfig(execution_horizon=7))
+    assert settings_of(horizon, "inference")["inference.rtc.execution_horizon"] == 7
+    # As an older version left it: nobody knows under which settings its trials were.
+    results = begun.folder / "results.json"
+    saved = json.loads(results.read_text())
+    del saved["series"]["settings"]
+    results.write_text(json.dumps(saved))
+    ended = trials.run(waver, [Outcome.FAILURE], episodes=3, arm={"pose": [0.4, -0.7, 0.9]})
+    assert [e.success for e in ended.episodes] == [True, True, False]
+
+
+def test_a_series_with_nothing_left_to_run_says_so_and_is_not_taken_up_unasked(waved: Path, trials: Trials) -> None:
+    other = save_policy(trials.journal.parent / "other", waved, seed=3)
+    begun = trials.run(other, [Outcome.SUCCESS] * 2, episodes=3, output=None)
+    before = len(journal_of(trials.journal))
+    assert trials.run(other, [], episodes=2, output=begun.folder).episodes == begun.episodes
+    assert trials.log[-1] == f"goes on with {begun.folder}: 2 of 2 trials are done; nothing was run"
+    assert len(journal_of(trials.journal)) == before
+    fresh = trials.run(other, [Outcome.FAILURE], episodes=2, output=None)
+    assert fresh.folder != begun.folder and [e.success for e in fresh.episodes] == [False]
+    assert trials.run(other, [Outcome.FAILURE], episodes=2, output=None).folder == fresh.folder
+    assert trials.run(other, [Outcome.FAILURE], episodes=3, output=None).folder == begun.folder
+
+
+def test_by_which_port_a_robot_is_reached_is_no_setting_of_a_trial() -> None:
+    camera = OpenCVCameraConfig(index_or_path=Path("/dev/video0"), fps=30, width=64, height=48)
+    found = settings_of(SO101FollowerConfig(port="/dev/ttyACM0", id="left", cameras={"top": camera}), "robot")
+    moved = dataclasses.replace(camera, index_or_path=3)
+    assert found == settings_of(SO101FollowerConfig(port="/dev/ttyACM7", cameras={"top": moved}), "robot")
+    assert (found["robot.cameras.top.width"], found["robot.cameras.top.color_mode"]) == (64, "RGB")
+    assert (found["robot.use_degrees"], found["robot.position_p_coefficient"]) == (True, 16)
+    assert not any(word in name for name in found for word in ("port", "path", ".id", "calibration", "retries"))
 
 
 @pytest.fixture(scope="module")

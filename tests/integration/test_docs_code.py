@@ -12,16 +12,17 @@ import pytest
 from command import assert_user_error, hlrp
 
 from hlrp.runs import RunDirectory
+from hlrp.sim.catalog import recording_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "policies"))
 from tiny_runs import TINY
 
 DOCS = Path(__file__).parents[2] / "docs"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-# What is shortened, and the width of the toy's state; each must be on the page.
+# What is shortened; each must be on the page.
 PAGES = {
     "lightning_policies.md": {"steps=2000, eval_steps=500": "steps=2, eval_steps=2"},
-    "policy_classes.md": {"steps=2000": "steps=2", "steps=500": "steps=1", "torch.rand(1, 4)": "torch.rand(1, 2)"},
+    "policy_classes.md": {"steps=2000": "steps=2", "steps=500": "steps=1"},
 }
 
 
@@ -37,14 +38,32 @@ def square(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("docs") / "square", episodes=4, length=12, size=96, action_dim=2)
 
 
+@pytest.fixture(scope="module")
+def metaworld(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the camera that `hlrp collect --env metaworld` writes, as `data/mw` of the pages has it."""
+    from make_dataset import make_dataset
+
+    said = recording_of("metaworld")
+    (camera,) = said.cameras
+    return make_dataset(
+        tmp_path_factory.mktemp("docs") / "mw",
+        episodes=4,
+        length=12,
+        size=said.image_size,
+        state_dim=len(said.state),
+        action_dim=len(said.action),
+        camera=f"observation.images.{camera}",
+    )
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_python_on_the_page_runs(
-    page: str, square: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str, metaworld: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HLRP_CACHE", str(tmp_path / "cache"))
     (tmp_path / "data").mkdir()
-    shutil.copytree(square, tmp_path / "data" / "mw")
+    shutil.copytree(metaworld, tmp_path / "data" / "mw")
     blocks, seen = _blocks(page, "python"), set()
     assert blocks
     for written in blocks:
@@ -57,7 +76,7 @@ def test_python_on_the_page_runs(
         if "result" in names:
             assert names["result"].checkpoint.is_dir()
         if "action" in names:
-            assert names["action"].shape == (1, 2)
+            assert names["action"].shape == (1, 4)
     assert seen == set(PAGES[page])
 
 

@@ -315,6 +315,9 @@ def test_mistakes_are_one_message_with_the_difference(trained: Path, square_root
         _act().select_action({})
     with pytest.raises(UserError, match="between 0 and 1"):
         _act(ema_decay=1.5)
+    with pytest.raises(UserError, match="Got 100 for") as error:
+        LeRobotPolicyAdapter("act", chunk_size=10).make_config("cpu")
+    assert error.value.where == "model (chunk_size)", "what was not given is not to blame"
 
 
 def test_cameras_can_be_renamed_for_a_pretrained_policy(trained: Path, square_root: Path, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import NormalizationMode
 
 import hlrp.policies.lerobot as clean
+from hlrp.aliases import policy_aliases
 from hlrp.catalog import build_catalog, cached_catalog
 from hlrp.config import load_config
-from hlrp.config.aliases import policy_aliases
 from hlrp.data import LeRobotDataModule
 from hlrp.errors import UserError
 from hlrp.policies import LeRobotPolicyAdapter
@@ -222,6 +222,13 @@ def test_from_dataset_acts_and_is_trained_as_it_is(square_root: Path, tmp_path: 
     observation = {"observation.image": torch.rand(1, 3, 64, 64), "observation.state": torch.ones(1, 2)}
     assert policy.select_action(observation).shape == (1, 3)
     policy.reset()
+    other = {"observation.images.top": observation["observation.image"], "task": ["push"]}
+    with pytest.raises(UserError) as refusal:
+        policy.select_action(other)
+    assert refusal.value.what == (
+        "the observation lacks observation.state, observation.image; it has observation.images.top, task"
+    )
+    assert refusal.value.fix == "the policy reads observation.state, observation.image"
     head = policy.policy.model.action_head.weight
     before = head.detach().clone()
     settings = {**SETTINGS, "steps": 1}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lerobot.robots import make_robot_from_config
 
 from hlrp.data.columns import read_column
 from hlrp.data.dataset_info import DatasetInfo, feature_names, read_dataset
@@ -26,9 +25,10 @@ from hlrp.deploy.rollout.engines import (
 )
 from hlrp.deploy.rollout.operator import Operator, Stop
 from hlrp.deploy.rollout.request import RolloutRequest, Source
+from hlrp.deploy.rollout.robot import connected, make_robot, settings_of
 from hlrp.deploy.rollout.series import Series, Terms, Trial, unfinished_series
 from hlrp.deploy.served import load_served
-from hlrp.errors import HlrpError, Interrupted, UserError, WorkError, root_cause
+from hlrp.errors import HlrpError, Interrupted, UserError, WorkError
 from hlrp.evaluation.plan import find_run
 from hlrp.evaluation.request import EvalResult
 from hlrp.evaluation.units import reading_of
@@ -63,14 +63,14 @@ def rollout(request: RolloutRequest, operator: Operator, stop: Stop, log: Callab
         drivers = [_driver(source, request, stack, log) for source in sources]
         for driver in drivers:
             check_inference(driver, request.inference)
-        robot = _make_robot(request.robot)
+        robot = make_robot(request.robot)
         side = checks.RobotSide.of(robot)
         fps, warnings = _check_before_connecting(request, drivers, side, log)
         data = _data(request, drivers)
         terms = _terms(request, drivers, sources, fps, _task(request, drivers, data))
         series = stack.enter_context(_series(request, terms, log))
         if series.next() is not None:
-            stack.enter_context(_connected(robot, log))
+            stack.enter_context(connected(robot, log))
             session = _Session(request, drivers, robot, side, terms, stop)
             warnings += session.prepare(data)
             for text in warnings:
@@ -119,17 +119,6 @@ def _fill_in(said: dict[str, Any], data: DatasetInfo) -> None:
     for name, feature in ((checks.STATE, said["observation"].get(checks.STATE)), ("action", said["action"])):
         if feature is not None and not feature.get("names"):
             feature["names"] = feature_names(data.features.get(name, {}), feature["shape"][0])
-
-
-def _make_robot(config: Any) -> Any:
-    try:
-        return make_robot_from_config(config)
-    except Exception as error:
-        raise UserError(
-            f"LeRobot cannot make the robot {config.type!r}: {root_cause(error)}",
-            where="--robot.*",
-            fix="install what the robot needs, or correct its fields",
-        ) from error
 
 
 def _check_before_connecting(
@@ -195,6 +184,7 @@ def _terms(request: RolloutRequest, drivers: list[Driver], sources: list[Source]
         seconds=request.seconds,
         task=task,
         inference=request.inference.type,
+        settings=settings_of(request.robot, "robot") | settings_of(request.inference, "inference"),
         policies=tuple(policies),
     )
 
@@ -204,36 +194,15 @@ def _series(request: RolloutRequest, terms: Terms, log: Callable[[str], None]) -
     """The series to go on with or to begin, its folder locked."""
     run = find_run(resolve_pretrained(request.policy.path.absolute())) if request.policy.path else None
     parent = Path("outputs", _NAME) if run is None else run.path / _NAME
-    begun = request.output if request.output is not None else unfinished_series(parent, terms)
+    begun = request.output if request.output is not None else unfinished_series(parent, terms, request.episodes)
     with claim_folder(parent / name_of_now()) if begun is None else FolderLock(begun) as lock:
         series = Series(lock.folder, terms, request.episodes, seed=request.seed)
-        if series.done and series.next() is not None:
-            log(f"goes on with {lock.folder}: {series.done} of {series.total} trials are done")
+        if series.done:
+            idle = "" if series.next() is not None else "; nothing was run"
+            log(f"goes on with {lock.folder}: {series.done} of {series.total} trials are done{idle}")
             if request.output is None:
                 log("         for a new series give --output")
         yield series
-
-
-@contextlib.contextmanager
-def _connected(robot: Any, log: Callable[[str], None]) -> Iterator[None]:
-    """The robot, connected inside; whatever happens, it is let go."""
-    try:
-        try:
-            robot.connect()
-        except Exception as error:
-            raise UserError(
-                f"the robot cannot be connected: {root_cause(error) or type(error).__name__}",
-                where="--robot.*",
-                fix="check power, cables and the port; `lerobot-find-port` and `lerobot-find-cameras` name them",
-            ) from error
-        yield
-    finally:
-        if robot.is_connected:
-            try:
-                robot.disconnect()
-            except Exception as error:
-                # Not in place of what went wrong before.
-                log(f"warning: the robot could not be disconnected: {type(error).__name__}: {error}")
 
 
 class _Session:

@@ -3,7 +3,7 @@
 import platform
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from hlrp.runs.directory import now, package_versions
 
 COMPARED = "compared"
 """The subfolder with the results of the other policy, as `hlrp eval --compare` has it."""
+_NAMED = 3
+"""Most settings that are named where series differ."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Terms:
         task: The instruction, or what the trials are called.
         inference: `sync` or `rtc`.
         policies: For each policy its `results.json` entry: `path`, `type`, `weights_sha256` and more.
+        settings: Of the robot and of the inference, by their flags, where they decide a trial.
     """
 
     robot: str
@@ -52,6 +55,7 @@ class Terms:
     task: str
     inference: str
     policies: tuple[dict[str, Any], ...]
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def environment(self) -> dict[str, Any]:
         """The `env` of `results.json`: two series are compared where it is the same."""
@@ -69,7 +73,16 @@ class Terms:
         theirs = {**env, "policy": policy.get(name), "export": policy.get("export")}
         theirs["inference"] = provenance.get("inference")
         names = ("policy", "export", "type", "tasks", "config", "inference")
-        return [f"{n}: {theirs.get(n)!r} there, {mine[n]!r} here" for n in names if theirs.get(n) != mine[n]]
+        differ = [f"{n}: {theirs.get(n)!r} there, {mine[n]!r} here" for n in names if theirs.get(n) != mine[n]]
+        return differ + ([] if differ else self._other_settings((provenance.get("series") or {}).get("settings")))
+
+    def _other_settings(self, theirs: dict[str, Any] | None) -> list[str]:
+        # An older version kept none: nobody knows what they were.
+        if theirs is None:
+            return []
+        names = [n for n in sorted(theirs.keys() | self.settings.keys()) if theirs.get(n) != self.settings.get(n)]
+        more = [f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []
+        return [f"{n}: {theirs.get(n)!r} there, {self.settings.get(n)!r} here" for n in names[:_NAMED]] + more
 
 
 def order(seed: int, compared: bool) -> Iterator[Trial]:
@@ -154,7 +167,7 @@ class Series:
             "seed": 0,
             "episodes_per_task": self._episodes,
             "batch_size": 1,
-            "series": {"compared": self._sides == 2, "discarded": 0},
+            "series": {"compared": self._sides == 2, "discarded": 0, "settings": self._terms.settings},
             "versions": {"python": platform.python_version(), **package_versions()},
         }
 
@@ -220,16 +233,17 @@ class Series:
         return result
 
 
-def unfinished_series(parent: Path, terms: Terms) -> Path | None:
-    """The newest folder below ``parent`` whose series is under these terms and lacks trials."""
+def unfinished_series(parent: Path, terms: Terms, episodes: int) -> Path | None:
+    """The newest folder below ``parent`` whose series is under these terms and lacks trials, of ``episodes`` too."""
     for path in sorted(parent.glob(f"*/{RESULTS}"), reverse=True):
         raw = read_results(path) or {}
         series = raw.get("series") or {}
-        lacking = len(raw["episodes"]) < series.get("episodes", 0)
+        wanted = min(series.get("episodes", 0), episodes)
+        lacking = len(raw["episodes"]) < wanted
         if series.get("compared"):
             other = path.parent / COMPARED / RESULTS
             there = read_results(other) if other.is_file() else None
-            lacking |= len((there or {}).get("episodes", [])) < series.get("episodes", 0)
+            lacking |= len((there or {}).get("episodes", [])) < wanted
             if there and len(terms.policies) == 2 and terms.differing(there, 1):
                 continue
         if lacking and bool(series.get("compared")) == (len(terms.policies) == 2) and not terms.differing(raw, 0):
