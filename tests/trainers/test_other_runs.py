@@ -8,13 +8,14 @@ import pytest
 from hlrp.config import OtherRun, load_config
 from hlrp.errors import Interrupted, UserError
 from hlrp.runs import RunDirectory
+from hlrp_cli.launching_training import submit_training
 from hlrp_cli.train import _begin_or_go_on, _execute, _resume
 from trainers.registry import check_keys
 
 COUNTER = """
 from hlrp.runs import DatasetRecord
 from trainers import BaseTrainer
-from trainers.lifecycle import RunLifecycle, resumable
+from trainers.lifecycle import RunLifecycle
 
 class Counter(BaseTrainer):
     trainer_type = "count"
@@ -29,7 +30,7 @@ class Counter(BaseTrainer):
     def resume(self, directory, run, *, steps=None):
         assert steps == run.trainer.steps
         lifecycle = RunLifecycle(quiet=True)
-        checkpoint, _ = resumable(directory, steps)
+        checkpoint = directory.latest()
         lifecycle.reopen(directory, checkpoint, dataset=DatasetRecord(), steps=steps)
         return self._count(lifecycle, run, checkpoint.step)
 
@@ -125,3 +126,10 @@ def test_auto_begins_goes_on_and_leaves_alone_what_is_done() -> None:
     assert Path("run/run.json").stat().st_mtime_ns == written
     with pytest.raises(UserError, match=r"trainer\.stop is 2 there, 1 here"):
         _begin_or_go_on(_run("trainer.steps=3", "trainer.stop=1"), dry_run=False)
+
+
+def test_a_batch_job_of_it_is_checked_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    submit_training(_run("trainer.steps=2"), ["train", "--trainer", "count"], None, dry_run=True, as_json=False)
+    assert "--resume auto" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"data\.episodes has no effect"):
+        submit_training(_run("data.episodes=[0]"), ["train"], None, dry_run=True, as_json=False)
