@@ -111,13 +111,13 @@ def _check_classes(config: Any, allow: list[str] | None) -> None:
 
 def _check(file: str, overrides: list[str], allow: list[str] | None) -> str:
     """Check one file; return what it is in a few words."""
-    from hlrp.config import EvalConfig, LeRobotRun, LightningRun, PolicyModel, refuse_unused
+    from hlrp.config import EvalConfig, PolicyModel
+    from trainers.registry import check_keys
 
     config = _load(file, overrides).config
     if isinstance(config, EvalConfig):
         return "an evaluation" + (f" in {config.env.type}" if config.env else "")
-    if isinstance(config, LeRobotRun | LightningRun):
-        refuse_unused(config)
+    check_keys(config)
     _check_classes(config, allow)
     if not isinstance(config.model, PolicyModel):
         return f"a {config.trainer_type} run"

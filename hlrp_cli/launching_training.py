@@ -26,10 +26,11 @@ def submit_training(run: Any, arguments: Sequence[str], going_on: Path | None, *
         UserError: A mistake, or there is no Slurm here.
         WorkError: Slurm refuses the job.
     """
-    from hlrp.config import refuse_unused, require_dataset
+    from hlrp.config import require_dataset
     from hlrp.submission import JOB, TASK, script, submit, this_command
+    from trainers.registry import check_keys
 
-    refuse_unused(run)
+    check_keys(run)
     require_dataset(run)
     section, command = run.slurm, without_launcher(arguments)
     name = str(run.job_name or getattr(run.model, "policy_type", None) or getattr(run.model, "kind", "training"))

@@ -179,9 +179,17 @@ def _execute(
     run: Any, directory: "RunDirectory | None" = None, steps: int | None = None, *, dry_run: bool
 ) -> "RunResult | None":
     """Train a run anew, or go on with the one in ``directory``; None: it was only looked at."""
+    from hlrp.config import OtherRun
     from trainers import get_trainer
 
     trainer = get_trainer(run.trainer_type)
+    if isinstance(run, OtherRun):
+        from trainers.other_runs import ready_to_begin, ready_to_go_on
+
+        if directory is None:
+            run = ready_to_begin(run)
+        else:
+            run, steps = ready_to_go_on(directory, run, steps)
     _prepare_process(run)
     if dry_run:
         typer.echo(trainer.dry_run(run, resume=directory, steps=steps))

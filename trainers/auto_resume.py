@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hlrp.config import LeRobotRun, LightningRun, RunConfig, load_config
+from hlrp.config import LeRobotRun, LightningRun, OtherRun, load_config
 from hlrp.errors import UserError
 from hlrp.locks import FolderLock, is_unwritten
 from hlrp.ranks import Launch, is_first_process
@@ -39,13 +39,13 @@ class Start(NamedTuple):
     """
 
     path: Path
-    run: LeRobotRun | LightningRun
+    run: LeRobotRun | LightningRun | OtherRun
     directory: RunDirectory | None = None
     steps: int | None = None
     done: RunResult | None = None
 
 
-def find_start(run: RunConfig, *, dry_run: bool = False) -> Start:
+def find_start(run: LeRobotRun | LightningRun | OtherRun, *, dry_run: bool = False) -> Start:
     """Where the run of an output folder stands; of several processes the first one looks, for all of them.
 
     Args:
@@ -55,10 +55,6 @@ def find_start(run: RunConfig, *, dry_run: bool = False) -> Start:
     Raises:
         UserError: No output folder is named, the one that is holds no run, or one of other settings.
     """
-    if not isinstance(run, LeRobotRun | LightningRun):
-        raise UserError(
-            f"trainer {run.trainer_type!r} has no --resume auto", where="--resume", fix="name the run: --resume RUN"
-        )
     if run.output_dir is None:
         raise UserError(
             "nothing says which run to go on with", where="--resume auto", fix="name its folder: --output-dir DIR"
@@ -75,7 +71,7 @@ def find_start(run: RunConfig, *, dry_run: bool = False) -> Start:
     return Start(path, asked, directory, _length(asked), RunResult(path, None, {}, []) if done else None)
 
 
-def _look(run: LeRobotRun | LightningRun, path: Path, *, fetch: bool) -> Start:
+def _look(run: LeRobotRun | LightningRun | OtherRun, path: Path, *, fetch: bool) -> Start:
     if not path.exists() or (path.is_dir() and is_unwritten(path)):
         return Start(path, run)
     directory = open_to_resume(path)
@@ -99,14 +95,16 @@ def _look(run: LeRobotRun | LightningRun, path: Path, *, fetch: bool) -> Start:
     return Start(path, asked, directory, steps, left)
 
 
-def _asked(run: LeRobotRun | LightningRun, *, fetch: bool) -> LeRobotRun | LightningRun:
+def _asked(run: LeRobotRun | LightningRun | OtherRun, *, fetch: bool) -> LeRobotRun | LightningRun | OtherRun:
     """The run as its folder has it written down."""
+    if isinstance(run, OtherRun):
+        return with_absolute_paths(run)
     if isinstance(run, LeRobotRun):
         return with_camera_names(with_absolute_paths(fetched(run, fetch=fetch)), _not_told)
     return with_camera_names(with_absolute_paths(fetched(run, fetch=fetch)), _not_told)
 
 
-def _length(run: LeRobotRun | LightningRun) -> int | None:
+def _length(run: LeRobotRun | LightningRun | OtherRun) -> int | None:
     return run.trainer.steps if run.trainer.max_epochs is None else None
 
 

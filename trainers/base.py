@@ -55,6 +55,9 @@ class BaseTrainer(FromConfig, ABC):
     """A way to execute runs. Subclasses set ``trainer_type`` and register themselves in `trainers.registry`."""
 
     trainer_type: ClassVar[str]
+    obeys: ClassVar[frozenset[str]] = frozenset()
+    """Of a trainer of another package: dotted keys of a run that it acts on, each with those below it, and keys of
+    `trainer` that only it has; every other one that is given is refused. The own ones are in `hlrp.config.obeyed`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

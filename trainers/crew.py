@@ -12,7 +12,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from hlrp.config import LeRobotRun, LightningRun
+from hlrp.config import LeRobotRun, LightningRun, OtherRun
 from hlrp.errors import HlrpError, UserError, WorkError
 from hlrp.processes import SignalError
 from hlrp.ranks import Launch
@@ -182,7 +182,7 @@ def _outcome(error: BaseException | None) -> tuple[int, str]:
     return (130, "") if isinstance(error, KeyboardInterrupt) else (1, f"{type(error).__name__}: {error}")
 
 
-def placed[Run: LeRobotRun | LightningRun](run: Run, launch: Launch | None, *, resumed: bool = False) -> Run:
+def placed[Run: LeRobotRun | LightningRun | OtherRun](run: Run, launch: Launch | None, *, resumed: bool = False) -> Run:
     """The run with the numbers of nodes and of processes on each that its launcher started.
 
     Args:
@@ -219,7 +219,7 @@ def placed[Run: LeRobotRun | LightningRun](run: Run, launch: Launch | None, *, r
     return cast("Run", run.model_copy(update={"trainer": section.model_copy(update=there)}))
 
 
-def _shared_out[Run: LeRobotRun | LightningRun](run: Run, devices: int, num_nodes: int) -> Run:
+def _shared_out[Run: LeRobotRun | LightningRun | OtherRun](run: Run, devices: int, num_nodes: int) -> Run:
     try:
         section = run.trainer.on_devices(devices, num_nodes)
     except ValueError as error:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hlrp.config import ClassPath, LeRobotRun, LightningRun, PolicyModel, to_yaml
+from hlrp.config import ClassPath, LeRobotRun, LightningRun, OtherRun, PolicyModel, TrainerSection, to_yaml
 from hlrp.data.shuffling import SHUFFLING
 from hlrp.errors import Interrupted, UserError, WorkError
 from hlrp.files import json_text
@@ -56,7 +56,7 @@ class RunLifecycle:
     def create(
         self,
         path: Path,
-        run: LeRobotRun | LightningRun,
+        run: LeRobotRun | LightningRun | OtherRun,
         *,
         policy: str,
         dataset: DatasetRecord,
@@ -223,7 +223,7 @@ def patient_group() -> Any:
     return torch.distributed.new_group(backend="gloo", timeout=_LONGEST_ROLLOUTS)
 
 
-def job_name(run: LeRobotRun | LightningRun) -> str:
+def job_name(run: LeRobotRun | LightningRun | OtherRun) -> str:
     """Name of what is trained, for folders and lists."""
     model = run.model
     if isinstance(model, PolicyModel):
@@ -268,6 +268,21 @@ def resumable(directory: RunDirectory, steps: int | None) -> tuple[Checkpoint, l
             "are still those that the run began with is not known"
         )
     return newest, skipped
+
+
+def with_length[S: TrainerSection](directory: RunDirectory, section: S, steps: int | None) -> tuple[S, int | None]:
+    """The `trainer` section of a run that goes on, and the steps that the run is to have; None: not known yet.
+
+    Args:
+        directory: The run.
+        section: As its configuration has it.
+        steps: Its new length; None: the one that it had last, which may be longer than at its start.
+    """
+    if section.max_epochs is None:
+        steps = steps or directory.manifest.steps or section.steps
+    if steps is None:
+        return section, directory.manifest.steps
+    return section.model_copy(update={"steps": steps, "max_epochs": None}), steps
 
 
 def default_log_freq(steps: int) -> int:

@@ -1,7 +1,7 @@
 """Trainers by name: one line for each, and those of other packages. A class is imported when it is asked for."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hlrp.config.trainer_names import other_trainers
 from hlrp.errors import UserError, suggest
@@ -38,3 +38,17 @@ def get_trainer(trainer_type: str) -> "type[BaseTrainer]":
             fix="install what it needs, or use another trainer",
         ) from error
     return trainer
+
+
+def check_keys(run: Any) -> None:
+    """Refuse every key of a run, an own one or an `OtherRun`, that is given but that its trainer does not act on.
+
+    Raises:
+        UserError: Naming the first such key; or there is no such trainer.
+    """
+    from hlrp.config import OtherRun, refuse_unused, refuse_unused_by_other
+
+    if isinstance(run, OtherRun):
+        refuse_unused_by_other(run, get_trainer(run.trainer_type).obeys)
+    else:
+        refuse_unused(run)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from hlrp.config import ClassPath, FoundationModel, LeRobotRun, LightningRun, PolicyModel, refuse_unused
+from hlrp.config import ClassPath, FoundationModel, LeRobotRun, LightningRun, OtherRun, PolicyModel, refuse_unused
 from hlrp.data.checks import dataset_problems, refuse_fatal
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, find_dataset, read_dataset
 from hlrp.data.filtering import Selection
@@ -138,7 +138,7 @@ def refuse_unfetched(run: LightningRun) -> None:
             raise unfetched(repo_id)
 
 
-def resumed_paths[R: (LeRobotRun, LightningRun)](directory: RunDirectory, run: R) -> R:
+def resumed_paths[R: (LeRobotRun, LightningRun, OtherRun)](directory: RunDirectory, run: R) -> R:
     """The configuration of a run that is continued, whatever folder it was started in.
 
     Runs are stored with absolute paths; older ones may hold relative ones, whose datasets `run.json` knows.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hlrp.config.from_config import FromConfig
     from hlrp.config.loading import Resolved, is_eval_file, load_config, load_eval_config, to_yaml
     from hlrp.config.models import FoundationModel, LaqModel, PolicyModel
-    from hlrp.config.obeyed import refuse_unused
+    from hlrp.config.obeyed import refuse_unused, refuse_unused_by_other
     from hlrp.config.schema import (
         EvalConfig,
         EvalFile,
@@ -72,6 +72,7 @@ __all__ = [
     "load_eval_config",
     "parse_episodes",
     "refuse_unused",
+    "refuse_unused_by_other",
     "require_dataset",
     "resolve_class_path",
     "resolve_policy_aliases",
@@ -89,7 +90,7 @@ __getattr__ = lazy_names(
         "from_config": ["FromConfig"],
         "loading": ["Resolved", "is_eval_file", "load_config", "load_eval_config", "to_yaml"],
         "models": ["FoundationModel", "LaqModel", "PolicyModel", "resolve_policy_aliases"],
-        "obeyed": ["refuse_unused"],
+        "obeyed": ["refuse_unused", "refuse_unused_by_other"],
         "schema": ["EvalConfig", "EvalFile", "LeRobotRun", "LightningRun", "OtherRun", "RunConfig", "require_dataset"],
         "sections": [
             "DataSection",

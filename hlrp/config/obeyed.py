@@ -2,18 +2,18 @@
 
 No key is ever dropped in silence. Keys of the `model` section belong to one
 kind, so the schema itself refuses them elsewhere, and fields of policies and simulators are checked against their own
-classes.
+classes. A trainer of another package names the keys that it acts on (`trainers.base.BaseTrainer.obeys`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from pydantic import BaseModel
 
 from hlrp.config.models import ClassPath, FoundationModel, LaqModel, PolicyModel
-from hlrp.config.schema import LeRobotRun, LightningRun
+from hlrp.config.schema import LeRobotRun, LightningRun, OtherRun
 from hlrp.config.slurm_section import SlurmSection
 from hlrp.config.trainer_names import TRAINERS
-from hlrp.errors import UserError
+from hlrp.errors import UserError, suggest
 
 _LEROBOT, _POLICY, _LAQ, _FOUNDATION, _CLASS = (
     "lerobot policy",
@@ -246,8 +246,40 @@ def refuse_unused(run: LeRobotRun | LightningRun) -> None:
             where=key,
             fix=_FIX.get(key, "leave it out"),
         )
+    if kind == "class":
+        given.pop("trainer.val_check_interval", None)  # a module made in Python may bring validation data of its own
+    _refuse_without_need(given)
+
+
+def refuse_unused_by_other(run: OtherRun, obeys: Collection[str]) -> None:
+    """Refuse every key that is given but that a trainer of another package does not act on.
+
+    Args:
+        run: Its run.
+        obeys: Dotted keys that it acts on, keys of `trainer` that only it has among them; each stands for those below
+            it too.
+
+    Raises:
+        UserError: Naming the first other key.
+    """
+    given = [key for key in dict.fromkeys(given_keys(run)) if key in OBEYED]
+    own = [f"trainer.{name}" for name in run.trainer.model_extra or {}]
+    taken = {*obeys, "trainer_type", "slurm"}  # these two are the command's
+    unused = [key for key in (*given, *own) if not any(f"{key}.".startswith(f"{other}.") for other in taken)]
+    # A mapping, such as `data.filter`, is given with a part of it.
+    unused = [key for key in unused if not any(other.startswith(f"{key}.") for other in taken)]
+    if unused:
+        key = next((key for key in unused if key != "latents.source"), unused[0])
+        if key in own:
+            known = [other.removeprefix("trainer.") for other in obeys if other.startswith("trainer.")]
+            fix = suggest(key.removeprefix("trainer."), known)
+            raise UserError(f"unknown key {key!r} of the trainer {run.trainer_type!r}", where=key, fix=fix)
+        fix = "leave it out" if obeys else "leave it out; a trainer names the keys that it acts on in `obeys`"
+        raise UserError(f"{key} has no effect with the trainer {run.trainer_type!r}", where=key, fix=fix)
+    _refuse_without_need(given)
+
+
+def _refuse_without_need(given: Collection[str]) -> None:
     for key, (needed, fix) in _NEEDS.items():
-        # A module made in Python may bring validation data of its own.
-        unasked = key == "trainer.val_check_interval" and kind == "class"
-        if key in given and not unasked and not any(other in given for other in needed):
+        if key in given and not any(other in given for other in needed):
             raise UserError(f"{key} has no effect without {needed[0]}", where=key, fix=f"{fix}; or leave it out")

@@ -105,7 +105,7 @@ class LightningRun(_Run):
 
 
 class OtherTrainerSection(TrainerSection):
-    """What every trainer has, and whatever else a trainer of another package takes; it checks that itself."""
+    """What every trainer has, and what else a trainer of another package takes: what it names in its `obeys`."""
 
     model_config = ConfigDict(extra="allow")
 

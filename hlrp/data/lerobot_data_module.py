@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hlrp.compat import mend_metadata
-from hlrp.config import FilterSection, LightningRun
+from hlrp.config import FilterSection, LightningRun, OtherRun
 from hlrp.data.augmentation import Transforms, blank_frame, check_transforms, image_transforms
 from hlrp.data.columns import read_columns, read_tasks
 from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo, check_episodes, read_dataset, require_training_features
@@ -110,7 +110,7 @@ class LeRobotDataModule(PolicyDataModule):
 
     @classmethod
     def from_run(
-        cls, run: LightningRun, *, announce: Callable[[str], None] = _log.warning, **opening: Any
+        cls, run: LightningRun | OtherRun, *, announce: Callable[[str], None] = _log.warning, **opening: Any
     ) -> "LeRobotDataModule":
         """The data of a run that names one dataset; ``opening`` may be `cache_root` and `progress`."""
         data, trainer = run.data, run.trainer

@@ -2,11 +2,21 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from hlrp.config import LeRobotRun, LightningRun, RunConfig, load_config, refuse_unused, shipped_names
+from hlrp.config import (
+    LeRobotRun,
+    LightningRun,
+    OtherRun,
+    RunConfig,
+    load_config,
+    refuse_unused,
+    refuse_unused_by_other,
+    shipped_names,
+)
 from hlrp.config.messages import all_keys
 from hlrp.config.models import ClassPath, FoundationModel, LaqModel, PolicyModel
 from hlrp.config.obeyed import OBEYED, given_keys
@@ -251,3 +261,39 @@ def test_numbers_that_nothing_can_have_are_refused_by_every_key(section: str, ba
     for name in names:
         with pytest.raises(UserError, match=f"{section}.{name}"):
             load_config(None, [*base, f"{section}.{name}={value}"])
+
+
+OBEYS = {"trainer.steps", "trainer.clip", "model.policy_type", "data.root", "data.filter.idle", "data.image_transforms"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"trainer": {"learning_rate": 1e-3}}, "trainer.learning_rate has no effect with the trainer 'mine'"),
+        ({"trainer": {"foo": 3}}, "unknown key 'trainer.foo' of the trainer 'mine'"),
+        ({"trainer": {"clop": 3}}, "did you mean 'clip'"),
+        ({"data": {"root": "d", "episodes": [0]}}, "data.episodes has no effect"),
+        ({"data": {"filter": {"motion": {"below": 1.0}}}}, "data.filter.motion has no effect"),
+        ({"data": {"image_transforms": {"random_order": True}}}, "has no effect without data.image_transforms.enable"),
+        ({"latents": {"table": "t"}}, "latents.table has no effect"),
+        ({"model": {"kind": "laq"}}, "model.kind has no effect"),
+        ({"output_dir": "o"}, "output_dir has no effect"),
+    ],
+)
+def test_a_trainer_of_another_package_is_given_what_it_obeys_alone(given: dict[str, Any], said: str) -> None:
+    taken = {
+        "trainer_type": "mine",
+        "trainer": {"steps": 3, "clip": 2.0, "seed": 1000},
+        "model": {"policy_type": "act", "dim_model": 8},
+        "data": {"root": "d", "filter": {"idle": {"robot_below": 1.0}}, "image_transforms": {"enable": True}},
+        "slurm": {"nodes": 2},
+    }
+    refuse_unused_by_other(OtherRun(**taken), OBEYS)
+    with pytest.raises(UserError) as refused:
+        refuse_unused_by_other(OtherRun(**{"trainer_type": "mine", "model": {"policy_type": "act"}, **given}), OBEYS)
+    assert said in str(refused.value)
+
+
+def test_a_trainer_that_names_nothing_is_given_nothing() -> None:
+    with pytest.raises(UserError, match="a trainer names the keys that it acts on in `obeys`"):
+        refuse_unused_by_other(OtherRun(trainer_type="mine", model=PolicyModel(policy_type="act")), ())

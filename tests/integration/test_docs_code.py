@@ -96,27 +96,32 @@ def test_the_trainer_on_the_page_is_one_of_the_command(square: Path, tmp_path: P
     env = {**ONE_THREAD, "PYTHONPATH": str(site)}
     keys = [f"model.{key}={json.dumps(value)}" for key, value in TINY["act"].items()]
     common = ["--policy", "act", "--dataset-root", str(square), "--device", "cpu", "--batch-size", "4", *keys]
-    common += ["--steps", "4", "trainer.save_freq=2", "trainer.log_freq=1", "data.cache=ram"]
+    common += ["--steps", "4", "trainer.save_freq=2", "data.cache=ram", "--episodes", "0,2", "--lr", "1e-3"]
+    mine = ["train", "--trainer", "torch", *common, "trainer.max_grad_norm=0.5"]
     whole = tmp_path / "whole"
-    done = hlrp("train", "--trainer", "torch", *common, "--output-dir", whole, env=env)
+    done = hlrp(*mine, "--output-dir", whole, env=env)
     assert done.code == 0, done.err
     resumed = tmp_path / "resumed"
     shutil.copytree(whole, resumed)
     shutil.rmtree(resumed / "checkpoints" / "000004")
     done = hlrp("train", "--resume", resumed, env=env)
     assert done.code == 0, done.err
-    rows = [list(RunDirectory.open(run).metrics()) for run in (whole, resumed)]
+    rows = [[row | {"time": 0} for row in RunDirectory.open(run).metrics()] for run in (whole, resumed)]
     assert rows[0] == rows[1]
     assert [row["step"] for row in rows[0]] == [1, 2, 3, 4]
     weights = [run / "checkpoints/000004/pretrained_model/model.safetensors" for run in (whole, resumed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
     lightning = tmp_path / "lightning"
-    done = hlrp("train", "--trainer", "lightning", *common, "--output-dir", lightning, env=env)
+    clipped = ["trainer.log_freq=1", "trainer.gradient_clip_val=0.5"]
+    done = hlrp("train", "--trainer", "lightning", *common, *clipped, "--output-dir", lightning, env=env)
     assert done.code == 0, done.err
     assert [row["loss"] for row in rows[0]] == pytest.approx(
         [r["loss"] for r in RunDirectory.open(lightning).metrics()]
     )
+
+    _goes_on(resumed, [*mine, "--output-dir", resumed], env)
+    _refuses(mine, tmp_path / "refused", env)
 
     pusht = ["--env", "pusht", "env.observation_height=96", "env.observation_width=96", "env.episode_length=6"]
     done = hlrp("eval", whole, *pusht, "--episodes", "1", "--videos", "0", "--json", env=env)
@@ -124,3 +129,30 @@ def test_the_trainer_on_the_page_is_one_of_the_command(square: Path, tmp_path: P
     assert len(done.json()["episodes"]) == 1
     assert_user_error(hlrp("train", "--trainer", "toch", *common, env=env), "'toch'", "'torch'")
     assert_user_error(hlrp("train", "--trainer", "torch", *common, env=ONE_THREAD), "'torch'", "lightning")
+
+
+def _goes_on(run: Path, again: list[Any], env: dict[str, str]) -> None:
+    """A run of four steps: it is complete, is made longer, and is complete at its new length."""
+    final = RunDirectory.open(run).manifest.final_metrics
+    assert final is not None and final["step"] == 4
+    assert_user_error(hlrp("train", "--resume", run, env=env), "the run is complete: it has 4 of 4 steps")
+    assert RunDirectory.open(run).manifest.final_metrics == final
+    done = hlrp(*again, "--resume", "auto", "--json", env=env)
+    assert (done.code, done.json()["metrics"]["step"]) == (0, 4), done.err
+    done = hlrp("train", "--resume", run, "--steps", "6", env=env)
+    assert done.code == 0, done.err
+    manifest = RunDirectory.open(run).manifest
+    assert (manifest.steps, manifest.final_metrics and manifest.final_metrics["step"]) == (6, 6)
+    assert_user_error(hlrp("train", "--resume", run, env=env), "the run is complete: it has 6 of 6 steps")
+
+
+def _refuses(mine: list[str], out: Path, env: dict[str, str]) -> None:
+    """What it does not act on is refused before anything is written, in a dry run too."""
+    for given, said in (
+        ("trainer.precision=bf16", "trainer.precision has no effect with the trainer 'torch'"),
+        ("trainer.max_grad_norm=much", "the norm is 'much'"),
+    ):
+        kept = [word for word in mine if not word.startswith("trainer.max_grad_norm")]
+        assert_user_error(hlrp(*kept, given, "--output-dir", out, env=env), said)
+        assert not out.exists()
+    assert_user_error(hlrp(*mine, "data.tolerance_s=0.1", "--dry-run", env=env), "data.tolerance_s has no effect")

@@ -24,7 +24,7 @@ from hlrp.runs import RunDirectory, claim_run_path, new_run_path
 from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.camera_names import with_camera_names
 from trainers.crew import Crew, placed
-from trainers.lifecycle import RunLifecycle, job_name, resumable
+from trainers.lifecycle import RunLifecycle, job_name, resumable, with_length
 from trainers.lightning.models import (
     build_datamodule,
     build_module,
@@ -210,10 +210,7 @@ def plan_resume(
     Raises:
         UserError: There is none, or the run is complete.
     """
-    section = run.trainer
-    if steps is not None:
-        section = section.model_copy(update={"steps": steps, "max_epochs": None})
-    total = section.steps if section.max_epochs is None else directory.manifest.steps
+    section, total = with_length(directory, run.trainer, steps)
     checkpoint, skipped = resumable(directory, total)
     return checkpoint, skipped, resumed_paths(directory, run.model_copy(update={"trainer": section}))
 
