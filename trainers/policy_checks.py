@@ -23,6 +23,14 @@ DTYPES = {"32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _SMALL = ("act", "diffusion", "vqbet", "tdmpc")
 # LeRobot runs their layers in pieces, which the compiling of layers does not reach, and compiles them itself.
 _COMPILE_THEMSELVES = ("smolvla", "pi0", "pi05", "pi0_fast")
+# Of these pi0_fast calls its layers whole. How the others are told to compute theirs again.
+_IN_PIECES = {
+    "smolvla": "leave it out",
+    "pi0": "leave it out, and set model.gradient_checkpointing=true",
+    "pi05": "leave it out, and set model.gradient_checkpointing=true",
+}
+# LeRobot updates their codebooks in place with what it computes, which is of another type in mixed precision.
+_SINGLE_PRECISION = ("vqbet",)
 
 Run = LeRobotRun | LightningRun
 
@@ -68,13 +76,8 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
         UserError: Naming the mistake.
     """
     lerobot_version()
+    _refuse_unfit_settings(run)
     model, catalog = policy_of(run), _catalog(run)
-    if isinstance(run, LightningRun) and run.trainer.compile and model.policy_type in _COMPILE_THEMSELVES:
-        raise UserError(
-            f"trainer.compile has no effect on the layers of policy {model.policy_type!r}, which compiles itself",
-            where="trainer.compile",
-            fix="leave it out, and set model.compile_model=true",
-        )
     if run.env is not None:
         check_environment(run.env)
     known = None if catalog is None else catalog.policy(model.policy_type).fields
@@ -110,6 +113,29 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
             check_camera_names(run.data.cameras, dataset.cameras, f"data.cameras, dataset {dataset.root}")
         _check_labels(run, dataset)
     return known
+
+
+def _refuse_unfit_settings(run: Run) -> None:
+    """Refuse what the `trainer` section asks of a policy that is not made for it."""
+    name, trainer = policy_of(run).policy_type, run.trainer
+    if isinstance(run, LightningRun) and run.trainer.compile and name in _COMPILE_THEMSELVES:
+        raise UserError(
+            f"trainer.compile has no effect on the layers of policy {name!r}, which compiles itself",
+            where="trainer.compile",
+            fix="leave it out, and set model.compile_model=true",
+        )
+    if isinstance(run, LightningRun) and run.trainer.activation_checkpointing and name in _IN_PIECES:
+        raise UserError(
+            f"policy {name!r} runs its layers in pieces, which trainer.activation_checkpointing does not reach",
+            where="trainer.activation_checkpointing",
+            fix=_IN_PIECES[name],
+        )
+    if trainer.precision not in (None, "32") and name in _SINGLE_PRECISION:
+        raise UserError(
+            f"LeRobot's policy {name!r} cannot be trained in {trainer.precision}: its codebooks are float32",
+            where="--precision / trainer.precision",
+            fix="leave it out, or give 32",
+        )
 
 
 def _check_labels(run: Run, dataset: DatasetInfo) -> None:
