@@ -11,6 +11,7 @@ from hlrp.config import EnvSection, LeRobotRun, LightningRun, PolicyModel, refus
 from hlrp.data.dataset_info import DatasetInfo, require_training_features
 from hlrp.data.episodes import check_camera_names
 from hlrp.errors import UserError
+from hlrp.policies.adapted import ADAPTERS
 from hlrp.runs import resolve_pretrained
 from hlrp.runs.checkpoints import is_foundation
 from hlrp.runs.published import folder_of
@@ -31,6 +32,8 @@ _IN_PIECES = {
 }
 # LeRobot updates their codebooks in place with what it computes, which is of another type in mixed precision.
 _SINGLE_PRECISION = ("vqbet",)
+# They find the weights that adapters are added to by a field of their own.
+_ADAPTED_BY_NAME = ("molmoact2",)
 
 Run = LeRobotRun | LightningRun
 
@@ -130,12 +133,24 @@ def _refuse_unfit_settings(run: Run) -> None:
             where="trainer.activation_checkpointing",
             fix=_IN_PIECES[name],
         )
+    start = policy_of(run).init_from
+    if name not in _ADAPTED_BY_NAME and _makes_adapters(run) and (start is None or foundation_of(policy_of(run))):
+        raise UserError(
+            "LeRobot adds adapters to trained policies alone, and this run starts a new one",
+            where="trainer.lerobot_args (peft)",
+            fix="give a run or checkpoint of the policy with --init-from, or leave peft.* out",
+        )
     if trainer.precision not in (None, "32") and name in _SINGLE_PRECISION:
         raise UserError(
             f"LeRobot's policy {name!r} cannot be trained in {trainer.precision}: its codebooks are float32",
             where="--precision / trainer.precision",
             fix="leave it out, or give 32",
         )
+
+
+def _makes_adapters(run: Run) -> bool:
+    arguments = run.trainer.lerobot_args if isinstance(run, LeRobotRun) else {}
+    return any(name.partition(".")[0] == "peft" and value is not None for name, value in arguments.items())
 
 
 def _check_labels(run: Run, dataset: DatasetInfo) -> None:
@@ -179,12 +194,14 @@ def prepare_process(run: Run) -> None:
         return
     if (catalog := cached_catalog()) is not None:
         catalog.check_fields(run.model.policy_type, run.model.policy_fields)
+    adapted = False
+    if start := run.model.init_from:
+        here = Path(start).exists() or not run.allow_download
+        adapted = not here or (start_of(start) / ADAPTERS).is_file()
     if not run.allow_download:
-        if run.model.init_from:
-            start_of(run.model.init_from)
         keep_offline()
     arguments = run.trainer.lerobot_args if isinstance(run, LeRobotRun) else {}
-    if not any("peft" in key for key in (*arguments, *run.model.policy_fields)):
+    if not adapted and not any("peft" in key for key in (*arguments, *run.model.policy_fields)):
         without_unused_packages(run.model.policy_type)
 
 

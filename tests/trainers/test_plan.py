@@ -177,6 +177,7 @@ def test_a_lightning_runs_mistake_is_found_by_a_dry_run(case: str, root: Path, t
     [
         (["trainer.lerobot_args={wandb.enabel: true}"], "wandb.enabel"),
         (["trainer.lerobot_args={tolerance_s: many}"], "tolerance_s"),
+        (["trainer.lerobot_args={peft.r: 4}"], "this run starts a new one"),
         (["push_to_hub=true"], "such as me/my-policy"),
     ],
 )
