@@ -12,6 +12,7 @@ from hlrp.data.dataset_info import DatasetInfo, require_training_features
 from hlrp.data.episodes import check_camera_names
 from hlrp.data.filtering import refuse_idle_of_unknown_actions
 from hlrp.errors import UserError
+from hlrp.policies.adapted import ADAPTERS
 from hlrp.runs import resolve_pretrained
 from hlrp.runs.checkpoints import is_foundation
 from hlrp.runs.published import folder_of
@@ -24,6 +25,16 @@ DTYPES = {"32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _SMALL = ("act", "diffusion", "vqbet", "tdmpc")
 # LeRobot runs their layers in pieces, which the compiling of layers does not reach, and compiles them itself.
 _COMPILE_THEMSELVES = ("smolvla", "pi0", "pi05", "pi0_fast")
+# Of these pi0_fast calls its layers whole. How the others are told to compute theirs again.
+_IN_PIECES = {
+    "smolvla": "leave it out",
+    "pi0": "leave it out, and set model.gradient_checkpointing=true",
+    "pi05": "leave it out, and set model.gradient_checkpointing=true",
+}
+# LeRobot updates their codebooks in place with what it computes, which is of another type in mixed precision.
+_SINGLE_PRECISION = ("vqbet",)
+# They find the weights that adapters are added to by a field of their own.
+_ADAPTED_BY_NAME = ("molmoact2",)
 
 Run = LeRobotRun | LightningRun
 
@@ -69,13 +80,8 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
         UserError: Naming the mistake.
     """
     lerobot_version()
+    _refuse_unfit_settings(run)
     model, catalog = policy_of(run), _catalog(run)
-    if isinstance(run, LightningRun) and run.trainer.compile and model.policy_type in _COMPILE_THEMSELVES:
-        raise UserError(
-            f"trainer.compile has no effect on the layers of policy {model.policy_type!r}, which compiles itself",
-            where="trainer.compile",
-            fix="leave it out, and set model.compile_model=true",
-        )
     if run.env is not None:
         check_environment(run.env)
     known = None if catalog is None else catalog.policy(model.policy_type).fields
@@ -107,6 +113,41 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
             check_camera_names(run.data.cameras, dataset.cameras, f"data.cameras, dataset {dataset.root}")
         _check_labels(run, dataset)
     return known
+
+
+def _refuse_unfit_settings(run: Run) -> None:
+    """Refuse what the `trainer` section asks of a policy that is not made for it."""
+    name, trainer = policy_of(run).policy_type, run.trainer
+    if isinstance(run, LightningRun) and run.trainer.compile and name in _COMPILE_THEMSELVES:
+        raise UserError(
+            f"trainer.compile has no effect on the layers of policy {name!r}, which compiles itself",
+            where="trainer.compile",
+            fix="leave it out, and set model.compile_model=true",
+        )
+    if isinstance(run, LightningRun) and run.trainer.activation_checkpointing and name in _IN_PIECES:
+        raise UserError(
+            f"policy {name!r} runs its layers in pieces, which trainer.activation_checkpointing does not reach",
+            where="trainer.activation_checkpointing",
+            fix=_IN_PIECES[name],
+        )
+    start = policy_of(run).init_from
+    if name not in _ADAPTED_BY_NAME and _makes_adapters(run) and (start is None or foundation_of(policy_of(run))):
+        raise UserError(
+            "LeRobot adds adapters to trained policies alone, and this run starts a new one",
+            where="trainer.lerobot_args (peft)",
+            fix="give a run or checkpoint of the policy with --init-from, or leave peft.* out",
+        )
+    if trainer.precision not in (None, "32") and name in _SINGLE_PRECISION:
+        raise UserError(
+            f"LeRobot's policy {name!r} cannot be trained in {trainer.precision}: its codebooks are float32",
+            where="--precision / trainer.precision",
+            fix="leave it out, or give 32",
+        )
+
+
+def _makes_adapters(run: Run) -> bool:
+    arguments = run.trainer.lerobot_args if isinstance(run, LeRobotRun) else {}
+    return any(name.partition(".")[0] == "peft" and value is not None for name, value in arguments.items())
 
 
 def _check_labels(run: Run, dataset: DatasetInfo) -> None:
@@ -150,12 +191,14 @@ def prepare_process(run: Run) -> None:
         return
     if (catalog := cached_catalog()) is not None:
         catalog.check_fields(run.model.policy_type, run.model.policy_fields)
+    adapted = False
+    if start := run.model.init_from:
+        here = Path(start).exists() or not run.allow_download
+        adapted = not here or (start_of(start) / ADAPTERS).is_file()
     if not run.allow_download:
-        if run.model.init_from:
-            start_of(run.model.init_from)
         keep_offline()
     arguments = run.trainer.lerobot_args if isinstance(run, LeRobotRun) else {}
-    if not any("peft" in key for key in (*arguments, *run.model.policy_fields)):
+    if not adapted and not any("peft" in key for key in (*arguments, *run.model.policy_fields)):
         without_unused_packages(run.model.policy_type)
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from hlrp.compat import complete_weights
 from hlrp.devices import LOOKED_UP, fuse
 from hlrp.errors import UserError
+from hlrp.policies.adapted import load_saved, require_loadable, save_weights
 from hlrp.policies.build import Built, build_policy, optimizer_config, policy_config, scheduler_config
 from hlrp.policies.figures import unread
 from hlrp.policies.held_out import CodeEffectMeter, tell_length
@@ -140,16 +140,14 @@ class LeRobotPolicyAdapter(Policy):
         Raises:
             UserError: There is no `init_from`, or its weights do not fit.
         """
-        from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+        from lerobot.policies.factory import make_pre_post_processors
 
         if self.init_from is None:
             raise UserError("there are no weights to load", where="init_from", fix="give a run or a checkpoint")
         config = self.make_config(device)
-        folder = config.pretrained_path
-        with complete_weights(folder):
-            policy = get_policy_class(config.type).from_pretrained(folder, config=config)
+        policy, folder = load_saved(config), str(config.pretrained_path)
         overrides = {"device_processor": {"device": device}}
-        processors = make_pre_post_processors(config, str(folder), preprocessor_overrides=overrides)
+        processors = make_pre_post_processors(config, folder, preprocessor_overrides=overrides)
         self._take(Built(policy, *processors), list(config.image_features))
         self._only_acts = True
         self.policy.eval()
@@ -345,6 +343,7 @@ class LeRobotPolicyAdapter(Policy):
     def save_pretrained(self, folder: Path | str) -> None:
         """Write LeRobot's `pretrained_model` folder, which `lerobot-eval` loads without this project."""
         built, folder = self.built, Path(folder)
-        self._shown().save_pretrained(folder)  # type: ignore[operator]
+        save_weights(self._shown(), folder)
         built.preprocessor.save_pretrained(folder)
         built.postprocessor.save_pretrained(folder)
+        require_loadable(folder)

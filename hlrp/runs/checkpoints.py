@@ -202,7 +202,7 @@ def resolve_pretrained(path: Path) -> Path:
         if pretrained_problem(checkpoint.pretrained) is None:
             return checkpoint.pretrained
     if checkpoints:
-        broken = "; ".join(f"{c.path.name}: {c.problem}" for c in checkpoints)
+        broken = "; ".join(f"{c.path.name}: {pretrained_problem(c.pretrained)}" for c in checkpoints)
         raise UserError(
             f"no checkpoint of this run can be loaded ({broken})",
             where=str(path),

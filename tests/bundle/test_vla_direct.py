@@ -1,5 +1,7 @@
 """`hlrp_vla_direct` from continuous latents, and its decoder fitted on labels first."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from bundle_toys import CAMERAS, CHUNK, MEANING, POSITIONS, gradients, make_batch, make_config, make_policy, same
@@ -156,3 +158,40 @@ def test_codes_one_by_one_are_decoded_in_training_as_when_acting(expectation):
     alone = make_policy(NAME, backend="qwen3vl_chat", decode_expectation=expectation, code_seq_len=1, num_frames=2)
     batch |= {name: batch[name][:, :1] for name in ("hlrp.codes", "hlrp.code_mask")}
     torch.testing.assert_close(decoded(alone, batch), decoded(alone, batch, lambda: alone.predict_action_chunk(batch)))
+
+
+@pytest.mark.parametrize("backend", ["smol_latent_head", "qwen3vl_chat"])
+def test_lerobots_adapters_train_and_are_loaded_again(backend, tmp_path):
+    from lerobot.policies import factory
+
+    policy, batch = make_policy("hlrp_vla_direct", backend=backend), make_batch()
+    policy.save_pretrained(tmp_path / "start")
+    policy.config.pretrained_path = tmp_path / "start"
+    adapted = policy.wrap_with_peft(peft_cli_overrides={"r": 2})
+    trained = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+    assert {name.split(".")[-3] for name in trained} == {"lora_A", "lora_B"}
+    parts = {"q_proj", "v_proj", "decoder"} | ({"head", "state_projection"} if backend == "smol_latent_head" else set())
+    assert {part for part in (*parts, "vision", "head") if any(f".{part}." in name for name in trained)} == parts
+    optimizer = torch.optim.SGD(policy.get_optim_params()[0]["params"], lr=0.1)
+    for _ in range(2):  # B begins at zero, so that A moves from the second step on
+        optimizer.zero_grad()
+        adapted(batch)[0].backward()
+        optimizer.step()
+    assert [name for name, p in trained.items() if not p.grad.any()] == []
+    chunk = adapted.predict_action_chunk(batch)
+
+    adapted.save_pretrained(tmp_path / "adapted")
+    adapted.config.pretrained_path = tmp_path / "adapted"
+    features = {**policy.config.input_features, **policy.config.output_features}
+    world = SimpleNamespace(features=features, features_map={name: name for name in features})
+    again = factory.make_policy(adapted.config, env_cfg=world)
+    torch.testing.assert_close(again.predict_action_chunk(batch), chunk)
+    with torch.no_grad(), again.disable_adapter():
+        assert not torch.allclose(again.predict_action_chunk(batch), chunk)
+
+
+def test_lerobots_adapters_do_not_turn_off_the_policys_own():
+    policy = make_policy("hlrp_vla_direct", vlm="lora")
+    policy.config.pretrained_path = "start"
+    with pytest.raises(UserError, match=r"has adapters .* would turn off"):
+        policy.wrap_with_peft(peft_cli_overrides={"r": 2})

@@ -103,6 +103,10 @@ POLICY_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["data.image_transforms={enable: true, tfs: {a: {type: Resize, kwargs: {size: [16, 16]}}}}"],
         ["(3, 16, 16)", "observation.image"],
     ),
+    "a precision that the policy cannot take": (
+        ["model.policy_type=vqbet", "trainer.precision=bf16"],
+        ["'vqbet' cannot be trained in bf16", "give 32"],
+    ),
     "labels for a policy without use for them": (["latents.source=precomputed"], ["no use for latent labels"]),
 }
 
@@ -148,6 +152,14 @@ OTHER_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["model.policy_type=smolvla", "trainer.compile=true"],
         ["'smolvla'", "model.compile_model=true"],
     ),
+    "layers in pieces": (
+        ["model.policy_type=smolvla", "trainer.activation_checkpointing=true"],
+        ["'smolvla'", "in pieces", "trainer.activation_checkpointing"],
+    ),
+    "layers in pieces that can be computed again": (
+        ["model.policy_type=pi0", "trainer.activation_checkpointing=true"],
+        ["'pi0'", "model.gradient_checkpointing=true"],
+    ),
     "a class that is none": (["model.class_path=hlrp.errors.UserError"], ["not a LightningModule"]),
 }
 
@@ -165,6 +177,7 @@ def test_a_lightning_runs_mistake_is_found_by_a_dry_run(case: str, root: Path, t
     [
         (["trainer.lerobot_args={wandb.enabel: true}"], "wandb.enabel"),
         (["trainer.lerobot_args={tolerance_s: many}"], "tolerance_s"),
+        (["trainer.lerobot_args={peft.r: 4}"], "this run starts a new one"),
         (["push_to_hub=true"], "such as me/my-policy"),
     ],
 )

@@ -15,12 +15,11 @@ from hlrp.compat import mend_metadata
 from hlrp.config import DataSection
 from hlrp.data.shuffling import SHUFFLING, Shuffling
 from hlrp.errors import HlrpError, UserError
-from hlrp.files import new_folder, replace_link, unfinished_path
-from hlrp.finite import FiniteLoss, require_finite_weights
-from hlrp.processes import StoppedBySignal, StopRequests
+from hlrp.finite import FiniteLoss
+from hlrp.processes import StopRequests
 from trainers.lerobot.data_hooks import filter_samples, order_frames, read_mixture
 from trainers.lerobot.device_hooks import use_device
-from trainers.lifecycle import STEPS_BETWEEN_QUESTIONS, patient_group
+from trainers.lerobot.saving import save_atomically
 
 if TYPE_CHECKING:
     from hlrp.data.policy_mixture import MixtureMetadata
@@ -80,7 +79,7 @@ def install_training_hooks(
     _accept_existing_folder(TrainPipelineConfig, emit, preflight)
     use_device(lerobot_train, tf32=tf32)
     _report_metrics(lerobot_train, emit, loss, _follow_codes(lerobot_train))
-    _save_atomically(lerobot_train, emit, stop)
+    save_atomically(lerobot_train, emit, stop)
     restore_random_state(lerobot_train)
     asked = DataSection.model_validate_json(asked_filter) if asked_filter else None
     order_frames(lerobot_train, shuffling)
@@ -176,75 +175,6 @@ def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss, effect: Callable[
         loss.see(self.steps, math.isfinite(self.metrics["loss"].val))
 
     tracker_class.step = step
-
-
-def _save_atomically(script: Any, emit: Emit, stop: StopRequests) -> None:
-    from accelerate import Accelerator, PartialState
-    from torch.distributed import barrier
-
-    save, due, wait = script.save_checkpoint, script.should_save_checkpoint, Accelerator.wait_for_everyone
-    stopping = saving = False
-    patient: Any = None
-
-    def should_save_checkpoint(step: int, *args: Any, **kwargs: Any) -> bool:
-        nonlocal stopping
-        stopping = _agree_to_stop(stop.number is not None, step)
-        return stopping or due(step, *args, **kwargs)
-
-    def save_checkpoint(*, checkpoint_dir: Path, **kwargs: Any) -> None:
-        nonlocal saving
-        require_finite_weights(kwargs["policy"], kwargs["step"])
-        saving = True
-        # A loop that hands over its accelerator saves in all processes, and waits for them at the end.
-        together, state = "accelerator" in kwargs, PartialState()
-        if together and not state.is_main_process:
-            state.wait_for_everyone()
-            save(checkpoint_dir=unfinished_path(checkpoint_dir), **kwargs)
-        else:
-            with new_folder(checkpoint_dir, replace=True) as temporary:
-                if together:
-                    state.wait_for_everyone()  # nobody writes before the place is empty
-                save(checkpoint_dir=temporary, **kwargs)
-        saving = False
-
-    def update_last_checkpoint(checkpoint_dir: Path) -> Path:
-        # LeRobot unlinks `last` and makes it anew: a kill in between leaves none. A rename has no in-between.
-        last = checkpoint_dir.parent / "last"
-        replace_link(last, checkpoint_dir.name)
-        emit("checkpoint", name=checkpoint_dir.name)
-        return last
-
-    def wait_for_everyone(self: Any) -> None:
-        nonlocal patient
-        if self.num_processes == 1:
-            wait(self)
-        else:
-            # After rollouts, which the first process makes alone, as after a checkpoint.
-            patient = patient or patient_group()
-            barrier(group=patient)
-        if stopping and not saving:  # the checkpoint is whole, and all processes are here
-            raise StoppedBySignal
-
-    script.save_checkpoint = save_checkpoint
-    script.should_save_checkpoint = should_save_checkpoint
-    script.update_last_checkpoint = update_last_checkpoint
-    Accelerator.wait_for_everyone = wait_for_everyone
-
-
-def _agree_to_stop(told: bool, step: int) -> bool:
-    """Whether one of the processes was told to stop; all come to the same answer, or some would wait for ever."""
-    from accelerate import PartialState
-    from torch import tensor
-    from torch.distributed import ReduceOp, all_reduce
-
-    state = PartialState()
-    if state.num_processes == 1:
-        return told
-    if state.device.type != "cpu" and step % STEPS_BETWEEN_QUESTIONS:
-        return False
-    asked = tensor(int(told), device=state.device)
-    all_reduce(asked, ReduceOp.MAX)
-    return bool(asked.item())
 
 
 def restore_random_state(script: Any) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TOLERANCE = 1e-4
+# In levels of 8 bits. Sums of float32 in another order are off by a few 1e-5 of a level.
+_BORDER = 2e-4
 _WARM_UP = 3
 
 
@@ -57,6 +59,31 @@ class Eager:
                 batch = batch | {n: torch.stack([b[n] for b in batches], 1) for n in config.input_features}
             actions: NDArray[np.float32] = self._in_units(policy.predict_action_chunk(batch)[0])
         return actions
+
+    @property
+    def rounds_pictures(self) -> bool:
+        """Whether it resizes pictures and rounds the result to levels: the last digit decides at the border of two."""
+        return self._pixels() is not None
+
+    def level_effect(self, shown: Sequence[Observed]) -> float:
+        """How far actions move, in normalised units, as what lies at the border of two levels is rounded up, or down.
+
+        The largest sum of both for any observation: an engine may round some values up and others down.
+        """
+        pixels, scale, moved = self._pixels(), self.scale(), []
+        for seed, observed in enumerate(shown):
+            chunks = []
+            for border in (0.0, _BORDER, -_BORDER):
+                set_seed(seed)
+                with pixels.rounding_from(border):
+                    chunks.append(self.chunk(observed).astype(np.float64) / scale)
+            moved.append(sum(float(np.abs(chunk - chunks[0]).max()) for chunk in chunks[1:]))
+        return max(moved)
+
+    def _pixels(self) -> Any:
+        """What rounds them; None: nothing does."""
+        pixels = getattr(getattr(self._loaded.policy, "backend", None), "pixels", None)
+        return pixels if hasattr(pixels, "rounding_from") else None
 
     def scale(self) -> "NDArray[np.float32]":
         """What 1 of the policy's normalised units is in the robot's, ``[A]``."""
@@ -116,6 +143,35 @@ def refuse_errors(errors: Errors, tolerance: float = TOLERANCE) -> None:
             f"the export is not the policy: its actions differ by up to {errors.largest:.3g} in normalised units "
             f"({errors.in_units:.3g} in the robot's), more than {tolerance:g}; nothing was written"
         )
+
+
+def allowed_error(eager: Eager, runtime: RuntimePolicy, shown: Sequence[Observed], errors: Errors) -> float:
+    """How far an export's actions may be from those of the policy in torch.
+
+    It is `TOLERANCE`, unless the policy rounds resized pictures to levels and is off by more. What lies at the border
+    of two levels is rounded either way by the last digit, as in torch on another machine. Pictures of one colour have
+    nothing at a border: with these the export has to be the policy within `TOLERANCE`. With those that are shown it may
+    be off by as much more as the policy itself moves when all that lies at a border is rounded up, and down.
+
+    Raises:
+        WorkError: It is not the policy with pictures of one colour.
+    """
+    if errors.largest <= TOLERANCE or not eager.rounds_pictures:
+        return TOLERANCE
+    refuse_errors(measure_errors(eager, runtime, [_in_one_colour(observed) for observed in shown]))
+    return TOLERANCE + eager.level_effect(shown)
+
+
+def _in_one_colour(observed: Observed) -> Observed:
+    """The observation with pictures of their mean colour, in whole levels."""
+
+    def flat(array: "NDArray[Any]") -> "NDArray[Any]":
+        if array.dtype != np.uint8:
+            return array
+        mean = array.mean((-2, -1), keepdims=True).round().astype(np.uint8)
+        return np.broadcast_to(mean, array.shape).copy()
+
+    return Observed([{name: flat(array) for name, array in frame.items()} for frame in observed.frames], observed.task)
 
 
 def measure_latencies(

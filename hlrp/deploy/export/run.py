@@ -18,7 +18,7 @@ from lerobot.processor import (
 )
 
 import hlrp
-from hlrp.deploy.export.check import TOLERANCE, Eager, measure_errors, measure_latencies, refuse_errors
+from hlrp.deploy.export.check import Eager, allowed_error, measure_errors, measure_latencies, refuse_errors
 from hlrp.deploy.export.observed import Observed, find_data, made_up, recorded, tasks_of
 from hlrp.deploy.export.programs import Program, Tensors, make_program
 from hlrp.deploy.export.quantize import quantize_onnx
@@ -135,8 +135,9 @@ class _Export:
         announce("comparing with the policy in torch")
         runtime = _open(folder, manifest)
         errors = measure_errors(self._eager, runtime, self._seen.observations)
-        refuse_errors(errors)
-        check = {"observations": len(self._seen.observations), "source": self._seen.source, "tolerance": TOLERANCE}
+        tolerance = allowed_error(self._eager, runtime, self._seen.observations, errors)
+        refuse_errors(errors, tolerance)
+        check = {"observations": len(self._seen.observations), "source": self._seen.source, "tolerance": tolerance}
         check |= {"max_error": errors.largest, "max_error_in_units": errors.in_units}
         if quantize:
             announce(f"quantizing to {quantize}")

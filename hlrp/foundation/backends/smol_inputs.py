@@ -1,6 +1,7 @@
 """Inputs of SmolVLM: frames to pixels in batched tensor operations, instructions to tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,16 @@ class SmolPixels:
         self._processor = image_processor
         self.side = int(image_processor.max_image_size["longest_edge"])
         self._constants: dict[tuple[Any, ...], Tensor] = {}
+        self._border = 0.0
+
+    @contextmanager
+    def rounding_from(self, border: float) -> Iterator[None]:
+        """Inside, values are rounded up from ``border`` levels below the middle of two: to see what depends on it."""
+        self._border = border
+        try:
+            yield
+        finally:
+            self._border = 0.0
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -114,7 +125,7 @@ class SmolPixels:
         with torch.autocast(images.device.type, enabled=False):
             whole = images.dtype == torch.uint8
             # New in either case, and so are resized ones: all that follows is in place.
-            pixels = images.float() if whole else (images.float() * 255).round_().clamp_(0, 255)
+            pixels = images.float() if whole else self._round(images.float() * 255)
             for size in self._sizes(pixels):
                 pixels = self._resize(pixels, size)
             scale, shift = self._constant("scale", pixels.device), self._constant("shift", pixels.device)
@@ -132,10 +143,17 @@ class SmolPixels:
     def _resize(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
         height, width = pixels.shape[-2:]
         if width != size[1]:
-            pixels = _to_levels(pixels @ self._constant((width, size[1]), pixels.device))
+            pixels = self._to_levels(pixels @ self._constant((width, size[1]), pixels.device))
         if height != size[0]:
-            pixels = _to_levels(self._constant((height, size[0]), pixels.device).mT @ pixels)
+            pixels = self._to_levels(self._constant((height, size[0]), pixels.device).mT @ pixels)
         return pixels
+
+    def _round(self, pixels: Tensor) -> Tensor:
+        moved = pixels.add_(self._border) if self._border else pixels
+        return moved.round_().clamp_(0, 255)
+
+    def _to_levels(self, pixels: Tensor) -> Tensor:
+        return (pixels + (0.5 + self._border)).floor_().clamp_(0, 255)
 
     def _constant(self, name: Any, device: torch.device) -> Tensor:
         if (name, device) not in self._constants:
@@ -156,10 +174,6 @@ class SmolPixels:
         before, after = name
         unit = Image.fromarray(np.eye(before, dtype=np.float32))
         return np.array(unit.resize((after, before), Image.Resampling(int(processor.resample))))
-
-
-def _to_levels(pixels: Tensor) -> Tensor:
-    return (pixels + 0.5).floor_().clamp_(0, 255)
 
 
 class SmolPrompts:

@@ -233,6 +233,15 @@ class HLRPPolicy(PreTrainedPolicy):
         codes = torch.zeros(count, positions, dtype=torch.int64, device=device)
         return codes, torch.zeros_like(codes, dtype=torch.bool)
 
+    def _validate_peft_config(self, peft_config: Any) -> None:
+        super()._validate_peft_config(peft_config)
+        if self.config.vlm_mode == "lora":
+            raise UserError(
+                "the policy has adapters in its language model already, which those of peft.* would turn off",
+                where="peft, policy.vlm",
+                fix="leave peft.* out, or start from a policy that was not trained with vlm=lora",
+            )
+
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save_pretrained(save_directory, state_dict=state_dict)
         self.backend.save_backbone(save_directory / BACKBONE)

@@ -203,6 +203,18 @@ class HLRPVLADirectPolicy(HLRPPolicy):
             sample=lambda codes: self._in_space(batch, self.decoder(codes, state)),
         )
 
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        """The language model's queries and values, and the products of the heads and the decoder."""
+        linear = {id(module): name for name, module in self.named_modules() if type(module) is nn.Linear}
+        language = [module for part in self.backend.part("language") for module in part.modules()]
+        heads = [module for part in (*self.backend.part("head"), self.decoder) for module in part.modules()]
+        names = [linear.get(id(module), "") for module in language]
+        attention = [name for name in names if name.endswith((".q_proj", ".v_proj"))]
+        return {
+            "target_modules": [*attention, *(linear[id(module)] for module in heads if id(module) in linear)],
+            "modules_to_save": [],
+        }
+
 
 def _follow_foundation(config: HLRPVLADirectConfig) -> None:
     """Have a fresh policy predict what the foundation model predicts that it starts from.
