@@ -58,6 +58,8 @@ def test_a_mistake_is_told_before_anything_begins(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     refused = hlrp("sweep", "model.kind=laq", "trainer.stepps=1,2", "--output-dir", out)
     assert_user_error(refused, "stepps", "steps")
+    idle = hlrp("sweep", "model.kind=laq", "slurm.partition=gpu", "--seeds", "0,1", "--output-dir", out, "--dry-run")
+    assert_user_error(idle, "slurm has no effect when the training runs here")
     assert not out.exists()
 
 
