@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from trainers.base import RunResult
 
 _OF_A_RESUMED_RUN = frozenset({"trainer.steps", "trainer.devices"})
-"""What may change when a run goes on: its length, and how many processes share the samples of a step; and where its
-data lie."""
+"""What may change when a run goes on: its length, and how many processes share the samples of a step."""
+_PLACE = re.compile(r"data\.(sources\.\d+\.)?root")
+"""And, where a run has such a key, in which folder its data lie now."""
 _AUTO = "auto"
 """In place of a run's folder; a folder of that name is `./auto`."""
 
@@ -262,17 +264,23 @@ def _saved(path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], 
     from trainers.moved_data import at_given_places, movable
     from trainers.recovery import open_to_resume
 
-    directory, given = open_to_resume(path), _given(flags, overrides)
-    places = given.keys() & movable(load_config(directory.path / CONFIG).config)
+    given = _given(flags, overrides)
+
     # A resumed run repeats its own settings: with others it would not be the same run.
+    def refuse(others: list[str]) -> None:
+        if others:
+            raise UserError(
+                f"a resumed run keeps its settings; {', '.join(others)} cannot be changed",
+                where="--resume",
+                fix=f"start a new run from its weights: {from_weights(path)}",
+            )
+
+    places = {key for key in given if _PLACE.fullmatch(key)}
     free = _OF_A_RESUMED_RUN | places
-    other = [name for key, name in given.items() if key not in free] + (["--config"] if config else [])
-    if other:
-        raise UserError(
-            f"a resumed run keeps its settings; {', '.join(other)} cannot be changed",
-            where="--resume",
-            fix=f"start a new run from its weights: {from_weights(directory.path)}",
-        )
+    refuse([name for key, name in given.items() if key not in free] + (["--config"] if config else []))
+    directory = open_to_resume(path)
+    own = movable(load_config(directory.path / CONFIG).config) if places else ()
+    refuse([given[key] for key in given if key in places and key not in own])
     run = load_config(directory.path / CONFIG, overrides, flags).config
     if isinstance(run, LeRobotRun):  # noqa: SIM114 - one type at a time, for the type checker
         run = at_given_places(directory, run, places)
