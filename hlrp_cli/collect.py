@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hlrp_cli.launching import is_only_checked
+
 if TYPE_CHECKING:
     from hlrp.sim.collect import CollectProgress, Report
 
@@ -52,6 +54,8 @@ def collect(
         workers=workers,
     )
     request.check()
+    if is_only_checked():
+        return
     with _progress() as report:
         result = recording.collect(request, report)
     if as_json:

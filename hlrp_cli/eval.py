@@ -12,6 +12,7 @@ from hlrp.errors import Interrupted, UserError
 from hlrp.runs.published import folder_of
 from hlrp_cli.console import quiet_libraries
 from hlrp_cli.flags import rename_pairs
+from hlrp_cli.launching import is_left_to_job, is_only_checked
 
 if TYPE_CHECKING:
     from hlrp.evaluation.request import EvalRequest, EvalResult
@@ -81,10 +82,12 @@ def eval(  # noqa: A001 - the name of the command
         return
     given["task"] = [name.strip() for item in task or [] for name in item.split(",") if name.strip()] or None
     request = _request(given, overrides or [])
+    if is_only_checked():
+        _check(request, compare, diagnose=diagnose, allow_download=allow_download)
+        return
     if request.policy_path is not None:
         request.policy_path = folder_of(request.policy_path, "RUN_OR_CHECKPOINT", allow_download=allow_download)
-    if compare is not None:
-        compare = folder_of(compare, "--compare", allow_download=allow_download)
+    compare = compare and folder_of(compare, "--compare", allow_download=allow_download)
     quiet_libraries(allow_download)
     if diagnose:
         _diagnose(request, json_output)
@@ -111,6 +114,26 @@ def eval(  # noqa: A001 - the name of the command
         show(result, _hint(result, given, overrides or []))
     if _failed(result):
         raise typer.Exit(1)
+
+
+def _check(request: "EvalRequest", compare: Path | None, *, diagnose: bool, allow_download: bool) -> None:
+    """What can be told of an evaluation before a job makes it, which fetches what is not here."""
+    from hlrp.evaluation.diagnosis.subject import subject_of
+    from hlrp.evaluation.plan import check_request, make_plan
+    from hlrp.runs import resolve_pretrained
+
+    if is_left_to_job(request.policy_path, compare, allow_download=allow_download):
+        check_request(request)
+        return
+    if request.policy_path is not None:
+        request.policy_path = folder_of(request.policy_path, "RUN_OR_CHECKPOINT", allow_download=False)
+    if diagnose:
+        subject_of(request)
+        return
+    make_plan(request)
+    compare = compare and folder_of(compare, "--compare", allow_download=False)
+    if compare is not None and not _holds_results(compare):
+        resolve_pretrained(compare)
 
 
 def _diagnose(request: "EvalRequest", json_output: bool) -> None:
@@ -156,6 +179,9 @@ def _holds_results(path: Path) -> bool:
 
 def _show_saved(given: dict[str, Any], overrides: list[str]) -> None:
     """Show earlier results, such as those of `hlrp rollout`, and compare them with others."""
+    if is_only_checked():
+        what = "results that are there already are only shown, which takes no job"
+        raise UserError(what, where="--launcher", fix="leave it out")
     from hlrp.evaluation.compare import saved_results
     from hlrp_cli.eval_view import show
 

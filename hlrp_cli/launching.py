@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -20,6 +20,31 @@ LAUNCHED = {"precompute-latents": True, "pseudo-label": True, "collect": False, 
 LAUNCHERS = ("local", "slurm")
 # Given again after they were stopped, these go on where they were.
 _GO_ON = ("precompute-latents", "pseudo-label", "collect")
+
+
+class _Checking:
+    """Inside, commands end before their work."""
+
+    on: ClassVar[bool] = False
+
+    def __enter__(self) -> None:
+        _Checking.on = True
+
+    def __exit__(self, *_: object) -> None:
+        _Checking.on = False
+
+
+def is_only_checked() -> bool:
+    """Whether a command is to end, without a word, before its work: it is about to be submitted, and a job will do it.
+
+    What only the node of the job can tell, such as whether there is a GPU, is not asked then, and nothing is fetched.
+    """
+    return _Checking.on
+
+
+def is_left_to_job(*folders: Path | None, allow_download: bool) -> bool:
+    """Whether a command is only checked, and the job will fetch some of its folders: nothing more is known of them."""
+    return is_only_checked() and allow_download and any(f is not None and not f.exists() for f in folders)
 
 
 def requeue(arguments: Sequence[str], number: int, *, saved: bool) -> None:
@@ -76,6 +101,8 @@ def _launched(name: str, run: Callable[..., Any] | None, shared: bool) -> Callab
             raise UserError("only trainings run as an array", where="--slurm array", fix="submit one job for each")
         from hlrp.submission import submit, this_command
 
+        with _Checking():
+            run(**given)
         output = given.get("output")
         folder = (Path(output).absolute().parent if output else Path("outputs").absolute()) / "slurm"
         processes = (section.gpus_per_node or 1) if shared else 1

@@ -59,10 +59,12 @@ def submit_training(run: Any, arguments: Sequence[str], going_on: Path | None, *
 def refuse_slurm_section(run: Any) -> None:
     """Refuse the section `slurm` where it has no effect: in a run that is neither submitted nor inside a job.
 
+    One that says what is usual anyway, as a run's own file and `hlrp config show` write it down, asks for nothing.
+
     Raises:
-        UserError: It is given.
+        UserError: It asks for something.
     """
-    if "slurm" in run.model_fields_set and own_job() is None:
+    if own_job() is None and run.slurm != type(run.slurm)():
         what = "slurm has no effect when the training runs here"
         raise UserError(what, where="slurm", fix="add --launcher slurm, or leave it out")
 

@@ -11,6 +11,7 @@ from hlrp.data.dataset_info import TOLERANCE_S
 from hlrp.data.video_backends import VideoBackend
 from hlrp.errors import UserError
 from hlrp.runs.published import folder_of
+from hlrp_cli.launching import is_left_to_job, is_only_checked
 
 if TYPE_CHECKING:
     from hlrp.data import DatasetInfo
@@ -70,6 +71,8 @@ def precompute_latents(
             where="--write-column",
             fix="leave one of them out",
         )
+    if is_left_to_job(laq, allow_download=allow_download) or (is_only_checked() and streaming):
+        return
     if streaming and dataset is not None and dataset_root is None:
         dataset_root = _streamed(dataset, allow_download=allow_download)
     found = folder_of(laq, "--laq", allow_download=allow_download)
@@ -78,7 +81,7 @@ def precompute_latents(
     laq = found
     kept = (cache_limit_gb or _KEPT_GB) if streaming else None
     info = _dataset(dataset, dataset_root, tolerance_s, video_backend, kept)
-    chosen = choose_device(device, per_process=True)
+    chosen = "cpu" if is_only_checked() else choose_device(device, per_process=True)
     from hlrp.latents.column import check_column
     from hlrp_cli.latent_tables import label_here, usual_batch_size
 
@@ -89,6 +92,8 @@ def precompute_latents(
             check_writable(folder)
     if write_column is not None:
         check_column(request.info, write_column, request.identity())
+    if is_only_checked():
+        return
     result = label_here(request, laq, chosen, decode_workers or 0)
     column = _write_column(result, request, write_column, copy) if write_column is not None else None
     _show(result, request, column, json_output)

@@ -9,6 +9,7 @@ import typer
 
 from hlrp.errors import UserError
 from hlrp.runs.published import folder_of
+from hlrp_cli.launching import is_left_to_job, is_only_checked
 
 if TYPE_CHECKING:
     from hlrp.data import DatasetInfo
@@ -54,10 +55,14 @@ def pseudo_label(
         raise UserError(
             "nothing says where the latents are", where="--latents", fix="give a latent table, or --laq RUN to make it"
         )
+    if is_left_to_job(decoder, latents, laq, allow_download=allow_download):
+        return
     decoder = folder_of(decoder, "--decoder", allow_download=allow_download)
     latents = latents and folder_of(latents, "--latents", allow_download=allow_download)
     laq = laq and folder_of(laq, "--laq", allow_download=allow_download)
     from hlrp.data import read_dataset
+    from hlrp.laq.checkpoint import read_manifest
+    from hlrp.latents import LatentTable
     from hlrp.latents.actions import ActionDecoder
     from hlrp.latents.pseudo_label_identity import check_pseudo_labels
     from hlrp.latents.pseudo_labels import PseudoLabelRequest
@@ -69,11 +74,12 @@ def pseudo_label(
     loaded = ActionDecoder.load(decoder)
     check_pseudo_labels(info, loaded.manifest, output, mask_below_floor=mask_below_floor)
     check_writable(output)
-    if latents is not None:
-        from hlrp.latents import LatentTable
-
-        table = LatentTable.open(latents)
-    else:
+    table = LatentTable.open(latents) if latents is not None else None
+    if is_only_checked():
+        if laq is not None:
+            read_manifest(laq)
+        return
+    if table is None:
         assert laq is not None, "one of them is given"
         made = _make_table(
             info, loaded.manifest, laq, ranks, device, skip_bad=skip_bad, decode_workers=decode_workers or 0

@@ -7,6 +7,7 @@ import typer
 
 from hlrp.errors import WorkError
 from hlrp.files import json_text
+from hlrp_cli.launching_training import refuse_slurm_section
 
 
 def sweep(
@@ -35,7 +36,8 @@ def sweep(
     folder = output_dir or Path("outputs") / "sweeps" / (Path(config).stem if config else "sweep")
     runs = expand(config, overrides or [], seeds, folder, allowed=allow_import or [])
     for run in runs:
-        load_config(config, run.overrides)  # a mistake is told before anything has begun
+        # A mistake is told before anything has begun.
+        refuse_slurm_section(load_config(config, run.overrides).config)
     if dry_run:
         typer.echo("\n".join(run.shown() for run in runs))
         return

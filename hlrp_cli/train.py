@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 _OF_A_RESUMED_RUN = frozenset({"trainer.steps", "trainer.devices"})
 """What may change when a run goes on: its length, and how many processes share the samples of a step."""
+_PLACE = re.compile(r"data\.(sources\.\d+\.)?root")
+"""And, where a run has such a key, in which folder its data lie now."""
 _AUTO = "auto"
 """In place of a run's folder; a folder of that name is `./auto`."""
 
@@ -153,10 +157,13 @@ def _next_command(path: Path) -> str:
     manifest = RunDirectory.open(path).manifest
     root = manifest.dataset.root or "DIR"
     if manifest.policy == "laq":
-        return f"hlrp laq-report {path} --dataset-root {root}"
-    if manifest.policy == "foundation":
-        return f"hlrp train --policy hlrp_action_expert_latent --init-from {path} --dataset-root {root}"
-    return f"hlrp eval {path}"
+        command = ["laq-report", str(path), "--dataset-root", root]
+    elif manifest.policy == "foundation":
+        start = ["--policy", "hlrp_action_expert_latent", "--init-from", str(path)]
+        command = ["train", *start, "--dataset-root", root]
+    else:
+        command = ["eval", str(path)]
+    return shlex.join(["hlrp", *command])
 
 
 def _configured(config: str | None, overrides: list[str], flags: dict[str, tuple[Any, str]], *, dry_run: bool) -> Any:
@@ -258,20 +265,36 @@ def _given(flags: dict[str, tuple[Any, str]], overrides: list[str]) -> dict[str,
 
 
 def _saved(path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], config: str | None) -> Any:
-    """The configuration of a run that is continued, with its new length."""
-    from hlrp.config import load_config
+    """The configuration of a run that is continued, with its new length, and its data where they lie now."""
+    from hlrp.config import LeRobotRun, LightningRun, load_config
+    from hlrp.runs.directory import CONFIG
+    from trainers.base import from_weights
+    from trainers.moved_data import at_given_places, movable
     from trainers.recovery import open_to_resume
 
-    # A resumed run repeats its own settings: with others it would not be the same run.
     given = _given(flags, overrides)
-    other = [name for key, name in given.items() if key not in _OF_A_RESUMED_RUN] + (["--config"] if config else [])
-    if other:
-        raise UserError(
-            f"a resumed run keeps its settings; {', '.join(other)} cannot be changed",
-            where="--resume",
-            fix=f"start a new run from its weights: hlrp train --init-from {path} ...",
-        )
-    return load_config(open_to_resume(path).path / "config.yaml", overrides, flags).config
+
+    # A resumed run repeats its own settings: with others it would not be the same run.
+    def refuse(others: list[str]) -> None:
+        if others:
+            raise UserError(
+                f"a resumed run keeps its settings; {', '.join(others)} cannot be changed",
+                where="--resume",
+                fix=f"start a new run from its weights: {from_weights(path)}",
+            )
+
+    places = {key for key in given if _PLACE.fullmatch(key)}
+    free = _OF_A_RESUMED_RUN | places
+    refuse([name for key, name in given.items() if key not in free] + (["--config"] if config else []))
+    directory = open_to_resume(path)
+    own = movable(load_config(directory.path / CONFIG).config) if places else ()
+    refuse([given[key] for key in given if key in places and key not in own])
+    run = load_config(directory.path / CONFIG, overrides, flags).config
+    if isinstance(run, LeRobotRun):  # noqa: SIM114 - one type at a time, for the type checker
+        run = at_given_places(directory, run, places)
+    elif isinstance(run, LightningRun):
+        run = at_given_places(directory, run, places)
+    return run
 
 
 def _resume(

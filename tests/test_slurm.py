@@ -214,7 +214,8 @@ def test_scripts_and_their_mistakes(tmp_path: Path) -> None:
 
 def test_other_commands_are_submitted_as_they_were_typed(tmp_path: Path) -> None:
     fake = FakeSlurm(tmp_path / "bin")
-    labels = ["precompute-latents", "--laq", "RUN", "--dataset-root", "D", "--output", str(tmp_path / "table")]
+    labels = ["precompute-latents", "--laq", "me/laq", "--allow-download", "--dataset-root", "D"]
+    labels += ["--output", str(tmp_path / "table")]
     given = ["--launcher", "slurm", "--slurm", "gpus_per_node=2", "--slurm", "account=lab"]
     done = hlrp(*labels, *given, env={"PATH": fake.environment["PATH"]})
     assert (done.code, done.out.split()) == (0, ["job", "7", "log", str(tmp_path / "slurm" / "7.log")]), done.err
@@ -223,3 +224,47 @@ def test_other_commands_are_submitted_as_they_were_typed(tmp_path: Path) -> None
     assert text.rstrip().endswith(f"-m hlrp_cli.main {' '.join(labels)}")
     done = hlrp(*labels, *given, env={"PATH": str(Path(sys.executable).parent)})
     assert done.code == 2 and "there is no Slurm on this machine" in done.err
+
+
+def test_what_cannot_be_done_is_not_submitted(toy_root: Path, tmp_path: Path) -> None:
+    """What the job would be refused for, without a look at its node; what the job itself fetches is left to it."""
+    fake, policy = FakeSlurm(tmp_path / "bin"), tmp_path / "policy"
+    policy.mkdir()
+    for name in ("config", "policy_preprocessor", "policy_postprocessor"):
+        (policy / f"{name}.json").write_text('{"type": "act"}')
+    (policy / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (tmp_path / "results.json").write_text("{}")
+    evaluate, data = ["eval", "policy", "--env", "xarm"], ["--dataset-root", str(toy_root)]
+    refused = {
+        "eval nope --episodes 2": "nope",
+        "eval policy --env xarm --episodes 0": "flag --episodes",
+        "eval policy": "nothing says which environment",
+        "eval policy --env xarm --compare gone": "gone",
+        "eval policy --diagnose": "the data that this policy was trained on are not here",
+        "eval results.json": "only shown, which takes no job",
+        f"precompute-latents --laq nope {' '.join(data)}": "nope",
+        "precompute-latents --laq policy --dataset-root nowhere": "there is no dataset folder nowhere",
+        f"precompute-latents --laq policy {' '.join(data)} --output t": "holds a policy, not a latent action quantizer",
+        f"pseudo-label --decoder policy --latents t {' '.join(data)} --output o": "policy",
+        "collect --tasks no-such-v3 --output o": "no-such-v3",
+    }
+    commands = [command.split() for command in refused]
+    taken = [
+        evaluate,
+        [*evaluate, "--compare", "results.json", "--device", "cuda"],
+        ["eval", "me/policy", "--allow-download"],
+        ["pseudo-label", "--decoder", "me/it", "--laq", "me/laq", *data, "--output", "o", "--allow-download"],
+        ["collect", "--env", "metaworld", "--tasks", "button-press-v3", "--output", "o"],
+    ]
+    done = hlrp_in_turn(
+        [[*command, "--launcher", "slurm"] for command in [*commands, *taken]],
+        cwd=tmp_path,
+        env={"PATH": fake.environment["PATH"]},
+    )
+    for (command, mention), ended in zip(refused.items(), done, strict=False):
+        assert ended.code == 2 and mention in ended.err, (command, ended)
+    for command, ended in zip(taken, done[len(refused) :], strict=True):
+        assert (ended.code, ended.out.splitlines()[0]) == (0, "job  7"), (command, ended)
+    assert len(fake.calls) == len(taken), "no other was submitted"
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["bin", "outputs", "policy", "results.json", "slurm"], "the logs of jobs alone are new"

@@ -18,6 +18,7 @@ from hlrp.runs.listing import SET_ASIDE
 from trainers.base import RunResult
 from trainers.camera_names import with_camera_names
 from trainers.crew import Crew, placed
+from trainers.moved_data import moved_as
 from trainers.recovery import open_to_resume
 from trainers.run_data import fetched, with_absolute_paths
 
@@ -77,6 +78,7 @@ def _look(run: LeRobotRun | LightningRun | OtherRun, path: Path, *, fetch: bool)
     directory = open_to_resume(path)
     saved = load_config(path / CONFIG).config
     asked = _asked(run, fetch=fetch)
+    saved = saved.model_copy(update={"data": moved_as(directory, saved.data, asked)})
     if other := list(_differences(asked.model_dump(mode="json"), saved.model_dump(mode="json"))):
         more = f" and {len(other) - _MOST_SHOWN} more" if len(other) > _MOST_SHOWN else ""
         raise UserError(

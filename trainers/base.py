@@ -1,6 +1,7 @@
 """The interface of a trainer: it executes one run configuration and leaves a run directory."""
 
 import logging
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,11 @@ class RunResult:
         checkpoint = str(self.checkpoint) if self.checkpoint else None
         found = {"run": str(self.path), "checkpoint": checkpoint, "metrics": self.metrics, "warnings": self.warnings}
         return found if self.published is None else found | {"published": self.published}
+
+
+def from_weights(path: Path) -> str:
+    """The command that starts a run from the weights of the one at ``path``, as it is typed."""
+    return f"hlrp train --init-from {shlex.quote(str(path))} ..."
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import datetime as dt
 import math
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from hlrp.runs.manifest import MANIFEST, JobRecord
 from hlrp.slurm import own_job, own_log
 from trainers.base import RunResult
 from trainers.crew import Crew
+from trainers.data_places import keep_places, recorded_at
 from trainers.pushing import push_finished
 
 # On a GPU, asking all processes whether one of them was told to stop waits for the device; not on every step.
@@ -93,7 +95,7 @@ class RunLifecycle:
         checkpoint: Checkpoint,
         *,
         dataset: DatasetRecord,
-        push_to_hub: str | None = None,
+        run: LeRobotRun | LightningRun | None = None,
         **fields: Any,
     ) -> RunDirectory:
         """Go on with a run from one of its checkpoints: what it did after that is taken out of its metrics.
@@ -102,16 +104,21 @@ class RunLifecycle:
             directory: The run, which no other process writes.
             checkpoint: Where it goes on.
             dataset: Its data, for a manifest that says nothing of them.
-            push_to_hub: Where it is published when it is finished; None: nowhere.
+            run: Its configuration, by which it is published when it is finished, and its data lie where they are now;
+                None: it is not, and they lie where they were.
             **fields: Of the manifest, that change.
         """
         for lost in directory.rewind_metrics(checkpoint.step):
             self.warn(lost)
         resumed = ResumeRecord(step=checkpoint.step, skipped=self.warnings)
+        known = directory.manifest.dataset
         if not directory.manifest.tells_data:
             fields["dataset"] = dataset
+        elif run is not None and (found := recorded_at(known, run.data)) != known:
+            keep_places(directory, run.data)
+            fields["dataset"] = found
         fields |= _own_job() | ({"warnings": self.warnings} if self.warnings else {})
-        self._repo_id = push_to_hub
+        self._repo_id = None if run is None else run.push_to_hub
         directory.update(status="running", reason=None, resumed=[*directory.manifest.resumed, resumed], **fields)
         return self._begin(directory)
 
@@ -193,7 +200,7 @@ class RunLifecycle:
             return Interrupted("interrupted before training began; nothing was written", number)
         latest = self.end("interrupted", reason=f"stopped by signal {number}")
         kept = f"checkpoint {latest.path.name} is saved" if latest else "there is no checkpoint yet"
-        hint = f"; go on with: hlrp train --resume {self.directory.path}" if latest else ""
+        hint = f"; go on with: hlrp train --resume {shlex.quote(str(self.directory.path))}" if latest else ""
         return Interrupted(f"interrupted: {kept}{hint}", number, saved=latest is not None)
 
     def failed(self, reason: str, *, left_numbers: bool = False) -> WorkError:
@@ -259,7 +266,7 @@ def resumable(directory: RunDirectory, steps: int | None) -> tuple[Checkpoint, l
         raise UserError(
             f"the run is complete: it has {newest.step} of {steps} steps",
             where=str(directory.path),
-            fix=f"train longer with --resume {directory.path} --steps {newest.step * 2}",
+            fix=f"train longer: hlrp train --resume {shlex.quote(str(directory.path))} --steps {newest.step * 2}",
         )
     skipped = [f"checkpoint {c.path.name} is skipped: {c.problem}" for c in checkpoints if c.step > newest.step]
     if directory.damage is not None:

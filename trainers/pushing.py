@@ -5,6 +5,7 @@ Training keeps its own process off the network before the Hub's client is import
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -46,9 +47,8 @@ def push_finished(path: Path, repo_id: str) -> str:
     try:
         done = _in_own_process("push", repo_id, str(path))
     except UserError as error:
-        raise WorkError(
-            f"the run is finished, but it was not published: {error}\n  later: hlrp push {path} {repo_id}"
-        ) from error
+        later = f"hlrp push {shlex.quote(str(path))} {repo_id}"
+        raise WorkError(f"the run is finished, but it was not published: {error}\n  later: {later}") from error
     return f"{done['url']} (commit {done['commit'][:12]})"
 
 

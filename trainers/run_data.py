@@ -21,6 +21,7 @@ from hlrp.errors import UserError
 from hlrp.progress import counted_lines
 from hlrp.runs import DatasetRecord, RunDirectory
 from hlrp.runs.published import folder_of
+from trainers.base import from_weights
 from trainers.policy_labels import OURS, mixture_of
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _relative(section: BaseModel, prefix: str) -> list[tuple[str, Path]]:
     return relative
 
 
-def find_datasets(run: LightningRun) -> list[DatasetInfo]:
+def find_datasets(run: LeRobotRun | LightningRun) -> list[DatasetInfo]:
     """The datasets that the run names, checked by their metadata.
 
     Raises:
@@ -220,7 +221,7 @@ def check_same_filter(directory: RunDirectory, selections: Sequence[Selection]) 
             f"the filter of the run has changed: it left {before or 'all frames'} when the run began, and leaves "
             f"{now or 'all frames'} now",
             where=f"data.filter, {directory.path / 'config.yaml'}",
-            fix=f"restore it, or start a new run from the weights: hlrp train --init-from {directory.path} ...",
+            fix=f"restore it, or start a new run from the weights: {from_weights(directory.path)}",
         )
 
 
@@ -258,7 +259,7 @@ def check_same_data(directory: RunDirectory, datasets: Sequence[DatasetInfo]) ->
         f"the data have changed since the run began: fingerprint {before} then, "
         f"{describe_data(datasets).fingerprint} now",
         where=", ".join(str(d.root) for d in datasets),
-        fix=f"restore the dataset, or start a new run from the weights: hlrp train --init-from {directory.path} ...",
+        fix=f"restore the dataset, or start a new run from the weights: {from_weights(directory.path)}",
     )
 
 

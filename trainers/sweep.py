@@ -12,8 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
+from typing import Any
+
+import yaml
 
 from hlrp.config.base import parse_episodes
+from hlrp.config.yaml_source import parse_value
 from hlrp.errors import Interrupted, UserError
 from hlrp.processes import child_environment, signal_handlers
 
@@ -82,8 +86,7 @@ def expand(
     count = 1
     for key, values in axes:
         count *= max(1, len(values))
-        if len(set(values)) < len(values):
-            raise UserError(f"{key} has a value twice", where=f"{key}={','.join(values)}", fix="give each once")
+        _refuse_repeated(key, values)
     if not swept or count > _MOST_RUNS:
         what = "nothing is swept" if not swept else f"these are {count} runs"
         raise UserError(what, where="key=a,b,c / --seeds", fix="give one or a few keys several values, or --seeds 0-4")
@@ -95,6 +98,31 @@ def expand(
     if len({run.path for run in runs}) < len(runs):
         raise UserError("two runs would have the same folder", where="key=a,b,c", fix="use values that differ more")
     return runs
+
+
+def _refuse_repeated(key: str, values: Sequence[str]) -> None:
+    """Refuse values that say the same, if in other words: their runs would be the same.
+
+    Raises:
+        UserError: Naming both.
+    """
+    seen: list[tuple[Any, str]] = []
+    for text in values:
+        value = _meant(text)
+        if (first := next((said for known, said in seen if known == value), None)) is not None:
+            both = repr(text) if text == first else f"as {first!r} and as {text!r}"
+            raise UserError(
+                f"{key} has a value twice: {both}", where=f"{key}={','.join(values)}", fix="give each value once"
+            )
+        seen.append((value, text))
+
+
+def _meant(text: str) -> Any:
+    """The value that a text means; one that cannot be read, which its run says, means itself."""
+    try:
+        return parse_value(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _plain(text: str) -> bool:

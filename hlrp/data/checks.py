@@ -1,5 +1,6 @@
 """All that can be wrong with a dataset, found before anything is trained on it."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -170,6 +171,8 @@ def refuse_fatal(problems: Iterator[Problem], info: DatasetInfo) -> list[str]:
         more = f"{len(all_problems) - 1} more" if len(all_problems) > 1 else "all of it"
         first = fatal[0]
         raise UserError(
-            first.message, where=first.where, fix=f"{first.fix}; `hlrp data check {info.root}` shows {more}"
+            first.message,
+            where=first.where,
+            fix=f"{first.fix}; `hlrp data check {shlex.quote(str(info.root))}` shows {more}",
         )
     return [f"{p.message} ({p.where})" for p in all_problems]

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ def select_frames(
         raise UserError(
             f"the filter leaves none of the {len(rows)} training frames of {info.repo_id} ({said})",
             where=f"data.filter.{max(dropped, key=lambda name: dropped[name])}",
-            fix=f"lower its thresholds; `hlrp data report {info.root}` shows how much moves",
+            fix=f"lower its thresholds; `hlrp data report {shlex.quote(str(info.root))}` shows how much moves",
         )
     return selection
 

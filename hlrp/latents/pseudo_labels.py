@@ -3,6 +3,7 @@
 Shapes: n frames of an episode, A action dimensions.
 """
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -189,7 +190,7 @@ class _PseudoLabelling:
             raise UserError(
                 f"a row has an index outside of the {self._info.frames} frames in {INFO}",
                 where=str(self._info.root / "data"),
-                fix=f"`hlrp data check {self._info.root}` shows what is wrong",
+                fix=f"`hlrp data check {shlex.quote(str(self._info.root))}` shows what is wrong",
             )
         episodes = self._table.episode_of(index)
         actions = np.zeros((len(index), self._width), np.float32)

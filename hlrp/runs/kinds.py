@@ -1,6 +1,7 @@
 """Telling what a folder is by its small files, so that a message can say what it is for."""
 
 import json
+import shlex
 from pathlib import Path
 
 from hlrp.errors import UserError
@@ -67,7 +68,9 @@ def refuse_other(path: Path, wanted: str, where: str) -> None:
     """
     kind = recognise(path)
     if kind is not None and kind != wanted:
-        raise UserError(f"{path} holds {kind}, not {wanted}", where=where, fix=_USES[kind].format(path=path))
+        raise UserError(
+            f"{path} holds {kind}, not {wanted}", where=where, fix=_USES[kind].format(path=shlex.quote(str(path)))
+        )
 
 
 def _read(path: Path) -> dict[str, object]:

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import assert_user_error, hlrp_in_turn
+
+from hlrp.config import load_config, to_yaml
 
 HLRP = [sys.executable, "-m", "hlrp_cli.main"]
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -35,6 +38,30 @@ def test_what_show_prints_can_be_used_again(tmp_path):
     origin = json.loads(again.stdout)["origin"]
     assert origin["trainer.seed"].startswith("again.yaml:")
     assert json.loads(again.stdout)["files"] == ["again.yaml"]
+
+
+def test_what_a_run_and_show_write_down_can_be_trained(toy_root: Path, tmp_path: Path) -> None:
+    """Both write down every section, whether it asks for anything or not."""
+    data = [f"data.root={toy_root}", "data.num_workers=0", "trainer.device=cpu", "trainer.steps=3"]
+    kinds = {
+        "lerobot": ["model.policy_type=act", "model.dim_model=16", "model.chunk_size=4", "model.n_action_steps=4"],
+        "lightning": ["model.kind=laq", "model.preset=tiny", "model.image_size=24", "data.offset_seconds=0.1"],
+    }
+    commands = []
+    for name, model in kinds.items():
+        (tmp_path / f"{name}.yaml").write_text(to_yaml(load_config(None, [*model, *data]).config))
+        assert "slurm" in (tmp_path / f"{name}.yaml").read_text()
+        commands.append(["train", "-c", f"{name}.yaml", "--dry-run"])
+    asked = ["train", "-c", "lerobot.yaml", "slurm.partition=gpu", "--dry-run"]
+    show = ["config", "show", "-c", "lightning.yaml"]
+    lerobot, lightning, shown, refusal = hlrp_in_turn([*commands, show, asked], cwd=tmp_path)
+    assert lerobot.code == 0 and "--policy.type=act" in lerobot.out, lerobot.err
+    assert lightning.code == 0 and lightning.out.startswith("train     laq with Lightning, steps 0 to 3"), lightning.err
+    assert "  partition: null" in shown.out and "  setup: []" in shown.out
+    (tmp_path / "again.yaml").write_text(shown.out)
+    (again,) = hlrp_in_turn([["train", "-c", "again.yaml", "--dry-run"]], cwd=tmp_path)
+    assert (again.code, again.out) == (0, lightning.out), again.err
+    assert_user_error(refusal, "slurm has no effect when the training runs here", "add --launcher slurm")
 
 
 def test_every_shipped_file_is_valid():

@@ -1,6 +1,7 @@
 """A folder of another kind than wanted: what it holds is said, and what to type with it."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 def folders(tmp_path: Path) -> dict[str, Path]:
     made = {}
     for number, (kind, (name, content)) in enumerate(FILES.items()):
-        made[kind] = tmp_path / f"folder{number}"
+        made[kind] = tmp_path / f"folder {number}"
         (made[kind] / name).parent.mkdir(parents=True)
         (made[kind] / name).write_text(json.dumps(content))
     return made
@@ -69,7 +70,7 @@ def test_another_kind_of_folder_says_what_it_is_and_what_it_is_for(wanted: str, 
         with pytest.raises(UserError) as refused:
             READERS[wanted](path)
         assert refused.value.what == f"{path} holds {kind}, not {wanted}"
-        assert TYPED[kind].format(path) in str(refused.value)
+        assert TYPED[kind].format(shlex.quote(str(path))) in str(refused.value)
 
 
 def test_a_run_tells_by_its_manifest_before_it_has_a_checkpoint(tmp_path: Path) -> None:

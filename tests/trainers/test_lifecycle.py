@@ -69,16 +69,20 @@ def test_only_a_fresh_run_without_a_checkpoint_is_taken_away(tmp_path: Path) -> 
 
 
 def test_a_run_that_goes_on_says_from_where_and_keeps_its_numbers_if_it_is_stopped_at_once(tmp_path: Path) -> None:
+    """In a folder whose name has to be quoted in a command."""
+    tmp_path = tmp_path / "two words"
     lifecycle = _begun(tmp_path / "run")
     directory = RunDirectory.open(tmp_path / "run")
     for step in (1, 2, 3):
         lifecycle.training_row({"step": step, "loss": 1.0 / step})
     _checkpoint(directory, 2)
-    assert str(lifecycle.interrupted(15)).startswith("interrupted: checkpoint 000002 is saved; go on with: ")
+    typed = f"hlrp train --resume '{tmp_path / 'run'}'"
+    assert str(lifecycle.interrupted(15)) == f"interrupted: checkpoint 000002 is saved; go on with: {typed}"
     directory = RunDirectory.open(tmp_path / "run")
     assert (directory.manifest.status, directory.manifest.reason) == ("interrupted", "stopped by signal 15")
-    with pytest.raises(UserError, match="the run is complete: it has 2 of 2 steps"):
+    with pytest.raises(UserError, match="the run is complete: it has 2 of 2 steps") as refused:
         resumable(directory, 2)
+    assert refused.value.fix == f"train longer: {typed} --steps 4"
     checkpoint, skipped = resumable(directory, None)
     again = RunLifecycle([*skipped, "a note"], quiet=True)
     again.reopen(directory, checkpoint, dataset=DatasetRecord(), steps=8)

@@ -41,7 +41,10 @@ def test_every_combination_has_a_folder_and_a_command(tmp_path: Path) -> None:
     [
         ([], None, "nothing is swept"),
         (["trainer.steps=5"], None, "nothing is swept"),
-        (["trainer.steps=5,5"], None, "a value twice"),
+        (["trainer.steps=5,5"], None, "trainer.steps has a value twice: '5'"),
+        (["trainer.learning_rate=1e-3,1e-4,0.0001"], None, "a value twice: as '1e-4' and as '0.0001'"),
+        (["data.cameras=[a,b],['a', b]"], None, "a value twice: as"),
+        ([], "0,1,0", "trainer.seed has a value twice: '0'"),
         (["trainer.seed=0,1"], "0-1", "given too"),
         ([], "4-0", "backwards"),
         (["trainer.steps=1,2"], "0-9999", "20000 runs"),
@@ -58,6 +61,8 @@ def test_a_mistake_is_told_before_anything_begins(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     refused = hlrp("sweep", "model.kind=laq", "trainer.stepps=1,2", "--output-dir", out)
     assert_user_error(refused, "stepps", "steps")
+    idle = hlrp("sweep", "model.kind=laq", "slurm.partition=gpu", "--seeds", "0,1", "--output-dir", out, "--dry-run")
+    assert_user_error(idle, "slurm has no effect when the training runs here")
     assert not out.exists()
 
 

@@ -251,22 +251,22 @@ def build_arguments(
     return _listed(arguments)
 
 
-def resume_arguments(
-    checkpoint: Checkpoint, output_dir: Path, steps: int | None, extra: Mapping[str, Any], *, batch_size: int
-) -> list[str]:
+def resume_arguments(checkpoint: Checkpoint, output_dir: Path, steps: int | None, run: LeRobotRun) -> list[str]:
     """Arguments that continue from ``checkpoint``; everything not named comes from the checkpoint's own settings."""
     arguments: dict[str, Any] = {
         "config_path": str(checkpoint.pretrained / "train_config.json"),
         "resume": True,
         "output_dir": str(output_dir),
         # The checkpoint's is that of as many processes as wrote it.
-        "batch_size": batch_size,
+        "batch_size": run.trainer.batch_size,
     }
     if loop_has_accelerator_arguments():
         arguments["parallelism.dp_replicate"] = 1  # which stands for all processes that there are
     if steps is not None:
         arguments["steps"] = steps
-    arguments |= extra
+    if run.data.root is not None:
+        arguments["dataset.root"] = str(run.data.root)  # the checkpoint says where it was
+    arguments |= run.trainer.lerobot_args
     return _listed(arguments)
 
 

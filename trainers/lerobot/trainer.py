@@ -26,6 +26,7 @@ from trainers.lerobot.command import (
 )
 from trainers.lerobot.session import TrainingSession, follow
 from trainers.lifecycle import RunLifecycle, resumable
+from trainers.moved_data import resumed_data
 from trainers.policy_checks import check_policy_run, check_with_lerobot
 from trainers.policy_labels import foundation_of, mixture_of
 from trainers.pushing import check_push
@@ -37,7 +38,6 @@ from trainers.run_data import (
     error_console,
     fetched,
     reading_told,
-    resumed_paths,
     with_absolute_paths,
     with_published,
 )
@@ -132,7 +132,7 @@ class LeRobotTrainer(BaseTrainer):
 
             def reopen() -> RunDirectory:
                 fields = {"steps": total, "processes": run.trainer.processes, "command": command.argv}
-                return lifecycle.reopen(directory, checkpoint, dataset=dataset, push_to_hub=run.push_to_hub, **fields)
+                return lifecycle.reopen(directory, checkpoint, dataset=dataset, run=run, **fields)
 
             return TrainingSession(command, lock, lifecycle, reopen, steps=total, start=checkpoint.step).run()
 
@@ -334,7 +334,7 @@ def plan_resume(directory: RunDirectory, run: LeRobotRun, steps: int | None) -> 
     """
     total = steps or directory.manifest.steps or run.trainer.steps
     checkpoint, warnings = resumable(directory, total)
-    run = resumed_paths(directory, run)
+    run = resumed_data(directory, run)
     datasets, _, kept = _local_data(run)
     check_same_data(directory, datasets)
     warnings += check_data(run, datasets)
@@ -343,7 +343,7 @@ def plan_resume(directory: RunDirectory, run: LeRobotRun, steps: int | None) -> 
     section = run.trainer
     _check_device(section.device)
     check_loop_arguments(section.lerobot_args, section.device)
-    arguments = resume_arguments(checkpoint, directory.path, total, section.lerobot_args, batch_size=section.batch_size)
+    arguments = resume_arguments(checkpoint, directory.path, total, run)
     command = build_command(run, arguments, directory.manifest.shuffling)
     dataset = directory.manifest.dataset if directory.manifest.tells_data else _described(run, datasets, selections)
     return ResumePlan(command, checkpoint, warnings, total, dataset)

@@ -32,6 +32,7 @@ from trainers.lightning.models import (
     check_model,
     orders_itself,
 )
+from trainers.moved_data import resumed_data
 from trainers.pushing import check_push
 from trainers.run_data import (
     check_data,
@@ -43,7 +44,6 @@ from trainers.run_data import (
     find_datasets,
     reading_told,
     refuse_unfetched,
-    resumed_paths,
     with_absolute_paths,
     with_published,
 )
@@ -212,7 +212,7 @@ def plan_resume(
     """
     section, total = with_length(directory, run.trainer, steps)
     checkpoint, skipped = resumable(directory, total)
-    return checkpoint, skipped, resumed_paths(directory, run.model_copy(update={"trainer": section}))
+    return checkpoint, skipped, resumed_data(directory, run.model_copy(update={"trainer": section}))
 
 
 def _execute(
@@ -334,7 +334,7 @@ def _begin(
         lifecycle.create(path, run, policy=job_name(run), dataset=record, steps=steps, command=sys.argv)
         return
     clear_leftovers(directory.path / "checkpoints")
-    lifecycle.reopen(directory, checkpoint, dataset=record, push_to_hub=run.push_to_hub, steps=steps)
+    lifecycle.reopen(directory, checkpoint, dataset=record, run=run, steps=steps)
 
 
 def _announce(announce: Callable[[str], None], run: LightningRun, trainer: "Trainer") -> None:
