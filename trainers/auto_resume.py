@@ -78,7 +78,8 @@ def _look(run: LeRobotRun | LightningRun | OtherRun, path: Path, *, fetch: bool)
     directory = open_to_resume(path)
     saved = load_config(path / CONFIG).config
     asked = _asked(run, fetch=fetch)
-    saved = saved.model_copy(update={"data": moved_as(directory, saved.data, asked)})
+    if not isinstance(asked, OtherRun):
+        saved = saved.model_copy(update={"data": moved_as(directory, saved.data, asked)})
     if other := list(_differences(asked.model_dump(mode="json"), saved.model_dump(mode="json"))):
         more = f" and {len(other) - _MOST_SHOWN} more" if len(other) > _MOST_SHOWN else ""
         raise UserError(
