@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from hlrp.sharded import take_apart
 from trainers.lightning.layers import stacks
 from trainers.lightning.shards import load_shards, save_shards
 
@@ -57,7 +58,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """Write the parts of all processes, and the rest from the first one; every process has to call it."""
         # The first process says when the folder is there.
         folder = Path(self.broadcast(str(filepath)))
-        rest = save_shards(checkpoint, folder)
+        rest = save_shards(checkpoint, folder, self._spread_module())
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(rest, folder)
         self.barrier()
@@ -76,6 +77,11 @@ class ShardedStrategy(ModelParallelStrategy):
         for optimizer, state in zip(self.optimizers, states, strict=False):
             optimizer.load_state_dict(state)
         return loaded
+
+    def on_validation_end(self) -> None:
+        """Take apart what validation leaves whole: a module's hooks between two steps find its weights spread."""
+        assert self.model is not None
+        take_apart(self.model)
 
     def _spread_module(self) -> LightningModule:
         assert self.model is not None and self.lightning_module is not None
@@ -115,13 +121,6 @@ def spread(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     root()  # FSDP takes what is called first for the root, and a module may use its layers before its first step
     take_apart(root)
     return root
-
-
-def take_apart(module: nn.Module) -> None:
-    """Have every process keep its parts alone: a pass without a backward pass leaves the root's weights whole."""
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()
 
 
 class _Gather:
