@@ -51,7 +51,6 @@ def whole_weights(
         device: Where the whole ones are; None: where the parts are.
         changed: Whether what the block makes of them is kept; every process must then make the same of them.
     """
-    take_apart(module)
     spread = [
         (part, name, parameter)
         for part in module.modules()

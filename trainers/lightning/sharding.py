@@ -78,11 +78,6 @@ class ShardedStrategy(ModelParallelStrategy):
             optimizer.load_state_dict(state)
         return loaded
 
-    def on_validation_end(self) -> None:
-        """Take apart what validation leaves whole: a module's hooks between two steps find its weights spread."""
-        assert self.model is not None
-        take_apart(self.model)
-
     def _spread_module(self) -> LightningModule:
         assert self.model is not None and self.lightning_module is not None
         take_apart(self.model)

@@ -71,7 +71,7 @@ def load_shards(folder: Path, module: nn.Module, states: list[dict[str, Any]]) -
         if place != "model" and name in parameters and isinstance(metadata, TensorStorageMetadata):
             part = torch.empty_like(parameters[name].detach(), dtype=metadata.properties.dtype)
             states[int(place.removeprefix("optimizer_"))]["state"].setdefault(name, {})[kind] = parts[key] = part
-    if other := sorted(parts.keys() ^ (saved.keys() - {f"model.{name}" for name in others})):
+    if other := sorted(parts.keys() ^ saved.keys()):
         raise UserError(
             f"the training state is of another model: {other[0]} is in one of both alone",
             where=str(folder),
