@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
@@ -28,6 +29,13 @@ def agreed(verdict: bool, tensors: Sequence[Tensor]) -> bool:
     return bool(votes)
 
 
+def take_apart(module: nn.Module) -> None:
+    """Have every process keep its parts alone: after a pass without a backward pass some units are still whole."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 @contextmanager
 def whole_weights(
     module: nn.Module, *, wanted: bool = True, device: torch.device | str | None = None, changed: bool = False
@@ -35,6 +43,7 @@ def whole_weights(
     """Inside, the module's parameters are whole; nothing happens to those that are not spread.
 
     Every process has to enter. One parameter after the other is put together, so that ``device`` alone has to hold all.
+    A forward pass inside gives stacked layers their parts back: change nothing of them after it.
 
     Args:
         module: Between two steps, its forward pass not running.
@@ -48,22 +57,25 @@ def whole_weights(
         for name, parameter in part.named_parameters(recurse=False)
         if isinstance(parameter, DTensor)
     ]
+    # One that has several names is put together once by those that look at it and by the others.
+    distinct = {id(parameter): parameter for _, _, parameter in spread}
     put_together: dict[int, nn.Parameter] = {}
-    for _, _, parameter in spread:
-        if id(parameter) not in put_together:
-            full = whole(parameter.detach())
-            if wanted:
-                # A copy: parts of different lengths are put together in more memory than the whole takes.
-                put_together[id(parameter)] = nn.Parameter(full.to(device, copy=True), parameter.requires_grad)
+    for key, parameter in distinct.items():
+        full = whole(parameter.detach())
+        if wanted:
+            # A copy: parts of different lengths are put together in more memory than the whole takes.
+            put_together[key] = nn.Parameter(full.to(device, copy=True), parameter.requires_grad)
     try:
         for part, name, parameter in spread if wanted else ():
             part._parameters[name] = put_together[id(parameter)]
         yield
         if changed:
             with torch.no_grad():
-                for parameter in {id(p): p for _, _, p in spread}.values():
-                    full, mesh = put_together[id(parameter)].detach().to(parameter.device), parameter.device_mesh
+                for key, parameter in distinct.items():
+                    full, mesh = put_together[key].detach().to(parameter.device), parameter.device_mesh
                     parameter.copy_(distribute_tensor(full, mesh, parameter.placements, src_data_rank=None))
     finally:
         for part, name, parameter in spread:
             part._parameters[name] = parameter
+        # FSDP holds layers that computed inside for whole still, and would not put them together for the next step.
+        take_apart(module)

@@ -132,8 +132,9 @@ class LAQModule(LightningModule):
         if self._is_placed:
             return
         frames, valid, _ = _windows(batch)
-        with whole_weights(self.laq, changed=True):
+        with whole_weights(self.laq):
             vectors = self.laq.encode_vectors(frames)[valid]
+        with whole_weights(self.laq.quantizer, changed=True):
             if len(vectors):
                 self.laq.quantizer.initialise(vectors)
                 self._share_codebook()

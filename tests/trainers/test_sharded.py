@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning_toy import Data
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils.data import DataLoader
 from two_processes import in_processes
 
-from hlrp.config import load_config
+from hlrp.config import LightningRun, load_config
+from hlrp.laq import LAQModule
 from hlrp.policies.average import RunningAverage
 from hlrp.runs import RunDirectory
 from trainers.lightning.trainer import LightningTrainer
@@ -36,7 +38,7 @@ class Layer(nn.Module):
 class Stacked(LightningModule):
     """Layers that are called, one of which only parts are, and one that leaves something for others, as a cache is.
 
-    Beside them a frozen weight, a buffer and a running average.
+    Beside them a frozen weight, one with two names, a buffer and a running average.
     """
 
     def __init__(self, killed_at: int = 0) -> None:
@@ -45,6 +47,8 @@ class Stacked(LightningModule):
         self.killed_at = killed_at
         self.first, self.layers, self.last = nn.Linear(2, 5), nn.ModuleList(Layer() for _ in range(4)), nn.Linear(5, 1)
         self.last.bias.requires_grad_(False)
+        self.tied = nn.Linear(2, 5, bias=False)
+        self.tied.weight = self.first.weight
         self.register_buffer("seen", torch.zeros(()))
         self.average = RunningAverage(self.layers, 0.5).requires_grad_(False)
 
@@ -53,7 +57,7 @@ class Stacked(LightningModule):
         x = x + self.layers[2].narrow(self.layers[2].wide(x).relu())
         self.layers[3](x)
         self.seen += 1
-        return (self.last(self.layers[3].left) - batch["x"][:, :1].sin()).pow(2).mean()
+        return (self.last(self.layers[3].left + self.tied(batch["x"]).tanh()) - batch["x"][:, :1].sin()).pow(2).mean()
 
     def validation_step(self, batch: dict[str, torch.Tensor], index: int) -> None:
         self.log("val_loss", self.last(self.layers[0](self.first(batch["x"]))).mean())
@@ -116,6 +120,7 @@ def test_a_killed_run_goes_on_in_one_process_and_in_two_with_the_losses_of_ddp(d
         saved, theirs = (load_file(r / "checkpoints/last/pretrained_model/model.safetensors") for r in (run, ddp))
         assert saved.keys() == theirs.keys()
         assert max(float((saved[name] - theirs[name]).abs().max()) for name in saved) < 1e-5
+        assert torch.equal(saved["tied.weight"], saved["first.weight"])
 
 
 def test_accumulation_bf16_and_layers_computed_twice(tmp_path: Path) -> None:
@@ -124,3 +129,51 @@ def test_accumulation_bf16_and_layers_computed_twice(tmp_path: Path) -> None:
     in_processes(2, lambda: fit(tmp_path / "ddp", 2, strategy="ddp_find_unused_parameters_true", **settings))
     in_processes(2, lambda: fit(tmp_path / "run", 2, strategy="fsdp", activation_checkpointing=True, **settings))
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "ddp"), rel=1e-3) and losses(tmp_path / "run")
+
+
+def quantizer() -> LAQModule:
+    run = {
+        "trainer_type": "lightning",
+        "trainer": {"steps": 20},
+        "model": {"kind": "laq", "preset": "tiny", "image_size": [16, 16], "patch_size": 8},
+        "data": {"root": "toy"},
+    }
+    torch.manual_seed(0)
+    return LAQModule(LightningRun.model_validate(run))
+
+
+class Squares(LightningDataModule):
+    """Windows of two frames of noise, other ones in each process; the same in every epoch."""
+
+    def _batches(self, count: int) -> DataLoader[Any]:
+        random = torch.Generator().manual_seed(1 + self.trainer.global_rank)
+        frames = torch.randint(256, (count, 4, 2, 3, 16, 16), dtype=torch.uint8, generator=random)
+        return DataLoader([{"frames": f, "valid": torch.ones(4, 1, dtype=torch.bool)} for f in frames], batch_size=None)  # type: ignore[arg-type]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._batches(20)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._batches(2)
+
+
+def test_a_quantizer_is_placed_mended_validated_and_resumed_as_with_ddp(tmp_path: Path) -> None:
+    """Its encoder computes before the first step; unused codes are replaced after the tenth."""
+    asked: Any = {"device": "cpu", "devices": 2, "log_freq": 1, "val_check_interval": 4, "logger": []}
+    asked |= {"trainer_args": {"use_distributed_sampler": False}}
+
+    def spread() -> None:
+        out = tmp_path / "fsdp"
+        LightningTrainer(strategy="fsdp", steps=6, **asked).fit(quantizer(), Squares(), output_dir=out)
+        run: Any = load_config(out / "config.yaml").config
+        LightningTrainer().resume(RunDirectory.open(out), run, steps=12, module=quantizer(), datamodule=Squares())
+
+    def whole() -> None:
+        LightningTrainer(strategy="ddp", steps=12, **asked).fit(quantizer(), Squares(), output_dir=tmp_path / "ddp")
+
+    in_processes(2, spread)
+    in_processes(2, whole)
+    found, expected = ([*RunDirectory.open(tmp_path / name).metrics()] for name in ("fsdp", "ddp"))
+    for key, count in (("loss", 12), ("val_loss", 3), ("val_psnr", 3)):
+        values, theirs = ([row[key] for row in rows if key in row] for rows in (found, expected))
+        assert len(values) == count and values == pytest.approx(theirs, abs=1e-6)

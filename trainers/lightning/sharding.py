@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from hlrp.sharded import take_apart
 from trainers.lightning.layers import stacks
 from trainers.lightning.shards import load_shards, save_shards
 
@@ -57,7 +58,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """Write the parts of all processes, and the rest from the first one; every process has to call it."""
         # The first process says when the folder is there.
         folder = Path(self.broadcast(str(filepath)))
-        rest = save_shards(checkpoint, folder)
+        rest = save_shards(checkpoint, folder, self._spread_module())
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(rest, folder)
         self.barrier()
@@ -115,13 +116,6 @@ def spread(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     root()  # FSDP takes what is called first for the root, and a module may use its layers before its first step
     take_apart(root)
     return root
-
-
-def take_apart(module: nn.Module) -> None:
-    """Have every process keep its parts alone: a pass without a backward pass leaves the root's weights whole."""
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()
 
 
 class _Gather:

@@ -18,12 +18,13 @@ from hlrp.errors import UserError
 from hlrp.runs.checkpoints import LIGHTNING_SHARDS
 
 
-def save_shards(checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
+def save_shards(checkpoint: dict[str, Any], folder: Path, module: nn.Module) -> dict[str, Any]:
     """Write this process's parts of what is spread over several; every process has to call it.
 
     Args:
         checkpoint: Lightning's, with the optimizers' states by the names of parameters.
         folder: That of the training state.
+        module: Whose weights they are; one with several names is written under the first, as the optimizers name it.
 
     Returns:
         The rest, with the names of the files under `shards`.
@@ -34,7 +35,9 @@ def save_shards(checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
         parts.update({f"{prefix}.{name}": value for name, value in values.items() if isinstance(value, DTensor)})
         return {name: value for name, value in values.items() if not isinstance(value, DTensor)}
 
-    rest = {**checkpoint, "state_dict": take(checkpoint["state_dict"], "model")}
+    others = _other_names(module)
+    weights = {name: value for name, value in checkpoint["state_dict"].items() if name not in others}
+    rest = {**checkpoint, "state_dict": take(weights, "model")}
     if "optimizer_states" in checkpoint:
         rest["optimizer_states"] = [
             {**state, "state": {name: take(v, f"optimizer_{i}.{name}") for name, v in state["state"].items()}}
@@ -58,8 +61,9 @@ def load_shards(folder: Path, module: nn.Module, states: list[dict[str, Any]]) -
     """
     reader = HuggingFaceStorageReader(str(folder / LIGHTNING_SHARDS))
     saved = reader.read_metadata().state_dict_metadata
-    weights = module.state_dict().items()
-    parts: dict[str, torch.Tensor] = {f"model.{name}": value for name, value in weights if isinstance(value, DTensor)}
+    others = _other_names(module)
+    weights = {name: value for name, value in module.state_dict().items() if name not in others}
+    parts: dict[str, torch.Tensor] = {f"model.{k}": value for k, value in weights.items() if isinstance(value, DTensor)}
     parameters = dict(module.named_parameters())
     for key, metadata in saved.items():
         place, _, rest = key.partition(".")
@@ -74,3 +78,9 @@ def load_shards(folder: Path, module: nn.Module, states: list[dict[str, Any]]) -
             fix="resume with the model that the run began with",
         )
     dcp.load(parts, storage_reader=reader)
+
+
+def _other_names(module: nn.Module) -> set[str]:
+    """Names beside the first of weights that have several: their parts share memory, which safetensors refuses."""
+    names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    return names - {name for name, _ in module.named_parameters()}
