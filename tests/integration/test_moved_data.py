@@ -32,7 +32,7 @@ def _rows(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in timed} for row in RunDirectory.open(run).metrics()]
 
 
-@pytest.mark.parametrize("trainer", ["lerobot", "lightning"])
+@pytest.mark.parametrize("trainer", ["lightning", pytest.param("lerobot", marks=pytest.mark.slow)])
 def test_a_run_goes_on_where_its_dataset_lies_now(trainer: str, tmp_path: Path) -> None:
     before, now = make_dataset(tmp_path / "the data" / "mw", episodes=2, length=16), tmp_path / "the data" / "mw moved"
     other = make_dataset(tmp_path / "other", episodes=2, length=17)
