@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 _PARTS = re.compile(r"(.*?)(?:\n  where: (.*?))?(?:\n  fix:   (.*))?", re.DOTALL)
 
@@ -99,3 +100,12 @@ def suggest(name: str, known: Iterable[str], *, limit: int = 12) -> str:
         return "nothing is known by that kind of name"
     shown = ", ".join(options[:limit])
     return f"known: {shown}" + (f", ... ({len(options)} in all)" if len(options) > limit else "")
+
+
+def suggest_beside(path: Path, otherwise: str) -> str:
+    """Return 'did you mean ...?' for what lies where ``path`` does not and is called nearly so, else ``otherwise``."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return otherwise
+    return suggest(path.name, names) if difflib.get_close_matches(path.name, names) else otherwise

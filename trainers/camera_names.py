@@ -5,7 +5,7 @@ from contextlib import suppress
 from functools import partial
 
 from hlrp.camera_names import UNNAMED, cameras_among, full_name, with_only_camera
-from hlrp.config import DataSection, LeRobotRun, LightningRun, PolicyModel, SourceSection
+from hlrp.config import DataSection, LeRobotRun, LightningRun, PolicyModel, SourceSection, require_dataset
 from hlrp.data.dataset_info import DatasetInfo, find_dataset, read_dataset
 from hlrp.errors import UserError
 from hlrp.ranks import is_first_process
@@ -21,9 +21,13 @@ def with_camera_names[R: (LeRobotRun, LightningRun)](run: R, announce: Callable[
     Args:
         run: The run; its datasets are on this machine, or nothing is changed.
         announce: Given a line for each renaming.
+
+    Raises:
+        UserError: It names no dataset.
     """
     say = announce if is_first_process() else lambda _: None
     data = run.data
+    require_dataset(run)
     sections = data.sources or [SourceSection(repo_id=data.repo_id, root=data.root)]
     with suppress(UserError):
         if any(find_dataset(section.repo_id, section.root) is None for section in sections):

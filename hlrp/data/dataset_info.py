@@ -141,7 +141,7 @@ def read_dataset(
         raise UserError(
             f"dataset {repo_id!r} is not on this machine, and nothing is downloaded unless asked",
             where="data.repo_id / --dataset",
-            fix="give its folder with --dataset-root, or add --allow-download",
+            fix="give its folder with --dataset-root (in Python dataset_root=), or add --allow-download",
         )
     info = _find_info(folder, where)
     try:

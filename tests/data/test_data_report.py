@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 
+import av
 import numpy as np
 import pytest
 from command import assert_user_error, hlrp_in_turn
-from edits import edit_column, tables
+from edits import edit_column, episode_table, tables
 from idle_dataset import LENGTH, make_idle_dataset
+from make_dataset import make_dataset
 
 from hlrp.data import read_dataset, read_episodes
 from hlrp.data.images import BadVideoError
@@ -171,3 +173,19 @@ def test_video_alone_and_mistakes(tmp_path, monkeypatch):
     assert "this is video alone" in page.read_text(encoding="utf8")
     assert_user_error(nowhere, "there is no dataset folder")
     assert_user_error(folder, "--output", "report.html")
+
+
+def test_all_codecs_of_a_camera_are_named(tmp_path):
+    """As `info.json`, which knows one alone, does not; the second episode's file is encoded otherwise."""
+    root = make_dataset(tmp_path / "data", size=64)
+    (first,) = root.rglob("*.mp4")
+    with av.open(str(first)) as old, av.open(str(first.with_name("file-001.mp4")), "w") as new:
+        stream = new.add_stream("libx264", 10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for frame in old.decode(video=0):
+            new.mux(stream.encode(frame))
+        new.mux(stream.encode(None))
+    edit_column(episode_table(root), "videos/observation.image/file_index", lambda numbers: np.arange(len(numbers)))
+    report = measure(read_dataset(None, root), pictures=0, cache_root=tmp_path / "cache", announce=lambda _: None)
+    (camera,) = report.cameras
+    assert (camera.codec, camera.fps, camera.files) == ("av1 yuv420p 1, h264 yuv420p 1", 10, 2)

@@ -112,6 +112,12 @@ def _nothing(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def _latin_captions(folder: Path) -> dict[str, Any]:
+    option = _captioned("")(folder)
+    option["captions"].write_bytes("file,caption\ngood,geöffnet\n".encode("latin-1"))
+    return option
+
+
 def _inside(folder: Path) -> dict[str, Any]:
     clip(folder / "source/good.mp4")
     return {"output": folder / "source/dataset"}
@@ -142,6 +148,7 @@ BROKEN: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "v2.1": (_version_21, "convert_dataset_v21_to_v30"),
     "nothing there": (_nothing, "no video and no folder of numbered pictures"),
     "no source": (lambda folder: {"source": str(folder / "none")}, "there is no such file or folder"),
+    "mistyped source": (lambda f: _asked()(f) | {"source": str(f / "sourcce")}, "did you mean 'source'"),
     "empty list": (_list("\n"), "the list names no file"),
     "list of absent": (_list("source/none.mp4\n"), "line 1 names source/none.mp4"),
     "listed twice": (_list("source/good.mp4\nsource/good.mp4\n"), "two videos are called 'source/good'"),
@@ -159,6 +166,12 @@ BROKEN: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "beyond the end": (_captioned("file,caption,start,end\ngood,look,0,9\n"), "good ends at 1.200 s"),
     "no second": (_captioned('[{"file": "good", "caption": "look", "start": "x"}]', "c.json"), "'start' is 'x'"),
     "caption torn": (_captioned('{"file": "good"', "c.jsonl"), "the captions cannot be read"),
+    "no captions": (
+        lambda f: {**_captioned("", "names.csv")(f), "captions": f / "nmes.csv"},
+        "did you mean 'names.csv'",
+    ),
+    "captions no text": (lambda f: {**_asked()(f), "captions": f / "source"}, "give a file that can be read"),
+    "captions latin-1": (_latin_captions, "write them as UTF-8"),
     "caption kind": (_captioned("file", "c.tsv"), "captions of the kind '.tsv' are unknown"),
     "rows": (_table("x\n1\n2\n"), "good.csv has 2 rows for 12 frames"),
     "cells": (_table("x\n" + "a\n" * FRAMES), "column 'x' of good.csv holds string"),

@@ -11,6 +11,9 @@ import pytest
 from command import InTurn, assert_user_error, hlrp, hlrp_in_turn, instead
 from make_dataset import make_dataset
 
+from hlrp.errors import UserError
+from trainers import LeRobotTrainer
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _catalog() -> None:
@@ -55,6 +58,26 @@ def test_a_mistake_is_one_message(case: str, mistakes: tuple[dict[str, InTurn], 
     assert_user_error(done, *CASES[case][1])
     assert not list(folder.iterdir())
     assert done.out == ""
+
+
+NO_DATA = {
+    "policy": ["--policy", "act"],
+    "dry run": ["--policy", "act", "--dry-run"],
+    "lightning": ["--policy", "act", "--trainer", "lightning"],
+    "laq": ["--model", "laq"],
+    "foundation": ["--model", "foundation"],
+    "resume auto": ["--policy", "act", "--resume", "auto"],
+    "resume auto, lightning": ["--model", "laq", "--resume", "auto"],
+}
+
+
+def test_no_dataset_is_one_message(tmp_path: Path) -> None:
+    commands = [["train", *more, "--steps", "2", "--output-dir", str(tmp_path / "run")] for more in NO_DATA.values()]
+    for done in hlrp_in_turn(commands):
+        assert_user_error(done, "there is nothing to train on: no dataset is given", "--dataset-root DIR")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="there is nothing to train on"):
+        LeRobotTrainer(steps=2).fit(policy_type="act", output_dir=tmp_path / "run")
 
 
 def test_a_gpu_that_is_not_there(toy_root: Path, tmp_path: Path) -> None:

@@ -108,7 +108,10 @@ def test_a_signal_saves_a_checkpoint_that_resumes_and_leaves_no_orphans(
     wait_for_rows(run, 3, process)
     family = family_of(process)
     assert family
-    process.send_signal(number)
+    # A scheduler tells every process, data workers too; they end after the training process, which saves.
+    told = [process, *(family if number == signal.SIGTERM else [])]
+    for one in reversed(told):
+        one.send_signal(number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     assert "hlrp train --resume" in err

@@ -128,6 +128,17 @@ def test_ctrl_c_saves_and_the_same_run_goes_on(toy_root: Path, tmp_path: Path) -
     assert [row["step"] for row in _rows(out) if "loss" in row] == list(range(1, steps + 1))
 
 
+def test_a_signal_to_every_process_ends_no_data_worker_before_the_checkpoint(toy_root: Path, tmp_path: Path) -> None:
+    """As a scheduler sends it; those that read held-out frames wait for their next turn then."""
+    out = tmp_path / "run"
+    code, said = _stop_after(_args(toy_root, out, 5000), out, 13, signal.SIGTERM)
+    directory = RunDirectory.open(out)
+    latest = directory.latest()
+    assert (code, directory.manifest.status) == (143, "interrupted"), said
+    assert latest is not None and latest.step >= 12
+    assert f"interrupted: checkpoint {latest.path.name} is saved" in said and "Traceback" not in said
+
+
 @pytest.mark.slow
 def test_two_processes_at_half_the_batch_give_the_curve_of_one(toy_root: Path, tmp_path: Path) -> None:
     """Gloo on the CPU; stopped by a signal to the first process alone, and resumed. Measured: 2e-7 relative."""

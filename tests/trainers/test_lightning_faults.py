@@ -38,6 +38,32 @@ def test_a_closed_terminal_saves(whole: tuple[Path, list[int]], tmp_path: Path) 
     assert resume(out).ids == whole[1][24 * 4 :]
 
 
+class Bereft(toy.Net):
+    """What it needs is gone in step 8, which a signal precedes if there is one."""
+
+    def __init__(self, number: int | None) -> None:
+        super().__init__()
+        self.told = number
+
+    def training_step(self, batch: Any, index: int) -> torch.Tensor:
+        if self.global_step == 7:
+            if self.told is not None:
+                os.kill(os.getpid(), self.told)
+            raise RuntimeError("what was told to stop as well is gone")
+        return super().training_step(batch, index)
+
+
+def test_a_step_that_fails_after_a_signal_was_interrupted(tmp_path: Path) -> None:
+    settings = {"steps": 20, "save_freq": 5, "log_freq": 5, "device": "cpu"}
+    with pytest.raises(Interrupted, match="checkpoint 000005 is saved") as stopped:
+        fit(tmp_path / "told", Bereft(signal.SIGTERM), **settings)
+    assert stopped.value.exit_code == 143
+    assert RunDirectory.open(tmp_path / "told").manifest.status == "interrupted"
+    assert "what was told to stop as well is gone" in (tmp_path / "told/log.txt").read_text()
+    with pytest.raises(WorkError, match="what was told to stop as well is gone"):
+        fit(tmp_path / "not", Bereft(None), **settings)
+
+
 class Explodes(toy.Net):
     """Its loss is no number from step `first` to step `last`; `spoil`: its weights neither, from then on."""
 

@@ -15,7 +15,7 @@ from hlrp.data.renaming import rename_features
 from hlrp.errors import UserError
 from trainers import get_trainer
 from trainers.camera_names import with_camera_names
-from trainers.lerobot import hooks
+from trainers.lerobot.data_hooks import rename_cameras
 from trainers.policy_labels import mixture_of
 
 UNNAMED, FRONT, SIDE = "observation.image", "observation.images.front", "observation.images.side"
@@ -118,7 +118,7 @@ def loop() -> Iterator[Any]:
 
     names = ("make_pre_post_processors", "make_env_pre_post_processors")
     kept = {name: getattr(lerobot_train, name) for name in names}
-    hooks._rename_cameras(lerobot_train)
+    rename_cameras(lerobot_train)
     yield lerobot_train
     for name, value in kept.items():
         setattr(lerobot_train, name, value)

@@ -3,16 +3,19 @@
 Nothing of LeRobot is imported at module level: the worker first chooses what LeRobot is to import.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hlrp.camera_names import with_only_camera
 from hlrp.compat import check_features, check_normalisation
 from hlrp.config import DataSection, FilterSection
 from hlrp.data.dataset_info import read_dataset
 from hlrp.data.episodes import check_camera_names, read_episodes
 from hlrp.data.filtering import kept_ranges, select_for_policy
 from hlrp.data.shuffling import SHUFFLING, Shuffling
+from hlrp.data_workers import WorkerStart, worker_context
 from hlrp.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,6 +114,48 @@ def filter_samples(script: Any, data: DataSection) -> None:
     script.make_train_eval_datasets = make_train_eval_datasets
     script.EpisodeAwareSampler = FilteredSampler
     script.MetricsTracker = CountingTracker
+
+
+def rename_cameras(script: Any) -> None:
+    """Have statistics follow `rename_map`, without which LeRobot's loop normalises no renamed picture; and rollouts."""
+    from lerobot.envs.utils import env_to_policy_features
+    from lerobot.processor import RenameObservationsProcessorStep, rename_stats
+
+    make_processors, make_env_processors = script.make_pre_post_processors, script.make_env_pre_post_processors
+
+    def make_pre_post_processors(**asked: Any) -> Any:
+        before = asked.get("preprocessor_overrides", {})
+        rename = before.get("rename_observations_processor", {}).get("rename_map")
+        if rename:
+            if "stats" in (normalizer := before["normalizer_processor"]):
+                normalizer["stats"] = rename_stats(normalizer["stats"], rename)
+            if "dataset_stats" in asked:
+                asked["dataset_stats"] = rename_stats(asked["dataset_stats"], rename)
+        return make_processors(**asked)
+
+    def make_env_pre_post_processors(*, env_cfg: Any, policy_cfg: Any) -> Any:
+        before, after = make_env_processors(env_cfg=env_cfg, policy_cfg=policy_cfg)
+        names = with_only_camera(env_to_policy_features(env_cfg), policy_cfg.input_features, {}, logging.info)
+        if names:
+            before.steps.append(RenameObservationsProcessorStep(rename_map=names))
+        return before, after
+
+    script.make_pre_post_processors = make_pre_post_processors
+    script.make_env_pre_post_processors = make_env_pre_post_processors
+
+
+def keep_workers_reading(script: Any) -> None:
+    """Have the workers of LeRobot's loaders, held-out ones included, end when the training process wants them to."""
+    options = script._dataloader_worker_kwargs
+
+    def worker_options(cfg: Any) -> dict[str, Any]:
+        usual: dict[str, Any] = options(cfg)
+        if cfg.num_workers == 0:
+            return usual
+        context = worker_context(usual["multiprocessing_context"])
+        return {**usual, "worker_init_fn": WorkerStart(), "multiprocessing_context": context}
+
+    script._dataloader_worker_kwargs = worker_options
 
 
 def choose_cameras(cfg: Any, cameras: list[str] | None) -> None:

@@ -10,14 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hlrp.camera_names import with_only_camera
 from hlrp.compat import mend_metadata
 from hlrp.config import DataSection
 from hlrp.data.shuffling import SHUFFLING, Shuffling
 from hlrp.errors import HlrpError, UserError
 from hlrp.finite import FiniteLoss
 from hlrp.processes import StopRequests
-from trainers.lerobot.data_hooks import filter_samples, order_frames, read_mixture
+from trainers.lerobot.data_hooks import (
+    filter_samples,
+    keep_workers_reading,
+    order_frames,
+    read_mixture,
+    rename_cameras,
+)
 from trainers.lerobot.device_hooks import use_device
 from trainers.lerobot.saving import save_atomically
 
@@ -57,6 +62,7 @@ def install_training_hooks(
     - on resume the random state is restored right before the first update, so that what the data loader drew
       from it in between does not shift dropout and noise; and the data go on in the epoch they had reached,
     - no sample begins where the run's filter leaves frames out; the order of very many samples is computed, not drawn,
+    - data workers go on at signals that reach the whole run: only the training process decides what they mean,
     - on a GPU the optimizer is fused, batches are moved without waiting, and TF32 is allowed or not.
 
     Args:
@@ -89,7 +95,8 @@ def install_training_hooks(
     if asked is not None and mixture is None:
         filter_samples(lerobot_train, asked)
     refuse_unbuildable_policies(lerobot_train)
-    _rename_cameras(lerobot_train)
+    rename_cameras(lerobot_train)
+    keep_workers_reading(lerobot_train)
     if mixture is None:
         install_reader(lerobot_train)
     return lerobot_train.main
@@ -228,34 +235,6 @@ def _restore_epoch(script: Any) -> None:
             super().set_epoch(self._resumed_epoch + epoch)
 
     script.EpisodeAwareSampler = ResumedSampler
-
-
-def _rename_cameras(script: Any) -> None:
-    """Have statistics follow `rename_map`, without which LeRobot's loop normalises no renamed picture; and rollouts."""
-    from lerobot.envs.utils import env_to_policy_features
-    from lerobot.processor import RenameObservationsProcessorStep, rename_stats
-
-    make_processors, make_env_processors = script.make_pre_post_processors, script.make_env_pre_post_processors
-
-    def make_pre_post_processors(**asked: Any) -> Any:
-        before = asked.get("preprocessor_overrides", {})
-        rename = before.get("rename_observations_processor", {}).get("rename_map")
-        if rename:
-            if "stats" in (normalizer := before["normalizer_processor"]):
-                normalizer["stats"] = rename_stats(normalizer["stats"], rename)
-            if "dataset_stats" in asked:
-                asked["dataset_stats"] = rename_stats(asked["dataset_stats"], rename)
-        return make_processors(**asked)
-
-    def make_env_pre_post_processors(*, env_cfg: Any, policy_cfg: Any) -> Any:
-        before, after = make_env_processors(env_cfg=env_cfg, policy_cfg=policy_cfg)
-        names = with_only_camera(env_to_policy_features(env_cfg), policy_cfg.input_features, {}, logging.info)
-        if names:
-            before.steps.append(RenameObservationsProcessorStep(rename_map=names))
-        return before, after
-
-    script.make_pre_post_processors = make_pre_post_processors
-    script.make_env_pre_post_processors = make_env_pre_post_processors
 
 
 def refuse_unbuildable_policies(script: Any) -> None:

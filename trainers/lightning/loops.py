@@ -14,9 +14,12 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loops import _FitLoop, _TrainingEpochLoop
+from lightning.pytorch.loops import _EvaluationLoop, _FitLoop, _TrainingEpochLoop
 from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch.utils.data import DataLoader
+
+from hlrp.data_workers import keep_reading
 
 
 def rng_states() -> dict[str, Any]:
@@ -35,20 +38,6 @@ def set_rng_states(states: dict[str, Any]) -> None:
     np.random.set_state(states["numpy"])
     for index, state in enumerate(states.get("cuda", [])[: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(state, index)
-
-
-class _KeepWorking:
-    """Worker start-up: Ctrl-C reaches the whole process group, but only the training process decides what it means."""
-
-    def __init__(self, then: Callable[[int], None] | None) -> None:
-        self._then = then
-
-    def __call__(self, worker: int) -> None:
-        import signal
-
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if self._then is not None:
-            self._then(worker)
 
 
 def _resumable_sampler(loader: Any) -> Any:
@@ -75,8 +64,8 @@ class ResumableLoader:
         self._epoch = self._delivered = 0
         self._ended = False
         self._order: dict[str, Any] | None = None
-        if isinstance(loader, DataLoader) and loader.num_workers > 0:
-            loader.worker_init_fn = _KeepWorking(loader.worker_init_fn)
+        if isinstance(loader, DataLoader):
+            keep_reading(loader)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -143,11 +132,25 @@ class StepTimes:
     update_s = 0.0
 
 
+class _ValidationLoop(_EvaluationLoop):
+    """Lightning's, with workers that a signal to the whole run does not end."""
+
+    def setup_data(self) -> None:
+        super().setup_data()
+        loaders = self._combined_loader.flattened if self._combined_loader is not None else []
+        for loader in loaders:
+            if isinstance(loader, DataLoader):
+                keep_reading(loader)
+
+
 class ExactEpochLoop(_TrainingEpochLoop):
     """Calls ``after_step`` when a step is complete, validation included, and keeps the random state."""
 
     def __init__(self, trainer: Trainer, after_step: Callable[[StepTimes], None]) -> None:
         super().__init__(trainer, min_steps=trainer.min_steps, max_steps=trainer.max_steps)
+        self.val_loop = _ValidationLoop(
+            trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False
+        )
         self._after_step = after_step
         self._random: list[dict[str, Any]] | None = None
         self.times = StepTimes()

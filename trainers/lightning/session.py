@@ -240,6 +240,9 @@ class LightningSession:
             # Where another process got the signal first, it is the one that ends jobs.
             usual = signal.SIGINT if isinstance(failure, KeyboardInterrupt) else signal.SIGTERM
             raise lifecycle.interrupted(self._requests.number or usual) from None
+        if self._requests.number is not None and not isinstance(failure, HlrpError):
+            # What was told to stop everything may have ended something that this step needed: the log says what.
+            raise lifecycle.interrupted(self._requests.number) from failure
         if isinstance(failure, UserError) and not self._requests.training and lifecycle.discard_if_fresh():
             raise failure
         message = str(failure)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hlrp.data.importing.sources import Source
-from hlrp.errors import UserError, suggest
+from hlrp.errors import UserError, suggest, suggest_beside
 
 _COLUMNS = ("file", "caption", "start", "end")
 
@@ -85,9 +85,15 @@ def _rows(path: Path) -> Iterable[tuple[str, Any]]:
             if not isinstance(said, list):
                 raise ValueError("it holds no list")
             return [(f"entry {number}", row) for number, row in enumerate(said, 1)]
+    except FileNotFoundError as error:
+        fix = suggest_beside(path, "give the path of the table")
+        raise UserError("there is no such file", where=where, fix=fix) from error
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"the captions cannot be read: {reason}", where=where, fix="write them as UTF-8") from error
+        fix = "give a file that can be read" if isinstance(error, OSError) else "correct the file"
+        if isinstance(error, UnicodeDecodeError):
+            fix = "write them as UTF-8"
+        raise UserError(f"the captions cannot be read: {reason}", where=where, fix=fix) from error
     raise UserError(f"captions of the kind {path.suffix!r} are unknown", where=where, fix="give .csv, .jsonl or .json")
 
 

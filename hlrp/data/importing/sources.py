@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hlrp.data.dataset_info import SUPPORTED_FORMAT, conversion
-from hlrp.errors import UserError
+from hlrp.errors import UserError, suggest_beside
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -67,7 +67,8 @@ def find_sources(source: str) -> list[Source]:
         found = [_one(p, root) for p in paths if p.suffix.lower() in VIDEOS or (p.is_dir() and _pictures(p))]
         nothing, fix = "no video fits the pattern", "put the pattern in quotes, and look at what it should match"
     else:
-        raise UserError("there is no such file or folder", where=f"SOURCE {source}", fix=f"look below {path.parent}")
+        fix = suggest_beside(path, f"look below {path.parent}")
+        raise UserError("there is no such file or folder", where=f"SOURCE {source}", fix=fix)
     if not found:
         raise UserError(nothing, where=f"SOURCE {source}", fix=fix)
     found.sort(key=lambda s: s.name)

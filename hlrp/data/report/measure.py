@@ -55,7 +55,7 @@ class Camera:
         name: Feature.
         height: Of its frames.
         width: Of its frames.
-        codec: Of the first video file, or how pictures are kept.
+        codec: And the pixel format; of several in the files, each with how many have it; or how pictures are kept.
         fps: Of the first video file; None: it does not say.
         files: How many.
         megabytes: Of all files.
@@ -287,13 +287,22 @@ def _idle(
 def _camera(table: Episodes, camera: str, scores: NDArray[np.float32] | None) -> Camera:
     height, width = frame_size(table.info, camera)
     paths = sorted(set(table.video[camera][0])) if camera in table.video else []
-    codec, fps = _stream(paths[0]) if paths and paths[0].is_file() else ("in the tables" if not paths else "?", None)
+    streams = [_stream(path) for path in paths]
+    fps = streams[0][1] if streams else None
     motion: dict[str, float] = {}
     if scores is not None and np.isfinite(scores[0]).any():
         found = np.nanpercentile(scores[0], _PERCENTILES)
         motion = {f"p{p}": float(v) for p, v in zip(_PERCENTILES, found, strict=True)}
     size = sum(path.stat().st_size for path in paths if path.is_file()) / 1e6
-    return Camera(camera, height, width, codec, fps, len(paths), size, motion)
+    return Camera(camera, height, width, _codecs([codec for codec, _ in streams]), fps, len(paths), size, motion)
+
+
+def _codecs(of_files: Sequence[str]) -> str:
+    """The codec of all files; of several, the most frequent first, each with its number of files."""
+    counted = Counter(of_files).most_common()
+    if len(counted) > 1:
+        return ", ".join(f"{codec} {count}" for codec, count in counted)
+    return counted[0][0] if counted else "in the tables"
 
 
 def _stream(path: Path) -> tuple[str, float | None]:
