@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from hlrp.config import OtherRun, load_config
 from hlrp.errors import Interrupted, UserError
@@ -128,8 +129,11 @@ def test_auto_begins_goes_on_and_leaves_alone_what_is_done() -> None:
         _begin_or_go_on(_run("trainer.steps=3", "trainer.stop=1"), dry_run=False)
 
 
-def test_a_batch_job_of_it_is_checked_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_job_of_it_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    # Typer keeps a stream that outlives what pytest captures in a test.
+    monkeypatch.setattr(typer, "echo", said.append)
     submit_training(_run("trainer.steps=2"), ["train", "--trainer", "count"], None, dry_run=True, as_json=False)
-    assert "--resume auto" in capsys.readouterr().out
+    assert "--resume auto" in said[0]
     with pytest.raises(UserError, match=r"data\.episodes has no effect"):
         submit_training(_run("data.episodes=[0]"), ["train"], None, dry_run=True, as_json=False)
