@@ -83,9 +83,13 @@ class _Recomputed:
 
     def __init__(self, layer: nn.Module) -> None:
         self._forward = layer.forward
+        self._learns = any(weight.requires_grad for weight in layer.parameters())
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        if not torch.is_grad_enabled():
+        # A frozen layer keeps nothing for the backward pass anyway, unless gradients go through it.
+        given = (*inputs, *named.values())
+        asked = self._learns or any(isinstance(value, torch.Tensor) and value.requires_grad for value in given)
+        if not (asked and torch.is_grad_enabled()):
             return self._forward(*inputs, **named)
         # What is compiled is computed again by the kernels that it was compiled to.
         again: dict[str, Any] = {} if torch.compiler.is_compiling() else {"context_fn": _same_kernels}
