@@ -266,7 +266,7 @@ def _given(flags: dict[str, tuple[Any, str]], overrides: list[str]) -> dict[str,
 
 def _saved(path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], config: str | None) -> Any:
     """The configuration of a run that is continued, with its new length, and its data where they lie now."""
-    from hlrp.config import LeRobotRun, LightningRun, load_config
+    from hlrp.config import load_config
     from hlrp.runs.directory import CONFIG
     from trainers.base import from_weights
     from trainers.moved_data import at_given_places, movable
@@ -289,12 +289,8 @@ def _saved(path: Path, flags: dict[str, tuple[Any, str]], overrides: list[str], 
     directory = open_to_resume(path)
     own = movable(load_config(directory.path / CONFIG).config) if places else ()
     refuse([given[key] for key in given if key in places and key not in own])
-    run = load_config(directory.path / CONFIG, overrides, flags).config
-    if isinstance(run, LeRobotRun):  # noqa: SIM114 - one type at a time, for the type checker
-        run = at_given_places(directory, run, places)
-    elif isinstance(run, LightningRun):
-        run = at_given_places(directory, run, places)
-    return run
+    run: Any = load_config(directory.path / CONFIG, overrides, flags).config
+    return at_given_places(directory, run, places)
 
 
 def _resume(

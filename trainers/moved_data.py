@@ -16,7 +16,9 @@ def movable(run: LeRobotRun | LightningRun | OtherRun) -> Collection[str]:
     return places_of(run.data).keys() if isinstance(run, LeRobotRun | LightningRun) else ()
 
 
-def at_given_places[R: (LeRobotRun, LightningRun)](directory: RunDirectory, run: R, given: Collection[str]) -> R:
+def at_given_places[R: (LeRobotRun, LightningRun, OtherRun)](
+    directory: RunDirectory, run: R, given: Collection[str]
+) -> R:
     """The run with those of its folders whole, as seen from here, that the command gives.
 
     Args:

@@ -35,10 +35,10 @@ def grounded(run: LightningRun) -> bool:
             where="model.labelled_episodes",
             fix="give labelled_episodes to each source",
         )
-    named = (run.model.labelled_episodes, *(source.labelled_episodes for source in run.data.sources))
-    if not any(episodes not in (None, "none") for episodes in named):
+    named = [source.labelled_episodes for source in run.data.sources] or [run.model.labelled_episodes]
+    if all(episodes in (None, "none") for episodes in named):
         return False
-    if any(episodes != "all" for episodes in named[1:] or named):
+    if any(episodes != "all" for episodes in named):
         refuse_idle_of_unknown_actions(run.data.filter)
     return True
 

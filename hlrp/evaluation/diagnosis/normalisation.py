@@ -200,6 +200,6 @@ def with_dataset_statistics(loaded: LoadedPolicy, recorded: Recorded) -> LoadedP
     for pipeline in (loaded.preprocessor, loaded.postprocessor):
         steps = [s for s in pipeline.steps if isinstance(s, NormalizerProcessorStep | UnnormalizerProcessorStep)]
         stats = {key: value for step in steps for key, value in (step.stats or {}).items()}
-        wrong = {k: v for k, v in true.items() if k in {*stats, ACTION} and not _brought(loaded, k)}
-        pipelines.append(hotswap_stats(pipeline, {**stats, **wrong}))
+        changed = {k: v for k, v in true.items() if k in {*stats, ACTION} and not _brought(loaded, k)}
+        pipelines.append(hotswap_stats(pipeline, {**stats, **changed}))
     return LoadedPolicy(loaded.policy, loaded.config, *pipelines)
