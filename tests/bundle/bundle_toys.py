@@ -1,5 +1,6 @@
 """Policies on the tiny backbone and random batches that fit them."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,6 +59,45 @@ def make_batch(count: int = 4, *, cameras=CAMERAS[:1], seed: int = 1) -> dict[st
         "hlrp.codes": torch.randint(0, 8, (count, POSITIONS), generator=generator),
         "hlrp.code_mask": torch.ones(count, POSITIONS, dtype=torch.bool),
     }
+
+
+def save_foundation(
+    out: Path, spec: Any, camera: str, *, noise: float = 0.0, vectors: Any = None, **fields: Any
+) -> Any:
+    """Write a foundation model that has learned nothing.
+
+    Args:
+        out: Its folder.
+        spec: What its codes or continuous latents mean.
+        camera: What it sees.
+        noise: Spread of what is added to the tiny backbone's weights.
+        vectors: Mean and deviation of continuous latents, which the modes `vectors` and `flow` need.
+        **fields: Of its `BackendConfig`, such as `mode` and `state_dim`, and of its statistics, `state_mean` and
+            `state_std`.
+
+    Returns:
+        The backend that was saved, in evaluation mode.
+    """
+    from hlrp.foundation.backbones import resolve_backbone
+    from hlrp.foundation.backends.smol_latent_head_backend import SmolLatentHeadBackend
+    from hlrp.foundation.checkpoint import LabelStatistics, record_backbone, save
+    from hlrp.foundation.config import BackendConfig
+
+    torch.manual_seed(7)
+    known = {name: fields.pop(name) for name in ("state_mean", "state_std") if name in fields}
+    folder = resolve_backbone("tiny", "smol_latent_head", allow_download=False)
+    config = BackendConfig(backend="smol_latent_head", spec=spec, cameras=(camera,), **fields)
+    backend = SmolLatentHeadBackend.from_backbone(config, folder).eval()
+    if noise:
+        with torch.no_grad():
+            for parameter in backend.parameters():
+                parameter.add_(noise * torch.randn_like(parameter))
+    if vectors is not None:
+        backend.set_target_statistics(*vectors)
+    counts = [] if vectors is not None else [[1] * spec.codebook_size] * spec.positions
+    statistics = LabelStatistics(code_counts=counts, **known)
+    save(backend, out, backbone=record_backbone("tiny", folder), statistics=statistics)
+    return backend
 
 
 def gradients(policy: Any, batch: dict[str, Any]) -> dict[str, Tensor]:

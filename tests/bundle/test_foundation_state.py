@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bundle_toys import CONFIGS
+from bundle_toys import CONFIGS, save_foundation
 from lerobot.configs.types import NormalizationMode
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.policies.factory import make_pre_post_processors
@@ -14,11 +14,7 @@ from test_labels_step import CAMERA, INDEX, batch_of, build, config_of
 from hlrp.errors import UserError
 from hlrp.evaluation.diagnosis.normalisation import statistics_in
 from hlrp.evaluation.policy import LoadedPolicy
-from hlrp.foundation.backbones import resolve_backbone
 from hlrp.foundation.backends.interfaces import FoundationBatch
-from hlrp.foundation.backends.smol_latent_head_backend import SmolLatentHeadBackend
-from hlrp.foundation.checkpoint import LabelStatistics, record_backbone, save
-from hlrp.foundation.config import BackendConfig
 from hlrp.foundation.model import Foundation
 from hlrp.latents import LatentTable
 from lerobot_policy_felix_bundle.policies.common.observations import foundation_batch
@@ -29,19 +25,9 @@ MEAN, STD = [0.1, 0.9], [0.02, 0.6]
 
 
 def make_foundation(out: Path, table: Path, state_dim: int | None) -> Path:
-    """A model of random weights that differ from the tiny backbone's."""
-    torch.manual_seed(7)
     identity = LatentTable.open(table).identity
-    folder = resolve_backbone("tiny", "smol_latent_head", allow_download=False)
-    spec = identity.codes()
-    config = BackendConfig(backend="smol_latent_head", spec=spec, cameras=(identity.camera,), state_dim=state_dim)
-    backend = SmolLatentHeadBackend.from_backbone(config, folder).eval()
-    with torch.no_grad():
-        for parameter in backend.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
     known = {} if state_dim is None else {"state_mean": MEAN, "state_std": STD}
-    statistics = LabelStatistics(code_counts=[[1] * 8] * spec.positions, **known)
-    save(backend, out, backbone=record_backbone("tiny", folder), statistics=statistics)
+    save_foundation(out, identity.codes(), identity.camera, noise=0.05, state_dim=state_dim, **known)
     return out
 
 

@@ -7,7 +7,18 @@ import sys
 
 import pytest
 import torch
-from bundle_toys import ACTIONS, CAMERAS, CHUNK, CONFIGS, MEANING, gradients, make_batch, make_config, make_policy
+from bundle_toys import (
+    ACTIONS,
+    CAMERAS,
+    CHUNK,
+    CONFIGS,
+    MEANING,
+    gradients,
+    make_batch,
+    make_config,
+    make_policy,
+    save_foundation,
+)
 
 from hlrp.errors import UserError
 from lerobot_policy_felix_bundle.policies.common.expert import _masked
@@ -274,27 +285,11 @@ def test_real_time_chunking(name, fields):
 @pytest.fixture(scope="module")
 def foundation(tmp_path_factory):
     """A foundation model with random weights, and its codes for a batch."""
-    from hlrp.foundation.backbones import resolve_backbone
-    from hlrp.foundation.backends.smol_latent_head_backend import SmolLatentHeadBackend
-    from hlrp.foundation.checkpoint import LabelStatistics, record_backbone, save
-    from hlrp.foundation.config import BackendConfig
     from hlrp.latents import CodeSpec
     from lerobot_policy_felix_bundle.policies.common.observations import foundation_batch
 
-    torch.manual_seed(7)
-    folder = resolve_backbone("tiny", "smol_latent_head", allow_download=False)
-    config = BackendConfig(backend="smol_latent_head", spec=CodeSpec(**MEANING), cameras=CAMERAS[:1], state_dim=2)
-    backend = SmolLatentHeadBackend.from_backbone(config, folder).eval()
-    with torch.no_grad():
-        for parameter in backend.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
     out = tmp_path_factory.mktemp("foundation") / "model"
-    save(
-        backend,
-        out,
-        backbone=record_backbone("tiny", folder),
-        statistics=LabelStatistics(code_counts=[[1] * 8] * 4),
-    )
+    backend = save_foundation(out, CodeSpec(**MEANING), CAMERAS[0], noise=0.02, state_dim=2)
     observed = foundation_batch(make_config(LATENT), make_batch())
     with torch.no_grad():
         return out, backend.latent_from_batch(observed).logits

@@ -4,7 +4,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from bundle_toys import CAMERAS, CHUNK, MEANING, POSITIONS, gradients, make_batch, make_config, make_policy, same
+from bundle_toys import (
+    CAMERAS,
+    CHUNK,
+    MEANING,
+    POSITIONS,
+    gradients,
+    make_batch,
+    make_config,
+    make_policy,
+    same,
+    save_foundation,
+)
 from make_labels import make_table
 from test_labels_step import INDEX, batch_of, build, config_of
 
@@ -16,19 +27,8 @@ BLANK = dict.fromkeys(MEANING)
 
 
 def make_foundation(out, mode, spec, camera):
-    """Save a foundation model of continuous latents that has learned nothing."""
-    from hlrp.foundation.backbones import resolve_backbone
-    from hlrp.foundation.backends.smol_latent_head_backend import SmolLatentHeadBackend
-    from hlrp.foundation.checkpoint import LabelStatistics, record_backbone, save
-    from hlrp.foundation.config import BackendConfig
-
-    torch.manual_seed(7)
-    folder = resolve_backbone("tiny", "smol_latent_head", allow_download=False)
-    config = BackendConfig(backend="smol_latent_head", mode=mode, spec=spec, cameras=(camera,), state_dim=2)
-    backend = SmolLatentHeadBackend.from_backbone(config, folder).eval()
-    backend.set_target_statistics(torch.arange(WIDTH).float(), torch.full((WIDTH,), 3.0))
-    save(backend, out, backbone=record_backbone("tiny", folder), statistics=LabelStatistics(code_counts=[]))
-    return backend
+    vectors = (torch.arange(WIDTH).float(), torch.full((WIDTH,), 3.0))
+    return save_foundation(out, spec, camera, mode=mode, state_dim=2, vectors=vectors)
 
 
 @pytest.fixture(scope="module", params=["vectors", "flow"])
