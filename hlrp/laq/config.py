@@ -94,12 +94,15 @@ class LAQConfig(BaseModel):
             return cls(**values)
         except ValidationError as error:
             problems = "; ".join(
-                f"{'.'.join(map(str, e['loc']))}: {e['msg']}" if e["loc"] else e["msg"] for e in error.errors()
+                ": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, "))))
+                for e in error.errors()
             )
+            preset = cls(**PRESETS[name])
+            sizes = f"image_size {list(preset.image_size)}, patch_size {preset.patch_size}, dim {preset.dim}"
             raise UserError(
                 f"the latent action quantizer cannot be built: {problems}",
                 where="model, data.num_frames, data.offset_seconds",
-                fix=f"preset {name!r} has {dict(PRESETS[name])}",
+                fix=f"give values that go together; preset {name!r} has {sizes}, heads {preset.heads}",
             ) from error
 
     @classmethod

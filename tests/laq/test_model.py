@@ -197,8 +197,10 @@ def test_configuration_comes_from_the_run_and_names_what_does_not_fit() -> None:
     assert config.quantizer == "fsq"
     assert (config.codebook_size, config.code_seq_len, config.grid) == (64, 4, (6, 6))
     assert (config.num_frames, config.offset_seconds) == (3, 0.4)
-    with pytest.raises(UserError, match="patch_size 12 does not divide image_size 100x96"):
+    with pytest.raises(UserError, match="be built: patch_size 12 does not divide image_size 100x96") as refusal:
         LAQConfig.preset("tiny", image_size=(100, 96))
+    assert refusal.value.fix is not None
+    assert refusal.value.fix.endswith("'tiny' has image_size [96, 96], patch_size 12, dim 128, heads 4")
     with pytest.raises(UserError, match="tiny"):
         LAQConfig.preset("tinny")
 
