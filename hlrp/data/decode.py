@@ -10,7 +10,7 @@ from hlrp.data.episodes import Episodes, check_camera, read_episodes
 from hlrp.data.images import BadVideoError, EmbeddedImages, declared_size
 from hlrp.data.open_video import OpenVideo, open_video, pixel_source
 from hlrp.data.streamed_stamps import StreamedStamps
-from hlrp.data.video_times import keyframe_interval
+from hlrp.data.video_times import keyframe_interval, without_rounding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,7 +110,7 @@ def resized_in_floats(frames: "Tensor", size: tuple[int, int]) -> "Tensor":
 
 
 class FrameTimes:
-    """Where the frames of an episode lie in its video file, as LeRobot computes it.
+    """Where the frames of an episode lie in its video file, as LeRobot computes it but for the rounding of float32.
 
     Args:
         table: Episode table of the dataset.
@@ -129,14 +129,12 @@ class FrameTimes:
         Raises:
             UserError: The table of a streamed dataset cannot be fetched, or lacks rows.
         """
-        import numpy as np
-
         if self._files is not None:
             stamps = self._files.of(episode)
         else:
             assert self._stamps is not None
             stamps = self._stamps[int(self._table.start[episode]) : int(self._table.end[episode])]
-        return stamps.astype(np.float64) + self._begins[episode]
+        return without_rounding(stamps, self._table.info.fps) + self._begins[episode]
 
 
 def sequential_frames(

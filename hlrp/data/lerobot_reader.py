@@ -11,6 +11,7 @@ from hlrp.data.images import declared_size
 from hlrp.data.lerobot_tables import make_large_pieces
 from hlrp.data.open_video import OpenVideos
 from hlrp.data.video_backends import VideoBackend
+from hlrp.data.video_times import without_rounding
 
 
 class RowsOfFrames(Mapping[int, int]):
@@ -94,7 +95,8 @@ class OnePictureReader(DatasetReader):
         import torch
 
         begin = self._meta.episodes[ep_idx][f"videos/{key}/from_timestamp"]
-        seconds, back = np.unique(np.asarray(stamps, np.float64) + begin, return_inverse=True)
+        inside = without_rounding(np.asarray(stamps, np.float64), self._meta.fps)
+        seconds, back = np.unique(inside + begin, return_inverse=True)
         path = self.root / self._meta.get_video_file_path(ep_idx, key)
         frames = self._videos[key].read(path, seconds, ep_idx)[back].transpose(0, 3, 1, 2)
         tensor = torch.from_numpy(np.ascontiguousarray(frames)).squeeze(0)

@@ -66,6 +66,21 @@ def stream_times(path: Path, first: float, last: float) -> StreamTimes:
     return StreamTimes(np.sort(np.asarray(shown, np.float64)), np.inf if begin is None else begin, end)
 
 
+def without_rounding(stamps: "NDArray[np.floating[Any]]", fps: float) -> "NDArray[np.float64]":
+    """Times of a table `[n]`, which are float32, as they were before they were rounded: multiples of 1/fps, float64.
+
+    From 2,048 s on float32 has steps of 0.24 ms, and its rounding is more than the tolerance. Times that lie
+    farther from a multiple than it has digits are left as they are.
+    """
+    import numpy as np
+
+    seconds = stamps.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of what is not finite nothing comes near
+        even = np.rint(seconds * fps) / fps
+        near = np.abs(even - seconds) <= np.spacing(np.abs(seconds).astype(np.float32))
+    return np.where(near, even, seconds)
+
+
 def keyframe_interval(path: Path) -> int:
     """Most frames from one at which decoding can begin to the next, among the first thousand; without decoding.
 

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from index_videos import KINDS, Kind, number_of, write_video
+from index_videos import KINDS, Kind, number_of, picture, write_video
 from video_clips import (
     CLOSED,
     FRAMES,
@@ -32,11 +32,14 @@ from video_clips import (
 
 from hlrp.data.checks import dataset_problems
 from hlrp.data.dataset_info import read_dataset
+from hlrp.data.episodes import read_episodes
 from hlrp.data.importing import ImportProgress, ImportRequest, frames, import_video
 from hlrp.data.importing.clip import read_table
 from hlrp.data.importing.image_stats import image_stats
 from hlrp.data.importing.sources import Source
 from hlrp.data.importing.timeline import read_timeline
+from hlrp.data.lerobot_reader import show_one_picture
+from hlrp.data.readers import DirectReader
 from hlrp.data.video import VideoReader
 
 COPIED = ("av1", "b-frames", "bt709", "closed", "h264", "hevc", "late", "matroska", "open", "sound", "vp9", "webm")
@@ -304,3 +307,31 @@ def test_statistics_of_features_are_in_the_same_order_in_every_process(imported:
     numbers = ["timestamp", "frame_index", "episode_index", "index", "task_index"]
     found = json.loads((imported[1] / "meta/stats.json").read_text())
     assert [*found] == [*numbers, "observation.images.video"]
+
+
+def test_an_episode_is_read_beyond_where_its_float32_times_are_rounded_by_the_tolerance(tmp_path: Path) -> None:
+    """From 2,048 s on; LeRobot's own reader rounds the times of the file alike."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    numbers = range(1460)
+    with av.open(str(tmp_path / "long.mp4"), "w") as container:
+        stream = container.add_stream("libx264", Fraction(7, 10), options={"crf": "8", "g": "30", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = SIZE[1], SIZE[0], "yuv420p"
+        for number in numbers:
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24").reformat(64, 48, "yuv420p")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    root = tmp_path / "dataset"
+    run(tmp_path / "long.mp4", root)
+    info = read_dataset(None, root)
+    assert [p.message for p in dataset_problems(info)] == []
+    assert numbers_of(root) == [[*numbers]]
+    late = np.asarray(numbers[1434:])
+    assert late[0] / 0.7 > 2048
+    by_index = DirectReader(read_episodes(info), info.cameras[0]).read(late).transpose(0, 2, 3, 1)
+    assert [number_of(image) for image in by_index] == late.tolist()
+    dataset = LeRobotDataset("local/dataset", root=root, video_backend="pyav", return_uint8=True)
+    for reader in (dataset, show_one_picture(dataset)):
+        shown = (reader[int(i)][info.cameras[0]].permute(1, 2, 0).numpy() for i in late)
+        assert [number_of(image) for image in shown] == late.tolist()
