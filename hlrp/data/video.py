@@ -270,8 +270,10 @@ class VideoReader:
 
     def _missed(self, seconds: "NDArray[np.float64]", second: float, episode: int) -> BadVideoError:
         self._frames = self._before = self._after = None
-        found = stream_times(self.path, float(seconds[0]), float(seconds[-1])).seconds
-        mismatch = find_mismatch(seconds, found, self._tolerance) if len(found) else None
+        # All before it were there. From the first one on, not all packets up to this one may be looked at.
+        rest = seconds[seconds >= second]
+        found = stream_times(self.path, second, float(rest[-1]))
+        mismatch = find_mismatch(rest, found, self._tolerance) if len(found.seconds) else None
         if mismatch is None:
             return BadVideoError.of(self.path, episode, f"no frame at {second:.4f} s can be decoded")
         return BadVideoError.of(self.path, episode, str(mismatch), mismatch.fix)

@@ -52,12 +52,13 @@ def stream_times(path: Path, first: float, last: float) -> StreamTimes:
         else:
             begin = -np.inf
         shown: list[float] = []
-        end = np.inf
-        for count, packet in enumerate(container.demux(stream)):
+        end, count = np.inf, 0
+        for packet in container.demux(stream):
             if packet.pts is None or packet.is_discard:
                 continue
             begin = packet.pts * tick if begin is None else begin
             shown.append(packet.pts * tick)
+            count += packet.pts * tick >= start  # groups of pictures may be longer than that
             # Packets come in the order of decoding: no frame that is shown before this moment is still to come.
             decoded = (packet.dts if packet.dts is not None else packet.pts) * tick
             if decoded > last or count >= _MOST_PACKETS:
@@ -108,7 +109,8 @@ class Mismatch(NamedTuple):
         worst: That of them which is farthest from any frame.
         expected: The expected times, float64 `[n]`.
         nearest: For each the nearest frame's time, float64 `[n]`.
-        begins: Time of the first frame that was found.
+        compared: How many of the expected times lie where all frames were found.
+        begins: Time of the video's first frame; none: it was not looked at.
         apart: Seconds between neighbouring frames of the video, as a rule.
     """
 
@@ -116,7 +118,8 @@ class Mismatch(NamedTuple):
     worst: int
     expected: "NDArray[np.float64]"
     nearest: "NDArray[np.float64]"
-    begins: float
+    compared: int
+    begins: float | None
     apart: float
 
     @property
@@ -134,10 +137,10 @@ class Mismatch(NamedTuple):
         text += f"{self.nearest[first]:.4f} s"
         if len(self.frames) > 1:
             text += (
-                f"; so for {len(self.frames)} of {len(self.expected)} frames, the worst expected at "
+                f"; so for {len(self.frames)} of {self.compared} frames, the worst expected at "
                 f"{self.expected[self.worst]:.4f} s and found at {self.nearest[self.worst]:.4f} s"
             )
-        return text + (f"; the video begins at {self.begins:.4f} s" if self.begins > 0 else "")
+        return text + (f"; the video begins at {self.begins:.4f} s" if self.begins else "")
 
 
 def nearest_index(values: "NDArray[Any]", wanted: "NDArray[Any]", slack: float = 0.0) -> "NDArray[np.int64]":
@@ -153,14 +156,20 @@ def nearest_index(values: "NDArray[Any]", wanted: "NDArray[Any]", slack: float =
     return np.where(earlier, before, after).astype(np.int64)
 
 
-def find_mismatch(expected: "NDArray[np.float64]", found: "NDArray[np.float64]", tolerance_s: float) -> Mismatch | None:
-    """Compare expected times, `[n]`, with those of a video, `[m]` ascending, m >= 1; None if they agree."""
+def find_mismatch(expected: "NDArray[np.float64]", found: StreamTimes, tolerance_s: float) -> Mismatch | None:
+    """Compare expected times, `[n]`, with those of a part of a video that has frames, where none of it is left out.
+
+    Returns:
+        How they differ; none: they do not.
+    """
     import numpy as np
 
-    nearest = found[nearest_index(found, expected)]
-    distance = np.abs(nearest - expected)
+    nearest = found.seconds[nearest_index(found.seconds, expected)]
+    known = (expected >= found.begin) & (expected <= found.end)
+    distance = np.where(known, np.abs(nearest - expected), 0.0)
     frames = np.flatnonzero(distance >= tolerance_s)
     if not len(frames):
         return None
-    apart = float(np.median(np.diff(found))) if len(found) > 1 else 0.0
-    return Mismatch(frames, int(distance.argmax()), expected, nearest, float(found[0]), apart)
+    apart = float(np.median(np.diff(found.seconds))) if len(found.seconds) > 1 else 0.0
+    begins = max(0.0, float(found.seconds[0])) if found.begin == -np.inf else None
+    return Mismatch(frames, int(distance.argmax()), expected, nearest, int(known.sum()), begins, apart)

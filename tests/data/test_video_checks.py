@@ -27,12 +27,21 @@ from index_videos import (
 )
 from PIL import Image
 
-from hlrp.data import FrameStore, FrameWindows, WindowSource, read_dataset, read_episodes, sequential_frames
+from hlrp.data import (
+    FrameStore,
+    FrameWindows,
+    WindowSource,
+    read_dataset,
+    read_episodes,
+    sequential_frames,
+    video_times,
+)
 from hlrp.data.dataset_info import INFO
 from hlrp.data.images import BadVideoError
 from hlrp.data.lerobot_reader import show_one_picture
 from hlrp.data.problems import Problem
 from hlrp.data.readers import DirectReader
+from hlrp.data.video import VideoReader
 from hlrp.data.video_checks import video_problems
 from hlrp.errors import HlrpError, UserError
 
@@ -173,6 +182,19 @@ def test_a_variable_rate_is_told_with_the_first_and_the_worst_frame(root: Path) 
     with pytest.raises(BadVideoError, match=r"expected at 0\.9000 s and found at 0\.9300 s") as caught:
         READERS["in order"](root, 1e-4)
     assert caught.value.episode == 2 and "data.tolerance_s=0.0302" in str(caught.value)
+
+
+def test_what_is_said_of_one_frame_is_true_however_far_behind_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only so many packets are looked at, those behind are unknown; and a video does not begin where a look does."""
+    monkeypatch.setattr(video_times, "_MOST_PACKETS", 60)
+    late = Kind(options={"crf": "8", "g": "90", "bf": "0"}, times=lambda i: i / FPS + 0.02 * (i == 170))
+    write_video(tmp_path / "a.mp4", [*range(200)], late, size=(48, 64))
+    for first in (0, 165):
+        with pytest.raises(BadVideoError) as caught:
+            VideoReader(tmp_path / "a.mp4", 0).read(np.arange(first, 200) / FPS, 0)
+        assert caught.value.reason == "the tables put a frame at 17.0000 s, the nearest in the video is at 17.0200 s"
 
 
 @pytest.mark.parametrize("reader", READERS)
