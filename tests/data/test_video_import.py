@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from index_videos import KINDS, Kind, number_of, picture, write_video
+from PIL import Image
 from video_clips import (
     CLOSED,
     FRAMES,
@@ -233,6 +235,25 @@ def test_scenes_and_seconds_split(tmp_path: Path) -> None:
     result = run(source, tmp_path / "new" / "parts", max_seconds=0.5)
     assert [len(e) for e in numbers_of(tmp_path / "new" / "parts")] == [4] * 5 + [4]
     assert result.copied == 6
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_no_scene_holds_a_frame_of_another_at_whatever_rate(ending: str, tmp_path: Path) -> None:
+    """A third of the frames of an even video, and of an uneven one; the cuts lie between two that are taken."""
+    kind = Kind(times=lambda i: i / 30 + (0.012 * (i % 4 == 2) if ending == "mkv" else 0.0))
+    write_video(tmp_path / f"a.{ending}", [0] * 31 + [0xFFFF] * 36 + [0] * 42, kind, size=SIZE)
+    run(tmp_path / f"a.{ending}", tmp_path / "scenes", scene_cuts=True, fps=10)
+    assert numbers_of(tmp_path / "scenes") == [[0] * 11, [0xFFFF] * 12, [0] * 13]
+
+
+def test_scenes_of_pictures_split(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "shots", range(1))
+    for number in range(1, 24):
+        shutil.copy(folder / "frame-0.png", folder / f"frame-{number}.png")
+    for number in range(8, 16):
+        Image.fromarray(picture(0xFFFF)).resize((64, 48)).save(folder / f"frame-{number}.png")
+    run(folder, tmp_path / "scenes", scene_cuts=True, fps=12)
+    assert numbers_of(tmp_path / "scenes") == [[0] * 8, [0xFFFF] * 8, [0] * 8]
 
 
 def _long(folder: Path, kind: str = "mp4") -> Path:

@@ -33,7 +33,7 @@ class Clip:
         size: Height and width as shown.
         ends: Checksums of the first and the last frame as RGB.
         columns: Columns of the table beside it.
-        scenes: Seconds at which a new scene begins.
+        cuts: Moments between two frames of which the second begins a new scene: in seconds, without a rate in frames.
         keyframes: Seconds at which a copied part can begin.
     """
 
@@ -45,7 +45,7 @@ class Clip:
     size: tuple[int, int]
     ends: tuple[int, int]
     columns: tuple[str, ...]
-    scenes: tuple[float, ...] = ()
+    cuts: tuple[float, ...] = ()
     keyframes: tuple[float, ...] = ()
 
 
@@ -88,7 +88,7 @@ def look_at(wish: Look) -> tuple[str, Clip | Fault]:
     try:
         key = wish.key
         columns = table_columns(source.table)
-        clip = _look_at_pictures(source, columns) if source.is_pictures else _look_at_video(wish, columns)
+        clip = _look_at_pictures(wish, columns) if source.is_pictures else _look_at_video(wish, columns)
         if source.table is not None and (rows := len(read_table(source.table))) != clip.frames:
             raise BadClipError(f"{source.table.name} has {rows} rows for {clip.frames} frames", "write a row a frame")
         return key, clip
@@ -133,9 +133,9 @@ def _look_at_video(wish: Look, columns: tuple[str, ...]) -> Clip:
         ends = (0, 0) if timeline.by_order else tuple(zlib.crc32(f.tobytes()) for f in read_ends(path, timeline))
         scenes: tuple[int, ...] = ()
         if wish.scenes:
-            from hlrp.data.importing.scenes import scene_starts
+            from hlrp.data.importing.scenes import scene_starts, video_frames
 
-            scenes = scene_starts(path)
+            scenes = scene_starts(video_frames(path))
     except (*DECODING_FAULTS, av.FFmpegError) as error:
         raise BadClipError(_opening_fault(path, error)) from error
     rate, constant = timeline.rate()
@@ -153,7 +153,7 @@ def _look_at_video(wish: Look, columns: tuple[str, ...]) -> Clip:
         timeline.size,
         (ends[0], ends[1]),
         columns,
-        tuple(float(seconds[frame]) for frame in scenes if frame < len(seconds)),
+        tuple(float(seconds[frame - 1] + seconds[frame]) / 2 for frame in scenes if frame < len(seconds)),
         tuple(keys),
     )
 
@@ -181,9 +181,12 @@ def _opening_fault(path: Path, error: Exception) -> str:
     return f"it cannot be read as video: {said}{cut}"
 
 
-def _look_at_pictures(source: Source, columns: tuple[str, ...]) -> Clip:
+def _look_at_pictures(wish: Look, columns: tuple[str, ...]) -> Clip:
+    import av
+    import numpy as np
     from PIL import Image
 
+    source = wish.source
     try:
         files = numbered(picture_files(source.path))
     except ValueError as error:
@@ -202,7 +205,14 @@ def _look_at_pictures(source: Source, columns: tuple[str, ...]) -> Clip:
         what = f"{first.name} is {one[0]}x{one[1]}, {second.name} is {other[0]}x{other[1]} (height x width)"
         raise BadClipError(f"its pictures have different sizes: {what}", "make them alike")
     ends = [zlib.crc32(read_picture(path).tobytes()) for path in (files[0][1], files[-1][1])]
-    return Clip(source.name, len(files), "", True, 0.0, next(iter(sizes)), (ends[0], ends[1]), columns)
+    cuts: tuple[float, ...] = ()
+    if wish.scenes:
+        from hlrp.data.importing.scenes import scene_starts
+
+        shown = (np.ascontiguousarray(read_picture(path)) for _, path in files)
+        starts = scene_starts(av.VideoFrame.from_ndarray(image, format="rgb24") for image in shown)
+        cuts = tuple(start - 0.5 for start in starts)
+    return Clip(source.name, len(files), "", True, 0.0, next(iter(sizes)), (ends[0], ends[1]), columns, cuts)
 
 
 def _shown_size(image: Any) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from hlrp.data.importing.clip import Fault, read_ends, read_table
 from hlrp.data.importing.frames import fit, last_kept, source_frames
 from hlrp.data.importing.image_stats import image_stats
 from hlrp.data.importing.sources import Source
-from hlrp.data.importing.timeline import BadClipError, Timeline, read_timeline, video_stream
+from hlrp.data.importing.timeline import TICK_S, BadClipError, Timeline, read_timeline, video_stream
 from hlrp.data.video import DECODING_FAULTS
 from hlrp.data.video_times import nearest_index
 from hlrp.files import new_file, write_json
@@ -22,9 +22,6 @@ from hlrp.outputs import FULL_DISK
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-
-_TICK_S = 1e-6  # times are rounded to ticks: of two frames that are as near as that the earlier one is meant
 
 
 _timeline_of, _table_of = last_kept(read_timeline), last_kept(read_table)
@@ -134,7 +131,7 @@ def _pick(job: Job) -> "tuple[NDArray[np.int64], Timeline | None]":
     if job.source.is_pictures:
         return grid, None
     timeline = _timeline_of(job.source.path)
-    return nearest_index(timeline.seconds, grid / float(job.fps), _TICK_S), timeline
+    return nearest_index(timeline.seconds, grid / float(job.fps), TICK_S), timeline
 
 
 def _write_video(job: Job, timeline: Timeline | None, picks: "NDArray[np.int64]") -> str:

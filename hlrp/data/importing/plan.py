@@ -1,5 +1,6 @@
 """The episodes that clips become: at which rate and size, and which part of which clip each of them is."""
 
+import math
 import zlib
 from bisect import bisect_right
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from hlrp.data.importing.captions import Caption
 from hlrp.data.importing.clip import Clip, clip_rate
 from hlrp.data.importing.request import MIN_SIDE, ImportRequest
-from hlrp.data.importing.timeline import snap
+from hlrp.data.importing.timeline import TICK_S, snap
 from hlrp.errors import UserError
 
 _SHORTEST_SCENE_S = 0.5
@@ -143,7 +144,9 @@ def _split(request: ImportRequest, clip: Clip, fps: Fraction, begin: int, end: i
     """Parts of one caption: at scenes, then those that are too long."""
     shortest = _SHORTEST_SCENE_S * float(fps)
     cuts = [begin]
-    for scene in (round(second * float(fps)) for second in clip.scenes):
+    rate = float(fps) if clip.rate else 1.0
+    # The first time to which a frame of the new scene is nearest; where both are as near, the earlier one is taken.
+    for scene in (math.floor((cut + TICK_S / 2) * rate) + 1 for cut in clip.cuts):
         if scene - cuts[-1] >= shortest and end - scene >= shortest:
             cuts.append(scene)
     keys = [round(second * float(fps)) for second in clip.keyframes]

@@ -1,11 +1,11 @@
-"""Where a video changes from one scene to another at once, from thumbnails of all its frames."""
+"""Where a video changes from one scene to another at once, from thumbnails of all frames."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hlrp.data.importing.timeline import BadClipError, video_stream
+from hlrp.data.importing.timeline import video_stream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,11 +19,11 @@ _AROUND = 8
 _SIDE = 32
 
 
-def scene_starts(path: Path) -> tuple[int, ...]:
-    """Frames that begin a new scene, ascending, without the first of the file."""
+def scene_starts(frames: Iterable[Any]) -> tuple[int, ...]:
+    """Which of ``frames``, as PyAV has them, begin a new scene: ascending, without the first one."""
     import numpy as np
 
-    changes = np.fromiter(_changes(path), np.float64)
+    changes = np.fromiter(_changes(frames), np.float64)
     found = []
     for i in np.flatnonzero(changes >= THRESHOLD).tolist():
         around = np.concatenate([changes[max(0, i - _AROUND) : i], changes[i + 1 : i + 1 + _AROUND]])
@@ -32,20 +32,21 @@ def scene_starts(path: Path) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _changes(path: Path) -> Iterator[float]:
-    """How much each frame differs from the one before it; one fewer than there are frames."""
+def video_frames(path: Path) -> Iterator[Any]:
+    """All frames of a video that can be decoded."""
     import av
 
-    before: deque[NDArray[np.float32]] = deque(maxlen=1)
     with av.open(str(path.absolute())) as container:
-        for frame in container.decode(video_stream(container)):
-            if frame.is_corrupt:
-                continue
-            # Averaged over areas, so that noise and small things that move do not count.
-            small = frame.reformat(width=_SIDE, height=_SIDE, format="rgb24", interpolation="AREA").to_ndarray()
-            thumbnail = small.astype("float32") / 255
-            if before:
-                yield float(abs(thumbnail - before[0]).mean())
-            before.append(thumbnail)
-    if not before:
-        raise BadClipError("it holds no frame that can be decoded")
+        yield from (frame for frame in container.decode(video_stream(container)) if not frame.is_corrupt)
+
+
+def _changes(frames: Iterable[Any]) -> Iterator[float]:
+    """How much each frame differs from the one before it; one fewer than there are frames."""
+    before: deque[NDArray[np.float32]] = deque(maxlen=1)
+    for frame in frames:
+        # Averaged over areas, so that noise and small things that move do not count.
+        small = frame.reformat(width=_SIDE, height=_SIDE, format="rgb24", interpolation="AREA").to_ndarray()
+        thumbnail = small.astype("float32") / 255
+        if before:
+            yield float(abs(thumbnail - before[0]).mean())
+        before.append(thumbnail)

@@ -20,6 +20,8 @@ _RATES = [*map(Fraction, (5, 6, 8, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 80, 9
 _CONSTANT = 0.25
 """Frames that lie at most this part of a frame beside an even rhythm have a constant rate."""
 _SNAP = 0.01
+TICK_S = 1e-6
+"""Times are rounded to ticks: of two frames that are as near as that the earlier one is meant."""
 
 
 class BadClipError(Exception):
