@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import shutil
+import struct
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -43,6 +44,7 @@ from hlrp.data.importing.timeline import read_timeline
 from hlrp.data.lerobot_reader import show_one_picture
 from hlrp.data.readers import DirectReader
 from hlrp.data.video import VideoReader
+from hlrp.errors import UserError
 
 COPIED = ("av1", "b-frames", "bt709", "closed", "h264", "hevc", "late", "matroska", "open", "sound", "vp9", "webm")
 ENCODED = {
@@ -254,6 +256,29 @@ def test_scenes_of_pictures_split(tmp_path: Path) -> None:
         Image.fromarray(picture(0xFFFF)).resize((64, 48)).save(folder / f"frame-{number}.png")
     run(folder, tmp_path / "scenes", scene_cuts=True, fps=12)
     assert numbers_of(tmp_path / "scenes") == [[0] * 8, [0xFFFF] * 8, [0] * 8]
+
+
+def test_a_file_that_is_trimmed_at_a_key_frame_is_whole_and_one_that_is_cut_off_is_not(tmp_path: Path) -> None:
+    every_12 = Kind(options={"crf": "8", "g": "12", "bf": "0", "sc_threshold": "0"})
+    with (
+        av.open(str(clip(tmp_path / "plain.mp4", every_12, range(60)))) as plain,
+        av.open(str(tmp_path / "a.mp4"), "w", options={"movflags": "faststart"}) as output,
+    ):
+        stream = output.add_stream_from_template(plain.streams.video[0])
+        for packet in plain.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+        from_frame_12 = 12 * packet.time_base.denominator // 10
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    place = data.index(b"elst") + 12  # its one edit: how long it is in milliseconds, and where in the track it begins
+    data[place : place + 8] = struct.pack(">2i", 4800, from_frame_12)
+    (tmp_path / "a.mp4").write_bytes(data)
+    assert run(tmp_path / "a.mp4", tmp_path / "dataset").encoded == {"trimmed by its edit list": 1}
+    assert numbers_of(tmp_path / "dataset") == [[*range(12, 60)]]
+    (tmp_path / "a.mp4").write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(UserError, match="it is cut off"):
+        run(tmp_path / "a.mp4", tmp_path / "cut")
 
 
 def _long(folder: Path, kind: str = "mp4") -> Path:

@@ -172,6 +172,9 @@ def _read_packets(container: Any, begins: int | None, size: tuple[int, int], enc
             continue
         pts.append(packet.pts)
         key.append(packet.is_keyframe)
+    if not trimmed and stream.frames > len(pts):
+        # Of a file that is trimmed at a key frame FFmpeg leaves out what lies before it without a word.
+        trimmed = _packets_without_edits(container.name) >= stream.frames
     _refuse_short(container, stream, pts, trimmed=trimmed)
     # AVI keeps no times of showing: FFmpeg makes them up, in the order of decoding.
     by_order = begins is None or "avi" in container.format.name or None in pts or len({*pts}) < len(pts)
@@ -195,6 +198,13 @@ def _read_packets(container: Any, begins: int | None, size: tuple[int, int], enc
         size,
         encode or ("trimmed by its edit list" if trimmed else ""),
     )
+
+
+def _packets_without_edits(path: str) -> int:
+    import av
+
+    with av.open(path, options={"ignore_editlist": "1"}) as container:
+        return sum(bool(packet.size) for packet in container.demux(video_stream(container)))
 
 
 def _refuse_short(container: Any, stream: Any, pts: list[int | None], *, trimmed: bool) -> None:
