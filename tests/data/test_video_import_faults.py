@@ -189,7 +189,7 @@ def test_sources_are_called_by_where_they_lie(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
 
     def names(source: Path | str) -> list[str]:
-        return [found.name for found in find_sources(str(source))]
+        return [found.name for found in find_sources(str(source)).sources]
 
     assert names("source") == names(tmp_path / "source") == ["a", "b/one", "b/shots", "b/two"]
     assert names("source/*/*") == names(tmp_path / "source/*/*") == ["b/one", "b/shots", "b/two"]
@@ -197,6 +197,24 @@ def test_sources_are_called_by_where_they_lie(tmp_path: Path, monkeypatch: pytes
     assert names("files.txt") == ["source/b/shots", "source/b/two"]
     assert names("source/b/shots") == ["shots"]
     assert names("source/b/two.MKV") == ["two"]
+
+
+def test_linked_folders_are_looked_through_but_not_in_a_circle(tmp_path: Path) -> None:
+    clip(tmp_path / "disk/more/b.mp4")
+    clip(tmp_path / "source/a.mp4")
+    (tmp_path / "source/linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/more/up").symlink_to(tmp_path / "disk")
+    assert [s.name for s in find_sources(str(tmp_path / "source")).sources] == ["a", "linked/more/b"]
+
+
+def test_pictures_that_are_called_as_the_videos_beside_them_are_no_episode(tmp_path: Path) -> None:
+    source = pictures(tmp_path / "source", range(3))
+    for number in range(2):
+        clip(source / f"frame-{number}.mp4")
+    (source / "frame-2.png").rename(source / "other.png")
+    result = run(source, tmp_path / "dataset")
+    assert result.episodes == 2
+    assert result.left_out == [("source", "2 pictures, called as the videos beside them")]
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -133,7 +133,8 @@ class ImportResult:
         size: Height and width.
         copied: Episodes whose stream is that of the file.
         encoded: Episodes that were encoded again, by the reason.
-        left_out: Name and reason of every file, or part of one, that no episode could be made of.
+        left_out: Name and reason of every file, or part of one, that no episode could be made of, and of what was taken
+            for none.
         seconds: Duration of the import.
         named_by_file: Episodes whose sentence is their file's name, for want of another.
     """

@@ -45,7 +45,7 @@ def import_video(request: ImportRequest, report: Report = lambda _: None) -> Imp
     """
     began = time.monotonic()
     request.check()
-    sources = find_sources(request.source)
+    sources, left_out = find_sources(request.source)
     captions = read_captions(request.captions, sources) if request.captions is not None else {}
     try:
         with FolderLock(request.work) as lock:
@@ -60,7 +60,7 @@ def import_video(request: ImportRequest, report: Report = lambda _: None) -> Imp
                 run.forget_looks()
                 raise
             result = run.finish(plan, clips, faults)
-            return replace(result, seconds=time.monotonic() - began)
+            return replace(result, left_out=left_out + result.left_out, seconds=time.monotonic() - began)
     except (KeyboardInterrupt, SignalError) as stop:
         number = stop.number if isinstance(stop, SignalError) else signal.SIGINT
         what = f"stopped; what is finished is kept in {request.work}\n  fix:   the same command continues"

@@ -42,20 +42,34 @@ class Source(NamedTuple):
         )
 
 
-def find_sources(source: str) -> list[Source]:
-    """The videos that ``source`` names, in the order of their names.
+class Found(NamedTuple):
+    """What a source names.
+
+    Args:
+        sources: In the order of their names.
+        left_out: Name and reason of what is none.
+    """
+
+    sources: list[Source]
+    left_out: list[tuple[str, str]]
+
+
+def find_sources(source: str) -> Found:
+    """The videos that ``source`` names.
 
     Args:
         source: A folder, looked through with all below it; a video file; a pattern such as `videos/*.mp4`; or a list,
-            `files.txt`, with a path on each line, as seen from the list. Hidden files and folders are left out.
+            `files.txt`, with a path on each line, as seen from the list. Hidden files and folders are left out, and
+            pictures that are called as a video beside them: they show what is in it.
 
     Raises:
         UserError: There is nothing of that kind; a LeRobotDataset; two of the same name.
     """
     path = Path(source)
+    left_out: list[tuple[str, str]] = []
     if path.is_dir():
         _refuse_dataset(path)
-        found = [*_below(path)]
+        found = [*_below(path, left_out)]
         kinds = ", ".join(VIDEOS)
         nothing, fix = "no video and no folder of numbered pictures lies there", f"give a folder that holds {kinds}"
     elif path.is_file():
@@ -79,7 +93,7 @@ def find_sources(source: str) -> list[Source]:
                 where=f"SOURCE {source}",
                 fix="rename one of them, or give a list of the files to take",
             )
-    return found
+    return Found(found, left_out)
 
 
 def _refuse_dataset(folder: Path) -> None:
@@ -96,17 +110,24 @@ def _refuse_dataset(folder: Path) -> None:
     raise UserError(f"this is a LeRobotDataset already, of format {version}", where=f"SOURCE {folder}", fix=fix)
 
 
-def _below(root: Path) -> Iterator[Source]:
-    pending = [root]
+def _below(root: Path, left_out: list[tuple[str, str]]) -> Iterator[Source]:
+    """Sources in a folder and all below it; links are followed, but not back into a folder that they lie in."""
+    pending: list[tuple[Path, frozenset[tuple[int, int]]]] = [(root, frozenset())]
     while pending:
-        folder = pending.pop()
+        folder, above = pending.pop()
+        stat = folder.stat()
+        if (stat.st_dev, stat.st_ino) in above:
+            continue
+        name = folder.relative_to(root).as_posix() if folder != root else folder.resolve().name
         if _pictures(folder):
-            yield Source(folder, folder.relative_to(root).as_posix() if folder != root else folder.resolve().name)
+            yield Source(folder, name)
+        if shown := len(_split_pictures(folder)[1]):
+            left_out.append((name, f"{shown} picture{'s' * (shown != 1)}, called as the videos beside them"))
         for path in folder.iterdir():
             if path.name.startswith("."):
                 continue
-            if path.is_dir() and not path.is_symlink():
-                pending.append(path)
+            if path.is_dir():
+                pending.append((path, above | {(stat.st_dev, stat.st_ino)}))
             elif path.suffix.lower() in VIDEOS:
                 yield _one(path, root)
 
@@ -158,9 +179,17 @@ def _pictures(folder: Path) -> bool:
     return any(_NUMBER.search(p.stem) for p in picture_files(folder))
 
 
-def picture_files(folder: Path) -> Iterator[Path]:
-    """Pictures that lie in ``folder`` itself, in no order."""
-    return (p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+def picture_files(folder: Path) -> list[Path]:
+    """Pictures that lie in ``folder`` itself, in no order, without those that are called as a video there."""
+    return _split_pictures(folder)[0]
+
+
+def _split_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Pictures of a folder: those that stand for themselves, and those that are called as a video there."""
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    videos = {path.stem for path in visible if path.suffix.lower() in VIDEOS}
+    pictures = [path for path in visible if path.suffix.lower() in PICTURES]
+    return [p for p in pictures if p.stem not in videos], [p for p in pictures if p.stem in videos]
 
 
 def numbered(paths: Iterable[Path]) -> list[tuple[int, Path]]:
