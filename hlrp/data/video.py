@@ -118,6 +118,7 @@ class VideoReader:
         size: Height and width that the dataset declares; none: whatever the file has.
         tolerance_s: How far a frame may lie from the time that is asked for.
         threads: Threads of the decoder; 0: its own choice.
+        stream: Number of the stream among all of the file; none: the first video.
 
     Raises:
         BadVideoError: By any method; ``episode`` names the one that was asked for.
@@ -132,6 +133,7 @@ class VideoReader:
         size: tuple[int, int] | None = None,
         tolerance_s: float = TOLERANCE_S,
         threads: int = 0,
+        stream: int | None = None,
     ) -> None:
         import av
 
@@ -140,7 +142,8 @@ class VideoReader:
         self._tolerance = tolerance_s
         try:
             self._container = av.open(str(path.absolute()))
-            self._stream = self._container.streams.video[0]
+            streams = self._container.streams
+            self._stream: Any = streams.video[0] if stream is None else streams[stream]
             if self._stream.codec_context is None:
                 raise ValueError("this FFmpeg has no decoder for it")
         except (*DECODING_FAULTS, av.FFmpegError) as error:
@@ -272,7 +275,7 @@ class VideoReader:
         self._frames = self._before = self._after = None
         # All before it were there. From the first one on, not all packets up to this one may be looked at.
         rest = seconds[seconds >= second]
-        found = stream_times(self.path, second, float(rest[-1]))
+        found = stream_times(self.path, second, float(rest[-1]), self._stream.index)
         mismatch = find_mismatch(rest, found, self._tolerance) if len(found.seconds) else None
         if mismatch is None:
             return BadVideoError.of(self.path, episode, f"no frame at {second:.4f} s can be decoded")

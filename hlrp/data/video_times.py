@@ -28,13 +28,14 @@ class StreamTimes(NamedTuple):
     end: float
 
 
-def stream_times(path: Path, first: float, last: float) -> StreamTimes:
+def stream_times(path: Path, first: float, last: float, stream_number: int | None = None) -> StreamTimes:
     """Times of the frames between two moments, without decoding.
 
     Args:
         path: A video file.
         first: Second from which on times are wanted.
         last: Second of the last one that is wanted, >= ``first``.
+        stream_number: Number of the stream among all of the file; none: the first video.
 
     Raises:
         OSError: The file cannot be read; also an IndexError or ValueError of PyAV.
@@ -43,7 +44,8 @@ def stream_times(path: Path, first: float, last: float) -> StreamTimes:
     import numpy as np
 
     with av.open(str(path.absolute())) as container:
-        stream = container.streams.video[0]
+        streams = container.streams
+        stream: Any = streams.video[0] if stream_number is None else streams[stream_number]
         tick = float(stream.time_base or 1)
         start = first - _BEFORE_S
         if start > float(stream.start_time or 0) * tick:

@@ -281,6 +281,23 @@ def test_a_file_that_is_trimmed_at_a_key_frame_is_whole_and_one_that_is_cut_off_
         run(tmp_path / "a.mp4", tmp_path / "cut")
 
 
+def test_of_several_streams_that_which_a_player_shows_is_taken(tmp_path: Path) -> None:
+    """The second one, and the first has other frames at other times."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        streams = [container.add_stream("libx264", 10, options={"crf": "8", "g": "6", "bf": "0"}) for _ in range(2)]
+        for preferred, stream in enumerate(streams):
+            stream.width, stream.height, stream.pix_fmt, stream.disposition = 64, 48, "yuv420p", preferred
+        for number in range(FRAMES):
+            for shown, delay, stream in zip((number + 100, number), (7, 0), streams, strict=True):
+                frame = av.VideoFrame.from_ndarray(picture(shown), format="rgb24").reformat(64, 48, "yuv420p")
+                frame.pts = number + delay
+                container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    assert run(tmp_path / "a.mkv", tmp_path / "dataset").copied == 1
+    assert numbers_of(tmp_path / "dataset") == [[*range(FRAMES)]]
+
+
 def _long(folder: Path, kind: str = "mp4") -> Path:
     """A video of two seconds with numbers beside it, which becomes episodes of 0.4 s."""
     clip(folder / f"source/long.{kind}", CLOSED, range(20))

@@ -112,7 +112,7 @@ def read_ends(path: Path, timeline: Timeline, first: int = 0, last: int = -1) ->
 
     times = timeline.pts[[first, last]].astype(np.float64) * float(timeline.tick)
     try:
-        reader = VideoReader(path, 0, threads=1)
+        reader = VideoReader(path, 0, threads=1, stream=timeline.stream)
         try:
             frames = [reader.read(times[i : i + 1], 0)[0] for i in (0, 1)]
         finally:

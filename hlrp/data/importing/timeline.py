@@ -50,6 +50,7 @@ class Timeline:
         tagged: Rates that the file says of itself.
         size: Height and width as shown.
         encode: Why the stream cannot be copied at all; empty: it can.
+        stream: Number of the stream among all of the file.
     """
 
     pts: "NDArray[np.int64]"
@@ -60,6 +61,7 @@ class Timeline:
     tagged: tuple[Fraction, ...]
     size: tuple[int, int]
     encode: str
+    stream: int
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -182,7 +184,8 @@ def _read_packets(container: Any, begins: int | None, size: tuple[int, int], enc
     if by_order:
         rate = tagged[0] if tagged else Fraction(25)
         count = np.arange(len(pts))
-        return Timeline(count, 1 / rate, count, np.asarray(key), True, (rate,), size, encode or "no times of showing")
+        encode = encode or "no times of showing"
+        return Timeline(count, 1 / rate, count, np.asarray(key), True, (rate,), size, encode, stream.index)
     known = np.asarray(pts, np.int64)
     # Frames that lead the first picture need one that is not there.
     shown = known >= (begins or 0)
@@ -197,6 +200,7 @@ def _read_packets(container: Any, begins: int | None, size: tuple[int, int], enc
         tagged,
         size,
         encode or ("trimmed by its edit list" if trimmed else ""),
+        stream.index,
     )
 
 
