@@ -298,6 +298,21 @@ def test_of_several_streams_that_which_a_player_shows_is_taken(tmp_path: Path) -
     assert numbers_of(tmp_path / "dataset") == [[*range(FRAMES)]]
 
 
+def test_a_file_whose_last_picture_stands_for_long_is_not_cut_off(tmp_path: Path) -> None:
+    with (
+        av.open(str(clip(tmp_path / "plain.mkv"))) as plain,
+        av.open(str(tmp_path / "a.mkv"), "w") as output,
+    ):
+        stream = output.add_stream_from_template(plain.streams.video[0])
+        held = [packet for packet in plain.demux(video=0) if packet.size]
+        held[-1].duration = 50 * held[0].duration
+        for packet in held:
+            packet.stream = stream
+            output.mux(packet)
+    assert run(tmp_path / "a.mkv", tmp_path / "dataset").copied == 1
+    assert numbers_of(tmp_path / "dataset") == [[*range(FRAMES)]]
+
+
 def _long(folder: Path, kind: str = "mp4") -> Path:
     """A video of two seconds with numbers beside it, which becomes episodes of 0.4 s."""
     clip(folder / f"source/long.{kind}", CLOSED, range(20))

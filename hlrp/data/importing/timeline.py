@@ -20,6 +20,7 @@ _RATES = [*map(Fraction, (5, 6, 8, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 80, 9
 _CONSTANT = 0.25
 """Frames that lie at most this part of a frame beside an even rhythm have a constant rate."""
 _SNAP = 0.01
+_EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
 TICK_S = 1e-6
 """Times are rounded to ticks: of two frames that are as near as that the earlier one is meant."""
 
@@ -223,8 +224,27 @@ def _refuse_short(container: Any, stream: Any, pts: list[int | None], *, trimmed
     last = max((p for p in pts if p is not None), default=None)
     if said and last is not None:
         ends = float(last * stream.time_base)  # Matroska counts from 0, whenever its first frame is shown
-        if ends < said - max(0.5, 3 * said / len(pts)):
+        # A last picture that stands for long may not say so itself, but then no byte of the file is missing.
+        if ends < said - max(0.5, 3 * said / len(pts)) and not _is_whole_matroska(Path(container.name)):
             raise BadClipError(f"it is cut off: it says {said:.2f} s and ends at {ends:.2f} s")
+
+
+def _is_whole_matroska(path: Path) -> bool:
+    """Whether a file is Matroska or WebM and as long as it says of itself; one that was streamed says nothing."""
+
+    def number(at: int) -> tuple[int, int]:
+        length = 9 - head[at].bit_length()  # as many zeros lead as bytes follow
+        return int.from_bytes(head[at : at + length]) & ((1 << 7 * length) - 1), at + length
+
+    with path.open("rb") as file:
+        head = file.read(4096)
+    try:
+        header, begins = number(4)
+        size, inside = number(begins + header + 4)
+    except IndexError:
+        return False
+    is_segment = head.startswith(_EBML) and head[begins + header :].startswith(_SEGMENT)
+    return is_segment and inside + size <= path.stat().st_size
 
 
 def _seconds_of(clock: str) -> float | None:
