@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from index_videos import KINDS, Kind
 from interruptions import killed_before_write
@@ -15,7 +16,7 @@ from PIL import Image
 from video_clips import FRAMES, SIZE, VP9, captions, clip, content, numbers_of, packets, pictures, run, sound_clip
 
 from hlrp.data.importing import ImportProgress, ImportRequest, import_video
-from hlrp.data.importing.clip import Clip
+from hlrp.data.importing.clip import Clip, read_table
 from hlrp.data.importing.plan import make_plan
 from hlrp.data.importing.sources import find_sources
 from hlrp.errors import HlrpError, Interrupted, UserError
@@ -176,6 +177,14 @@ BROKEN: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "rows": (_table("x\n1\n2\n"), "good.csv has 2 rows for 12 frames"),
     "cells": (_table("x\n" + "a\n" * FRAMES), "column 'x' of good.csv holds string"),
     "not finite": (_table("x\n" + "1\n" * 11 + "inf\n"), "no finite number in row 11"),
+    "digits": (
+        _table("x,t\n" + "".join(f"1,{1.7e9 + i / 10}\n" for i in range(FRAMES))),
+        "column 't' of good.csv has more digits than float32, as which states are kept: 1700000000.0 and 1700000000.1",
+    ),
+    "digits of whole numbers": (
+        _table("n\n" + "".join(f"{2**24 + i}\n" for i in (0, 1, 1, 2, 2, 2, 3, 4, 5, 5, 5, 6))),
+        "16777216 and 16777217 in rows 0 and 1 would be one number",
+    ),
     "some tables": (_two_tables, "good x; more none"),
 }
 
@@ -267,6 +276,17 @@ def test_other_settings_do_not_continue_an_unfinished_import(tmp_path: Path) -> 
 def test_the_rate_is_that_of_most_files(rates: list[str], asked: float | None, fps: Fraction) -> None:
     clips = [Clip(f"{i}", 30, rate, True, 1.0, SIZE, (0, 0), ()) for i, rate in enumerate(rates)]
     assert make_plan(ImportRequest("x", Path("y"), fps=asked), clips, {}).fps == fps
+
+
+def test_what_moves_smoothly_or_stands_still_has_digits_enough(tmp_path: Path) -> None:
+    """Some changes are lost on the way to rest, and all of one that trembles, but nothing that matters."""
+    t = np.arange(300)
+    moved = {"angle": 90 - 30 * np.exp(-t / 3), "still": 0.5 + 1e-9 * np.sin(t), "count": t}
+    rows = "".join(",".join(map(repr, row)) + "\n" for row in zip(*(c.tolist() for c in moved.values()), strict=True))
+    (tmp_path / "a.csv").write_text(",".join(moved) + "\n" + rows)
+    changes = np.diff(moved["angle"].astype(np.float32)) == 0
+    assert changes.any() and not changes.all()
+    assert np.array_equal(read_table(tmp_path / "a.csv"), np.stack([*moved.values()], 1).astype(np.float32))
 
 
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
