@@ -270,6 +270,12 @@ def test_other_settings_do_not_continue_an_unfinished_import(tmp_path: Path) -> 
         (["30000/1001"], None, Fraction(30000, 1001)),
         (["30"], 29.97, Fraction(30000, 1001)),
         (["30"], 14.5, Fraction(29, 2)),
+        (["30"], 12.1, Fraction(121, 10)),
+        (["30"], 14.9, Fraction(149, 10)),
+        (["30"], 23.98, Fraction(24000, 1001)),
+        (["30"], 23.976, Fraction(24000, 1001)),
+        (["30"], 59.94, Fraction(60000, 1001)),
+        (["30"], 24.0, Fraction(24)),
         (["25", "30"], None, Fraction(30)),
     ],
 )

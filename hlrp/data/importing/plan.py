@@ -11,7 +11,7 @@ from typing import NamedTuple
 from hlrp.data.importing.captions import Caption
 from hlrp.data.importing.clip import Clip, clip_rate
 from hlrp.data.importing.request import MIN_SIDE, ImportRequest
-from hlrp.data.importing.timeline import TICK_S, snap
+from hlrp.data.importing.timeline import TICK_S, given_rate
 from hlrp.errors import UserError
 
 _SHORTEST_SCENE_S = 0.5
@@ -76,7 +76,7 @@ def frames_at(clip: Clip, fps: Fraction) -> int:
 
 def _choose_fps(request: ImportRequest, clips: Sequence[Clip]) -> Fraction:
     if request.fps is not None:
-        return snap(request.fps)
+        return given_rate(request.fps)
     votes = Counter(rate for clip in clips if clip.constant and (rate := clip_rate(clip)))
     votes = votes or Counter(rate for clip in clips if (rate := clip_rate(clip)))
     if not votes:

@@ -20,6 +20,7 @@ _RATES = [*map(Fraction, (5, 6, 8, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 80, 9
 _CONSTANT = 0.25
 """Frames that lie at most this part of a frame beside an even rhythm have a constant rate."""
 _SNAP = 0.01
+_ROUNDED = 0.0005
 _EBML, _SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
 TICK_S = 1e-6
 """Times are rounded to ticks: of two frames that are as near as that the earlier one is meant."""
@@ -110,6 +111,13 @@ def snap(rate: float) -> Fraction:
     if abs(float(nearest) / rate - 1) < _SNAP and abs(rate - round(rate)) > 1e-9:
         return nearest
     return Fraction(rate).limit_denominator(1001)
+
+
+def given_rate(rate: float) -> Fraction:
+    """A rate that a person wrote, as a fraction: itself, but 23.976, 23.98, 29.97, ... stand for those of NTSC."""
+    ntsc = min(_NTSC, key=lambda r: abs(float(r) - rate))
+    near = abs(float(ntsc) / rate - 1) < _ROUNDED
+    return ntsc if near else Fraction(rate).limit_denominator(1001)
 
 
 def video_stream(container: Any) -> Any:
