@@ -24,7 +24,9 @@ def choose_device(
 ) -> str:
     """Check a torch device, or choose the best one there is. LeRobot would switch to another one in silence.
 
-    On CUDA float32 products are computed as ``tf32`` says, from then on and in the whole process.
+    On CUDA float32 products are computed as ``tf32`` says, from then on and in the whole process; and the one GPU that
+    is answered, if it is one by number, is the current one of the thread that asks: streams, events and memory that
+    name no device are its own.
 
     Args:
         asked: cpu, cuda, cuda:N, mps or xpu; None: ``saved``, or the best.
@@ -68,7 +70,10 @@ def choose_device(
     if torch.device(asked).type == "cuda":
         allow_tf32(tf32)
     local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", ""))
-    return f"cuda:{int(local) % cuda}" if per_process and asked == "cuda" and local.isdecimal() else asked
+    chosen = f"cuda:{int(local) % cuda}" if per_process and asked == "cuda" and local.isdecimal() else asked
+    if chosen.startswith("cuda:"):
+        torch.cuda.set_device(chosen)
+    return chosen
 
 
 def allow_tf32(allowed: bool) -> None:
