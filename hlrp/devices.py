@@ -76,6 +76,52 @@ def choose_device(
     return chosen
 
 
+def visible_gpus() -> list[str]:
+    """CUDA's GPUs that this process sees, in their order, each as `CUDA_VISIBLE_DEVICES` names it alone.
+
+    CUDA is not begun here.
+    """
+    import torch
+
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(count)) if named is None else (name.strip() for name in named.split(","))
+    return list(names)[:count]  # what stands behind a name that is none is not seen
+
+
+def without_number(device: str) -> str:
+    """A device as a process knows it that was started with `alone_on_gpu`: its GPU is the only one."""
+    return "cuda" if device.startswith("cuda:") else device
+
+
+def alone_on_gpu(device: str, processes: int) -> dict[str, str]:
+    """Variables of a process to be started that has to see one GPU alone: the one of a number; none for other devices.
+
+    Args:
+        device: cpu, cuda, cuda:N or mps, as a run asks for it.
+        processes: Of the run.
+
+    Raises:
+        UserError: There is no GPU of this number, or several are needed.
+    """
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not number:
+        return {}
+    if processes > 1:
+        raise UserError(
+            f"device {device!r} is one GPU, but {processes} devices were asked for",
+            where="--device, --devices",
+            fix="use --device cuda",
+        )
+    gpus = visible_gpus()
+    if not number.isdecimal() or int(number) >= len(gpus):
+        raise UserError(
+            f"device {device!r} does not exist on this machine, which has {len(gpus)} x cuda",
+            where="--device / trainer.device",
+            fix="leave it out, or --device cuda; `hlrp doctor` shows what is there",
+        )
+    return {"CUDA_VISIBLE_DEVICES": gpus[int(number)]}
+
+
 def allow_tf32(allowed: bool) -> None:
     """Whether CUDA may round the factors of float32 products and convolutions to TF32, 10 bits of mantissa.
 
