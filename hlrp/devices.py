@@ -24,7 +24,9 @@ def choose_device(
 ) -> str:
     """Check a torch device, or choose the best one there is. LeRobot would switch to another one in silence.
 
-    On CUDA float32 products are computed as ``tf32`` says, from then on and in the whole process.
+    On CUDA float32 products are computed as ``tf32`` says, from then on and in the whole process; and the one GPU that
+    is answered, if it is one by number, is the current one of the thread that asks: streams, events and memory that
+    name no device are its own.
 
     Args:
         asked: cpu, cuda, cuda:N, mps or xpu; None: ``saved``, or the best.
@@ -68,7 +70,56 @@ def choose_device(
     if torch.device(asked).type == "cuda":
         allow_tf32(tf32)
     local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", ""))
-    return f"cuda:{int(local) % cuda}" if per_process and asked == "cuda" and local.isdecimal() else asked
+    chosen = f"cuda:{int(local) % cuda}" if per_process and asked == "cuda" and local.isdecimal() else asked
+    if chosen.startswith("cuda:"):
+        torch.cuda.set_device(chosen)
+    return chosen
+
+
+def visible_gpus() -> list[str]:
+    """CUDA's GPUs that this process sees, in their order, each as `CUDA_VISIBLE_DEVICES` names it alone.
+
+    CUDA is not begun here.
+    """
+    import torch
+
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(count)) if named is None else (name.strip() for name in named.split(","))
+    return list(names)[:count]  # what stands behind a name that is none is not seen
+
+
+def without_number(device: str) -> str:
+    """A device as a process knows it that was started with `alone_on_gpu`: its GPU is the only one."""
+    return "cuda" if device.startswith("cuda:") else device
+
+
+def alone_on_gpu(device: str, processes: int) -> dict[str, str]:
+    """Variables of a process to be started that has to see one GPU alone: the one of a number; none for other devices.
+
+    Args:
+        device: cpu, cuda, cuda:N or mps, as a run asks for it.
+        processes: Of the run.
+
+    Raises:
+        UserError: There is no GPU of this number, or several are needed.
+    """
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not number:
+        return {}
+    if processes > 1:
+        raise UserError(
+            f"device {device!r} is one GPU, but {processes} devices were asked for",
+            where="--device, --devices",
+            fix="use --device cuda",
+        )
+    gpus = visible_gpus()
+    if not number.isdecimal() or int(number) >= len(gpus):
+        raise UserError(
+            f"device {device!r} does not exist on this machine, which has {len(gpus)} x cuda",
+            where="--device / trainer.device",
+            fix="leave it out, or --device cuda; `hlrp doctor` shows what is there",
+        )
+    return {"CUDA_VISIBLE_DEVICES": gpus[int(number)]}
 
 
 def allow_tf32(allowed: bool) -> None:

@@ -1,5 +1,6 @@
 """`hlrp sweep`: train one configuration at several values and seeds, and compare what came of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -35,9 +36,12 @@ def sweep(
     allow(allow_import or [])
     folder = output_dir or Path("outputs") / "sweeps" / (Path(config).stem if config else "sweep")
     runs = expand(config, overrides or [], seeds, folder, allowed=allow_import or [])
-    for run in runs:
+    for number, run in enumerate(runs):
         # A mistake is told before anything has begun.
-        refuse_slurm_section(load_config(config, run.overrides).config)
+        asked = load_config(config, run.overrides).config
+        refuse_slurm_section(asked)
+        if asked.trainer.device in (None, "cuda"):
+            runs[number] = replace(run, gpus=asked.trainer.devices)
     if dry_run:
         typer.echo("\n".join(run.shown() for run in runs))
         return

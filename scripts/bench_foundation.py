@@ -24,6 +24,7 @@ from lightning.fabric.utilities import move_data_to_device
 
 from hlrp.compiled import compile_blocks
 from hlrp.config import LightningRun
+from hlrp.devices import choose_device
 from hlrp.foundation import FoundationDataModule, FoundationModule
 from hlrp.latents.sources import LabelSource, NoLabels
 
@@ -108,6 +109,7 @@ def lookup_seconds(data: FoundationDataModule, batch_size: int) -> float:
 
 def main() -> None:
     args = arguments()
+    choose_device(args.device)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {"cache_root": args.cache_root or Path(folder), "announce": lambda text: None}

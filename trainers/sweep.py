@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -18,6 +18,7 @@ import yaml
 
 from hlrp.config.base import parse_episodes
 from hlrp.config.yaml_source import parse_value
+from hlrp.devices import visible_gpus
 from hlrp.errors import Interrupted, UserError
 from hlrp.processes import child_environment, signal_handlers
 
@@ -35,12 +36,14 @@ class SweptRun:
         config: The configuration's file or name, if there is one.
         overrides: Arguments `key=value` of this run.
         allowed: Packages whose classes may be named.
+        gpus: How many GPUs it takes where there are any; 0: none, or the one that it names.
     """
 
     path: Path
     config: str | None
     overrides: tuple[str, ...]
     allowed: tuple[str, ...] = ()
+    gpus: int = 0
 
     @property
     def arguments(self) -> list[str]:
@@ -162,10 +165,46 @@ class Outcome:
         return [path for path, code in self.codes.items() if code != 0]
 
 
+class _Gpus:
+    """The GPUs of this machine; a run is given those that have the fewest.
+
+    Args:
+        names: As `visible_gpus` gives them.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._runs, self._lock = dict.fromkeys(names, 0), Lock()
+
+    @contextmanager
+    def lent(self, count: int) -> Iterator[dict[str, str]]:
+        """The variables of a run that is to see ``count`` of them; where there are fewer, it says so itself."""
+        with self._lock:
+            given = sorted(self._runs, key=self._runs.__getitem__)[:count] if count <= len(self._runs) else []
+            self._count(given, 1)
+        try:
+            yield {"CUDA_VISIBLE_DEVICES": ",".join(given)} if given else {}
+        finally:
+            with self._lock:
+                self._count(given, -1)
+
+    def _count(self, given: Sequence[str], change: int) -> None:
+        for name in given:
+            self._runs[name] += change
+
+
+def _gpus_for(runs: Sequence[SweptRun], jobs: int, tell: Callable[[str], object]) -> _Gpus:
+    """The GPUs to be divided among ``jobs`` runs at a time; a run alone sees them all, as without a sweep."""
+    at_once, most = min(jobs, len(runs)), max((run.gpus for run in runs), default=0)
+    gpus = visible_gpus() if at_once > 1 and most else []
+    if most <= len(gpus) < at_once * most:
+        tell(f"{at_once} runs at a time share {len(gpus)} x cuda; with --jobs {len(gpus) // most} each has its own")
+    return _Gpus(gpus)
+
+
 def execute(runs: Sequence[SweptRun], *, jobs: int, tell: Callable[[str], object]) -> Outcome:
     """Do what is left of the runs, ``jobs`` at a time; what each says goes to `<folder>.txt` beside its own.
 
-    A run that fails does not keep the others from running.
+    A run that fails does not keep the others from running. Those that run at a time each see GPUs of their own.
 
     Args:
         runs: The runs.
@@ -177,6 +216,7 @@ def execute(runs: Sequence[SweptRun], *, jobs: int, tell: Callable[[str], object
     """
     outcome, living, lock = Outcome({run.path: None for run in runs}), set[subprocess.Popen[bytes]](), Lock()
     stopped: list[int] = []
+    gpus = _gpus_for(runs, jobs, tell)
 
     def stop(number: int, _frame: object) -> None:
         stopped.append(number)
@@ -185,26 +225,27 @@ def execute(runs: Sequence[SweptRun], *, jobs: int, tell: Callable[[str], object
                 process.send_signal(number)
 
     def one(number: int, run: SweptRun) -> None:
-        with lock:
-            if stopped:
-                return
-            tell(f"run {number + 1} of {len(runs)}: {run.path.name}")
-            run.path.parent.mkdir(parents=True, exist_ok=True)
-            with run.path.with_name(f"{run.path.name}.txt").open("ab") as said:
-                # A session of its own: Ctrl-C reaches it through us, once.
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "hlrp_cli.main", *run.arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=said,
-                    stderr=said,
-                    env=os.environ | child_environment(),
-                    start_new_session=True,
-                )
-            living.add(process)
-        try:
-            outcome.codes[run.path] = code = process.wait()
-        finally:
-            living.discard(process)
+        with gpus.lent(run.gpus) as variables:
+            with lock:
+                if stopped:
+                    return
+                tell(f"run {number + 1} of {len(runs)}: {run.path.name}")
+                run.path.parent.mkdir(parents=True, exist_ok=True)
+                with run.path.with_name(f"{run.path.name}.txt").open("ab") as said:
+                    # A session of its own: Ctrl-C reaches it through us, once.
+                    process = subprocess.Popen(
+                        [sys.executable, "-m", "hlrp_cli.main", *run.arguments],
+                        stdin=subprocess.DEVNULL,
+                        stdout=said,
+                        stderr=said,
+                        env=os.environ | child_environment() | variables,
+                        start_new_session=True,
+                    )
+                living.add(process)
+            try:
+                outcome.codes[run.path] = code = process.wait()
+            finally:
+                living.discard(process)
         if code:
             tell(f"run {number + 1} of {len(runs)}: {run.path.name} ended with {code}; see {run.path.name}.txt")
 

@@ -241,8 +241,7 @@ class _PinnedBuffers:
         current = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._stream):
             result = buffer[: len(frames)].to(self._device, non_blocking=True)
-            sent = torch.cuda.Event()
-            sent.record()
+        sent = self._stream.record_event()
         current.wait_stream(self._stream)
         # Its memory was taken on the copying stream; it may be taken anew only after the current one is done with it.
         result.record_stream(current)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from lerobot.utils.random_utils import get_rng_state, set_rng_state, set_seed
+from torch._dynamo import OptimizedModule
 
 from hlrp.deploy.observations import Request
 from hlrp.errors import UserError, WorkError
@@ -23,7 +24,7 @@ class Session:
     """A policy and its processors with a state of their own, as if nobody else used them.
 
     Args:
-        loaded: The policy; its parameters are used, all else is copied.
+        loaded: The policy; its parameters and what is compiled of it are used, all else is copied.
         seed: Start of the random numbers of every episode; None: those of the process, in the order of the requests.
         alone: There is never another session at the same time, so nothing is copied.
 
@@ -98,7 +99,10 @@ def _batch(request: Request, device: torch.device) -> dict[str, Any]:
 
 def _own_state(policy: Any, preprocessor: Any, postprocessor: Any) -> tuple[Any, Any, Any]:
     """Copies in which whatever may change is their own: queues, histories, buffers, processor steps and their links."""
-    shared = {id(parameter): parameter for parameter in policy.parameters()}
+    shared: dict[int, Any] = {id(parameter): parameter for parameter in policy.parameters()}
+    # What is compiled computes from what it is given. A copy of it would not be compiled, or anew for each client.
+    compiled = (m for m in policy.modules() if m._compiled_call_impl is not None or isinstance(m, OptimizedModule))
+    shared |= {id(module): module for module in compiled}
     if (transformers := sys.modules.get("transformers")) is not None:
         # Copying a tokenizer means reading its vocabulary again, seconds of some; requests use it one after another.
         kinds = (transformers.PreTrainedTokenizerBase, transformers.ProcessorMixin)

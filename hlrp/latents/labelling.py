@@ -324,8 +324,8 @@ def _to_host(codes: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor | No
         vectors = vectors.float()
     if codes.device.type != "cuda":
         return codes.cpu(), None if vectors is None else vectors.cpu(), None
+    # Of their own device: the current one may be another, and knows nothing of these copies.
+    copying = torch.cuda.current_stream(codes.device)
     codes = codes.to("cpu", non_blocking=True)
     vectors = None if vectors is None else vectors.to("cpu", non_blocking=True)
-    ready = torch.cuda.Event()
-    ready.record()
-    return codes, vectors, ready
+    return codes, vectors, copying.record_event()

@@ -27,7 +27,11 @@ def test_tf32_is_allowed_unless_it_is_refused_and_only_for_cuda() -> None:
         return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    with patch("torch.cuda.is_available", return_value=True), patch("torch.cuda.device_count", return_value=2):
+    with (
+        patch("torch.cuda.is_available", return_value=True),
+        patch("torch.cuda.device_count", return_value=2),
+        patch("torch.cuda.set_device"),
+    ):
         assert choose_device("cpu") == "cpu" and allowed() == (False, False)
         assert choose_device(None) == "cuda" and allowed() == (True, True)
         assert choose_device("cuda:1", tf32=False) == "cuda:1" and allowed() == (False, False)

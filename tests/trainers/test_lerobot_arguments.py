@@ -14,8 +14,10 @@ from hlrp.config import LeRobotRun, load_config
 from hlrp.data.dataset_info import read_dataset
 from hlrp.data.episodes import split_episodes
 from hlrp.errors import UserError
+from hlrp.runs import Checkpoint
 from trainers import get_trainer
-from trainers.lerobot.command import build_arguments, build_command, check_loop_arguments, encode
+from trainers.lerobot.command import build_arguments, build_command, check_loop_arguments, encode, resume_arguments
+from trainers.lerobot.events import ASKED_DEVICE
 from trainers.lerobot.hooks import restore_random_state
 
 # What YAML or JSON reads as something else than text.
@@ -136,3 +138,45 @@ def test_the_random_state_is_that_of_the_checkpoint_at_the_first_update(resume: 
     getattr(loop, resume)(tmp_path if resume == "load_training_state" else SimpleNamespace(checkpoint_path=tmp_path))
     torch.rand(7)  # as the loader does
     assert [loop.update_policy(), loop.update_policy()] == expected
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "expected"),
+    [
+        (None, "cuda:1", "1"),
+        ("5,GPU-8a7f, 2", "cuda:1", "GPU-8a7f"),
+        ("5,GPU-8a7f, 2", "cuda:2", "2"),
+        ("5,GPU-8a7f, 2", "cuda", None),
+        ("5,GPU-8a7f, 2", "cpu", None),
+    ],
+)
+def test_a_gpu_by_number_is_the_only_one_that_lerobot_sees(
+    toy_root: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, device: str, expected: str | None
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    run = load_config(None, ["model.policy_type=act", f"data.root={toy_root}", f"trainer.device={device}"]).config
+    assert isinstance(run, LeRobotRun)
+    arguments = build_arguments(run, read_dataset(None, toy_root), Path("/runs/x"), 5, None)
+    environment = build_command(run, arguments).environment
+    plain = device.partition(":")[0]
+    assert environment.get("CUDA_VISIBLE_DEVICES") == expected
+    assert environment[ASKED_DEVICE] == plain and f"--policy.device={plain}" in arguments
+    checkpoint = Checkpoint(5, Path("/runs/x/checkpoints/5"), None)
+    again = resume_arguments(checkpoint, Path("/runs/x"), None, run)
+    assert [text for text in again if "policy.device" in text] == (["--policy.device=cuda"] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"), [("trainer.devices=1", "which has 3 x cuda"), ("trainer.devices=2", "is one GPU, but 2")]
+)
+def test_a_gpu_that_cannot_be_the_only_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch, override: str, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    run = load_config(None, ["model.policy_type=act", "data.root=/d", "trainer.device=cuda:3", override]).config
+    assert isinstance(run, LeRobotRun)
+    with pytest.raises(UserError, match=f"device 'cuda:3' .*{said}"):
+        build_command(run, [])

@@ -3,15 +3,19 @@
 import json
 import signal
 import subprocess
+import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from command import assert_user_error, hlrp, hlrp_argv
 
 from hlrp.errors import UserError
 from hlrp.runs import RunDirectory
-from trainers.sweep import divided, expand
+from hlrp_cli.sweep import sweep
+from trainers.sweep import Outcome, SweptRun, divided, execute, expand
 
 
 def test_commas_in_brackets_and_quotes_divide_nothing() -> None:
@@ -64,6 +68,58 @@ def test_a_mistake_is_told_before_anything_begins(tmp_path: Path) -> None:
     idle = hlrp("sweep", "model.kind=laq", "slurm.partition=gpu", "--seeds", "0,1", "--output-dir", out, "--dry-run")
     assert_user_error(idle, "slurm has no effect when the training runs here")
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "needed", "seen", "each", "told"),
+    [
+        (2, [1, 1], [1, 1], 1, None),
+        (2, [2, 1, 0], [2, 1, 3], 1, "2 runs at a time share 3 x cuda; with --jobs 1 each has its own"),
+        (6, [1] * 6, [1] * 6, 2, "6 runs at a time share 3 x cuda; with --jobs 3 each has its own"),
+        (1, [1], [3], 1, None),
+        (2, [4, 4], [3, 3], 2, None),
+    ],
+)
+def test_runs_at_a_time_see_gpus_of_their_own(
+    jobs: int,
+    needed: list[int],
+    seen: list[int],
+    each: int,
+    told: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A script in place of the command says which GPUs it sees, and waits for those that are to run beside it."""
+    script, at_once = tmp_path / "python", min(jobs, len(needed))
+    script.write_text(
+        '#!/bin/sh\nfor last; do case "$last" in */run*) : > "$last.begun"; esac; done\necho "$CUDA_VISIBLE_DEVICES"\n'
+        f"for _ in $(seq 100); do [ $(ls {tmp_path} | grep -c begun) -ge {at_once} ] && exit; sleep 0.1; done; exit 1\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-8a7f,2")
+    runs = [SweptRun(tmp_path / f"run{i}", None, (), gpus=count) for i, count in enumerate(needed)]
+    lines: list[str] = []
+    assert not execute(runs, jobs=jobs, tell=lines.append).failed
+    found = [(tmp_path / f"{run.path.name}.txt").read_text().strip().split(",") for run in runs]
+    assert [len(names) for names in found] == seen
+    used = Counter(name for names, count in zip(found, needed, strict=True) if count for name in names)
+    assert max(used.values()) == each
+    assert [line for line in lines if "share" in line] == ([told] if told else [])
+
+
+def test_a_run_takes_the_gpus_that_its_settings_ask_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def taking(runs: list[SweptRun], **options: object) -> Outcome:
+        taken.extend(run.gpus for run in runs)
+        return Outcome()
+
+    monkeypatch.setattr("trainers.sweep.execute", taking)
+    for asked in ("trainer.device=cuda", "trainer.devices=2", "trainer.device=cuda:1", "trainer.device=cpu"):
+        sweep(["model.kind=laq", "data.root=/d", asked], seeds="0", jobs=2, output_dir=tmp_path)
+    assert taken == [1, 2, 0, 0]
 
 
 @pytest.mark.slow

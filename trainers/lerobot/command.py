@@ -17,6 +17,7 @@ from hlrp.compat import lerobot_version, loop_has_accelerator_arguments
 from hlrp.config import DataSection, LeRobotRun
 from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo
 from hlrp.data.shuffling import SHUFFLING, Shuffling
+from hlrp.devices import alone_on_gpu, without_number
 from hlrp.errors import UserError
 from hlrp.processes import child_environment
 from hlrp.ranks import Launch
@@ -209,7 +210,7 @@ def build_arguments(
     else:
         arguments["policy.type"] = model.policy_type
     if trainer.device:
-        arguments["policy.device"] = trainer.device
+        arguments["policy.device"] = without_number(trainer.device)
     arguments["policy.push_to_hub"] = False  # the run is published when it is finished, with a card of its own
     started = {"init_from": foundation} if foundation else {}
     for key, value in (policy_fields(run, dataset, known_fields) | started).items():
@@ -262,6 +263,8 @@ def resume_arguments(checkpoint: Checkpoint, output_dir: Path, steps: int | None
     }
     if loop_has_accelerator_arguments():
         arguments["parallelism.dp_replicate"] = 1  # which stands for all processes that there are
+    if run.trainer.device and run.trainer.device.startswith("cuda:"):
+        arguments["policy.device"] = "cuda"  # the checkpoint may have the number
     if steps is not None:
         arguments["steps"] = steps
     if run.data.root is not None:
@@ -310,7 +313,9 @@ def build_command(run: LeRobotRun, arguments: list[str], shuffling: Shuffling = 
     if shuffling != SHUFFLING:
         environment[SHUFFLING_ASKED] = shuffling
     if run.trainer.device:
-        environment[ASKED_DEVICE] = run.trainer.device
+        # Accelerate takes the first GPU that it sees, whatever is asked for.
+        environment |= alone_on_gpu(run.trainer.device, run.trainer.processes)
+        environment[ASKED_DEVICE] = without_number(run.trainer.device)
     if not run.trainer.tf32:
         environment[TF32_OFF] = "1"
     if run.trainer.precision:

@@ -17,6 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops import _EvaluationLoop, _FitLoop, _TrainingEpochLoop
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hlrp.data_workers import keep_reading
@@ -27,17 +28,25 @@ def rng_states() -> dict[str, Any]:
     states: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
     states["numpy"] = np.random.get_state(legacy=False)
     if torch.cuda.is_initialized():
-        states["cuda"] = torch.cuda.get_rng_state_all()
+        # Of the process's own GPU: its number may be another one where the run goes on.
+        states["cuda"] = torch.cuda.get_rng_state()
     return states
 
 
 def set_rng_states(states: dict[str, Any]) -> None:
-    """Set what `rng_states` returned; states of GPUs that are not here are left out."""
+    """Set what `rng_states` returned; the state of a GPU is that of this process's own, if there is one."""
     torch.set_rng_state(states["torch"])
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
-    for index, state in enumerate(states.get("cuda", [])[: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(state, index)
+    if "cuda" in states and torch.cuda.is_available():
+        saved = states["cuda"]
+        # Earlier versions saved those of all GPUs, by number. The process drew from its own: it has gone furthest.
+        torch.cuda.set_rng_state(max(saved, key=_drawn) if isinstance(saved, list) else saved)
+
+
+def _drawn(state: Tensor) -> int:
+    """How far a GPU's generator has gone: behind its seed, as PyTorch lays out the state of one."""
+    return int(state[8:].view(torch.int64))
 
 
 def _resumable_sampler(loader: Any) -> Any:
@@ -163,12 +172,14 @@ class ExactEpochLoop(_TrainingEpochLoop):
         self.val_loop.reset_restart_stage()
         self.trainer.fit_loop._restarting = False
         if self._random is not None:
-            rank = self.trainer.global_rank
-            if rank < len(self._random):
-                set_rng_states(self._random[rank])
+            rank, step = self.trainer.global_rank, self.trainer.global_step
+            # Where nothing was saved for it, a generator must not draw what another one did, nor what it did itself.
+            if rank >= len(self._random):
+                torch.manual_seed(torch.initial_seed() + rank + step)
             else:
-                # The run had fewer processes: this one must not draw what another one did.
-                torch.manual_seed(torch.initial_seed() + rank + self.trainer.global_step)
+                set_rng_states(self._random[rank])
+                if "cuda" not in self._random[rank]:
+                    torch.cuda.manual_seed(torch.initial_seed() + rank + step)
             self._random = None
 
     def _on_before_fetch(self) -> None:
