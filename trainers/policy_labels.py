@@ -1,6 +1,7 @@
 """What a run's `latents`, `init_from` and `data.sources` mean for a policy, whichever trainer runs it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,47 @@ def mixture_of(run: LeRobotRun | LightningRun) -> "PolicySources | None":
     if run.latents.source == "online":
         _check_online(mixture)
     return mixture
+
+
+def check_held_out(run: LeRobotRun | LightningRun, datasets: Sequence[DatasetInfo]) -> list[str]:
+    """See that the held-out loss of one of this project's policies will have something to measure.
+
+    Args:
+        run: The configuration.
+        datasets: Its datasets; none if LeRobot is to download one.
+
+    Returns:
+        Warnings, one line each.
+
+    Raises:
+        UserError: Of no held-out episode anything is known that the policy could be right or wrong about.
+    """
+    from hlrp.data.episodes import split_episodes
+
+    model, trainer, share = run.model, run.trainer, run.trainer.eval_split
+    measured = share > 0 and (isinstance(run, LightningRun) or trainer.eval_steps > 0)
+    if not (measured and datasets and isinstance(model, PolicyModel) and model.policy_type.startswith(OURS)):
+        return []
+    fields, mixture = saved_fields(model) | model.policy_fields, mixture_of(run)
+    if mixture is not None:
+        where, parts = "data.sources: labelled_episodes", mixture.split(share)
+        known = any({*source.labelled} & {*held} for source, (_, held) in zip(mixture.sources, parts, strict=True))
+    else:
+        where, named = "model.labelled_episodes", fields.get("labelled_episodes")
+        held = split_episodes(datasets[0], share, episodes=run.data.episodes)[1]
+        known = named is None or bool({*named} & {*held})
+    if known:
+        return []
+    what = "none of the held-out episodes, the last of every task, has labelled actions"
+    labels = run.latents.source != "none" or any(source.table for source in run.data.sources)
+    labels |= any(fields.get(name) not in (None, "none") for name in ("latent_source", "latent_table", "latent_laq"))
+    if labels and fields.get("latent_weight") != 0:
+        return [f"{what}: the held-out loss is that of the codes alone ({where}, trainer.eval_split)"]
+    raise UserError(
+        f"{what}, so there is no held-out loss",
+        where=f"trainer.eval_split, {where}",
+        fix="label one of them, or leave trainer.eval_split and trainer.eval_steps out",
+    )
 
 
 def saved_fields(model: PolicyModel) -> dict[str, Any]:

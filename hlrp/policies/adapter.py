@@ -14,7 +14,7 @@ from hlrp.errors import UserError
 from hlrp.policies.adapted import load_saved, require_loadable, save_weights
 from hlrp.policies.build import Built, build_policy, optimizer_config, policy_config, scheduler_config
 from hlrp.policies.figures import unread
-from hlrp.policies.held_out import CodeEffectMeter, tell_length
+from hlrp.policies.held_out import CodeEffectMeter, HeldOutLoss, tell_length
 from hlrp.policies.policy import Policy, complete
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class LeRobotPolicyAdapter(Policy):
         self._only_acts, self._updates, self._clip_norm = False, False, 0.0
         self._seen_step = self._batches = 0
         self._sums: dict[str, Any] = {}
-        self._meter = CodeEffectMeter()
+        self._held_out, self._meter = HeldOutLoss(), CodeEffectMeter()
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: str = "cpu", **arguments: Any) -> Self:
@@ -291,14 +291,14 @@ class LeRobotPolicyAdapter(Policy):
             self.average.update_parameters(self.policy)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss of a held-out batch, as LeRobot computes it."""
-        loss, _ = self._shown()(batch)
-        self.log("val_loss", loss, batch_size=1, on_epoch=True, sync_dist=True)
+        """Take the loss of a held-out batch."""
+        self._held_out.add(*self._shown()(batch))
         self._meter.add(self.policy, batch)
 
     def on_validation_epoch_end(self) -> None:
-        """How far the policy acts on its codes, if it has any."""
-        self.log_dict(self._meter.measure(self._shown()), batch_size=1, sync_dist=True)
+        """The loss of all held-out batches; how far the policy acts on its codes, if it has any."""
+        losses = self._held_out.measure("val", lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))
+        self.log_dict(losses | self._meter.measure(self._shown()), batch_size=1, sync_dist=True)
 
     def _shown(self) -> nn.Module:
         """What is validated and saved: the average where there is one."""

@@ -1,13 +1,63 @@
-"""What both engines do for policies that act on codes: tell them a run's length, ask how far they act on the codes."""
+"""What both engines ask of held-out batches: the loss over all of them, and how far a policy acts on its codes.
 
-from collections.abc import Mapping
+And what they tell policies that have a schedule of their own: a run's length.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hlrp.policies.figures import Figures, TermSums, in_double
+
 _MOST = 128
 """Samples that are asked about: by them an R2 is known to a few hundredths, at the price of some steps of training."""
+
+
+class HeldOutLoss:
+    """The loss over all held-out batches together, of which some may have little to measure, or nothing.
+
+    A policy of this project says how much each batch has of each term (`Figures.terms`): the loss is, as in training,
+    the weighted sum of the terms' means over what is supervised. Of any other policy it is the mean over batches, as
+    LeRobot takes it. Nothing is read from the device before `measure`.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._weights: dict[str, float] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to measure."""
+        return bool(self._sums)
+
+    def add(self, loss: Tensor, outputs: Any) -> None:
+        """Take the loss of a batch, and what the policy reports beside it."""
+        mean = loss.mean()
+        terms = outputs.terms if isinstance(outputs, Figures) else {}
+        for name, term in (terms or {"": TermSums(mean, torch.ones_like(mean), 1.0)}).items():
+            sums = in_double(torch.stack([term.total, term.count]))
+            self._sums[name] = self._sums[name] + sums if name in self._sums else sums
+            self._weights[name] = term.weight
+
+    def measure(self, prefix: str, add_up: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The figures of what was added, which is then forgotten.
+
+        Args:
+            prefix: Of their names.
+            add_up: Sum over processes, each of which calls it.
+
+        Returns:
+            `PREFIX_loss`, and `PREFIX_NAME_loss` of each term; without those of which no sample has anything.
+        """
+        names, sums, self._sums = list(self._sums), list(self._sums.values()), {}
+        if not names:
+            return {}
+        totals = dict(zip(names, add_up(torch.stack(sums)).tolist(), strict=True))
+        means = {name: total / count for name, (total, count) in totals.items() if count > 0}
+        loss = sum(self._weights[name] * mean for name, mean in means.items())
+        whole = {f"{prefix}_loss": loss} if any(self._weights[name] > 0 for name in means) else {}
+        return whole | {f"{prefix}_{name}_loss": mean for name, mean in means.items() if name}
 
 
 class CodeEffectMeter:

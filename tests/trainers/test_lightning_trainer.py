@@ -45,6 +45,29 @@ def test_twenty_steps_sigkill_twenty_steps_equal_forty(whole: tuple[Path, list[i
     assert RunDirectory.open(out).manifest.status == "finished"
 
 
+class Fails(toy.Net):
+    """As a kill in the step after the 13th: nothing is saved, and what was saved stays."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        super().on_train_batch_end(*args)
+        if self.global_step == 13:
+            raise RuntimeError("cut off")
+
+
+def test_best_checkpoints_later_than_where_a_run_goes_on_are_forgotten(tmp_path: Path) -> None:
+    out, unbroken = tmp_path / "cut", tmp_path / "unbroken"
+    best = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "step", "mode": "max", "every_n_train_steps": 4}}
+    named = {"class_path": "ModelCheckpoint", "init_args": {"filename": "toy={toy:.1f}", "every_n_train_steps": 4}}
+    settings: dict[str, Any] = {"steps": 16, "save_freq": 10, "device": "cpu", "callbacks": [best, named]}
+    fit(unbroken, **settings)
+    with pytest.raises(WorkError, match="cut off"):
+        fit(out, Fails(), **settings)
+    assert (out / "best" / "000012").is_dir() and [c.step for c in RunDirectory.open(out).checkpoints()] == [10]
+    resume(out)
+    kept = [sorted(path.name for path in (run / "best").iterdir()) for run in (out, unbroken)]
+    assert kept[0] == kept[1] and "000016" in kept[0] and len(kept[0]) == 2
+
+
 @pytest.mark.parametrize("at", [24, 30], ids=["at the end of an epoch", "with a validation"])
 def test_a_stop_by_sigterm_changes_nothing(whole: tuple[Path, list[int]], tmp_path: Path, at: int) -> None:
     out, before = tmp_path / "stopped", signal.getsignal(signal.SIGTERM)

@@ -127,6 +127,10 @@ OTHER_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "a callback's arguments": (["trainer.callbacks=[EarlyStopping]"], ["monitor"]),
     "a foreign callback": (["trainer.callbacks=[{class_path: os.system}]"], ["--allow-import os"]),
     "trainer argument": (["trainer.trainer_args={determinstic: true}"], ["'deterministic'"]),
+    "how to clip, but not where": (
+        ["trainer.trainer_args={gradient_clip_algorithm: value}"],
+        ["trainer.trainer_args.gradient_clip_algorithm", "give trainer.gradient_clip_val"],
+    ),
     "precision": (["trainer.precision=fp16"], ["fp16 needs a GPU"]),
     "device": (["trainer.devices=2", "trainer.strategy=ddp_spawn"], ["copies of this process"]),
     "optimizer": (["trainer.optimizer={type: adamww}"], ["adamww", "adamw"]),

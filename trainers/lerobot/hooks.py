@@ -55,6 +55,7 @@ def install_training_hooks(
     - videos are read as everywhere in this project; a mixture of datasets is read in place of one,
     - a dataset's tasks stand in the order of their numbers, and cameras without statistics get an empty entry,
     - metrics leave as numbers, at full precision, instead of as text,
+    - the held-out loss of this project's policies is a mean over what is supervised, of any other over batches,
     - a policy is told how long the run is; one that acts on codes is asked how far, with the held-out loss,
     - a checkpoint appears under its final name only when all of it is on disk,
     - a stop request saves a checkpoint at the end of the running step, then ends the loop,
@@ -84,7 +85,7 @@ def install_training_hooks(
     mend_all_metadata(LeRobotDatasetMetadata)
     _accept_existing_folder(TrainPipelineConfig, emit, preflight)
     use_device(lerobot_train, tf32=tf32)
-    _report_metrics(lerobot_train, emit, loss, _follow_codes(lerobot_train))
+    _report_metrics(lerobot_train, emit, loss, _watch_held_out(lerobot_train))
     save_atomically(lerobot_train, emit, stop)
     restore_random_state(lerobot_train)
     asked = DataSection.model_validate_json(asked_filter) if asked_filter else None
@@ -129,11 +130,19 @@ def mend_all_metadata(metadata_class: Any) -> None:
     metadata_class._load_metadata = load_metadata
 
 
-def _follow_codes(script: Any) -> Callable[[], dict[str, float]]:
-    """Tell the policy the run's length, and watch the held-out batches; gives what measures the effect of codes."""
-    from hlrp.policies.held_out import CodeEffectMeter, tell_length
+def _watch_held_out(script: Any) -> Callable[[], dict[str, float]]:
+    """Tell the policy the run's length, and watch the held-out batches; gives what was found on those last seen.
 
-    make, meter, policies = script.make_optimizer_and_scheduler, CodeEffectMeter(), []
+    LeRobot's loop ends its pass over them by reducing its own mean: there all processes reduce ours in its place.
+    """
+    import torch
+    from accelerate import Accelerator
+
+    from hlrp.policies.held_out import CodeEffectMeter, HeldOutLoss, tell_length
+
+    make, reduce = script.make_optimizer_and_scheduler, Accelerator.reduce
+    losses, meter, policies = HeldOutLoss(), CodeEffectMeter(), []
+    found: dict[str, float] = {}
 
     def make_optimizer_and_scheduler(cfg: Any, policy: Any) -> Any:
         tell_length(cfg.steps, policy)
@@ -141,22 +150,33 @@ def _follow_codes(script: Any) -> Callable[[], dict[str, float]]:
         forward = policy.forward
 
         def watched_forward(batch: Any, *args: Any, **kwargs: Any) -> Any:
-            if not policy.training:
-                meter.add(policy, batch)
-            return forward(batch, *args, **kwargs)
+            if policy.training:
+                return forward(batch, *args, **kwargs)
+            meter.add(policy, batch)
+            loss, outputs = forward(batch, *args, **kwargs)
+            losses.add(loss, outputs)
+            return loss, outputs
 
         if cfg.eval_steps > 0:
             policy.forward = watched_forward
         return make(cfg, policy)
 
+    def reduce_held_out(self: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        if not losses:
+            return reduce(self, tensor, *args, **kwargs)
+        found.clear()
+        found.update(losses.measure("eval", lambda sums: reduce(self, sums, reduction="sum")))
+        return torch.full_like(tensor, found.get("eval_loss", math.nan))
+
     script.make_optimizer_and_scheduler = make_optimizer_and_scheduler
-    return lambda: meter.measure(policies[0])
+    Accelerator.reduce = reduce_held_out
+    return lambda: {**found, **meter.measure(policies[0])}
 
 
-_EVAL_LOSS = re.compile(r"^step (\d+): eval_loss=([-+.\deEnaif]+)$")
+_EVAL_LOSS = re.compile(r"^step (\d+): eval_loss=")
 
 
-def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss, effect: Callable[[], dict[str, float]]) -> None:
+def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss, held_out: Callable[[], dict[str, float]]) -> None:
     """Turn LeRobot's log records into events: its tracker passes through `logging` as an object, not as text."""
     tracker_class = script.MetricsTracker
     make_record = logging.getLogRecordFactory()
@@ -166,7 +186,8 @@ def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss, effect: Callable[
         if isinstance(record.msg, tracker_class):
             emit("metrics", **record.msg.to_dict())
         elif isinstance(record.msg, str) and (match := _EVAL_LOSS.match(record.msg)):
-            emit("eval_loss", steps=int(match[1]), eval_loss=float(match[2]), **effect())
+            if figures := held_out():
+                emit("eval_loss", steps=int(match[1]), **figures)
         elif record.msg == "Suite %s aggregated: %s" and isinstance(record.args, tuple) and record.args[0] == "overall":
             totals: Any = record.args[1]
             emit("rollouts", **{k: v for k, v in totals.items() if isinstance(v, int | float)})

@@ -28,7 +28,7 @@ from trainers.lerobot.session import TrainingSession, follow
 from trainers.lifecycle import RunLifecycle, resumable
 from trainers.moved_data import resumed_data
 from trainers.policy_checks import check_policy_run, check_with_lerobot
-from trainers.policy_labels import foundation_of, mixture_of
+from trainers.policy_labels import check_held_out, foundation_of, mixture_of
 from trainers.pushing import check_push
 from trainers.run_data import (
     check_data,
@@ -187,7 +187,7 @@ def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
     _check_device(run.trainer.device)
     check_loop_arguments(run.trainer.lerobot_args, run.trainer.device)
     datasets, whole, kept = _local_data(run)
-    warnings = check_data(run, datasets)
+    warnings = check_data(run, datasets) + check_held_out(run, datasets)
     known = check_policy_run(run, whole)
     if run.trainer.max_epochs is not None and not datasets:
         raise UserError(

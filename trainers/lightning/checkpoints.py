@@ -3,6 +3,7 @@
 And `best/<step>/`, for those who ask for Lightning's `ModelCheckpoint`.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from hlrp.files import clear_leftovers, discard_folder, new_folder, replace_link, unfinished_path
 from hlrp.finite import require_finite_weights
 from hlrp.runs import list_checkpoints
-from hlrp.runs.checkpoints import PRETRAINED, TRAINING_STATE
+from hlrp.runs.checkpoints import LIGHTNING_STATE, PRETRAINED, TRAINING_STATE
 from hlrp.sharded import whole_weights
 from trainers.lightning.models import export
 
@@ -67,7 +68,8 @@ def _prune(folder: Path, keep_last: int | None) -> None:
 class BestCheckpoint(ModelCheckpoint):
     """Lightning's `ModelCheckpoint`, whose checkpoints are folders like the run's: `hlrp eval` takes them.
 
-    They lie in `best/<step>/` of the run, beside `checkpoints/`, and neither replaces the other.
+    They lie in `best/<step>/` of the run, beside `checkpoints/`, and neither replaces the other. A kill may
+    have left later ones than the checkpoint that a run goes on from: they are removed, or they would stay for ever.
 
     Args:
         run: The run directory.
@@ -77,8 +79,19 @@ class BestCheckpoint(ModelCheckpoint):
     FILE_EXTENSION = ""
 
     def __init__(self, run: Path, **arguments: Any) -> None:
-        place = {"dirpath": run / "best", "filename": "{step:06d}", "auto_insert_metric_name": False}
+        self._best = run / "best"
+        place = {"dirpath": self._best, "filename": "{step:06d}", "auto_insert_metric_name": False}
         super().__init__(**{**place, **arguments})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what a resumed run is going to do once more; its state is loaded by now."""
+        super().on_train_start(trainer, pl_module)
+        if not trainer.is_global_zero or trainer.global_step == 0:
+            return
+        for state in self._best.glob(f"*/{TRAINING_STATE}/{LIGHTNING_STATE}"):
+            step, folder = json.loads(state.read_text(encoding="utf8"))["checkpoint"]["global_step"], state.parents[1]
+            if step > trainer.global_step and not folder.is_symlink():  # `save_last: link` makes one
+                discard_folder(folder)
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         save_state = super()._save_checkpoint

@@ -172,6 +172,13 @@ def _other(section: LightningTrainerSection) -> dict[str, Any]:
                 where=f"trainer.trainer_args.{name}",
                 fix=suggest(name, known),
             )
+    if section.trainer_args.get("gradient_clip_algorithm") is not None and section.gradient_clip_val is None:
+        # Lightning would leave it aside, and a policy would go on clipping by its preset's norm.
+        raise UserError(
+            "'gradient_clip_algorithm' says how gradients are clipped, and nothing says at which value",
+            where="trainer.trainer_args.gradient_clip_algorithm",
+            fix="give trainer.gradient_clip_val as well, or leave it out",
+        )
     return dict(section.trainer_args)
 
 

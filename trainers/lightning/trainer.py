@@ -33,6 +33,7 @@ from trainers.lightning.models import (
     orders_itself,
 )
 from trainers.moved_data import resumed_data
+from trainers.policy_labels import check_held_out
 from trainers.pushing import check_push
 from trainers.run_data import (
     check_data,
@@ -99,7 +100,8 @@ class LightningTrainer(BaseTrainer):
         run = with_absolute_paths(run)
         dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
         check_push(run.push_to_hub)
-        return _execute(run, module, datamodule, dataset=dataset, notes=check_data(run, dataset))
+        notes = check_data(run, dataset) + check_held_out(run, dataset)
+        return _execute(run, module, datamodule, dataset=dataset, notes=notes)
 
     def _run_for(self, module: "LightningModule | None", datamodule: Any) -> LightningRun:
         if module is None:
@@ -190,6 +192,7 @@ class LightningTrainer(BaseTrainer):
             if isinstance(run.model, PolicyModel) and checkpoint is None:
                 from trainers.policy_checks import check_with_lerobot
 
+                check_held_out(run, datasets)
                 check_with_lerobot(run, datasets[0])
         trainer, start = run.trainer, checkpoint.step if checkpoint else 0
         length = f"{trainer.max_epochs} epochs" if trainer.max_epochs else f"steps {start} to {trainer.steps}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hlrp.policies.figures import Figures
+from hlrp.policies.figures import Figures, TermSums
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Term:
             count = count / torch.distributed.get_world_size()
         return losses.sum() / _above_zero(count)
 
+    def sums(self) -> TermSums:
+        """What of this process's samples goes into the mean over others as well."""
+        losses, weights = self._weighted()
+        return TermSums(losses.float().sum(), weights.float().sum(), self.weight)
+
     def per_sample(self) -> Tensor:
         """Mean over each sample's supervised entries ``[B]``; zero where it has none."""
         losses, weights = self._weighted()
@@ -85,4 +90,6 @@ def reduce_terms(terms: dict[str, Term], reduction: str) -> tuple[Tensor, Figure
     for name, term in terms.items():
         logged |= {f"{name}_labelled": term.covered(), **{f"{name}_{k}": v.detach() for k, v in term.metrics.items()}}
     logged["loss"] = loss.detach().mean()
-    return loss, Figures(logged)
+    # Of held-out batches the means are taken over all of them together: some may have nothing to measure.
+    held_out = not torch.is_grad_enabled()
+    return loss, Figures(logged, {name: term.sums() for name, term in terms.items()} if held_out else None)
