@@ -28,7 +28,7 @@ from trainers.lightning.layers import check_layers, recompute_layers
 from trainers.lightning.log import RunLog
 from trainers.lightning.loops import StepTimes, before_epoch_end, ends_early, make_exact
 from trainers.lightning.options import log_freq_of
-from trainers.lightning.recording import Recorder, RunLogger
+from trainers.lightning.recording import Recorder
 
 if TYPE_CHECKING:
     from trainers.lightning.rollouts import Rollouts
@@ -56,8 +56,24 @@ class _Watch(Callback):
         parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
         self._session.recorder.batch(outputs, batch, parts)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._session.recorder.offer_loss()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._session.recorder.offer_loss()  # callbacks that monitor something come after all others
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._session.end()
+
+    @property
+    def state_key(self) -> str:
+        return "hlrp"
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._session.recorder.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._session.recorder.load(state_dict)
 
 
 class LightningSession:
@@ -85,7 +101,7 @@ class LightningSession:
         self._section = section
         self._resume_from = resume_from
         self._rollouts = rollouts
-        self.recorder = Recorder(lifecycle, section.max_nonfinite_steps)
+        self.recorder = Recorder(lifecycle, trainer, section.max_nonfinite_steps)
         self._requests = StopRequests()
         self._module: LightningModule | None = None
         self._patient: Any = None
@@ -94,7 +110,6 @@ class LightningSession:
         make_exact(trainer, self.after_step)
         callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set by one of the trainer's parts
         callbacks.append(_Watch(self))
-        trainer.loggers = [*trainer.loggers, RunLogger(self.recorder)]
 
     def run(self, module: LightningModule, datamodule: Any, log: RunLog) -> RunResult:
         """Fit, and close the run directory whatever happens.
@@ -151,7 +166,7 @@ class LightningSession:
             self._patient = patient_group()
         if self._lifecycle.directory is not None:
             self._lifecycle.directory.update(steps=self._total, processes=trainer.world_size)
-        self.recorder.begin(trainer, self._total)
+        self.recorder.begin(self._total)
         self._requests.install()
         self._requests.training = True
 
@@ -176,7 +191,7 @@ class LightningSession:
         # A callback or a limit of time may end the training here.
         last = ends_early(trainer)
         if self._is_due(step, self._log_freq) or last:
-            recorder.write_row(trainer)
+            recorder.write_row()
         stop = self._told_to_stop(step)
         rollouts = self._rollouts
         roll_out = rollouts is not None and not stop and self._is_due(step, self._section.eval_freq)
@@ -191,8 +206,9 @@ class LightningSession:
         """Training has ended by itself; at the end of an epoch a callback may have said so only after the last step."""
         with before_epoch_end(self._trainer):
             if self._seen > self.recorder.last_step:
-                self.recorder.write_row(self._trainer)
+                self.recorder.write_row()
             self.save()
+        self.recorder.rest()
         if self._rollouts is not None and self._rolled_out < self._trainer.global_step:
             self._roll_out(self._rollouts)
 
@@ -201,10 +217,12 @@ class LightningSession:
         self._rolled_out = self._trainer.global_step
         directory = self._lifecycle.directory
         latest = directory.latest() if directory is not None else None
-        if latest is not None and (scores := rollouts(latest.path)):
-            self.recorder.scored(self._trainer.global_step, scores)
+        scores = rollouts(latest.path) if latest is not None else {}
         if self._patient is not None:
             torch.distributed.barrier(group=self._patient)
+        # Callbacks that monitor them decide alike in all processes.
+        if scores := self._trainer.strategy.broadcast(scores):
+            self.recorder.scored(scores)
 
     def save(self) -> None:
         """Save a checkpoint of the step that is complete, unless there is one."""
