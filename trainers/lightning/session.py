@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from hlrp.compiled import compile_blocks
 from hlrp.config import LightningTrainerSection
 from hlrp.errors import HlrpError, Interrupted, UserError
 from hlrp.finite import NonFiniteError
 from hlrp.processes import StoppedBySignal, StopRequests
+from hlrp.runs.directory import CONFIG
 from hlrp.sharded import whole
 from trainers.base import RunResult
 from trainers.lifecycle import (
@@ -107,6 +109,7 @@ class LightningSession:
         self._patient: Any = None
         self._total = self._log_freq = self._save_freq = 1
         self._seen = self._saved = self._rolled_out = -1
+        self._stepped = False
         make_exact(trainer, self.after_step)
         callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set by one of the trainer's parts
         callbacks.append(_Watch(self))
@@ -186,7 +189,7 @@ class LightningSession:
         step = trainer.global_step
         if step == self._seen:
             return  # gradients are still being accumulated
-        self._seen = step
+        self._seen, self._stepped = step, True
         recorder.step(step)
         # A callback or a limit of time may end the training here.
         last = ends_early(trainer)
@@ -249,6 +252,7 @@ class LightningSession:
         if lifecycle.directory is None:
             return self._finish_other(failure)
         if failure is None:
+            self._tell_early_end()
             return lifecycle.finish()
         if isinstance(failure, Interrupted):
             if not lifecycle.discard_if_fresh():
@@ -270,6 +274,25 @@ class LightningSession:
             raise failure
         raise failed from failure
 
+    def _tell_early_end(self) -> None:
+        """Say what ended a training before its last step.
+
+        Raises:
+            UserError: It had ended that training before, and now let it make no step.
+        """
+        lifecycle, directory, step = self._lifecycle, self._lifecycle.directory, self._trainer.global_step
+        assert directory is not None, "the first process finishes the run"
+        if not self._trainer.should_stop or step >= (total := directory.manifest.steps or 0):
+            return
+        reason, way_on = _what_ended(self._trainer)
+        if not self._stepped and lifecycle.put_back():
+            raise UserError(
+                f"the run was ended at step {step} by {reason}, which lets it make no further step",
+                where=str(directory.path / CONFIG),
+                fix=way_on,
+            )
+        lifecycle.warn(f"the training ended at step {step} of {total}, by {reason}; to train on, {way_on}")
+
     def _finish_other(self, failure: BaseException | None) -> RunResult:
         if isinstance(failure, StoppedBySignal | NonFiniteError):
             # The first process says it all and ends with its code; any but 0 here would make Lightning kill it.
@@ -277,6 +300,23 @@ class LightningSession:
         if failure is not None:
             raise failure
         return RunResult(Path(self._trainer.default_root_dir), None, {}, self._lifecycle.warnings)
+
+
+def _what_ended(trainer: Trainer) -> tuple[str, str]:
+    """Who asked the training to stop, and what to do for one that goes on."""
+    callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set by one of the trainer's parts
+    for callback in callbacks:
+        left = callback.time_remaining() if isinstance(callback, Timer) else None
+        if left is not None and left <= 0:
+            return (
+                "trainer_args.max_time",
+                f"raise trainer.trainer_args.max_time in {CONFIG}: it counts all that was trained",
+            )
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            reason = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
+            return f"EarlyStopping ({reason})", f"take EarlyStopping out of trainer.callbacks in {CONFIG}"
+    return "a callback", f"change trainer.callbacks in {CONFIG}"
 
 
 def _data(datamodule: Any) -> dict[str, Any]:
