@@ -310,7 +310,7 @@ def _what_ended(trainer: Trainer) -> tuple[str, str]:
         if left is not None and left <= 0:
             return (
                 "trainer_args.max_time",
-                f"raise trainer.trainer_args.max_time in {CONFIG}: it counts all that was trained",
+                f"raise trainer.trainer_args.max_time in {CONFIG}: it is that of the whole run",
             )
     for callback in callbacks:
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
