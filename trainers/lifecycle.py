@@ -17,7 +17,7 @@ from hlrp.files import json_text
 from hlrp.runs import Checkpoint, DatasetRecord, ResumeRecord, RunDirectory
 from hlrp.runs.code_effect import code_effect_warning, last_code_effect
 from hlrp.runs.directory import LOG, METRICS, git_commit
-from hlrp.runs.manifest import MANIFEST, JobRecord
+from hlrp.runs.manifest import MANIFEST, JobRecord, RunManifest
 from hlrp.slurm import own_job, own_log
 from trainers.base import RunResult
 from trainers.crew import Crew
@@ -52,6 +52,7 @@ class RunLifecycle:
         self._repo_id: str | None = None
         self._finite = True
         self._process = os.getpid()
+        self._before: RunManifest | None = None
         for note in notes:
             self.warn(note)
 
@@ -108,6 +109,7 @@ class RunLifecycle:
                 None: it is not, and they lie where they were.
             **fields: Of the manifest, that change.
         """
+        self._before = directory.manifest
         for lost in directory.rewind_metrics(checkpoint.step):
             self.warn(lost)
         resumed = ResumeRecord(step=checkpoint.step, skipped=self.warnings)
@@ -167,6 +169,14 @@ class RunLifecycle:
         if self.directory is None or not self._fresh or self.directory.checkpoints():
             return False
         shutil.rmtree(self.directory.path)
+        return True
+
+    def put_back(self) -> bool:
+        """If the run that goes on was finished before: its manifest is as it was then; whether it was."""
+        if self.directory is None or self._before is None or self._before.status != "finished":
+            return False
+        self.directory.manifest = self._before
+        self.directory.save()
         return True
 
     def finish(self) -> RunResult:

@@ -25,6 +25,13 @@ _ROUNDING = 2 / 255
 class Order(Protocol):
     """Batches of sample numbers that depend on the epoch, and can be entered anywhere; see `ResumableSampler`."""
 
+    global_batch: int
+    """Samples of a batch, over all processes."""
+
+    @property
+    def samples(self) -> int:
+        """Samples of a whole epoch, over all processes."""
+
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[list[int]]: ...
@@ -242,6 +249,16 @@ class DrawnOrder(Sampler[list[tuple[int, int]]]):
     def sampler(self) -> "DrawnOrder":
         """Itself: Lightning calls `set_epoch` on the sampler of a loader's batch sampler."""
         return self
+
+    @property
+    def global_batch(self) -> int:
+        """As the order's own."""
+        return self._order.global_batch
+
+    @property
+    def samples(self) -> int:
+        """As the order's own."""
+        return self._order.samples
 
     def set_epoch(self, epoch: int) -> None:
         """As the order's own."""

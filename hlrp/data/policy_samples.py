@@ -169,6 +169,11 @@ class PolicySampler(Sampler[list[int]]):
         """Batches of a whole epoch, wherever it is entered."""
         return math.ceil(len(self._order) / self.global_batch)
 
+    @property
+    def samples(self) -> int:
+        """Samples of a whole epoch, over all processes; those that fill the last global batch up among them."""
+        return len(self._order) if self.world_size == 1 else len(self) * self.global_batch
+
     def __iter__(self) -> Iterator[list[int]]:
         # The epoch is read now, not at the first batch: a loader may prefetch while the next epoch is announced.
         start = self._resume_position if self.epoch == self._resume_epoch else 0

@@ -78,6 +78,11 @@ class ResumableSampler(Sampler[list[int]]):
         """Batches of a whole epoch, wherever it is entered."""
         return self._batches
 
+    @property
+    def samples(self) -> int:
+        """Samples of a whole epoch, over all processes."""
+        return len(self.order(0)) if not self.shuffle else self._batches * self.global_batch
+
     def order(self, epoch: int) -> "_Epoch":
         """Positions of the whole epoch over all processes, `batches * global batch` of them when shuffled."""
         windows = sum(self.lengths)

@@ -35,6 +35,7 @@ from hlrp.foundation.windows import INSTRUCTION, STATE, present
 from hlrp.laq.checkpoint import LAQSource
 from hlrp.laq.metrics import code_counts, summed
 from hlrp.laq.schedules import adamw_with_cosine
+from hlrp.means import RowMeans
 from hlrp.runs.directory import MANIFEST
 
 _BETAS = (0.9, 0.95)
@@ -90,6 +91,8 @@ class FoundationModule(LightningModule):
         self._counts = torch.zeros(self.config.spec.positions, self.config.spec.codebook_size, dtype=torch.int64)
         self._all_counts = self._counts
         self._validation: Validation | None = None
+        self._means = RowMeans()
+        self._seen_step = 0
 
     def _make_backend(self) -> tuple[VLABackend, BackboneRecord, FoundationManifest | None]:
         """The backend, where its backbone came from, and the checkpoint that it starts from, if any."""
@@ -168,6 +171,10 @@ class FoundationModule(LightningModule):
         if self.config.mode is not BackendMode.CODES:
             self.backend.set_target_statistics(self.vector_mean, self.vector_std)
 
+    def on_train_start(self) -> None:
+        """Count steps from where a resumed run left off: its state is loaded by now."""
+        self._seen_step = self.global_step
+
     def _measure_vectors(self) -> None:
         count = torch.zeros((), dtype=torch.float64, device=self.device)
         total, squares = count, count
@@ -196,7 +203,7 @@ class FoundationModule(LightningModule):
         if out.logits is not None:
             right = (out.logits.argmax(-1) == codes) & mask
             metrics["accuracy"] = right.sum() / mask.sum().clamp(min=1)
-        self.log_dict(metrics, batch_size=inputs.batch_size)
+        self._means.add(metrics)
         return self._shared_mean(out.loss, mask)
 
     def _shared_mean(self, loss: Tensor, mask: Tensor) -> Tensor:
@@ -205,6 +212,12 @@ class FoundationModule(LightningModule):
             return loss
         count = mask.sum().to(torch.float32)
         return loss * (count * self.trainer.world_size / summed(count).clamp(min=1))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Report the figures of a row, after the optimizer's step is complete."""
+        if self.global_step != self._seen_step:  # else gradients are still being accumulated
+            self._seen_step = self.global_step
+            self._means.log(self)
 
     # ---- validation
 

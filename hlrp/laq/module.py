@@ -20,6 +20,7 @@ from hlrp.laq.metrics import USED_FLOOR, LAQMeter, code_counts, is_distributed, 
 from hlrp.laq.model import LAQ, LAQOutput
 from hlrp.laq.schedules import LEARNING_RATES, USAGE_WINDOW, adamw_with_cosine, replacement_at
 from hlrp.laq.teachers import FeatureHead, FlowHead, RaftFlow
+from hlrp.means import RowMeans
 from hlrp.runs.model_folder import check_state
 from hlrp.sharded import whole_weights
 
@@ -68,6 +69,7 @@ class LAQModule(LightningModule):
         self._recent: tuple[Tensor, Tensor] | None = None
         self._is_placed: bool | None = None
         self._seen_step = 0
+        self._means = RowMeans()
         self._collapsed = False
         size, positions = config.codebook_size, config.code_seq_len
         # Saved with the training state, so that a resumed run replaces the same codes at the same steps.
@@ -149,7 +151,7 @@ class LAQModule(LightningModule):
         if "action" in self.heads:
             parts["action"] = self.settings.action_weight * self._action_loss(out, batch)
         loss = torch.stack(list(parts.values())).sum()
-        self.log_dict({f"loss_{k}": v.detach() for k, v in parts.items()}, batch_size=len(frames))
+        self._means.add({f"loss_{name}": part for name, part in parts.items()})
         with torch.no_grad():
             counts = code_counts(out.codes.flatten(0, 1), self.laq.config.codebook_size, valid.flatten()[:, None])
             self._recent = out.vectors.detach(), valid
@@ -197,6 +199,7 @@ class LAQModule(LightningModule):
         if step == self._seen_step:
             return  # gradients are still being accumulated
         self._seen_step = step
+        self._means.log(self)
         threshold = replacement_at(step, self._total_steps())
         if threshold is not None:
             self._replace(threshold)

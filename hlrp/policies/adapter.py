@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hlrp.devices import LOOKED_UP, fuse
 from hlrp.errors import UserError
+from hlrp.means import RowMeans
 from hlrp.policies.adapted import load_saved, require_loadable, save_weights
 from hlrp.policies.build import Built, build_policy, optimizer_config, policy_config, scheduler_config
 from hlrp.policies.figures import unread
@@ -75,9 +76,8 @@ class LeRobotPolicyAdapter(Policy):
         self._built: Built | None = None
         self._camera_keys: list[str] = []
         self._only_acts, self._updates, self._clip_norm = False, False, 0.0
-        self._seen_step = self._batches = 0
-        self._sums: dict[str, Any] = {}
-        self._held_out, self._meter = HeldOutLoss(), CodeEffectMeter()
+        self._seen_step = 0
+        self._means, self._held_out, self._meter = RowMeans(), HeldOutLoss(), CodeEffectMeter()
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, device: str = "cpu", **arguments: Any) -> Self:
@@ -251,21 +251,9 @@ class LeRobotPolicyAdapter(Policy):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch; the policy's own figures are kept until a row is due."""
         loss, outputs = self(batch)
-        self._batches += 1
-        for key, value in (outputs or {}).items():
-            number = value.detach() if isinstance(value, Tensor) and value.numel() == 1 else value
-            if key != "loss" and (isinstance(value, int | float) or number is not value):
-                self._sums[key] = self._sums.get(key, 0.0) + number
+        figures = {key: value for key, value in (outputs or {}).items() if key != "loss"}
+        self._means.add({key: value for key, value in figures.items() if _is_number(value)})
         return loss
-
-    def _log_figures(self) -> None:
-        """Log means of the figures of all batches since the last row, when one is due: in between it costs nothing."""
-        interval: int = getattr(self.trainer, "log_every_n_steps")  # noqa: B009 - set by one of the trainer's parts
-        if self.global_step % max(1, interval) == 0 and self._batches:
-            means = {key: total / self._batches for key, total in self._sums.items()}
-            single = {k: v.float() if isinstance(v, Tensor) else v for k, v in means.items()}
-            self.log_dict(single, batch_size=1, sync_dist=True)
-            self._sums, self._batches = {}, 0
 
     def configure_gradient_clipping(
         self,
@@ -284,7 +272,7 @@ class LeRobotPolicyAdapter(Policy):
         if self.global_step == self._seen_step:
             return  # gradients are still being accumulated
         self._seen_step = self.global_step
-        self._log_figures()
+        self._means.log(self)
         if self._updates:
             self.policy.update()
         if self.average is not None:
@@ -347,3 +335,7 @@ class LeRobotPolicyAdapter(Policy):
         built.preprocessor.save_pretrained(folder)
         built.postprocessor.save_pretrained(folder)
         require_loadable(folder)
+
+
+def _is_number(value: Any) -> bool:
+    return value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)

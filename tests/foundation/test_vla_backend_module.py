@@ -83,6 +83,21 @@ def test_both_sources_of_labels_give_the_same_first_loss(backend, frames, square
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+def test_the_accuracy_of_a_row_is_the_mean_over_its_batches(square_root, table2, monkeypatch):
+    module, data = make(make_run(square_root, {"table": table2}, trainer={"steps": 5}))
+    computed, shares = module.backend.loss_from_batch, []
+
+    def kept(batch: FoundationBatch) -> Any:
+        out = computed(batch)
+        shares.append(share((out.logits.argmax(-1) == batch.target_codes)[batch.target_mask]))
+        return out
+
+    monkeypatch.setattr(module.backend, "loss_from_batch", kept)
+    metrics = fit(module, data, 5, log_every_n_steps=5, limit_val_batches=0)
+    assert len(shares) == 5 and len(set(shares)) > 1
+    assert metrics["accuracy"] == pytest.approx(sum(shares) / 5)
+
+
 def test_training_learns_what_both_the_picture_and_the_instruction_tell(square_root, table2):
     run = make_run(square_root, {"table": table2}, trainer={"steps": 30, "learning_rate": 2e-3})
     module, data = make(run)

@@ -19,6 +19,8 @@ from hlrp.laq import LAQ, LAQModule
 from hlrp.laq.losses import masked_mean, pixel_loss
 from hlrp.laq.module import _windows
 from hlrp.laq.schedules import learning_rate_factor, replacement_at
+from hlrp.runs import RunDirectory
+from trainers.lightning.trainer import LightningTrainer
 
 warnings.filterwarnings("ignore", module="lightning")
 
@@ -274,3 +276,23 @@ def test_learning_rate_and_replacement_schedules() -> None:
     assert rates[1000] == pytest.approx(0.01)
     assert [s for s in range(1, 250) if replacement_at(s, 1000)] == [*range(10, 101, 10), 150, 200]
     assert replacement_at(900, 1000) is None
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_parts_of_a_row_add_up_to_its_loss(tmp_path: Path, processes: int) -> None:
+    """Means over the batches of a row, the last one too, and over processes that read other samples."""
+    settings = {"steps": 10, "log_freq": 4, "device": "cpu", "devices": processes, "accumulate_grad_batches": 2}
+    run, out, loader = make_run(10, quantizer="vq"), tmp_path / "run", make_batches(40)
+
+    def work() -> None:
+        LightningTrainer(**settings).fit(LAQModule(run), loader, output_dir=out)
+
+    if processes == 1:
+        work()
+    else:
+        in_processes(2, work)
+    rows = list(RunDirectory.open(out).metrics())
+    assert [row["step"] for row in rows] == [4, 8, 10]
+    assert all(row["loss_quantizer"] > 0 for row in rows)
+    sums = [row["loss_pixel"] + row["loss_quantizer"] for row in rows]
+    assert sums == pytest.approx([row["loss"] for row in rows], rel=1e-5)

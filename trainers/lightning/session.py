@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from hlrp.compiled import compile_blocks
 from hlrp.config import LightningTrainerSection
 from hlrp.errors import HlrpError, Interrupted, UserError
 from hlrp.finite import NonFiniteError
 from hlrp.processes import StoppedBySignal, StopRequests
+from hlrp.runs.directory import CONFIG
 from hlrp.sharded import whole
 from trainers.base import RunResult
 from trainers.lifecycle import (
@@ -28,7 +30,7 @@ from trainers.lightning.layers import check_layers, recompute_layers
 from trainers.lightning.log import RunLog
 from trainers.lightning.loops import StepTimes, before_epoch_end, ends_early, make_exact
 from trainers.lightning.options import log_freq_of
-from trainers.lightning.recording import Recorder, RunLogger
+from trainers.lightning.recording import Recorder
 
 if TYPE_CHECKING:
     from trainers.lightning.rollouts import Rollouts
@@ -56,8 +58,24 @@ class _Watch(Callback):
         parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
         self._session.recorder.batch(outputs, batch, parts)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._session.recorder.offer_loss()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._session.recorder.offer_loss()  # callbacks that monitor something come after all others
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._session.end()
+
+    @property
+    def state_key(self) -> str:
+        return "hlrp"
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._session.recorder.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._session.recorder.load(state_dict)
 
 
 class LightningSession:
@@ -85,16 +103,16 @@ class LightningSession:
         self._section = section
         self._resume_from = resume_from
         self._rollouts = rollouts
-        self.recorder = Recorder(lifecycle, section.max_nonfinite_steps)
+        self.recorder = Recorder(lifecycle, trainer, section.max_nonfinite_steps)
         self._requests = StopRequests()
         self._module: LightningModule | None = None
         self._patient: Any = None
         self._total = self._log_freq = self._save_freq = 1
         self._seen = self._saved = self._rolled_out = -1
+        self._stepped = False
         make_exact(trainer, self.after_step)
         callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set by one of the trainer's parts
         callbacks.append(_Watch(self))
-        trainer.loggers = [*trainer.loggers, RunLogger(self.recorder)]
 
     def run(self, module: LightningModule, datamodule: Any, log: RunLog) -> RunResult:
         """Fit, and close the run directory whatever happens.
@@ -151,7 +169,7 @@ class LightningSession:
             self._patient = patient_group()
         if self._lifecycle.directory is not None:
             self._lifecycle.directory.update(steps=self._total, processes=trainer.world_size)
-        self.recorder.begin(trainer, self._total)
+        self.recorder.begin(self._total)
         self._requests.install()
         self._requests.training = True
 
@@ -171,12 +189,12 @@ class LightningSession:
         step = trainer.global_step
         if step == self._seen:
             return  # gradients are still being accumulated
-        self._seen = step
+        self._seen, self._stepped = step, True
         recorder.step(step)
         # A callback or a limit of time may end the training here.
         last = ends_early(trainer)
         if self._is_due(step, self._log_freq) or last:
-            recorder.write_row(trainer)
+            recorder.write_row()
         stop = self._told_to_stop(step)
         rollouts = self._rollouts
         roll_out = rollouts is not None and not stop and self._is_due(step, self._section.eval_freq)
@@ -191,8 +209,9 @@ class LightningSession:
         """Training has ended by itself; at the end of an epoch a callback may have said so only after the last step."""
         with before_epoch_end(self._trainer):
             if self._seen > self.recorder.last_step:
-                self.recorder.write_row(self._trainer)
+                self.recorder.write_row()
             self.save()
+        self.recorder.rest()
         if self._rollouts is not None and self._rolled_out < self._trainer.global_step:
             self._roll_out(self._rollouts)
 
@@ -201,10 +220,12 @@ class LightningSession:
         self._rolled_out = self._trainer.global_step
         directory = self._lifecycle.directory
         latest = directory.latest() if directory is not None else None
-        if latest is not None and (scores := rollouts(latest.path)):
-            self.recorder.scored(self._trainer.global_step, scores)
+        scores = rollouts(latest.path) if latest is not None else {}
         if self._patient is not None:
             torch.distributed.barrier(group=self._patient)
+        # Callbacks that monitor them decide alike in all processes.
+        if scores := self._trainer.strategy.broadcast(scores):
+            self.recorder.scored(scores)
 
     def save(self) -> None:
         """Save a checkpoint of the step that is complete, unless there is one."""
@@ -231,6 +252,7 @@ class LightningSession:
         if lifecycle.directory is None:
             return self._finish_other(failure)
         if failure is None:
+            self._tell_early_end()
             return lifecycle.finish()
         if isinstance(failure, Interrupted):
             if not lifecycle.discard_if_fresh():
@@ -252,6 +274,25 @@ class LightningSession:
             raise failure
         raise failed from failure
 
+    def _tell_early_end(self) -> None:
+        """Say what ended a training before its last step.
+
+        Raises:
+            UserError: It had ended that training before, and now let it make no step.
+        """
+        lifecycle, directory, step = self._lifecycle, self._lifecycle.directory, self._trainer.global_step
+        assert directory is not None, "the first process finishes the run"
+        if not self._trainer.should_stop or step >= (total := directory.manifest.steps or 0):
+            return
+        reason, way_on = _what_ended(self._trainer)
+        if not self._stepped and lifecycle.put_back():
+            raise UserError(
+                f"the run was ended at step {step} by {reason}, which lets it make no further step",
+                where=str(directory.path / CONFIG),
+                fix=way_on,
+            )
+        lifecycle.warn(f"the training ended at step {step} of {total}, by {reason}; to train on, {way_on}")
+
     def _finish_other(self, failure: BaseException | None) -> RunResult:
         if isinstance(failure, StoppedBySignal | NonFiniteError):
             # The first process says it all and ends with its code; any but 0 here would make Lightning kill it.
@@ -259,6 +300,23 @@ class LightningSession:
         if failure is not None:
             raise failure
         return RunResult(Path(self._trainer.default_root_dir), None, {}, self._lifecycle.warnings)
+
+
+def _what_ended(trainer: Trainer) -> tuple[str, str]:
+    """Who asked the training to stop, and what to do for one that goes on."""
+    callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set by one of the trainer's parts
+    for callback in callbacks:
+        left = callback.time_remaining() if isinstance(callback, Timer) else None
+        if left is not None and left <= 0:
+            return (
+                "trainer_args.max_time",
+                f"raise trainer.trainer_args.max_time in {CONFIG}: it is that of the whole run",
+            )
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            reason = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
+            return f"EarlyStopping ({reason})", f"take EarlyStopping out of trainer.callbacks in {CONFIG}"
+    return "a callback", f"change trainer.callbacks in {CONFIG}"
 
 
 def _data(datamodule: Any) -> dict[str, Any]:

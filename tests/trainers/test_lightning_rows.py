@@ -1,0 +1,193 @@
+"""What rows of a Lightning run say, and that loggers and callbacks get the same."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from two_processes import in_processes
+
+from hlrp.config import LightningRun
+from hlrp.errors import Interrupted
+from hlrp.runs import RunDirectory
+
+sys.path.insert(0, str(Path(__file__).parent))
+import lightning_toy as toy
+from lightning_runs import EXACT, fit, resume, rows
+
+from trainers.lightning.rollouts import Rollouts
+from trainers.lightning.trainer import LightningTrainer
+
+PLAIN: dict[str, Any] = {"log_freq": 1, "save_freq": 1000, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Uneven(toy.Data):
+    """50 samples: 12 batches of 4 and one of 2."""
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(toy.Points(noise=self.noise), batch_size=self.batch, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return []
+
+
+def _logged(out: Path) -> list[tuple[int, str, float]]:
+    """Step, name and number of everything in the files of the csv logger."""
+    found = []
+    for path in sorted(out.glob("logs/csv/*/metrics.csv")):
+        for line in csv.DictReader(path.open()):
+            step = int(line.pop("step"))
+            found += [(step, name, float(value)) for name, value in line.items() if value]
+    return found
+
+
+def test_loggers_get_the_rows_each_number_once(tmp_path: Path) -> None:
+    settings = EXACT | {"steps": 14, "log_freq": 4, "logger": ["csv"], "callbacks": ["LearningRateMonitor"]}
+    fit(tmp_path / "run", **settings)
+    found = _logged(tmp_path / "run")
+    written = [
+        (int(row["step"]), name, value)
+        for row in RunDirectory.open(tmp_path / "run").metrics()
+        for name, value in row.items()
+        if name not in ("step", "time", "lr-AdamW")
+    ]
+    assert sorted(entry for entry in found if entry[1] != "lr-AdamW") == sorted(written)
+    assert {(4, "loss"), (14, "grad_norm"), (10, "val_loss"), (12, "toy")} <= {entry[:2] for entry in found}
+    assert len({entry[:2] for entry in found}) == len(found)
+
+
+class Sees(toy.Net):
+    """Looks at what callbacks may monitor when an epoch ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+        self.seen: dict[int, float | None] = {}
+
+    def training_step(self, batch: Any, index: int) -> torch.Tensor:
+        loss = super().training_step(batch, index)
+        self.losses.append(float(loss))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        value = self.trainer.callback_metrics.get("loss")
+        self.seen[self.global_step] = None if value is None else float(value)
+
+
+def test_early_stopping_watches_the_loss_before_there_is_a_row(tmp_path: Path) -> None:
+    stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "loss", "patience": 2, "min_delta": 1e9}}
+    net = Sees()
+    fit(tmp_path / "run", net, Uneven(), **PLAIN | {"steps": 90, "log_freq": 20}, callbacks=[stopping])
+    assert list(net.seen) == [13, 26, 39]
+    since = {13: net.losses[:13], 26: net.losses[20:26], 39: net.losses[20:39]}
+    assert net.seen == pytest.approx({step: sum(losses) / len(losses) for step, losses in since.items()}, rel=1e-5)
+    assert rows(tmp_path / "run")[-1]["step"] == 39
+
+
+def test_the_success_of_rollouts_is_monitored_in_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    monkeypatch.setattr(Rollouts, "__call__", lambda _, checkpoint: {"eval_success": 0.5})
+    monitored = {"monitor": "eval_success", "mode": "max", "patience": 1, "strict": False}
+    callbacks = [{"class_path": "EarlyStopping", "init_args": monitored}]
+    settings = PLAIN | {"steps": 60, "eval_freq": 4, "devices": 2, "strategy": "ddp", "callbacks": callbacks}
+    run = LightningRun.model_validate(
+        {"trainer_type": "lightning", "trainer": settings | {"logger": ["csv"]}, "model": {"policy_type": "act"}}
+        | {"env": {"type": "pusht"}}
+    )
+    in_processes(2, lambda: LightningTrainer().fit(toy.Net(), Uneven(), run=run, output_dir=out))
+    # Two epochs of seven batches: known at the end of the first, no better at the end of the second.
+    assert rows(out)[-1]["step"] == 14
+    found = [step for step, name, _ in _logged(out) if name == "eval_success"]
+    assert found == [row["step"] for row in rows(out) if "eval_success" in row] == [4, 8, 12, 14]
+
+
+def test_what_was_monitored_is_known_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next rollouts are far away when the next epoch ends."""
+    monkeypatch.setattr(Rollouts, "__call__", lambda _, checkpoint: {"eval_success": 0.5})
+    callbacks = [{"class_path": "EarlyStopping", "init_args": {"monitor": "eval_success", "mode": "max"}}]
+    settings = PLAIN | {"steps": 30, "eval_freq": 12, "callbacks": callbacks}
+    run = LightningRun.model_validate(
+        {"trainer_type": "lightning", "trainer": settings, "model": {"policy_type": "act"}, "env": {"type": "pusht"}}
+    )
+    with pytest.raises(Interrupted):
+        LightningTrainer().fit(toy.Net(at=20), Uneven(), run=run, output_dir=tmp_path / "run")
+    resume(tmp_path / "run", steps=22, data=Uneven())  # the end of the run is the end of an epoch
+    assert RunDirectory.open(tmp_path / "run").manifest.status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("settings", "samples"),
+    [
+        ({}, [4 * n - 2 * (n // 13) for n in range(1, 31)]),
+        # Seven steps an epoch: the last one has the short batch alone.
+        ({"accumulate_grad_batches": 2}, [8 * n - 6 * (n // 7) for n in range(1, 31)]),
+        ({"limit_train_batches": 5}, [4 * n for n in range(1, 31)]),
+    ],
+    ids=["one batch a step", "two batches a step", "a part of the epoch"],
+)
+def test_samples_are_counted_and_epochs_agree(tmp_path: Path, settings: dict[str, Any], samples: list[int]) -> None:
+    epoch = 20 if "limit_train_batches" in settings else 50
+    # A checkpoint between rows; the third row after it is the first one of an epoch that began before it.
+    settings = PLAIN | {"steps": 30, "log_freq": 5} | settings
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "run", toy.Net(at=17), Uneven(), **settings)
+    resume(tmp_path / "run", data=Uneven())
+    found = {int(row["step"]): row for row in rows(tmp_path / "run")}
+    assert {step: row["samples"] for step, row in found.items()} == {n: samples[n - 1] for n in range(5, 31, 5)}
+    epochs = {step: row["samples"] / epoch for step, row in found.items()}
+    assert {step: row["epochs"] for step, row in found.items()} == pytest.approx(epochs)
+
+
+def test_samples_of_all_processes_are_counted(tmp_path: Path) -> None:
+    """25 of 50 each, in batches of 4: the last batches of an epoch have one sample."""
+    out = tmp_path / "run"
+    settings = PLAIN | {"steps": 9, "devices": 2, "strategy": "ddp"}
+    in_processes(2, lambda: LightningTrainer(**settings).fit(toy.Net(), Uneven(), output_dir=out))
+    assert [row["samples"] for row in rows(out)] == [8, 16, 24, 32, 40, 48, 50, 58, 66]
+    assert [row["epochs"] * 50 for row in rows(out)] == pytest.approx([row["samples"] for row in rows(out)])
+
+
+class Seldom(toy.Net):
+    """Logs a figure at some steps, and a mean at the end of every epoch of 13."""
+
+    def training_step(self, batch: Any, index: int) -> torch.Tensor:
+        loss = super().training_step(batch, index)
+        self.log("mean", self.global_step + 1.0, on_step=False, on_epoch=True, batch_size=1)
+        return loss
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        super().on_train_batch_end(*args)
+        if self.global_step in (2, 13, 16):
+            self.log("seldom", float(self.global_step))
+
+
+def test_a_figure_is_in_one_row_and_none_is_lost(tmp_path: Path) -> None:
+    fit(tmp_path / "often", Seldom(), Uneven(), **PLAIN | {"steps": 26})
+    assert {row["step"]: row["seldom"] for row in rows(tmp_path / "often") if "seldom" in row} == {2: 2, 13: 13, 16: 16}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    settings = PLAIN | {"steps": 26, "log_freq": 10, "logger": ["csv"]}
+    fit(whole, Seldom(), Uneven(), **settings)
+    figures = [(row["step"], row.get("seldom"), row.get("mean")) for row in rows(whole)]
+    # What step 13 logged is newer than that of step 2, and older than that of step 16.
+    assert figures == [(10, 2, None), (20, 16, 7), (26, None, None), (26, None, 20)]
+    assert [entry for entry in _logged(whole) if entry[1] == "mean"] == [(20, "mean", 7), (26, "mean", 20)]
+    # The end of an epoch erases what its last step logged, in a run that goes on there too.
+    net = Seldom()
+    net.at = 13
+    fit(tmp_path / "unbroken", Seldom(), Uneven(), **settings | {"steps": 15})
+    with pytest.raises(Interrupted):
+        fit(stopped, net, Uneven(), **settings | {"steps": 15})
+    resume(stopped, data=Uneven())
+    for out in (tmp_path / "unbroken", stopped):
+        assert [row["seldom"] for row in rows(out) if "loss" in row] == [2, 13]
