@@ -181,8 +181,9 @@ class Recorder:
             self._hand(figures)
 
     def _publish(self, figures: Mapping[str, Any]) -> None:
-        """Let callbacks monitor what is in the rows."""
-        self._trainer.callback_metrics.update({name: torch.tensor(value) for name, value in figures.items()})
+        """Let callbacks monitor what is in the rows; `step` is Lightning's own, of the step that they look at."""
+        found = {name: torch.tensor(value) for name, value in figures.items() if name != "step"}
+        self._trainer.callback_metrics.update(found)
 
     def _hand(self, row: Mapping[str, Any]) -> None:
         """Give the loggers a row, of the step that is complete."""
