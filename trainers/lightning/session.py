@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from hlrp.compiled import compile_blocks
 from hlrp.config import LightningTrainerSection
-from hlrp.errors import HlrpError, Interrupted, UserError
+from hlrp.errors import HlrpError, Interrupted, UserError, WorkError
 from hlrp.finite import NonFiniteError
 from hlrp.processes import StoppedBySignal, StopRequests
 from hlrp.sharded import whole
@@ -24,6 +25,7 @@ from trainers.lifecycle import (
     patient_group,
 )
 from trainers.lightning.checkpoints import save_checkpoint
+from trainers.lightning.companions import Cause, Companions, leave_words
 from trainers.lightning.layers import check_layers, recompute_layers
 from trainers.lightning.log import RunLog
 from trainers.lightning.loops import StepTimes, before_epoch_end, ends_early, make_exact
@@ -91,6 +93,7 @@ class LightningSession:
         self._patient: Any = None
         self._total = self._log_freq = self._save_freq = 1
         self._seen = self._saved = self._rolled_out = -1
+        self._companions = Companions.installed(trainer, self._lost)
         make_exact(trainer, self.after_step)
         callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set by one of the trainer's parts
         callbacks.append(_Watch(self))
@@ -245,20 +248,36 @@ class LightningSession:
             raise lifecycle.interrupted(self._requests.number) from failure
         if isinstance(failure, UserError) and not self._requests.training and lifecycle.discard_if_fresh():
             raise failure
-        message = str(failure)
-        reason = message if isinstance(failure, HlrpError) else explain_failure(type(failure).__name__, message)
-        failed = lifecycle.failed(reason, left_numbers=isinstance(failure, NonFiniteError))
+        cause = self._companions.cause if self._companions is not None else None
+        if cause is not None and not isinstance(failure, HlrpError):
+            raise self._failed_elsewhere(cause) from failure
+        failed = lifecycle.failed(_reason(failure), left_numbers=isinstance(failure, NonFiniteError))
         if isinstance(failure, UserError):
             raise failure
         raise failed from failure
 
+    def _failed_elsewhere(self, cause: Cause) -> WorkError:
+        logging.getLogger("hlrp.train").error("%s", cause.trace or cause.reason)
+        return self._lifecycle.failed(cause.reason)
+
+    def _lost(self, cause: Cause) -> None:
+        sys.stderr.write(f"error: {self._failed_elsewhere(cause)}\n")
+
     def _finish_other(self, failure: BaseException | None) -> RunResult:
         if isinstance(failure, StoppedBySignal | NonFiniteError):
-            # The first process says it all and ends with its code; any but 0 here would make Lightning kill it.
-            raise SystemExit(0)
+            raise SystemExit(0)  # the first process says it all and ends with its code
+        if isinstance(failure, Exception):
+            trace = "".join(traceback.format_exception(failure))
+            if leave_words(self._trainer.global_rank, _reason(failure), trace):
+                raise SystemExit(failure.exit_code if isinstance(failure, HlrpError) else 1)
         if failure is not None:
             raise failure
         return RunResult(Path(self._trainer.default_root_dir), None, {}, self._lifecycle.warnings)
+
+
+def _reason(failure: BaseException) -> str:
+    message = str(failure)
+    return message if isinstance(failure, HlrpError) else explain_failure(type(failure).__name__, message)
 
 
 def _data(datamodule: Any) -> dict[str, Any]:
