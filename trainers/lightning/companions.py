@@ -19,6 +19,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 
 from hlrp.finite import NonFiniteError
 from hlrp.processes import StoppedBySignal
+from trainers.lifecycle import explain_failure
 
 _STARTED_BY = "HLRP_STARTED_BY"
 _POLL_S = 0.2
@@ -145,7 +146,7 @@ class Companions(_SubprocessScriptLauncher):
                 reason, trace = json.loads(words.read_text(encoding="utf8"))
                 said.append((words.stat().st_mtime, Cause(f"{name}: {reason}", trace)))
             elif code is not None and code < 0:
-                return Cause(f"{name} was killed by signal {-code}" + (" (often: out of memory)" if code == -9 else ""))
+                return Cause(explain_failure("", "", code, process=name))
             elif code:
                 said.append((time.time(), Cause(f"{name} ended with code {code}")))
         return min(said)[1] if said else None
