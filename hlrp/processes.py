@@ -5,7 +5,6 @@ Signals that stop a run (SIGINT, SIGTERM, SIGHUP) become a wish, which is grante
 
 import os
 import signal
-import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -39,6 +38,8 @@ def free_port() -> int:
     Raises:
         WorkError: There is none.
     """
+    import socket
+
     for number in range(10_000):
         with socket.socket() as probe, suppress(OSError):
             port = 15_000 + (os.getpid() + number) % 10_000
