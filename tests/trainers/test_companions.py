@@ -38,3 +38,10 @@ def test_a_run_fails_with_the_reason_and_leaves_no_process(tmp_path: Path, net: 
     log = (out / "log.txt").read_text()
     assert ('raise RuntimeError("what the process came to")' in log) == (net["number"] == 0)
     assert _left_over(out) == []
+
+
+def test_the_others_end_after_the_first_one_however_that_went(tmp_path: Path) -> None:
+    done = program(tmp_path / "run", **TWO, net={"at": 3, "number": signal.SIGKILL, "rank": 0, "stuck": True})
+    assert done.returncode == -signal.SIGKILL
+    psutil.wait_procs(_left_over(tmp_path / "run"), timeout=30)
+    assert _left_over(tmp_path / "run") == []

@@ -264,12 +264,12 @@ class LightningSession:
         sys.stderr.write(f"error: {self._failed_elsewhere(cause)}\n")
 
     def _finish_other(self, failure: BaseException | None) -> RunResult:
-        if isinstance(failure, StoppedBySignal | NonFiniteError):
-            raise SystemExit(0)  # the first process says it all and ends with its code
-        if isinstance(failure, Exception):
+        if isinstance(failure, Exception) and not isinstance(failure, StoppedBySignal):
             trace = "".join(traceback.format_exception(failure))
             if leave_words(self._trainer.global_rank, _reason(failure), trace):
                 raise SystemExit(failure.exit_code if isinstance(failure, HlrpError) else 1)
+        if isinstance(failure, StoppedBySignal | NonFiniteError):
+            raise SystemExit(0)  # the first process says it all and ends with its code
         if failure is not None:
             raise failure
         return RunResult(Path(self._trainer.default_root_dir), None, {}, self._lifecycle.warnings)
