@@ -1,5 +1,6 @@
 """Who may write a folder: one process at a time, on whichever node of a cluster it runs."""
 
+import errno
 import json
 import os
 import tempfile
@@ -9,11 +10,14 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hlrp.errors import UserError
 from hlrp.files import write_json
 from hlrp.slurm import HAS_PROCESSES, job_state, own_start
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 _LOCK, _WRITER = ".lock", ".writer"
 # How long what a killed writer left (its forked data workers, its training process) may take to end by itself.
@@ -33,6 +37,41 @@ def _born(pid: int) -> float | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
     except psutil.Error:
         return None
+
+
+def file_lock(path: Path) -> "BaseFileLock":
+    """A lock that the system drops with the process that holds it, however that ends.
+
+    Where the file system knows no locks it is a lease: whoever holds it touches a file beside ``path``, and is followed
+    by another one after 90 seconds of silence.
+
+    Args:
+        path: In a folder that is there.
+
+    Raises:
+        OSError: Nothing can be written there.
+    """
+    from filelock import FileLock, SoftFileLease
+
+    if _knows_locks(path.parent):
+        return FileLock(path, thread_local=False)  # another thread may end what this one began
+    beside = path.with_name(f"{path.name}.lease")
+    return SoftFileLease(beside, lease_duration=_SILENCE_S, heartbeat_interval=_SIGN_S, thread_local=False)
+
+
+def _knows_locks(folder: Path) -> bool:
+    if os.name == "nt":
+        return True
+    import fcntl
+
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=_LOCK) as probe:
+        try:
+            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                return False
+            raise
+    return True
 
 
 class LockedError(UserError):
@@ -107,8 +146,8 @@ class FolderLock:
 
     The system drops the lock with the process that holds it, however that ends. Who holds it stands beside it in the
     folder: file systems that nodes share need not pass locks on, so a record of another node counts while its job runs
-    and its writer touches it. On leaving, both files are removed, and so is the folder if it was made here and nothing
-    was put into it.
+    and its writer touches it. Where they know no locks the record alone counts, on this node too. On leaving, both
+    files are removed, and so is the folder if it was made here and nothing was put into it.
 
     Args:
         folder: Made, with its parents, if it is not there.
@@ -134,13 +173,10 @@ class FolderLock:
             UserError: Nothing can be written there.
             FileExistsError: The folder was to be made, and is there or is a file.
         """
-        from filelock import FileLock
-
         for _ in range(100):
             try:
                 self._make_folder()
-                # Another thread may end what this one began.
-                self._lock = FileLock(self._lock_file, thread_local=False)
+                self._lock = file_lock(self._lock_file)
                 self._take()
             except FileNotFoundError:
                 continue  # another process gave up its claim and took the folder away between two steps
@@ -180,6 +216,8 @@ class FolderLock:
         """Write the record, in place of a dead writer's; False: another node was faster."""
         mine = self._record.with_name(f"{self._record.name}.{uuid.uuid4().hex}")
         if self._record.exists():
+            if _Writer.read(self._record) != dead:
+                return False
             # One of several that move the dead one's record away succeeds, even on a file system without locks.
             self._record.rename(mine)
             moved = _Writer.read(mine)
@@ -230,32 +268,35 @@ class FolderLock:
 
     def _take(self) -> None:
         """Lock, once nothing that a dead writer left (its data workers, its training process) writes any more."""
-        from filelock import Timeout
+        from filelock import SoftFileLease, Timeout
 
+        # Held while the record is written, and no longer: after a kill it would keep everybody out for a while.
+        leased = isinstance(self._lock, SoftFileLease)
         end = time.monotonic() + _LEFTOVERS_S
         while True:
             with suppress(Timeout):
                 self._lock.acquire(blocking=False)
             taken = self._lock.is_locked
             writer = _Writer.read(self._record)
-            living = [pid for pid in writer.living() if pid != os.getpid() or not taken] if writer else []
+            others = writer.living() if writer else []
+            living = [pid for pid in others if pid != os.getpid() or leased or not taken]
+            held = False
             try:
                 if writer is not None and writer.lives_elsewhere(self._record):
                     raise writer.busy(self.folder)
                 if taken and not living:
                     if self._fresh and not is_unwritten(self.folder):
                         raise FileExistsError(self.folder)
-                    if self._claim(writer):
+                    held = self._claim(writer)
+                    if held:
                         return
-            except BaseException:
-                self._lock.release()
-                raise
-            if taken:
-                self._lock.release()
+            finally:
+                if leased or not held:
+                    self._lock.release()
             writer = _Writer.read(self._record)  # who was faster has said so meanwhile
             if writer is None:
                 end = min(end, time.monotonic() + _RECORD_S)  # it is about to say who it is
-            elif not writer.here or writer.processes[0][0] in living:
+            elif writer.processes[0][0] in living or writer.lives_elsewhere(self._record):
                 raise writer.busy(self.folder)
             if time.monotonic() >= end:
                 raise (writer or _Writer("an unknown host", "an unknown time", ((0, None),))).busy(self.folder)

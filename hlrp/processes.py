@@ -1,4 +1,4 @@
-"""Signals that stop a run, and the environment of child processes.
+"""Signals that stop a run, and the environment of child processes and where they meet.
 
 Signals that stop a run (SIGINT, SIGTERM, SIGHUP) become a wish, which is granted when a step is complete.
 """
@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from hlrp.errors import Interrupted
+from hlrp.errors import Interrupted, WorkError
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -30,6 +30,22 @@ def child_environment() -> dict[str, str]:
     if root not in (*paths, *(str(Path(sysconfig.get_path(name)).resolve()) for name in ("purelib", "platlib"))):
         paths.append(root)
     return {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens at; not of those that the system gives away by itself meanwhile.
+
+    Raises:
+        WorkError: There is none.
+    """
+    import socket
+
+    for number in range(10_000):
+        with socket.socket() as probe, suppress(OSError):
+            port = 15_000 + (os.getpid() + number) % 10_000
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise WorkError("no port is free for the processes of the run to meet at")
 
 
 def stop_signals() -> tuple[int, ...]:

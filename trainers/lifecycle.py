@@ -327,7 +327,9 @@ _KNOWN_FAILURES = {
 }
 
 
-def explain_failure(error: str, message: str, code: int = 1, tail: Sequence[str] = ()) -> str:
+def explain_failure(
+    error: str, message: str, code: int = 1, tail: Sequence[str] = (), *, process: str = "the process"
+) -> str:
     """One readable sentence of why training ended, with what to do where that is known.
 
     Args:
@@ -335,6 +337,7 @@ def explain_failure(error: str, message: str, code: int = 1, tail: Sequence[str]
         message: Its text.
         code: Exit code of the process, where it was one of its own.
         tail: The last lines that it printed.
+        process: What it is called.
     """
     first_line = next(iter(message.strip().splitlines()), "no message")
     for signs, advice in _KNOWN_FAILURES.items():
@@ -343,6 +346,6 @@ def explain_failure(error: str, message: str, code: int = 1, tail: Sequence[str]
     if error:
         return f"{error}: {first_line}"
     if code < 0:
-        return f"the process was killed by signal {-code}" + (" (often: out of memory)" if code == -9 else "")
+        return f"{process} was killed by signal {-code}" + (" (often: out of memory)" if code == -9 else "")
     last = next((line for line in reversed(tail) if line.strip()), "no output")
     return f"LeRobot's process ended with code {code}: {last.strip()}"

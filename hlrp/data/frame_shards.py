@@ -25,6 +25,7 @@ from hlrp.data.frame_storage import locked, require_space, write_at
 from hlrp.data.frame_store import FrameStore
 from hlrp.errors import UserError, WorkError
 from hlrp.files import write_json
+from hlrp.locks import file_lock
 from hlrp.ranks import is_first_process, own_cores
 
 _log = logging.getLogger("hlrp.data")
@@ -128,9 +129,7 @@ class EpisodeShards:
         return result
 
     def _take_absent(self, episode: int, take: Callable[[int, int], None]) -> bool:
-        from filelock import FileLock
-
-        with FileLock(self._lock_of(episode)):
+        with file_lock(self._lock_of(episode)):
             file = self._open(episode)
             is_new = file is None  # else another process decoded it while this one waited
             if file is None:
@@ -190,10 +189,11 @@ class EpisodeShards:
 
     def _drop_left_over(self, part: Path) -> bool:
         """Delete a part that nobody decodes any more, and say whether it was one."""
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
+        lock = file_lock(self._lock_of(int(part.stem)))
         try:
-            with FileLock(self._lock_of(int(part.stem)), blocking=False):
+            with lock.acquire(blocking=False):
                 part.unlink(missing_ok=True)
                 return True
         except Timeout:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hlrp.errors import UserError, WorkError
 from hlrp.files import fsync_folder
+from hlrp.locks import file_lock
 
 
 class Storage(Protocol):
@@ -90,11 +91,11 @@ def locked(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
     Raises:
         UserError: The folder cannot be written.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")  # the system drops it with the process, whatever way that ends
+        lock = file_lock(folder / "lock")
         try:
             lock.acquire(blocking=False)
         except Timeout:

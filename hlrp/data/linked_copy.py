@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hlrp.errors import UserError
+from hlrp.locks import file_lock
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,11 +35,9 @@ def refuse_inside(root: Path, output: Path, where: str) -> None:
 @contextmanager
 def alone(output: Path) -> Iterator[None]:
     """Keep other processes from making the same dataset at once; they wait, and find it made."""
-    from filelock import FileLock
-
     output.parent.mkdir(parents=True, exist_ok=True)
     # Left in place: unlinked, it would be another file for who comes next than for who waits already.
-    with FileLock(output.with_name(f".{output.name}.lock")):
+    with file_lock(output.with_name(f".{output.name}.lock")):
         yield
 
 

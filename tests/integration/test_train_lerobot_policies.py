@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from command import hlrp
+from interruptions import assert_gone, family_of, start, wait_for_rows
 from lerobot_runs import TINY_ACT, assert_loads_in_stock_lerobot, metrics_of, train_args
 
 from hlrp.runs import RunDirectory
@@ -18,6 +19,22 @@ def test_two_processes_train_one_policy(toy_root: Path, tmp_path: Path) -> None:
     assert sorted(rows) == [1, 2, 3, 4]
     assert rows[4]["samples"] == 4 * 4 * 2
     assert "Effective batch size: 4 x 2 = 8" in (run / "log.txt").read_text()
+
+
+def test_a_run_of_which_one_process_is_killed_says_which(toy_root: Path, tmp_path: Path) -> None:
+    run = tmp_path / "two"
+    process = start(train_args(toy_root, run, "act", 10_000, *TINY_ACT, "--devices", "2", "trainer.log_freq=1"))
+    wait_for_rows(run, 2, process)
+    family = family_of(process)
+    workers = {p.environ().get("RANK"): p for p in family if p.ppid() == process.pid}
+    assert sorted(workers) == ["0", "1"]
+    workers["1"].kill()
+    _, err = process.communicate(timeout=100)
+    reason = "process 1 of 2 was killed by signal 9 (often: out of memory)"
+    assert process.returncode == 1 and f"training failed: {reason}" in err
+    manifest = RunDirectory.open(run).manifest
+    assert (manifest.status, manifest.reason, manifest.processes) == ("failed", reason, 2)
+    assert_gone(family)
 
 
 SMALL = {

@@ -7,6 +7,7 @@ Shuffled order from the global generator, noise drawn while reading, dropout, a 
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,16 @@ class Data(LightningDataModule):
 
 
 class Net(LightningModule):
-    """Args: noise: whether anything is random; at: step at which `number` is sent to this very process."""
+    """Args: noise: whether anything is random; at: step at which the process `rank` is sent `number`, or 0: it fails.
 
-    def __init__(self, noise: bool = True, at: int = 0, number: int = signal.SIGTERM) -> None:
+    With `stuck` the others wait from then on where nothing can be raised.
+    """
+
+    def __init__(
+        self, noise: bool = True, at: int = 0, number: int = signal.SIGTERM, rank: int = 0, stuck: bool = False
+    ) -> None:
         super().__init__()
-        self.noise, self.at, self.number = noise, at, number
+        self.noise, self.at, self.number, self.rank, self.stuck = noise, at, number, rank, stuck
         torch.manual_seed(0)  # a module made by hand is made before its trainer seeds anything
         self.net = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.3 if noise else 0.0), nn.Linear(8, 1))
         self.ids: list[int] = []
@@ -77,8 +83,14 @@ class Net(LightningModule):
         if self.noise:
             with torch.no_grad():
                 self.net[0].bias += 1e-3 * torch.randn(8)
-        if self.at and self.global_step == self.at and self.global_rank == 0:
-            deliver(self.number)
+        if self.at and self.global_step == self.at:
+            if self.global_rank == self.rank:
+                if self.number == 0:
+                    raise RuntimeError("what the process came to")
+                deliver(self.number)
+            elif self.stuck:
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+                time.sleep(600)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)

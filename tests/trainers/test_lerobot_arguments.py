@@ -57,7 +57,7 @@ def test_arguments_of_any_length_reach_the_process(toy_root: Path) -> None:
     assert typed.stdout.splitlines() == command.arguments
     short = build_command(run, ["--steps=1"])
     with short.started() as argv:
-        assert argv == short.argv
+        assert argv == short.typed
 
 
 def test_both_trainers_hold_out_the_same_episodes(tmp_path: Path) -> None:

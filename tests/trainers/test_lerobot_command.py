@@ -242,7 +242,7 @@ def test_a_key_reaches_lerobot(key: str, toy_root: Path, laq: Path) -> None:
         told = ASKED_FILTER if key.startswith("data.filter") else ASKED_POLICY if root else SOURCES
         assert wanted in command.environment[told]
     else:
-        assert wanted in [*command.argv, *variables]
+        assert wanted in [*command.typed, *variables]
 
 
 def test_rollouts_during_training_name_the_simulator(toy_root: Path) -> None:
@@ -285,11 +285,20 @@ def test_process_knows_whether_adapters_are_asked_for(override: str, adapters: b
     assert (asked["name"], asked["fresh"], asked["adapters"]) == ("act", True, adapters)
 
 
-def test_several_devices_go_through_torchrun() -> None:
-    argv = build_command(_run("trainer.devices=2"), ["--steps=1"]).argv
-    assert argv[1:3] == ["-m", "torch.distributed.run"]
-    assert "--nproc-per-node=2" in argv
-    assert argv[-2:] == ["trainers.lerobot.worker", "--steps=1"]
+def test_several_devices_are_processes_with_the_places_that_torchrun_would_give_them() -> None:
+    command = build_command(_run("trainer.devices=2"), ["--steps=1"])
+    assert command.typed[1:3] == ["-m", "torch.distributed.run"]
+    assert "--nproc-per-node=2" in command.typed
+    assert command.typed[-3:] == ["-m", "trainers.lerobot.worker", "--steps=1"]
+    with command.started() as argv:
+        assert argv[1:] == ["-m", "trainers.lerobot.worker", "--steps=1"]
+    first, second = command.environments()
+    assert first.items() >= command.environment.items()
+    assert first["MASTER_ADDR"] == "127.0.0.1" and 15_000 <= int(first["MASTER_PORT"]) < 25_000
+    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    assert first.items() >= place.items()
+    assert first | {"RANK": "1", "LOCAL_RANK": "1"} == second
+    assert build_command(_run(), []).environments() == [build_command(_run(), []).environment]
 
 
 def test_intervals_fit_short_and_long_runs() -> None:

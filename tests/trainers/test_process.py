@@ -1,10 +1,12 @@
 """A child that is told to stop, and commands that are: real processes, none of them trains."""
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from own_signals import deliver
 
@@ -54,6 +56,55 @@ def test_a_training_process_is_told_what_its_parent_is_told(number: signal.Signa
     assert lines == ["ready", f"got {int(number)}"]
     assert process.stopped_by == number
     assert signal.getsignal(number) == before
+
+
+# One of two that train together: it ends as its variables say, or waits, is told to stop, and takes its time for that.
+ONE_OF_TWO = """
+import os, signal, sys, time
+rank = os.environ["RANK"]
+def stop(number, frame):
+    print(rank, "got", number, flush=True)
+    time.sleep(1)
+    print(rank, "saved", flush=True)
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, stop)
+end = int(os.environ.get("END", "0"))
+if end < 0:
+    os.kill(os.getpid(), -end)
+if end:
+    sys.exit(end)
+print("ready", rank, end=" " * 5000 + chr(10), flush=True)
+time.sleep(60)
+"""
+
+
+def test_processes_that_train_together_are_all_told_to_stop_and_take_the_time_that_they_need() -> None:
+    """Neither is ended from here; an agent above them would do so."""
+    process = TrainingProcess([sys.executable, "-c", ONE_OF_TWO], {"RANK": "0"}, {"RANK": "1"})
+    lines: list[str] = []
+
+    def on_line(line: str) -> None:
+        lines.append(line.strip())
+        if sorted(lines) == ["ready 0", "ready 1"]:
+            assert [p.ppid() for p in map(psutil.Process, process.pids)] == [os.getpid()] * 2
+            deliver(signal.SIGTERM)
+
+    assert process.run(on_line) == 143
+    assert sorted(lines[2:]) == ["0 got 15", "0 saved", "1 got 15", "1 saved"]
+    assert (process.stopped_by, process.killed) == (15, None)
+
+
+@pytest.mark.parametrize(("end", "killed"), [(3, None), (-9, (1, -9))])
+def test_one_that_fails_ends_the_others(
+    monkeypatch: pytest.MonkeyPatch, end: int, killed: tuple[int, int] | None
+) -> None:
+    monkeypatch.setattr("trainers.lerobot.process._GRACE_S", 1.0)
+    ends = {"RANK": "1", "END": str(end)}
+    process = TrainingProcess([sys.executable, "-c", ONE_OF_TWO], {"RANK": "0"}, ends)
+    lines: list[str] = []
+    assert process.run(lambda line: lines.append(line.strip())) == end
+    assert (lines, process.killed) == (["ready 0"], killed)
+    assert not any(map(psutil.pid_exists, process.pids))
 
 
 def _command(*more: str) -> subprocess.Popen[str]:

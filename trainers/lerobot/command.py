@@ -19,7 +19,7 @@ from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo
 from hlrp.data.shuffling import SHUFFLING, Shuffling
 from hlrp.devices import alone_on_gpu, without_number
 from hlrp.errors import UserError
-from hlrp.processes import child_environment
+from hlrp.processes import child_environment, free_port
 from hlrp.ranks import Launch
 from hlrp.runs import Checkpoint
 from trainers.lerobot.events import (
@@ -27,6 +27,7 @@ from trainers.lerobot.events import (
     ASKED_DEVICE,
     ASKED_FILTER,
     ASKED_POLICY,
+    FOLLOWS,
     MAX_NONFINITE_STEPS,
     SHUFFLING_ASKED,
     SOURCES,
@@ -46,22 +47,44 @@ _READ_AS_IT_IS = ("policy.path", "policy.type", "env.type", "config_path")
 
 @dataclass(frozen=True)
 class Command:
-    """A process to start.
+    """A process to start, or several alike that train together.
 
     Args:
-        launcher: Interpreter, and torchrun where there are several devices.
+        launcher: Interpreter and module.
         arguments: What stock `lerobot-train` would be given.
         environment: Variables set on top of the current ones.
+        processes: How many.
     """
 
     launcher: list[str]
     arguments: list[str]
     environment: dict[str, str]
+    processes: int = 1
 
     @property
-    def argv(self) -> list[str]:
-        """The whole argument list; it may be longer than a process can be started with, see `started`."""
-        return [*self.launcher, *self.arguments]
+    def typed(self) -> list[str]:
+        """The whole argument list, of several processes with torchrun, whose places `environments` gives them."""
+        several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
+        interpreter, *module = self.launcher
+        return [interpreter, *(several if self.processes > 1 else []), *module, *self.arguments]
+
+    def environments(self) -> list[dict[str, str]]:
+        """The variables of each process.
+
+        torchrun itself is not used: its agent kills, half a minute after a signal, whoever is still in a step.
+        """
+        if self.processes == 1:
+            return [self.environment]
+        # As torchrun has it: several processes with as many threads as there are cores would be in each other's way.
+        threads = os.environ.get("OMP_NUM_THREADS", "1")
+        shared = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            FOLLOWS: "1",
+            "OMP_NUM_THREADS": threads,
+        }
+        places = [Launch("hlrp", rank, self.processes, rank, self.processes) for rank in range(self.processes)]
+        return [self.environment | shared | place.environment(shared) for place in places]
 
     @property
     def _is_long(self) -> bool:
@@ -71,7 +94,7 @@ class Command:
     def started(self) -> Iterator[list[str]]:
         """The argument list to start the process with; very long arguments lie in a file until the context ends."""
         if not self._is_long:
-            yield self.argv
+            yield [*self.launcher, *self.arguments]
             return
         with tempfile.NamedTemporaryFile("w", encoding="utf8", prefix="hlrp-arguments-", suffix=".txt") as file:
             file.writelines(f"{argument}\n" for argument in self.arguments)
@@ -82,8 +105,8 @@ class Command:
         """The command as a person would type it; very long arguments come in as a text, one a line."""
         prefix = [f"{k}={shlex.quote(v)}" for k, v in sorted(self.environment.items())]
         if not self._is_long:
-            return " ".join([*prefix, shlex.join(self.argv)])
-        start = " ".join([*prefix, shlex.join([*self.launcher, "@/dev/stdin"])])
+            return " ".join([*prefix, shlex.join(self.typed)])
+        start = " ".join([*prefix, shlex.join([*self.typed[: -len(self.arguments)], "@/dev/stdin"])])
         return "\n".join([f"{start} <<'END'", *self.arguments, "END"])
 
 
@@ -132,13 +155,6 @@ def _stays_text(text: str) -> bool:
 
 def _listed(arguments: Mapping[str, Any]) -> list[str]:
     return [f"--{key}={encode(key, value)}" for key, value in arguments.items()]
-
-
-def _launcher(devices: int) -> list[str]:
-    if devices == 1:
-        return [sys.executable, "-m", WORKER]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}", "-m"]
-    return [sys.executable, *torchrun, WORKER]
 
 
 def check_loop_arguments(arguments: Mapping[str, Any], device: str | None) -> None:
@@ -293,7 +309,7 @@ def _ranges(episodes: list[int]) -> str:
 
 
 def build_command(run: LeRobotRun, arguments: list[str], shuffling: Shuffling = SHUFFLING) -> Command:
-    """The process for ``arguments`` under the run's launcher, precision and network settings, and rules of order."""
+    """The processes for ``arguments`` with the run's devices, precision and network settings, and rules of order."""
     # Fields on top of a checkpoint are judged together with its own values, which LeRobot reads.
     asked: dict[str, Any] = {"name": run.model.policy_type, "fields": run.model.policy_fields}
     asked |= {"fresh": not run.model.init_from, "cameras": run.data.cameras}
@@ -323,8 +339,8 @@ def build_command(run: LeRobotRun, arguments: list[str], shuffling: Shuffling = 
         environment["ACCELERATE_MIXED_PRECISION"] = _MIXED[run.trainer.precision]
     if run.trainer.processes > 1 and run.trainer.device == "cpu":
         environment["ACCELERATE_USE_CPU"] = "true"
-    launch = Launch.of(os.environ)
+    launcher, launch = [sys.executable, "-m", WORKER], Launch.of(os.environ)
     if launch is not None:
         # This process is one of several already, and its child takes its place among them.
-        return Command(_launcher(1), arguments, environment | launch.environment(os.environ))
-    return Command(_launcher(run.trainer.devices), arguments, environment)
+        return Command(launcher, arguments, environment | launch.environment(os.environ))
+    return Command(launcher, arguments, environment, run.trainer.devices)

@@ -29,8 +29,8 @@ class Emitter:
     """
 
     def __init__(self) -> None:
-        first, follows = int(os.environ.get("RANK", "0")) == 0, FOLLOWS in os.environ
-        self._said: Collection[str] | None = None if first else OUTCOMES if follows else ()
+        self._rank = int(os.environ.get("RANK", "0"))
+        self._said: Collection[str] | None = None if self._rank == 0 else OUTCOMES if FOLLOWS in os.environ else ()
         self._last_step = 0.0
 
     def __call__(self, event: str, **fields: Any) -> None:
@@ -42,6 +42,8 @@ class Emitter:
             if moment - self._last_step < _STEP_INTERVAL_S:
                 return
             self._last_step = moment
+        if self._rank:
+            fields["rank"] = self._rank
         line = MARK + json.dumps({"event": event, **fields}) + "\n"
         with contextlib.suppress(BrokenPipeError):
             os.write(1, line.encode())

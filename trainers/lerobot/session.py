@@ -55,6 +55,7 @@ class TrainingSession:
         self._log: TextIO | None = None
         self._tail: list[str] = []
         self._outcome: dict[str, Any] = {}
+        self._process: TrainingProcess | None = None
 
     def run(self) -> RunResult:
         """Start the process and follow it to its end."""
@@ -62,8 +63,9 @@ class TrainingSession:
         try:
             with progress, self._command.started() as argv:
                 progress.phase("starting LeRobot")
-                process = TrainingProcess(argv, self._command.environment)
-                self._lock.add_process(process.pid)
+                process = self._process = TrainingProcess(argv, *self._command.environments())
+                for pid in process.pids:
+                    self._lock.add_process(pid)
                 _end_with_crew(process)
                 code = process.run(lambda line: self._on_line(line, progress))
         finally:
@@ -98,8 +100,8 @@ class TrainingSession:
             self._lifecycle.write_row({"step": event.pop("steps", self._lifecycle.last_row.get("step", 0)), **event})
         elif kind == "warning":
             self._lifecycle.warn(event["message"])
-        elif kind in OUTCOMES:
-            self._outcome = {"kind": kind, **event}
+        elif kind in OUTCOMES and not self._outcome and (self._process is None or self._process.killed is None):
+            self._outcome = {"kind": kind, **event}  # of several processes that of the one that ended first
 
     def _open_log(self, directory: RunDirectory) -> None:
         self._log = (directory.path / LOG).open("a", encoding="utf8", errors="backslashreplace")
@@ -122,8 +124,20 @@ class TrainingSession:
             return lifecycle.finish()
         error, message = outcome.get("error", ""), outcome.get("message", "")
         left_numbers = error == NonFiniteError.__name__
-        reason = message if left_numbers else explain_failure(error, message, code, self._tail)
-        raise lifecycle.failed(reason, left_numbers=left_numbers)
+        raise lifecycle.failed(
+            message if left_numbers else self._reason(error, message, code), left_numbers=left_numbers
+        )
+
+    def _reason(self, error: str, message: str, code: int) -> str:
+        """Of a failure, with the number of the process among several where that is known."""
+        killed = self._process.killed if self._process is not None else None
+        several = self._command.processes > 1
+        rank = killed.rank if killed is not None else self._outcome.get("rank", 0)
+        name = f"process {rank} of {self._command.processes}"
+        if several and killed is not None:
+            return explain_failure("", "", killed.code, process=name)
+        reason = explain_failure(error, message, code, self._tail)
+        return f"{name}: {reason}" if several and rank else reason
 
     def _refusal(self) -> str:
         """The message with which LeRobot's argument parser refused: from its last `error:` line on."""
@@ -140,7 +154,7 @@ def _refused(outcome: dict[str, Any]) -> UserError | WorkError:
 
 def _end_with_crew(process: TrainingProcess) -> None:
     if Crew.current is not None:
-        Crew.current.groups.append(process.pid)
+        Crew.current.groups.extend(process.pids)
 
 
 def follow(command: Command) -> RunResult:

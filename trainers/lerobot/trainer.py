@@ -112,7 +112,7 @@ class LeRobotTrainer(BaseTrainer):
                     policy=run.model.policy_type,
                     dataset=_described(run, datasets, selections),
                     steps=steps,
-                    command=command.argv,
+                    command=command.typed,
                 )
 
             return TrainingSession(command, lock, lifecycle, create, steps=steps).run()
@@ -131,7 +131,7 @@ class LeRobotTrainer(BaseTrainer):
             lifecycle = RunLifecycle(warnings)
 
             def reopen() -> RunDirectory:
-                fields = {"steps": total, "processes": run.trainer.processes, "command": command.argv}
+                fields = {"steps": total, "processes": run.trainer.processes, "command": command.typed}
                 return lifecycle.reopen(directory, checkpoint, dataset=dataset, run=run, **fields)
 
             return TrainingSession(command, lock, lifecycle, reopen, steps=total, start=checkpoint.step).run()

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from hlrp.compiled import compile_blocks
 from hlrp.config import LightningTrainerSection
-from hlrp.errors import HlrpError, Interrupted, UserError
+from hlrp.errors import HlrpError, Interrupted, UserError, WorkError
 from hlrp.finite import NonFiniteError
 from hlrp.processes import StoppedBySignal, StopRequests
 from hlrp.runs.directory import CONFIG
@@ -26,6 +27,7 @@ from trainers.lifecycle import (
     patient_group,
 )
 from trainers.lightning.checkpoints import save_checkpoint
+from trainers.lightning.companions import Cause, Companions, leave_words
 from trainers.lightning.layers import check_layers, recompute_layers
 from trainers.lightning.log import RunLog
 from trainers.lightning.loops import StepTimes, before_epoch_end, ends_early, make_exact
@@ -110,6 +112,7 @@ class LightningSession:
         self._total = self._log_freq = self._save_freq = 1
         self._seen = self._saved = self._rolled_out = -1
         self._stepped = False
+        self._companions = Companions.installed(trainer, self._lost)
         make_exact(trainer, self.after_step)
         callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set by one of the trainer's parts
         callbacks.append(_Watch(self))
@@ -267,9 +270,10 @@ class LightningSession:
             raise lifecycle.interrupted(self._requests.number) from failure
         if isinstance(failure, UserError) and not self._requests.training and lifecycle.discard_if_fresh():
             raise failure
-        message = str(failure)
-        reason = message if isinstance(failure, HlrpError) else explain_failure(type(failure).__name__, message)
-        failed = lifecycle.failed(reason, left_numbers=isinstance(failure, NonFiniteError))
+        cause = self._companions.cause if self._companions is not None else None
+        if cause is not None and not isinstance(failure, HlrpError):
+            raise self._failed_elsewhere(cause) from failure
+        failed = lifecycle.failed(_reason(failure), left_numbers=isinstance(failure, NonFiniteError))
         if isinstance(failure, UserError):
             raise failure
         raise failed from failure
@@ -293,10 +297,20 @@ class LightningSession:
             )
         lifecycle.warn(f"the training ended at step {step} of {total}, by {reason}; to train on, {way_on}")
 
+    def _failed_elsewhere(self, cause: Cause) -> WorkError:
+        logging.getLogger("hlrp.train").error("%s", cause.trace or cause.reason)
+        return self._lifecycle.failed(cause.reason)
+
+    def _lost(self, cause: Cause) -> None:
+        sys.stderr.write(f"error: {self._failed_elsewhere(cause)}\n")
+
     def _finish_other(self, failure: BaseException | None) -> RunResult:
+        if isinstance(failure, Exception) and not isinstance(failure, StoppedBySignal):
+            trace = "".join(traceback.format_exception(failure))
+            if leave_words(self._trainer.global_rank, _reason(failure), trace):
+                raise SystemExit(failure.exit_code if isinstance(failure, HlrpError) else 1)
         if isinstance(failure, StoppedBySignal | NonFiniteError):
-            # The first process says it all and ends with its code; any but 0 here would make Lightning kill it.
-            raise SystemExit(0)
+            raise SystemExit(0)  # the first process says it all and ends with its code
         if failure is not None:
             raise failure
         return RunResult(Path(self._trainer.default_root_dir), None, {}, self._lifecycle.warnings)
@@ -317,6 +331,11 @@ def _what_ended(trainer: Trainer) -> tuple[str, str]:
             reason = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
             return f"EarlyStopping ({reason})", f"take EarlyStopping out of trainer.callbacks in {CONFIG}"
     return "a callback", f"change trainer.callbacks in {CONFIG}"
+
+
+def _reason(failure: BaseException) -> str:
+    message = str(failure)
+    return message if isinstance(failure, HlrpError) else explain_failure(type(failure).__name__, message)
 
 
 def _data(datamodule: Any) -> dict[str, Any]:
