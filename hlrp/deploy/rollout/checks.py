@@ -139,6 +139,8 @@ def camera_mismatches(robot: RobotSide, metadata: dict[str, Any], *, remote: boo
     here = ", ".join(f"{name} {_size(shape)}" for name, shape in robot.cameras.items()) or "no camera"
     there = ", ".join(f"{name} {_size(said['shape'])}" for name, said in wanted.items()) or "no camera"
     missing = [name for name in wanted if name not in robot.cameras]
+    blind = [name for name in missing if wanted[name].get("optional")] if len(missing) < len(wanted) else []
+    missing = [name for name in missing if name not in blind]
     extra = [name for name in robot.cameras if name not in wanted]
     found, notes = [], []
     if missing:
@@ -149,6 +151,8 @@ def camera_mismatches(robot: RobotSide, metadata: dict[str, Any], *, remote: boo
         found.append(Mismatch("cameras", f"the robot has no {', '.join(missing)}", here, there, fix))
     elif extra:
         notes.append(f"the policy does not look at {', '.join(extra)}; it looks at {there}")
+    if blind:
+        notes.append(f"the robot has no {', '.join(blind)}: the policy, which was trained on a mixture, sees without")
     for name, said in wanted.items():
         shape, size = tuple(robot.cameras.get(name, ())), tuple(said["shape"])
         if not shape or shape == size:

@@ -106,7 +106,11 @@ def _driver(source: Source, request: RolloutRequest, stack: contextlib.ExitStack
             _fill_in(said, read_dataset(None, request.dataset_root, where="--dataset-root"))
         return Driver(said, source.name, client=client)
     served = load_served(
-        source.path, device=request.device, rename=request.rename_map, dataset_root=request.dataset_root
+        source.path,
+        device=request.device,
+        rename=request.rename_map,
+        dataset_root=request.dataset_root,
+        action_space=request.action_space,
     )
     for text in served.loaded.warnings:
         log(f"warning: {text}")
@@ -175,8 +179,9 @@ def _terms(request: RolloutRequest, drivers: list[Driver], sources: list[Source]
         path = str(resolve_pretrained(source.path.absolute())) if source.path else driver.name
         run = said.get("run") or {}
         told = {"step": run.get("step"), "type": said.get("policy"), "device": said.get("device")}
-        exported = {"export": run["export"]} if run.get("export") else {}
-        policies.append({"path": path, **told, "weights_sha256": run.get("weights_sha256"), **exported})
+        more = {"export": run.get("export"), "action_space": said.get("action_space")}
+        more = {name: value for name, value in more.items() if value}
+        policies.append({"path": path, **told, "weights_sha256": run.get("weights_sha256"), **more})
     return Terms(
         robot=request.robot.type,
         robot_id=request.robot.id,
