@@ -28,11 +28,6 @@ class LoadedPolicy:
     postprocessor: Any
     warnings: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        from hlrp.evaluation.relative_actions import keep_references
-
-        self.warnings += keep_references(self.policy, self.preprocessor, self.postprocessor)
-
 
 def without_packages_unused_by(*policies: Path) -> None:
     """Have LeRobot, which is not imported yet, leave out what none of these policies uses: the process runs no others.
@@ -257,6 +252,7 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
     """
     from lerobot.policies import make_pre_post_processors
 
+    from hlrp.evaluation.relative_actions import keep_references
     from hlrp.policies.build import check_statistics
 
     pretrained = Path(config.pretrained_path)
@@ -301,7 +297,8 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
         where=str(pretrained),
         fix="train again with the dataset's statistics, or restore the processors' safetensors files",
     )
-    return LoadedPolicy(policy, config, preprocessor, postprocessor, _weight_warnings(policy, pretrained))
+    warnings = _weight_warnings(policy, pretrained) + keep_references(policy, preprocessor, postprocessor)
+    return LoadedPolicy(policy, config, preprocessor, postprocessor, warnings)
 
 
 def _make_policy(config: Any, env_cfg: Any, rename: dict[str, str]) -> Any:
