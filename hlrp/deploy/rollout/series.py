@@ -45,7 +45,8 @@ class Terms:
         task: The instruction, or what the trials are called.
         inference: `sync` or `rtc`.
         policies: For each policy its `results.json` entry: `path`, `type`, `weights_sha256` and more.
-        settings: Of the robot and of the inference, by their flags, where they decide a trial.
+        settings: Of the robot and of the inference, by their flags, where they decide a trial; and `rename_map.KEY` for
+            each pair of a renaming that is not the checkpoint's own.
     """
 
     robot: str
