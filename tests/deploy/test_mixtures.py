@@ -85,7 +85,8 @@ def test_a_robot_is_sent_its_own_numbers_and_needs_one_camera(remote: bool, mixe
         with running(load_served(mixed, device="cpu", action_space="arm")) as server:
             result = trials.run(server.address, outcome, arm=arm, steps=6, episodes=1, task="wave")
     else:
-        assert "state has another size" in trials.refused(mixed, outcome, arm=arm)
+        refusal = trials.refused(mixed, outcome, arm=arm)
+        assert "state has another size" in refusal and "act as another robot than 'push': --action-space" in refusal
         result = trials.run(mixed, outcome, arm=arm, steps=6, episodes=1, action_space="arm")
     sent = np.array(actions(trials.journal))
     assert len(sent) >= 6 and sent.shape[1] == 3

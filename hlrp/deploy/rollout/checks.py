@@ -91,17 +91,19 @@ def joint_mismatches(robot: RobotSide, metadata: dict[str, Any]) -> Iterable[Mis
             )
     sides = [("state", robot.states_for(metadata), metadata["observation"].get(STATE))]
     sides.append(("action", robot.action, metadata["action"]))
+    acting = metadata.get("action_space")
+    other = "" if acting is None else f", or act as another robot than {acting!r}: --action-space NAME"
     for what, have, said in sides:
         if said is not None:
-            yield from _names(what, have, said)
+            yield from _names(what, have, said, _SAME_ROBOT + other)
 
 
-def _names(what: str, have: list[str], said: dict[str, Any]) -> Iterable[Mismatch]:
+def _names(what: str, have: list[str], said: dict[str, Any], same_robot: str) -> Iterable[Mismatch]:
     wanted, count = said.get("names"), said["shape"][0]
     here, there = f"{len(have)}: {', '.join(have)}", f"{count}: {', '.join(wanted)}" if wanted else f"{count} numbers"
     if wanted is None:
         if len(have) != count:
-            yield Mismatch("joints", f"the {what} has another size", here, there, _SAME_ROBOT, passable=False)
+            yield Mismatch("joints", f"the {what} has another size", here, there, same_robot, passable=False)
             return
         fix = "give the data that the policy was trained on: --dataset-root DIR"
         yield Mismatch(
@@ -120,7 +122,7 @@ def _names(what: str, have: list[str], said: dict[str, Any]) -> Iterable[Mismatc
         differ = "; ".join(f"{text} {', '.join(names)}" for text, names in parts if names)
         same_size = len(have) == count
         yield Mismatch(
-            "joints", f"the {what} is of other joints: {differ}", here, there, _SAME_ROBOT, passable=same_size
+            "joints", f"the {what} is of other joints: {differ}", here, there, same_robot, passable=same_size
         )
 
 
