@@ -32,8 +32,6 @@ FLAGS = {
 _SAME = ("episodes", "seed", "batch_size", "device", "videos", "output")
 _HOPELESS = 0.1
 """A success rate below which a diagnosis is suggested."""
-_OF_DIAGNOSES = ("env", "task", "rename_map", "action_space", "device", "replay")
-"""Flags of an evaluation that its diagnosis needs as well."""
 
 
 def eval(  # noqa: A001 - the name of the command
@@ -85,6 +83,7 @@ def eval(  # noqa: A001 - the name of the command
     if is_only_checked():
         _check(request, compare, diagnose=diagnose, allow_download=allow_download)
         return
+    named = str(given["policy"] or request.policy_path)
     if request.policy_path is not None:
         request.policy_path = folder_of(request.policy_path, "RUN_OR_CHECKPOINT", allow_download=allow_download)
     compare = compare and folder_of(compare, "--compare", allow_download=allow_download)
@@ -111,7 +110,7 @@ def eval(  # noqa: A001 - the name of the command
     if json_output:
         typer.echo(json.dumps({**result.to_json(), "folder": str(result.folder)}))
     else:
-        show(result, _hint(result, given, overrides or []))
+        show(result, _hint(result, named, request))
     if _failed(result):
         raise typer.Exit(1)
 
@@ -160,17 +159,25 @@ def _diagnose(request: "EvalRequest", json_output: bool) -> None:
         raise typer.Exit(1)
 
 
-def _hint(result: "EvalResult", given: dict[str, Any], overrides: list[str]) -> str | None:
-    """The command that looks for the reason of a success rate near zero; None: it is not near zero."""
+def _hint(result: "EvalResult", named: str, request: "EvalRequest") -> str | None:
+    """The command that looks for the reason of a success rate near zero; None: it is not near zero.
+
+    It says itself what a file may have said: a diagnosis refuses a file that asks for videos.
+    """
+    import yaml
+
     overall = result.overall()
     if overall is None or overall["success_rate"] >= _HOPELESS:
         return None
-    command = ["hlrp", "eval", str(given["policy"]), "--diagnose"]
-    for name in _OF_DIAGNOSES:
-        values = given[name] if isinstance(given[name], list) else [given[name]]
-        flag = f"--{name.replace('_', '-')}"
-        command += [part for value in values if value for part in (flag, str(value))]
-    return shlex.join([*command, *overrides])
+    flags: list[tuple[str, Any]] = [("--env", request.env_type), *(("--task", task) for task in request.tasks)]
+    flags += [("--rename-map", f"{mine}={its}") for mine, its in request.rename_map.items()]
+    flags += [("--action-space", request.action_space), ("--device", request.device), ("--replay", request.replay)]
+    command = ["hlrp", "eval", named, "--diagnose", *(str(part) for pair in flags if pair[1] for part in pair)]
+    for name, value in request.env_fields.items():
+        # As it is typed where that is read as this text; JSON is YAML.
+        plain = isinstance(value, str) and yaml.safe_load(value) == value
+        command.append(f"env.{name}={value if plain else json.dumps(value)}")
+    return shlex.join(command)
 
 
 def _holds_results(path: Path) -> bool:

@@ -118,6 +118,8 @@ def _replay_table(out: Any, replay: dict[str, Any]) -> None:
 
 def _comparison(out: Any, comparison: dict[str, Any]) -> None:
     low, high = comparison["interval"]
+    for name, (here, there) in comparison.get("inference", {}).items():
+        out.print(f"note     {name} was {here!r} here, {there!r} there: it is part of what is compared", markup=False)
     out.print(
         f"against {comparison['other']}: {100 * comparison['difference']:+.0f} points of success, 95 % interval "
         f"{100 * low:+.0f} to {100 * high:+.0f}, {comparison['pairs']} pairs "

@@ -54,6 +54,9 @@ def rollout(
         float, typer.Option(min=0, help="Time for the way back after each trial; 0: the robot stays where it is.")
     ] = 3.0,
     rename_map: Annotated[list[str] | None, typer.Option(help="Observation key ROBOT=POLICY; repeatable.")] = None,
+    action_space: Annotated[
+        str | None, typer.Option(help="Action space to act in, of a policy that was trained on several.")
+    ] = None,
     dataset_root: Annotated[
         Path | None, typer.Option(help="The data the policy was trained on, where they have moved.")
     ] = None,
@@ -82,7 +85,8 @@ def rollout(
     sources = [_source(text, flag, allow_download=allow_download) for text, flag in named if text]
     remote = sum(source.path is None for source in sources)
     if remote == len(sources):
-        _refuse_idle({"--rename-map": rename_map, "--device": device}, "is up to the server: give it to `hlrp serve`")
+        of_servers = {"--rename-map": rename_map, "--action-space": action_space, "--device": device}
+        _refuse_idle(of_servers, "is up to the server: give it to `hlrp serve`")
     if not remote:
         _refuse_idle({"--token-file": token_file, "--certificate": certificate}, "has no effect without an address")
     token = None if token_file is None else access.read_token(token_file)
@@ -109,6 +113,7 @@ def rollout(
         task=task,
         device=device,
         rename_map=pairs,
+        action_space=action_space,
         dataset_root=dataset_root,
         allowed=tuple(allow_mismatch or ()),
         seed=seed,

@@ -28,6 +28,9 @@ def serve(
     key: Annotated[Path | None, typer.Option(help="The certificate's key, a PEM file.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps.")] = None,
     rename_map: Annotated[list[str] | None, typer.Option(help="Observation key CLIENT=POLICY; repeatable.")] = None,
+    action_space: Annotated[
+        str | None, typer.Option(help="Action space to act in, of a policy that was trained on several.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="Instruction where an observation has no prompt.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Random numbers of every episode start from it, for each client.")
@@ -55,13 +58,14 @@ def serve(
     from hlrp.deploy.served import load_served
     from hlrp.deploy.server import ServerSettings, serve_policy
 
-    served = load_served(pretrained, device=device, rename=pairs, task=task)
+    served = load_served(pretrained, device=device, rename=pairs, task=task, action_space=action_space)
     for text in served.loaded.warnings:
         _log(f"warning: {text}")
     said = served.metadata
-    _log(f"policy   {said['policy']} on {said['device']}, {said['action']['shape'][0]} numbers an action")
+    acting = f", acts as {said['action_space']}" if "action_space" in said else ""
+    _log(f"policy   {said['policy']} on {said['device']}, {said['action']['shape'][0]} numbers an action{acting}")
     for name, wanted in said["observation"].items():
-        _log(f"reads    {name} {wanted['dtype']} {wanted['shape']}")
+        _log(f"reads    {name} {wanted['dtype']} {wanted['shape']}{', if it is there' if 'optional' in wanted else ''}")
     settings = ServerSettings(
         host=host,
         port=port,

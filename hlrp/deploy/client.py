@@ -232,6 +232,12 @@ class _Recording:
         own = {name: name for name in (*wanted, "action")}
         own |= {name: mine for mine, name in with_only_camera(info.cameras, wanted, {}, announce).items()}
         missing = [name for name, mine in own.items() if mine not in info.features]
+        sees = any(own[name] in info.cameras for name in wanted)
+        blind = [name for name in missing if sees and name in wanted and wanted[name].get("optional")]
+        for name in blind:
+            announce(f"the dataset has no {name}: the policy, which was trained on a mixture, sees without it")
+        wanted = {name: said for name, said in wanted.items() if name not in blind}
+        missing = [name for name in missing if name not in blind]
         if missing:
             unused = [name for name in info.features if name not in own]
             pairs = [f"--rename-map {pair}" for pair in rename_pairs(unused, missing)]

@@ -29,12 +29,14 @@ class Input:
     Args:
         shape: (C, H, W) of a picture, else that of the numbers.
         picture: Whether it is one.
-        optional: The policy can do without.
+        optional: The policy can do without, as long as there is another picture.
+        empty: A picture that nobody gives.
     """
 
     shape: tuple[int, ...]
     picture: bool
     optional: bool = False
+    empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,12 @@ class ObservationReader:
             # The policy's own preprocessor renames as it was told when it was loaded.
             sent = name if self._rename.get(name, name) == policy_name else self.names[policy_name]
             arrays[sent] = self._picture(name, value, wanted) if wanted.picture else _numbers(name, value, wanted)
-        missing = [self.names[k] for k, wanted in self._inputs.items() if k not in given and not wanted.optional]
+        sees = any(self._inputs[name].picture for name in given)
+        missing = [
+            self.names[k]
+            for k, wanted in self._inputs.items()
+            if k not in given and not wanted.empty and not (wanted.optional and sees)
+        ]
         if missing:
             extra = f"; not known: {', '.join(unknown[:5])}" if unknown else ""
             raise MessageError(f"the observation lacks {', '.join(missing)}{extra}")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import hlrp
+from hlrp.camera_names import cameras_among
 from hlrp.data.dataset_info import DatasetInfo, feature_names, read_dataset
 from hlrp.deploy.observations import Input, ObservationReader
 from hlrp.devices import choose_device
@@ -18,13 +19,16 @@ from hlrp.errors import UserError
 from hlrp.evaluation.plan import dataset_roots, find_run
 from hlrp.evaluation.policy import (
     LoadedPolicy,
+    acting_block,
+    acting_shape,
+    choose_action_space,
     effective_rename_map,
     identity_of,
     load_policy,
     policy_config,
     saved_device,
 )
-from hlrp.runs import RunDirectory, checkpoint_step, resolve_pretrained
+from hlrp.runs import DatasetRecord, RunDirectory, checkpoint_step, resolve_pretrained
 from hlrp.runtime.manifest import Manifest
 
 # Fields of configuration classes that hold the size a policy brings pictures to; None stands for no resizing.
@@ -64,6 +68,7 @@ def load_served(
     rename: dict[str, str] | None = None,
     task: str | None = None,
     dataset_root: Path | None = None,
+    action_space: str | None = None,
 ) -> Served:
     """Load a policy with its processors, and say what it takes.
 
@@ -73,17 +78,19 @@ def load_served(
         rename: A client's observation key to the policy's, in place of the checkpoint's own.
         task: The instruction of observations that have none; None: an export's only one.
         dataset_root: The data that it was trained on; None: where its run says.
+        action_space: The one to act in, of a policy that knows several; None: its own choice.
 
     Raises:
-        UserError: There is no such policy, it cannot be loaded here, or it was trained on other data.
+        UserError: There is no such policy or action space, it cannot be loaded here, or it was trained on other data.
     """
     from lerobot.utils.import_utils import register_third_party_plugins
 
     pretrained = resolve_pretrained(path.absolute())
     run = find_run(pretrained)
-    data = data_of(pretrained, run, dataset_root)
     register_third_party_plugins()
     config = policy_config(pretrained, choose_device(device, saved=saved_device(pretrained)))
+    choose_action_space(config, action_space)
+    data = data_of(config, run, dataset_root)
     names = effective_rename_map(pretrained, rename or {})
     _check_rename(config, rename or {})
     loaded = load_policy(config, None, names, bool(rename))
@@ -106,7 +113,7 @@ def load_served(
     said["prompt"] = "unused" if not language else "needed" if task is None else "optional"
     said["task"] = task if language else None
     if manifest is None:
-        said["fps"], said["run"] = origin_said(pretrained, run, data)
+        said["fps"], said["run"] = origin_said(config, run, data)
     else:
         said["fps"], said["run"] = manifest.fps, {**manifest.source, "export": manifest.variant}
     return Served(loaded, reader, said, data)
@@ -123,10 +130,15 @@ def _check_rename(config: Any, rename: dict[str, str]) -> None:
 
 
 def _inputs(config: Any) -> dict[str, Input]:
-    return {
-        name: Input(tuple(feature.shape), feature.type.value == "VISUAL", "empty_camera" in name)
-        for name, feature in (config.input_features or {}).items()
-    }
+    """What it reads in the action space in which it acts."""
+    # A policy of a mixture masks a camera that some sources lack, as `hlrp eval` does.
+    masks = bool(getattr(config, "sources", None)) and len(cameras_among(config.input_features or {})) > 1
+    found = {}
+    for name, feature in (config.input_features or {}).items():
+        shape, picture = acting_shape(config, name, tuple(feature.shape)), feature.type.value == "VISUAL"
+        if shape != (0,):
+            found[name] = Input(shape, picture, masks and picture, "empty_camera" in name)
+    return found
 
 
 def _metadata(
@@ -134,18 +146,21 @@ def _metadata(
 ) -> dict[str, Any]:
     observation: dict[str, Any] = {}
     for name, wanted in _inputs(config).items():
-        if wanted.optional:
+        if wanted.empty:
             continue
         if wanted.picture:
             channels, height, width = wanted.shape
             said = {"dtype": "uint8", "shape": [height, width, channels], "resized": resizes}
+            said |= {"optional": True} if wanted.optional else {}
         else:
             said = {"dtype": "float32", "shape": list(wanted.shape), **numbers.get(name, {})}
         observation[reader.names[name]] = said
     chunk = getattr(config, "chunk_size", None) or getattr(config, "horizon", None) or 1
-    shape = list(config.output_features["action"].shape)
+    shape = list(acting_shape(config, "action", tuple(config.output_features["action"].shape)))
+    acting = {"action_space": config.action_space} if getattr(config, "action_space", None) else {}
     return {
         "policy": config.type,
+        **acting,
         "observation": observation,
         "action": {"dtype": "float32", "shape": shape, **numbers.get("action", {})},
         "chunk_size": int(chunk),
@@ -156,17 +171,31 @@ def _metadata(
     }
 
 
-def origin_said(
-    pretrained: Path, run: RunDirectory | None, data: DatasetInfo | None
-) -> tuple[float | None, dict[str, Any]]:
+def origin_said(config: Any, run: RunDirectory | None, data: DatasetInfo | None) -> tuple[float | None, dict[str, Any]]:
     """Frames per second of the data of a checkpoint; and its `step`, `weights_sha256` and `dataset_fingerprint`."""
-    recorded = run.manifest.dataset if run else None
+    pretrained = Path(config.pretrained_path)
     source = {
         "step": checkpoint_step(pretrained.parent),
         **identity_of(pretrained),
-        "dataset_fingerprint": recorded.fingerprint if recorded else None,
+        "dataset_fingerprint": run.manifest.dataset.fingerprint if run else None,
     }
-    return (recorded.fps if recorded else None) or (data.fps if data else None), source
+    rates = [record.fps for record in _trained_on(config, run) if record.fps]
+    return (rates[0] if rates else data.fps if data else None), source
+
+
+def _trained_on(config: Any, run: RunDirectory | None) -> list[DatasetRecord]:
+    """The data of a run; of a mixture those with actions of the space in which the policy acts."""
+    recorded = run.manifest.dataset if run else DatasetRecord()
+    told = getattr(config, "sources", None) or []
+    if not recorded.sources or len(told) != len(recorded.sources):
+        return [*recorded.sources] or [recorded]
+    return [record for record, source in zip(recorded.sources, told, strict=True) if _acts_on(config, source)]
+
+
+def _acts_on(config: Any, source: Mapping[str, Any]) -> bool:
+    """Whether the actions of a source, an entry of a policy's `sources`, are those of the space in which it acts."""
+    block = acting_block(config, "action")
+    return block is None or list(source["action"]) == [block.start, block.stop]
 
 
 def numbers_said(loaded: LoadedPolicy, data: DatasetInfo | None, given: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -180,10 +209,10 @@ def numbers_said(loaded: LoadedPolicy, data: DatasetInfo | None, given: Mapping[
     config, features = loaded.config, data.features if data else {}
     said: dict[str, dict[str, Any]] = {}
     for name, wanted in _inputs(config).items():
-        if not wanted.picture and not wanted.optional:
+        if not wanted.picture:
             names = feature_names(features.get(given.get(name, name), {}), wanted.shape[0])
             said[name] = {"names": names, **_limits(loaded, name)}
-    size = config.output_features["action"].shape[0]
+    size = acting_shape(config, "action", tuple(config.output_features["action"].shape))[0]
     names = feature_names(features.get("action", {}), size)
     own = feature_names({"names": getattr(config, "action_feature_names", None)}, size)
     return said | {"action": {"names": names or own, **_limits(loaded, "action")}}
@@ -197,20 +226,23 @@ def _limits(loaded: LoadedPolicy, name: str) -> dict[str, list[float] | None]:
     for low, high in (("min", "max"), ("q01", "q99")):
         if low in found and high in found:
             limits = [[float(number) for number in np.ravel(found[key])] for key in (low, high)]
+            if (block := acting_block(loaded.config, name)) is not None:
+                limits = [row[block.start : block.stop] for row in limits]
             if all(math.isfinite(number) for row in limits for number in row):
                 return {"low": limits[0], "high": limits[1]}
     return {"low": None, "high": None}
 
 
-def data_of(pretrained: Path, run: RunDirectory | None, root: Path | None) -> DatasetInfo | None:
-    """The dataset that a policy was trained on, the first of several.
+def data_of(config: Any, run: RunDirectory | None, root: Path | None) -> DatasetInfo | None:
+    """The dataset that a policy was trained on, the first of several with actions of the space in which it acts.
 
     Raises:
         UserError: ``root`` is no dataset, or not the one.
     """
+    records = _trained_on(config, run)
     if root is not None:
         info = read_dataset(None, root, where="--dataset-root")
-        marks = (run.manifest.dataset.fingerprint or "").split("+") if run else [""]
+        marks = [mark for record in records for mark in (record.fingerprint or "").split("+")]
         if any(marks) and not any(info.known_as(mark) for mark in marks):
             raise UserError(
                 f"the policy was not trained on these data: their fingerprint is {info.fingerprint()}, "
@@ -219,7 +251,11 @@ def data_of(pretrained: Path, run: RunDirectory | None, root: Path | None) -> Da
                 fix="give the folder of the data that it was trained on",
             )
         return info
-    for found in dataset_roots(pretrained, run)[:1]:
+    own = {source["root"] for source in getattr(config, "sources", None) or [] if _acts_on(config, source)}
+    own |= {record.root for record in records}
+    several = acting_block(config, "action") is not None
+    roots = dataset_roots(Path(config.pretrained_path), run)
+    for found in [root for root in roots if not several or str(root) in own][:1]:
         # A policy is served as well where its data has been damaged since.
         with contextlib.suppress(UserError):
             return read_dataset(None, found)

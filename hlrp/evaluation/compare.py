@@ -142,6 +142,37 @@ def _check_same_environment(mine: dict[str, Any], theirs: dict[str, Any], path: 
         )
 
 
+def _inference_that_differs(mine: dict[str, Any], theirs: dict[str, Any], path: Path) -> dict[str, list[Any]]:
+    """Of two series of trials on a robot, which settings of the inference differ, with both values; {} of others.
+
+    Args:
+        mine: What `results.json` says of this side.
+        theirs: The same of the other; results of older releases lack `settings`.
+        path: The other side.
+
+    Raises:
+        UserError: The robot was set up in another way; naming the settings with both values.
+    """
+    if not (mine.get("series") and theirs.get("series")):
+        return {}
+    here, there = (side["series"].get("settings") for side in (mine, theirs))
+    differ = {}
+    if here is not None and there is not None:
+        names = sorted(here.keys() | there.keys())
+        differ = {name: [here.get(name), there.get(name)] for name in names if here.get(name) != there.get(name)}
+    robot = [f"{name}: {a!r} here, {b!r} there" for name, (a, b) in differ.items() if name.startswith("robot.")]
+    if robot:
+        raise UserError(
+            f"the two series were run under other settings of the robot ({'; '.join(robot)})",
+            where=f"--compare {path}",
+            fix="compare series that were run with the same --robot.* flags",
+        )
+    kinds = [mine.get("inference"), theirs.get("inference")]
+    if kinds[0] != kinds[1]:
+        return {"inference": kinds}
+    return {name: values for name, values in differ.items() if name.startswith("inference.")}
+
+
 def _span(trials: Iterable[Trial]) -> str:
     seeds: dict[str, list[int]] = {}
     for task, seed in sorted(trials):
@@ -165,6 +196,7 @@ def compare(result: EvalResult, other: dict[str, Any], path: Path) -> dict[str, 
         UserError: The episodes, or what decides how they go, are not the same.
     """
     _check_same_environment(result.provenance.get("env") or {}, other.get("env") or {}, path)
+    inference = _inference_that_differs(result.provenance, other, path)
     mine = _outcomes(result.to_json())
     theirs = _outcomes(other)
     _check_same_trials(set(mine), theirs, path)
@@ -186,6 +218,7 @@ def compare(result: EvalResult, other: dict[str, Any], path: Path) -> dict[str, 
         "other": str(path),
         "other_policy": other.get("policy"),
         "method": "Tango score interval, 95 %",
+        **({"inference": inference} if inference else {}),
         **difference(trials),
         "tasks": {task: difference([t for t in trials if t[0] == task]) for task in tasks},
     }

@@ -47,7 +47,7 @@ class ExportedPolicy(nn.Module):
         return torch.from_numpy(self.runtime.step(arrays, tasks, draw=draw_noise))
 
     def predict_action_chunk(self, batch: dict[str, Any], **_: Any) -> Tensor:
-        """Chunks ``[B, n, A]`` from an observation on."""
+        """Chunks ``[B, n, A]`` from an observation on; what is remembered stays as it is."""
         arrays, tasks = self._read(batch)
         return torch.from_numpy(self.runtime.chunk_from(arrays, tasks, draw=draw_noise))
 

@@ -28,11 +28,6 @@ class LoadedPolicy:
     postprocessor: Any
     warnings: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        from hlrp.evaluation.relative_actions import keep_references
-
-        self.warnings += keep_references(self.policy, self.preprocessor, self.postprocessor)
-
 
 def without_packages_unused_by(*policies: Path) -> None:
     """Have LeRobot, which is not imported yet, leave out what none of these policies uses: the process runs no others.
@@ -110,7 +105,7 @@ def check_features(
     cameras = [k for k, f in (config.input_features or {}).items() if f.type.value == "VISUAL"]
     masks = bool(getattr(config, "sources", None)) and any(k in have for k in cameras)
     for key, feature in (config.input_features or {}).items():
-        wanted = _acting_shape(config, key, tuple(feature.shape))
+        wanted = acting_shape(config, key, tuple(feature.shape))
         if wanted == (0,):
             continue
         if key not in have:
@@ -128,12 +123,12 @@ def check_features(
         elif have[key] != wanted:
             problems.append(f"{key} has shape {list(have[key])} instead of {list(wanted)}")
     action = (config.output_features or {}).get("action")
-    given = None if action is None else _acting_shape(config, "action", tuple(action.shape))
+    given = None if action is None else acting_shape(config, "action", tuple(action.shape))
     if given is not None and actions is not None and given != (actions,):
         problems.append(f"the policy gives actions of {given[0]} numbers, the environment takes {actions}")
     if not problems:
         return warnings
-    inputs = {k: _acting_shape(config, k, tuple(f.shape)) for k, f in (config.input_features or {}).items()}
+    inputs = {k: acting_shape(config, k, tuple(f.shape)) for k, f in (config.input_features or {}).items()}
     policy_side = ", ".join(f"{k} {list(shape)}" for k, shape in inputs.items())
     env_side = ", ".join(f"{k} {list(v)}" for k, v in have.items())
     unused = [k for k in observed if rename.get(k, k) not in (config.input_features or {})]
@@ -150,12 +145,23 @@ def check_features(
     )
 
 
-def _acting_shape(config: Any, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a feature in the action space that a policy acts in."""
-    if name not in ("action", "observation.state") or not hasattr(config, "own_width"):
-        return shape
-    width = config.own_width(name)
-    return shape if width is None else (width,)
+def acting_block(config: Any, name: str) -> range | None:
+    """Where the numbers of the action space that a policy acts in stand among those of all; None: there is one space.
+
+    Args:
+        config: From `policy_config`.
+        name: A feature.
+    """
+    if name not in ("action", "observation.state") or not hasattr(config, "own_block"):
+        return None
+    block: range | None = config.own_block(name)
+    return block
+
+
+def acting_shape(config: Any, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a feature in the action space that a policy acts in; ``shape`` where there is one space."""
+    block = acting_block(config, name)
+    return shape if block is None else (len(block),)
 
 
 def saved_device(pretrained: Path) -> str | None:
@@ -246,6 +252,7 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
     """
     from lerobot.policies import make_pre_post_processors
 
+    from hlrp.evaluation.relative_actions import keep_references
     from hlrp.policies.build import check_statistics
 
     pretrained = Path(config.pretrained_path)
@@ -290,7 +297,8 @@ def load_policy(config: Any, env_cfg: Any, rename: dict[str, str], rename_given:
         where=str(pretrained),
         fix="train again with the dataset's statistics, or restore the processors' safetensors files",
     )
-    return LoadedPolicy(policy, config, preprocessor, postprocessor, _weight_warnings(policy, pretrained))
+    warnings = _weight_warnings(policy, pretrained) + keep_references(policy, preprocessor, postprocessor)
+    return LoadedPolicy(policy, config, preprocessor, postprocessor, warnings)
 
 
 def _make_policy(config: Any, env_cfg: Any, rename: dict[str, str]) -> Any:

@@ -155,6 +155,7 @@ def check_dataset(
             where="data.rename_map",
             fix="leave it out, or give init_from",
         )
+    check_rewards(config, meta.features, f"dataset {meta.root}")
     features = dataset_to_policy_features(meta.features)
     if cameras is not None:
         features = {k: f for k, f in features.items() if k not in meta.camera_keys or k in set(cameras)}
@@ -163,6 +164,27 @@ def check_dataset(
     compat.check_features(config, features, rename_map or {}, f"dataset {meta.root}")
     if not resumed:
         compat.check_normalisation(config, features, meta.stats, f"dataset {meta.root}, meta/stats.json")
+
+
+def check_rewards(config: Any, features: Iterable[str], where: str) -> None:
+    """Refuse a policy that learns from rewards where the dataset has none; LeRobot asks for them at the first step.
+
+    Args:
+        config: LeRobot's configuration of the policy.
+        features: Names of all features of the dataset.
+        where: Names the dataset in errors.
+
+    Raises:
+        UserError: There are none.
+    """
+    from lerobot.utils.constants import REWARD
+
+    if config.reward_delta_indices is not None and REWARD not in features:
+        raise UserError(
+            f"policy {config.type!r} learns from rewards, and the dataset has no {REWARD!r}",
+            where=where,
+            fix="use data with rewards, or a policy that learns from actions alone, such as act or diffusion",
+        )
 
 
 def build_policy(

@@ -118,7 +118,7 @@ class RuntimePolicy:
     def predict_chunk(
         self, observation: Mapping[str, Any], *, noise: "NDArray[np.float32] | None" = None
     ) -> "NDArray[np.float32]":
-        """All actions from an observation on, ``[n, A]``; the queue stays as it is."""
+        """All actions from an observation on, ``[n, A]``; the queue and what is remembered stay as they are."""
         arrays, task = self.read(observation)
         return self.chunk_from(arrays, [task], draw=_given(noise))[0]
 
@@ -132,21 +132,20 @@ class RuntimePolicy:
             tasks: B instructions.
             draw: Gives noise of a shape; None: the policy's own.
         """
+        chunk = None if self.queue else self.chunk_from(arrays, tasks, draw=draw)
+        self.history.extend(self._seen(arrays))
         if self.queue is None:
-            return self._ensembled(self.chunk_from(arrays, tasks, draw=draw))
-        if self.queue:
-            self._remember(arrays)
-        else:
-            chunk = self.chunk_from(arrays, tasks, draw=draw)
+            assert chunk is not None
+            return self._ensembled(chunk)
+        if chunk is not None:
             self.queue.extend(chunk.swapaxes(0, 1)[: self.manifest.n_action_steps])
         return self.queue.popleft()
 
     def chunk_from(
         self, arrays: "Mapping[str, NDArray[Any]]", tasks: Sequence[str], *, draw: "Draw | None" = None
     ) -> "NDArray[np.float32]":
-        """Chunks ``[B, n, A]`` from observations on; see `step`."""
-        self._remember(arrays)
-        seen = list(self.history)
+        """Chunks ``[B, n, A]`` from observations on, which are not remembered; see `step`."""
+        seen = self._seen(arrays)
         shown = {name: np.stack([o[name] for o in seen], 1) if len(seen) > 1 else seen[0][name] for name in arrays}
         noise = self._noise(len(tasks), draw)
         rows = []
@@ -185,11 +184,12 @@ class RuntimePolicy:
         self.manifest.check_task(task)
         return instructions.known[task]
 
-    def _remember(self, arrays: "Mapping[str, NDArray[Any]]") -> None:
-        self.history.append(dict(arrays))
+    def _seen(self, arrays: "Mapping[str, NDArray[Any]]") -> "list[dict[str, NDArray[Any]]]":
+        """The newest observations with this one, as many as the policy looks at."""
+        seen = [*self.history, dict(arrays)]
         # An episode's first observation stands for those before it.
-        while len(self.history) < self.manifest.history:
-            self.history.append(dict(arrays))
+        seen += [dict(arrays)] * (self.manifest.history - len(seen))
+        return seen[-self.manifest.history :]
 
     def _noise(self, count: int, draw: "Draw | None") -> "NDArray[np.float32] | None":
         wanted = self.manifest.noise

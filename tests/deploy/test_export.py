@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from hlrp.deploy.export.check import Errors, refuse_errors
 from hlrp.deploy.export.quantize import quantize_onnx
 from hlrp.deploy.served import load_served
 from hlrp.errors import UserError, WorkError
+from hlrp.evaluation.exported import load_exported
 from hlrp.runtime import Manifest, load
 from hlrp.runtime.engines import choose_engine, open_graph
 
@@ -70,6 +72,24 @@ def test_an_export_acts_as_its_policy_over_twenty_observations(name: str, export
     exported = in_process(folder, shown, seed=3, task=task_of(name))
     assert np.abs(policy - exported).max() <= TOLERANCE * UNIT
     assert np.abs(np.diff(exported, axis=0)).max() > 1, "the actions differ, so that their order is seen"
+
+
+def test_a_chunk_that_is_looked_at_changes_no_action_that_follows(exports: Exports) -> None:
+    """Of a policy that looks at two observations: each is remembered once, whoever else asks what would be done."""
+    name = "diffusion"
+    shown = observations(12)
+    plain, asked = (load(exports(name), threads=1, seed=3) for _ in range(2))
+    assert plain.manifest.history == 2 and plain.manifest.noise is not None
+    noise = np.zeros((plain.manifest.noise.draws, *plain.manifest.noise.shape), np.float32)
+    for seen in shown:
+        asked.predict_chunk(seen, noise=noise)
+        assert np.array_equal(asked.select_action(seen), plain.select_action(seen))
+    remembered = [held["observation.state"][0] for held in asked.history]
+    assert np.array_equal(remembered, [seen["observation.state"] for seen in shown[-2:]])
+    policy = load_exported(SimpleNamespace(device="cpu", pretrained_path=exports(name)))
+    batch = {n: torch.from_numpy(value)[None] for n, value in shown[0].items()}
+    batch["observation.image"] = batch["observation.image"].permute(0, 3, 1, 2)
+    assert policy.predict_action_chunk(batch).shape == (1, plain.manifest.chunk, 2) and not policy.runtime.history
 
 
 def test_temporal_ensembling_is_part_of_the_runtime(ensembled: Path, exports: Exports, tmp_path: Path) -> None:

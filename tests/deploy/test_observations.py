@@ -12,7 +12,7 @@ TOP, WRIST, STATE = "observation.images.top", "observation.images.wrist", "obser
 INPUTS = {
     TOP: Input((3, 4, 6), True),
     STATE: Input((2,), False),
-    "observation.images.empty_camera_0": Input((3, 4, 6), True, True),
+    "observation.images.empty_camera_0": Input((3, 4, 6), True, empty=True),
 }
 PICTURE = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
 NUMBERS = np.array([1.5, -2.0])
@@ -127,3 +127,12 @@ def test_a_policy_that_resizes_takes_any_size() -> None:
     wide = {TOP: Input((3, 3, 6), True), STATE: INPUTS[STATE]}
     # Three rows: the trained size tells that the channels are last.
     assert reader(inputs=wide).read({TOP: square, STATE: NUMBERS}).arrays[TOP].shape == (3, 3, 6)
+
+
+def test_of_cameras_that_can_lack_one_has_to_be_there() -> None:
+    two = reader(inputs={TOP: Input((3, 4, 6), True, True), WRIST: Input((3, 4, 6), True, True), STATE: INPUTS[STATE]})
+    assert two.read({WRIST: PICTURE, STATE: NUMBERS}).arrays.keys() == {WRIST, STATE}
+    with pytest.raises(MessageError, match=f"lacks {TOP}, {WRIST}$"):
+        two.read({STATE: NUMBERS})
+    with pytest.raises(MessageError, match=f"lacks {STATE}$"):
+        two.read({TOP: PICTURE})

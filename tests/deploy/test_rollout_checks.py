@@ -84,6 +84,16 @@ def test_cameras_that_lack_differ_or_are_too_many() -> None:
     assert "channels" in mismatch.what and not mismatch.passable
 
 
+def test_a_policy_of_a_mixture_sees_with_the_cameras_that_are_there() -> None:
+    seen = {n: {**s, "optional": True} if "images" in n else s for n, s in POLICY["observation"].items()}
+    top = dataclasses.replace(ROBOT, cameras={"observation.images.top": (48, 64, 3)})
+    found, (note,) = checks.camera_mismatches(top, {**POLICY, "observation": seen}, remote=False)
+    assert found == [] and note.startswith("the robot has no observation.images.side: ")
+    none = dataclasses.replace(ROBOT, cameras={})
+    (mismatch,), notes = checks.camera_mismatches(none, {**POLICY, "observation": seen}, remote=False)
+    assert mismatch.what == "the robot has no observation.images.top, observation.images.side" and notes == []
+
+
 def test_the_rate_is_that_of_the_data() -> None:
     fps, (mismatch,) = checks.rate_mismatches(ROBOT, POLICY, 15.0)
     assert (fps, mismatch.kind, mismatch.robot, mismatch.policy) == (15.0, "fps", "15 steps/s (--fps)", "30 steps/s")

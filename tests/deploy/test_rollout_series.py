@@ -97,6 +97,10 @@ def test_trials_under_other_settings_of_the_robot_are_of_another_series(waver: P
             trials.run(waver, [], episodes=episodes, arm={"degrees": True})
     horizon = RTCInferenceConfig(rtc=RTCConfig(execution_horizon=7))
     assert settings_of(horizon, "inference")["inference.rtc.execution_horizon"] == 7
+    front, wrist = "observation.images.front", "observation.images.wrist"
+    swapped = rf"of another series \(rename_map\.{front}: None there, '{wrist}' here; rename_map\.{wrist}: "
+    with pytest.raises(UserError, match=swapped):
+        trials.run(waver, [], episodes=3, rename_map={front: wrist, wrist: front})
     # As an older version left it: nobody knows under which settings its trials were.
     results = begun.folder / "results.json"
     saved = json.loads(results.read_text())
@@ -104,6 +108,24 @@ def test_trials_under_other_settings_of_the_robot_are_of_another_series(waver: P
     results.write_text(json.dumps(saved))
     ended = trials.run(waver, [Outcome.FAILURE], episodes=3, arm={"pose": [0.4, -0.7, 0.9]})
     assert [e.success for e in ended.episodes] == [True, True, False]
+
+
+def test_a_series_knows_its_renaming_unless_it_is_the_checkpoints_own(waved: Path, trials: Trials) -> None:
+    run = save_policy(trials.journal.parent / "run", waved, seed=3)
+    file = next(run.glob("checkpoints/*/pretrained_model/policy_preprocessor.json"))
+    saved = json.loads(file.read_text())
+    [step] = [s for s in saved["steps"] if s["registry_name"] == "rename_observations_processor"]
+    front, wrist = "observation.images.front", "observation.images.wrist"
+    step["config"]["rename_map"] = own = {front: wrist, wrist: front}
+    file.write_text(json.dumps(saved))
+    trials.run(run, [Outcome.SUCCESS], episodes=2)
+    result = trials.run(run, [Outcome.FAILURE], episodes=2, rename_map=own)
+    assert [e.success for e in result.episodes] == [True, False]
+    other = {"output": trials.journal.parent / "other", "rename_map": {front: front, wrist: wrist}}
+    kept = trials.run(run, [Outcome.SUCCESS], episodes=2, **other).provenance["series"]["settings"]
+    assert {n: v for n, v in kept.items() if "rename" in n} == {f"rename_map.{n}": n for n in (front, wrist)}
+    with pytest.raises(UserError, match=rf"of another series \(rename_map\.{front}: '{front}' there, None here"):
+        trials.run(run, [], episodes=2, output=other["output"])
 
 
 def test_a_series_with_nothing_left_to_run_says_so_and_is_not_taken_up_unasked(waved: Path, trials: Trials) -> None:

@@ -91,3 +91,24 @@ def test_two_checkpoints_are_compared_on_the_same_episodes(pusht, tmp_path):
     second = json.loads((tmp_path / "o" / "compared" / "results.json").read_text())
     assert [e["seed"] for e in second["episodes"]] == [e.seed for e in result.episodes]
     assert json.loads((tmp_path / "o" / "results.json").read_text())["comparison"] == result.comparison
+
+
+def test_series_of_trials_are_compared_under_the_same_settings_of_the_robot():
+    def series(inference: str = "sync", **settings: object) -> EvalResult:
+        result = result_of([True] * 3)
+        kept = {"robot.use_degrees": True, "inference.rtc": None, **settings}
+        result.provenance |= {"series": {"settings": kept}, "inference": inference}
+        return result
+
+    def compared(here: EvalResult, there: EvalResult) -> dict:
+        return compare(here, there.to_json(), Path("other"))
+
+    with pytest.raises(UserError, match=r"of the robot \(robot\.use_degrees: True here, False there\)"):
+        compared(series(), series(**{"robot.use_degrees": False}))
+    assert "inference" not in compared(series(), series(**{"rename_map.a": "b"}))
+    assert compared(series("rtc"), series())["inference"] == {"inference": ["rtc", "sync"]}
+    horizon = {"inference.rtc": 7}
+    assert compared(series(**horizon), series())["inference"] == {"inference.rtc": [7, None]}
+    older = series()
+    del older.provenance["series"]["settings"]
+    assert "inference" not in compared(older, series(**horizon))

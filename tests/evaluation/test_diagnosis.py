@@ -162,6 +162,24 @@ def test_a_healthy_run_is_called_healthy(arm: Path) -> None:
     assert {p.label for p in found.pictures} == {"recorded", "environment"}
 
 
+def test_a_policy_of_relative_actions_acts_in_its_diagnosis(copy: Path) -> None:
+    folder = checkpoint(copy) / "pretrained_model"
+    relative = {"enabled": True, "exclude_joints": [], "action_names": None}
+    for name, beside, step in (
+        (NORMALISERS[0], "normalizer_processor", ("relative_actions_processor", relative)),
+        (NORMALISERS[1], "unnormalizer_processor", ("absolute_actions_processor", {"enabled": True})),
+    ):
+        file = folder / f"{name}.json"
+        saved = json.loads(file.read_text())
+        place = [s["registry_name"] for s in saved["steps"]].index(beside)
+        step_saved = {"registry_name": step[0], "config": step[1]}
+        saved["steps"].insert(place + (name == NORMALISERS[1]), step_saved)
+        file.write_text(json.dumps(saved))
+    found = diagnosis(copy)
+    # It was trained to say where to be, and is taken to say how far to go.
+    assert found.success == (0, 3) and {f.layer for f in found.faults} == {"weights"}, found.verdict
+
+
 def test_where_memory_allows_one_environment_the_episodes_are_acted_in_turn(
     arm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -27,6 +26,7 @@ from lerobot.processor.converters import (
 from hlrp.deploy.observations import Request
 from hlrp.deploy.session import Session
 from hlrp.evaluation.policy import LoadedPolicy
+from hlrp.evaluation.relative_actions import keep_references
 from hlrp.evaluation.request import Listener
 from hlrp.evaluation.rollout import Film, run_task
 
@@ -78,7 +78,8 @@ def load() -> LoadedPolicy:
     after = PolicyProcessorPipeline(
         [absolute], to_transition=policy_action_to_transition, to_output=transition_to_policy_action
     )
-    return LoadedPolicy(ACTPolicy(config).eval(), config, before, after)
+    policy = ACTPolicy(config).eval()
+    return LoadedPolicy(policy, config, before, after, keep_references(policy, before, after))
 
 
 def offsets(policy: ACTPolicy, place: float, done: int) -> np.ndarray:
@@ -113,7 +114,9 @@ def test_a_server_gives_the_same_and_a_copied_processor_is_linked_again() -> Non
     loaded = load()
     request = Request({STATE: np.array([3.0], np.float32), OTHER: np.array([0.0], np.float32)}, "go")
     wanted = 3.0 + offsets(loaded.policy, 3.0, 0)
-    for policy in (loaded, LoadedPolicy(loaded.policy, loaded.config, *map(copy.deepcopy, processors(loaded)))):
+    own = tuple(map(copy.deepcopy, processors(loaded)))
+    assert keep_references(loaded.policy, *own) == []
+    for policy in (loaded, LoadedPolicy(loaded.policy, loaded.config, *own)):
         for alone in (True, False):
             np.testing.assert_allclose(Session(policy, alone=alone).act(request)[:, 0], wanted, rtol=1e-5)
     parameter = next(loaded.policy.parameters())
@@ -131,5 +134,5 @@ def processors(loaded: LoadedPolicy) -> tuple[Any, Any]:
 def test_a_policy_whose_queue_nobody_knows_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     known = load()
     monkeypatch.setattr(ACTPolicy, "name", "somebodys")
-    found = LoadedPolicy(known.policy, SimpleNamespace(), known.preprocessor, known.postprocessor)
-    assert len(found.warnings) == 1 and "relative to the state" in found.warnings[0]
+    [said] = keep_references(known.policy, *processors(known))
+    assert "relative to the state" in said

@@ -35,8 +35,11 @@ def test_json_alone_on_standard_output_and_regression_is_exit_code_1(pusht, tmp_
 
 def test_table_videos_and_a_quiet_exit_in_metaworld(tmp_path):
     policy = save_tiny_act(tmp_path / "policy", "metaworld_light")
-    tasks = ["--task", "button-press-v3,drawer-close-v3", "--env", "metaworld_light", "--batch-size", "2"]
-    done = hlrp("eval", policy, *tasks, "--episodes", "2", "--videos", "1", "env.episode_length=3", cwd=tmp_path)
+    env = {"type": "metaworld_light", "episode_length": 500, "camera_name": "corner2"}
+    said = {"checkpoint": str(policy), "env": env, "videos": 1, "seed": 3}
+    (tmp_path / "ev.yaml").write_text(json.dumps({"eval": said}))
+    tasks = ["--task", "button-press-v3,drawer-close-v3", "--batch-size", "2", "--episodes", "2"]
+    done = hlrp("eval", "-c", tmp_path / "ev.yaml", *tasks, "env.episode_length=3", cwd=tmp_path)
     assert done.code == 0, done.err
     assert [line.split()[:2] for line in done.out.splitlines()[1:4]] == [
         ["button-press-v3", "0/2"],
@@ -47,7 +50,8 @@ def test_table_videos_and_a_quiet_exit_in_metaworld(tmp_path):
     folder = next((tmp_path / "outputs" / "eval").iterdir())
     command = shlex.join(map(str, ["hlrp", "eval", policy, "--diagnose", "--env", "metaworld_light"]))
     tasks = "--task button-press-v3 --task drawer-close-v3"
-    assert f"why      {command} {tasks} env.episode_length=3" in done.out
+    # The file is not named: it asks for videos, which a diagnosis refuses.
+    assert f"why      {command} {tasks} env.episode_length=3 env.camera_name=corner2\n" in done.out
     assert f"results  {folder / 'results.json'}" in done.out and f"videos   {folder / 'videos'}" in done.out
     assert done.out.splitlines()[-1] == f"page     hlrp report {folder}"
     videos = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.mp4"))

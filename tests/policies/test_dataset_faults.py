@@ -130,3 +130,27 @@ def test_quantiles_that_are_the_same_are_refused_for_policies_that_divide_by_the
     del stats["action"]["q99"]
     with pytest.raises(UserError, match="its statistics have no q99"):
         check_normalisation(config, features, stats, "stats.json")
+
+
+def test_a_policy_that_learns_from_rewards_is_refused_data_without_them(two_tasks: Path) -> None:
+    """By both trainers before a step, and in a dry run, which makes the policy as Lightning does."""
+    from types import SimpleNamespace
+
+    from lerobot.policies.tdmpc.configuration_tdmpc import TDMPCConfig
+
+    from hlrp.policies.build import check_dataset
+    from trainers.lerobot.data_hooks import check_policy_features
+
+    meta = LeRobotDataModule(root=two_tasks).meta
+    config = TDMPCConfig(device="cpu")
+    said = "policy 'tdmpc' learns from rewards, and the dataset has no 'next.reward'"
+    with pytest.raises(UserError, match=said):
+        check_dataset(config, meta)
+    data = SimpleNamespace(root=two_tasks, repo_id="two", revision=None, image_transforms=SimpleNamespace(enable=False))
+    native = SimpleNamespace(policy=config, dataset=data, resume=False, rename_map={})
+    data.use_imagenet_stats = True
+    with pytest.raises(UserError, match=said):
+        check_policy_features(native)
+    check_policy_features(SimpleNamespace(**{**vars(native), "policy": _config()}))
+    meta.info.features["next.reward"] = {"dtype": "float32", "shape": (1,), "names": None}
+    check_dataset(config, meta)

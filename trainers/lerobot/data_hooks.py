@@ -17,6 +17,7 @@ from hlrp.data.filtering import kept_ranges, select_for_policy
 from hlrp.data.shuffling import SHUFFLING, Shuffling
 from hlrp.data_workers import WorkerStart, worker_context
 from hlrp.errors import UserError
+from hlrp.policies.build import check_rewards
 
 if TYPE_CHECKING:
     from hlrp.data.policy_mixture import MixtureMetadata
@@ -210,7 +211,9 @@ def check_policy_features(cfg: Any, meta: Any = None) -> None:
         colour = [c for c in meta.camera_keys if c not in meta.depth_keys]
         frames = {c: blank_frame(meta.features[c], uncached=True) for c in colour}
         check_transforms(lerobot_transforms(cfg.dataset.image_transforms), frames)
+    where = f"dataset {cfg.dataset.root or cfg.dataset.repo_id}"
+    check_rewards(cfg.policy, meta.features, where)
     features = dataset_to_policy_features(meta.features)
     if not cfg.resume:  # a resumed run keeps the statistics of its checkpoint
         check_normalisation(cfg.policy, features, meta.stats, str(meta.root / "meta" / "stats.json"))
-    check_features(cfg.policy, features, cfg.rename_map, f"dataset {cfg.dataset.root or cfg.dataset.repo_id}")
+    check_features(cfg.policy, features, cfg.rename_map, where)

@@ -204,6 +204,6 @@ def make_program(loaded: LoadedPolicy) -> Program:
         raise UserError(
             "a policy of a mixture sees with the cameras that are there, which a graph cannot",
             where="RUN",
-            fix="`hlrp serve` takes it",
+            fix="`hlrp serve` takes it, with --action-space NAME if it knows several robots",
         )
     return known[name](loaded)

@@ -217,8 +217,8 @@ class _Export:
         self, kind: str, graphs: dict[str, str], opset: int | None, instructions: Instructions | None
     ) -> Manifest:
         chunk = self._eager.chunk(self._seen.observations[0])
-        data = data_of(self._pretrained, self._run, None)
-        fps, source = origin_said(self._pretrained, self._run, data)
+        data = data_of(self._config, self._run, None)
+        fps, source = origin_said(self._config, self._run, data)
         seeds = recorded_seeds(self._pretrained, self._run)
         packages = ("lerobot", "torch", *(("onnx", "onnxruntime") if kind == "onnx" else ()))
         packages = (*packages, *(("openvino",) if kind == "openvino" else ()))

@@ -91,17 +91,19 @@ def joint_mismatches(robot: RobotSide, metadata: dict[str, Any]) -> Iterable[Mis
             )
     sides = [("state", robot.states_for(metadata), metadata["observation"].get(STATE))]
     sides.append(("action", robot.action, metadata["action"]))
+    acting = metadata.get("action_space")
+    other = "" if acting is None else f", or act as another robot than {acting!r}: --action-space NAME"
     for what, have, said in sides:
         if said is not None:
-            yield from _names(what, have, said)
+            yield from _names(what, have, said, _SAME_ROBOT + other)
 
 
-def _names(what: str, have: list[str], said: dict[str, Any]) -> Iterable[Mismatch]:
+def _names(what: str, have: list[str], said: dict[str, Any], same_robot: str) -> Iterable[Mismatch]:
     wanted, count = said.get("names"), said["shape"][0]
     here, there = f"{len(have)}: {', '.join(have)}", f"{count}: {', '.join(wanted)}" if wanted else f"{count} numbers"
     if wanted is None:
         if len(have) != count:
-            yield Mismatch("joints", f"the {what} has another size", here, there, _SAME_ROBOT, passable=False)
+            yield Mismatch("joints", f"the {what} has another size", here, there, same_robot, passable=False)
             return
         fix = "give the data that the policy was trained on: --dataset-root DIR"
         yield Mismatch(
@@ -120,7 +122,7 @@ def _names(what: str, have: list[str], said: dict[str, Any]) -> Iterable[Mismatc
         differ = "; ".join(f"{text} {', '.join(names)}" for text, names in parts if names)
         same_size = len(have) == count
         yield Mismatch(
-            "joints", f"the {what} is of other joints: {differ}", here, there, _SAME_ROBOT, passable=same_size
+            "joints", f"the {what} is of other joints: {differ}", here, there, same_robot, passable=same_size
         )
 
 
@@ -139,6 +141,8 @@ def camera_mismatches(robot: RobotSide, metadata: dict[str, Any], *, remote: boo
     here = ", ".join(f"{name} {_size(shape)}" for name, shape in robot.cameras.items()) or "no camera"
     there = ", ".join(f"{name} {_size(said['shape'])}" for name, said in wanted.items()) or "no camera"
     missing = [name for name in wanted if name not in robot.cameras]
+    blind = [name for name in missing if wanted[name].get("optional")] if len(missing) < len(wanted) else []
+    missing = [name for name in missing if name not in blind]
     extra = [name for name in robot.cameras if name not in wanted]
     found, notes = [], []
     if missing:
@@ -149,6 +153,8 @@ def camera_mismatches(robot: RobotSide, metadata: dict[str, Any], *, remote: boo
         found.append(Mismatch("cameras", f"the robot has no {', '.join(missing)}", here, there, fix))
     elif extra:
         notes.append(f"the policy does not look at {', '.join(extra)}; it looks at {there}")
+    if blind:
+        notes.append(f"the robot has no {', '.join(blind)}: the policy, which was trained on a mixture, sees without")
     for name, said in wanted.items():
         shape, size = tuple(robot.cameras.get(name, ())), tuple(said["shape"])
         if not shape or shape == size:

@@ -127,7 +127,8 @@ class RemoteEngine(InferenceEngine):
         if obs_frame is None:
             return None
         if not self._queued:
-            shown = {name: obs_frame[name] for name in self._names}
+            # Of a policy of a mixture not all cameras need be there; what it cannot do without, its server says.
+            shown = {name: obs_frame[name] for name in self._names if name in obs_frame}
             actions = self._client.infer({**shown, **self._prompt, "reset": self._fresh}).get("actions")
             if not isinstance(actions, np.ndarray) or actions.ndim != 2 or not len(actions):
                 raise WorkError("the server answers with no actions")

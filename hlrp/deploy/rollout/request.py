@@ -39,6 +39,7 @@ class RolloutRequest:
         task: The instruction; None: the only one of the data.
         device: Torch device; None: the checkpoint's if it is here, else the best one.
         rename_map: Observation key of the robot -> key of the policy; empty keeps the checkpoint's own.
+        action_space: The one to act in, of a policy that knows several; None: its own choice.
         dataset_root: The data that the policy was trained on; None: where its run says.
         allowed: Kinds of mismatch (`flags.MISMATCHES`) that do not matter.
         seed: Of the blind order; None: one that nobody knows.
@@ -58,6 +59,7 @@ class RolloutRequest:
     task: str | None = None
     device: str | None = None
     rename_map: dict[str, str] = field(default_factory=dict)
+    action_space: str | None = None
     dataset_root: Path | None = None
     allowed: tuple[str, ...] = ()
     seed: int | None = None

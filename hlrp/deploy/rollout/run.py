@@ -30,6 +30,7 @@ from hlrp.deploy.rollout.series import Series, Terms, Trial, unfinished_series
 from hlrp.deploy.served import load_served
 from hlrp.errors import HlrpError, Interrupted, UserError, WorkError
 from hlrp.evaluation.plan import find_run
+from hlrp.evaluation.policy import effective_rename_map
 from hlrp.evaluation.request import EvalResult
 from hlrp.evaluation.units import reading_of
 from hlrp.locks import FolderLock
@@ -106,7 +107,11 @@ def _driver(source: Source, request: RolloutRequest, stack: contextlib.ExitStack
             _fill_in(said, read_dataset(None, request.dataset_root, where="--dataset-root"))
         return Driver(said, source.name, client=client)
     served = load_served(
-        source.path, device=request.device, rename=request.rename_map, dataset_root=request.dataset_root
+        source.path,
+        device=request.device,
+        rename=request.rename_map,
+        dataset_root=request.dataset_root,
+        action_space=request.action_space,
     )
     for text in served.loaded.warnings:
         log(f"warning: {text}")
@@ -175,8 +180,13 @@ def _terms(request: RolloutRequest, drivers: list[Driver], sources: list[Source]
         path = str(resolve_pretrained(source.path.absolute())) if source.path else driver.name
         run = said.get("run") or {}
         told = {"step": run.get("step"), "type": said.get("policy"), "device": said.get("device")}
-        exported = {"export": run["export"]} if run.get("export") else {}
-        policies.append({"path": path, **told, "weights_sha256": run.get("weights_sha256"), **exported})
+        more = {"export": run.get("export"), "action_space": said.get("action_space")}
+        more = {name: value for name, value in more.items() if value}
+        policies.append({"path": path, **told, "weights_sha256": run.get("weights_sha256"), **more})
+    own = [effective_rename_map(resolve_pretrained(s.path.absolute()), {}) for s in sources if s.path]
+    # A checkpoint's own map is told by the checkpoint.
+    renamed = request.rename_map if any(request.rename_map != pairs for pairs in own) else {}
+    settings = settings_of(request.robot, "robot") | settings_of(request.inference, "inference")
     return Terms(
         robot=request.robot.type,
         robot_id=request.robot.id,
@@ -184,7 +194,7 @@ def _terms(request: RolloutRequest, drivers: list[Driver], sources: list[Source]
         seconds=request.seconds,
         task=task,
         inference=request.inference.type,
-        settings=settings_of(request.robot, "robot") | settings_of(request.inference, "inference"),
+        settings=settings | {f"rename_map.{name}": policy_name for name, policy_name in renamed.items()},
         policies=tuple(policies),
     )
 

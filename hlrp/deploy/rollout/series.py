@@ -45,7 +45,8 @@ class Terms:
         task: The instruction, or what the trials are called.
         inference: `sync` or `rtc`.
         policies: For each policy its `results.json` entry: `path`, `type`, `weights_sha256` and more.
-        settings: Of the robot and of the inference, by their flags, where they decide a trial.
+        settings: Of the robot and of the inference, by their flags, where they decide a trial; and `rename_map.KEY` for
+            each pair of a renaming that is not the checkpoint's own.
     """
 
     robot: str
@@ -69,10 +70,10 @@ class Terms:
         env = provenance.get("env") or {}
         policy = provenance.get("policy") or {}
         mine = {**self.environment(), "policy": self.policies[side].get(name), "inference": self.inference}
-        mine["export"] = self.policies[side].get("export")
-        theirs = {**env, "policy": policy.get(name), "export": policy.get("export")}
-        theirs["inference"] = provenance.get("inference")
-        names = ("policy", "export", "type", "tasks", "config", "inference")
+        theirs = {**env, "policy": policy.get(name), "inference": provenance.get("inference")}
+        for other in ("export", "action_space"):
+            mine[other], theirs[other] = self.policies[side].get(other), policy.get(other)
+        names = ("policy", "export", "action_space", "type", "tasks", "config", "inference")
         differ = [f"{n}: {theirs.get(n)!r} there, {mine[n]!r} here" for n in names if theirs.get(n) != mine[n]]
         return differ + ([] if differ else self._other_settings((provenance.get("series") or {}).get("settings")))
 

@@ -194,6 +194,8 @@ def with_dataset_statistics(loaded: LoadedPolicy, recorded: Recorded) -> LoadedP
     from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
     from lerobot.processor.normalize_processor import hotswap_stats
 
+    from hlrp.evaluation.relative_actions import keep_references
+
     true = labelled_statistics(LabelledRows(recorded.info, recorded.table.present))
     true = {recorded.rename.get(name, name): value for name, value in true.items()}
     pipelines = []
@@ -202,4 +204,6 @@ def with_dataset_statistics(loaded: LoadedPolicy, recorded: Recorded) -> LoadedP
         stats = {key: value for step in steps for key, value in (step.stats or {}).items()}
         changed = {k: v for k, v in true.items() if k in {*stats, ACTION} and not _brought(loaded, k)}
         pipelines.append(hotswap_stats(pipeline, {**stats, **changed}))
-    return LoadedPolicy(loaded.policy, loaded.config, *pipelines)
+    before, after = pipelines
+    # The copies are not linked with each other.
+    return LoadedPolicy(loaded.policy, loaded.config, before, after, keep_references(loaded.policy, before, after))

@@ -241,12 +241,10 @@ class HLRPPolicyConfig(PreTrainedConfig):
             first = found[name].stop
         return found
 
-    def own_width(self, name: str) -> int | None:
-        """Numbers of `action` or `observation.state` in the space that it acts in; None: there is one space."""
-        if self.action_spaces is None:
-            return None
-        acting = self.action_spaces[self.action_space or next(iter(self.action_spaces))]
-        return acting[{"action": "action", "observation.state": "state"}[name]]
+    def own_block(self, name: str) -> range | None:
+        """Where the numbers of the space that it acts in stand in `action` or `observation.state`; None: it has one."""
+        blocks = self.blocks({"action": "action", "observation.state": "state"}[name])
+        return blocks[self.action_space or next(iter(blocks))] if blocks else None
 
     @property
     def action_dim(self) -> int:
