@@ -89,3 +89,11 @@ def captions(folder: Path, text: str, name: str = "captions.csv") -> dict[str, A
     """Write a table of captions; the option that names it."""
     (folder / name).write_text(text)
     return {"captions": folder / name}
+
+
+def damage(path: Path) -> None:
+    """Zeros in a frame in the middle."""
+    held = packets(path)
+    data = path.read_bytes()
+    place = data.index(held[len(held) // 2])
+    path.write_bytes(data[:place] + bytes(60) + data[place + 60 :])

@@ -1,4 +1,4 @@
-"""Runs that something ends before their last step: what is said of it, and when they cannot go on."""
+"""Runs that something ends before their last step: what is saved and said, and when they cannot go on."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from hlrp.runs import RunDirectory
 
 sys.path.insert(0, str(Path(__file__).parent))
 import lightning_toy as toy
-from lightning_runs import fit, resume, rows
+from lightning_runs import assert_same, fit, resume, rows
 
 PLAIN: dict[str, Any] = {"log_freq": 1, "save_freq": 1000, "device": "cpu"}
 
@@ -79,3 +79,44 @@ def test_a_run_that_came_to_its_last_step_says_nothing(tmp_path: Path) -> None:
     stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "toy", "stopping_threshold": 1e9}}
     fit(tmp_path / "run", steps=12, **PLAIN, callbacks=[stopping])
     assert RunDirectory.open(tmp_path / "run").manifest.warnings == []
+
+
+class NoValidation(toy.Data):
+    """Lightning adds a validation where training ends early, and this one's draws numbers."""
+
+    def val_dataloader(self) -> Any:
+        return []
+
+
+class Ends(toy.Net):
+    """Wishes its training to end: after a step, or only after an epoch of twelve."""
+
+    def __init__(self, hook: str, at: int) -> None:
+        super().__init__()
+        self.hook, self.ends_at = hook, at
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        super().on_train_batch_end(*args)
+        self.trainer.should_stop |= self.hook == "batch" and self.global_step >= self.ends_at
+
+    def on_train_epoch_end(self) -> None:
+        self.trainer.should_stop |= self.hook == "epoch" and self.global_step >= self.ends_at
+
+
+@pytest.mark.parametrize(
+    ("hook", "at", "minimum", "last"), [("batch", 7, None, 7), ("epoch", 7, None, 12), ("batch", 7, 15, 15)]
+)
+def test_what_ends_early_is_saved(tmp_path: Path, hook: str, at: int, minimum: int | None, last: int) -> None:
+    out, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    settings: dict[str, Any] = {"steps": 20, "save_freq": 1000, "log_freq": 5, "device": "cpu"}
+    whole = fit(unbroken, None, NoValidation(), **settings)
+    fit(out, Ends(hook, at), NoValidation(), **settings, trainer_args={"min_steps": minimum})
+    directory = RunDirectory.open(out)
+    assert [c.step for c in directory.checkpoints()] == [last] and directory.manifest.status == "finished"
+    steps = [row["step"] for row in rows(out) if "loss" in row]
+    assert steps == [*range(5, last, 5), last]
+    # The weights are those of an unbroken run at this step, and what was trained on is known.
+    resumed = resume(out, data=NoValidation())
+    assert resumed.ids == whole.ids[last * 4 :]
+    assert rows(out)[-1] == rows(unbroken)[-1]
+    assert_same(out, unbroken, 20)

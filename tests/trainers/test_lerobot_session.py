@@ -11,9 +11,10 @@ from hlrp.errors import WorkError
 from hlrp.locks import FolderLock
 from hlrp.processes import child_environment
 from hlrp.runs import DatasetRecord, RunDirectory
+from trainers.failures import explain_failure
 from trainers.lerobot.command import Command
 from trainers.lerobot.session import TrainingSession, metrics_row
-from trainers.lifecycle import RunLifecycle, explain_failure
+from trainers.lifecycle import RunLifecycle
 
 # Two processes that speak as the workers do: the second one fails, and the first one of that.
 TWO = """

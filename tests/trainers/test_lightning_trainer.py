@@ -160,47 +160,6 @@ def test_callbacks_by_name_loggers_profiler_and_other_arguments(tmp_path: Path) 
     assert "run_training_batch" in next(out.glob("*profile*")).read_text()
 
 
-class NoValidation(toy.Data):
-    """Lightning adds a validation where training ends early, and this one's draws numbers."""
-
-    def val_dataloader(self) -> Any:
-        return []
-
-
-class Ends(toy.Net):
-    """Wishes its training to end: after a step, or only after an epoch of twelve."""
-
-    def __init__(self, hook: str, at: int) -> None:
-        super().__init__()
-        self.hook, self.ends_at = hook, at
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        super().on_train_batch_end(*args)
-        self.trainer.should_stop |= self.hook == "batch" and self.global_step >= self.ends_at
-
-    def on_train_epoch_end(self) -> None:
-        self.trainer.should_stop |= self.hook == "epoch" and self.global_step >= self.ends_at
-
-
-@pytest.mark.parametrize(
-    ("hook", "at", "minimum", "last"), [("batch", 7, None, 7), ("epoch", 7, None, 12), ("batch", 7, 15, 15)]
-)
-def test_what_ends_early_is_saved(tmp_path: Path, hook: str, at: int, minimum: int | None, last: int) -> None:
-    out, unbroken = tmp_path / "run", tmp_path / "unbroken"
-    settings: dict[str, Any] = {"steps": 20, "save_freq": 1000, "log_freq": 5, "device": "cpu"}
-    whole = fit(unbroken, None, NoValidation(), **settings)
-    fit(out, Ends(hook, at), NoValidation(), **settings, trainer_args={"min_steps": minimum})
-    directory = RunDirectory.open(out)
-    assert [c.step for c in directory.checkpoints()] == [last] and directory.manifest.status == "finished"
-    steps = [row["step"] for row in rows(out) if "loss" in row]
-    assert steps == [*range(5, last, 5), last]
-    # The weights are those of an unbroken run at this step, and what was trained on is known.
-    resumed = resume(out, data=NoValidation())
-    assert resumed.ids == whole.ids[last * 4 :]
-    assert rows(out)[-1] == rows(unbroken)[-1]
-    assert_same(out, unbroken, 20)
-
-
 def test_the_others_wait_for_rollouts_as_long_as_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer than processes wait for one another in a step."""
     out, setup = tmp_path / "run", DDPStrategy.setup_environment

@@ -13,10 +13,11 @@ from hlrp.runs import RunDirectory
 from hlrp.runs.directory import LOG
 from trainers.base import RunResult
 from trainers.crew import Crew
+from trainers.failures import explain_failure
 from trainers.lerobot.command import Command
 from trainers.lerobot.events import FOLLOWS, OUTCOMES, parse_line
 from trainers.lerobot.process import TrainingProcess
-from trainers.lifecycle import RunLifecycle, explain_failure
+from trainers.lifecycle import RunLifecycle
 from trainers.progress import TrainingProgress
 
 _TAIL = 400

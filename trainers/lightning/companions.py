@@ -19,7 +19,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 
 from hlrp.finite import NonFiniteError
 from hlrp.processes import StoppedBySignal
-from trainers.lifecycle import explain_failure
+from trainers.failures import explain_failure
 
 _STARTED_BY = "HLRP_STARTED_BY"
 _POLL_S = 0.2

@@ -19,11 +19,11 @@ from hlrp.processes import StoppedBySignal, StopRequests
 from hlrp.runs.directory import CONFIG
 from hlrp.sharded import whole
 from trainers.base import RunResult
+from trainers.failures import explain_failure
 from trainers.lifecycle import (
     STEPS_BETWEEN_QUESTIONS,
     RunLifecycle,
     default_save_freq,
-    explain_failure,
     patient_group,
 )
 from trainers.lightning.checkpoints import save_checkpoint
