@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+
+import trainers.lightning.imports  # noqa: F401 - before Lightning, as the command does: half of a program's start
+
+# isort: split
+from lightning.pytorch import LightningDataModule, LightningModule
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from own_signals import deliver
@@ -99,10 +103,16 @@ class Net(LightningModule):
 
 
 def main() -> None:
-    """Train with the settings of a JSON object: `output_dir`, `net`, `data`, `resume` and those of the trainer."""
+    """Train with the settings of a JSON object: `output_dir`, `net`, `data`, `resume` and those of the trainer.
+
+    `grace_s`: how long processes wait for one another after a failure, where that is what takes a test its time.
+    """
     settings = json.loads(sys.argv[1])
     torch.set_num_threads(1)
+    from trainers.lightning import companions
     from trainers.lightning.trainer import LightningTrainer
+
+    companions._GRACE_S = settings.pop("grace_s", companions._GRACE_S)
 
     out, net, data = Path(settings.pop("output_dir")), settings.pop("net", {}), settings.pop("data", {})
     if settings.pop("resume", False):

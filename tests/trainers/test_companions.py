@@ -10,7 +10,7 @@ from lightning_runs import program
 
 from hlrp.runs import RunDirectory
 
-TWO: dict[str, Any] = {"device": "cpu", "devices": 2, "steps": 8, "log_freq": 1}
+TWO: dict[str, Any] = {"device": "cpu", "devices": 2, "steps": 8, "log_freq": 1, "grace_s": 2.0}
 FAILS = {"at": 3, "number": 0, "rank": 1}
 
 
