@@ -166,6 +166,10 @@ def test_attempts_are_those_of_one_process() -> None:
     under_way["t"].clear()
     assert attempts.next_job(known, under_way) is None
     assert attempts.kept(known["t"]) == [1, 2, 3]
+    # Where four attempts are all that differ, one more would be the first again.
+    for different, number in ((None, 4), (4, None), (5, 4)):
+        job = Attempts(4, 10, different).next_job(known, under_way)
+        assert (job and job.number) == number
 
 
 def test_outcomes_that_more_episodes_asked_for_do_not_count_for_fewer() -> None:
