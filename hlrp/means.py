@@ -3,8 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+
+
+def last_step(trainer: Trainer) -> int:
+    """The step that a training ends with, if nothing ends it before."""
+    return trainer.max_steps if trainer.max_steps > 0 else int(trainer.estimated_stepping_batches)
 
 
 class RowMeans:
@@ -27,8 +32,7 @@ class RowMeans:
         """Log the means if a row is due at the step that is complete; every process has to call it."""
         trainer, step = module.trainer, module.global_step
         interval: int = getattr(trainer, "log_every_n_steps")  # noqa: B009 - set by one of the trainer's parts
-        last = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
-        if step % max(1, interval) and step != last:
+        if step % max(1, interval) and step != last_step(trainer):
             return
         means = {name: total / count for name, (total, count) in self._sums.items()}
         single = {name: mean.float() if isinstance(mean, Tensor) else mean for name, mean in means.items()}

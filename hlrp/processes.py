@@ -1,4 +1,4 @@
-"""Signals that stop a run, and the environment of child processes and where they meet.
+"""Signals that stop a run, and child processes: their environment, where they meet, how they are ended.
 
 Signals that stop a run (SIGINT, SIGTERM, SIGHUP) become a wish, which is granted when a step is complete.
 """
@@ -6,8 +6,10 @@ Signals that stop a run (SIGINT, SIGTERM, SIGHUP) become a wish, which is grante
 import os
 import signal
 import stat
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -46,6 +48,20 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise WorkError("no port is free for the processes of the run to meet at")
+
+
+def signal_group(leader: int, number: int) -> None:
+    """Send a signal to a process and all that it has started, whatever of them is left."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)
+
+
+def wait_for(processes: Iterable[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Wait until all have ended, or the time is over for all of them together."""
+    end = time.monotonic() + seconds
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, end - time.monotonic()))
 
 
 def stop_signals() -> tuple[int, ...]:

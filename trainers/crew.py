@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from hlrp.config import LeRobotRun, LightningRun, OtherRun
 from hlrp.errors import HlrpError, UserError, WorkError
-from hlrp.processes import SignalError
+from hlrp.processes import SignalError, signal_group
 from hlrp.ranks import Launch
 
 if TYPE_CHECKING:
@@ -160,8 +160,7 @@ class Crew:
         if cause is None or self._ended.wait(_GRACE_FIRST_S if self.first else _GRACE_S):
             return
         for group in self.groups:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, signal.SIGKILL)
+            signal_group(group, signal.SIGKILL)
         reason = f"another process of the run ended with code {cause}"
         self.last_words(reason)
         with suppress(Exception):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hlrp.devices import LOOKED_UP, fuse
 from hlrp.errors import UserError
-from hlrp.means import RowMeans
+from hlrp.means import RowMeans, last_step
 from hlrp.policies.adapted import load_saved, require_loadable, save_weights
 from hlrp.policies.build import Built, build_policy, optimizer_config, policy_config, scheduler_config
 from hlrp.policies.figures import unread
@@ -308,7 +308,7 @@ class LeRobotPolicyAdapter(Policy):
             )
         fuse(optimizer)
         self._clip_norm = optimizing.grad_clip_norm
-        steps = int(self.trainer.estimated_stepping_batches) if self.trainer.max_steps <= 0 else self.trainer.max_steps
+        steps = last_step(self.trainer)
         tell_length(steps, self.policy, self._shown())
         schedule = None if scheduling is None else scheduling.build(optimizer, steps)
         if schedule is None:

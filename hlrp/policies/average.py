@@ -78,9 +78,10 @@ class RunningAverage(AveragedModel):
 
     def kept_by_name(self) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
         """Name in the state, parameter, and what is kept of it in float32."""
+        kept = self.kept()
         for i, (name, parameter) in enumerate(self.module.named_parameters()):
-            if i in self.kept():
-                yield f"module.{name}", parameter, self.kept()[i]
+            if i in kept:
+                yield f"module.{name}", parameter, kept[i]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         for name, _, part in self.kept_by_name():

@@ -20,14 +20,6 @@ from lightning_runs import EXACT, fit, resume, rows
 from trainers.lightning.trainer import LightningTrainer
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_a_closed_terminal_saves(whole: tuple[Path, list[int]], tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     with pytest.raises(Interrupted) as stopped:

@@ -24,14 +24,6 @@ from trainers.lightning.trainer import LightningTrainer
 PLAIN: dict[str, Any] = {"log_freq": 1, "save_freq": 1000, "device": "cpu"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Uneven(toy.Data):
     """50 samples: 12 batches of 4 and one of 2."""
 

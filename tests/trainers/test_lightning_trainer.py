@@ -24,14 +24,6 @@ from trainers.lightning.rollouts import Rollouts
 from trainers.lightning.trainer import LightningTrainer
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_twenty_steps_sigkill_twenty_steps_equal_forty(whole: tuple[Path, list[int]], tmp_path: Path) -> None:
     """In the middle of the second epoch (12 batches each), five steps after the checkpoint."""
     out = tmp_path / "killed"

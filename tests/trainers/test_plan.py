@@ -2,12 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from make_dataset import make_dataset
 
 from hlrp.config import load_config
@@ -25,14 +23,6 @@ TINY = {
     "pretrained_backbone_weights": None,
 }
 BOTH = ("lerobot", "lightning")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

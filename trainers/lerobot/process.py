@@ -1,6 +1,5 @@
 """Running training processes: their output line by line, signals passed on, nothing left running."""
 
-import contextlib
 import os
 import selectors
 import signal
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NamedTuple
 
-from hlrp.processes import leave_closed_terminal, signal_handlers
+from hlrp.processes import leave_closed_terminal, signal_group, signal_handlers, wait_for
 
 _POLL_S = 0.5
 _READ = 1 << 16
@@ -123,16 +122,12 @@ class TrainingProcess:
 
     def _signal_groups(self, number: int) -> None:
         for pid in self.pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, number)
+            signal_group(pid, number)
 
     def _end(self) -> None:
         if any(process.poll() is None for process in self._processes):
             self._signal_groups(signal.SIGTERM)
-            end = time.monotonic() + 10
-            for process in self._processes:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0.0, end - time.monotonic()))
+            wait_for(self._processes, 10)
         self._signal_groups(signal.SIGKILL)
         for process in self._processes:
             process.wait()

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,7 +18,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from hlrp.finite import NonFiniteError
-from hlrp.processes import StoppedBySignal
+from hlrp.processes import StoppedBySignal, signal_group, wait_for
 from trainers.failures import explain_failure
 
 _STARTED_BY = "HLRP_STARTED_BY"
@@ -106,13 +106,13 @@ class Companions(_SubprocessScriptLauncher):
         except BaseException as error:
             self._left.set()
             if isinstance(error, StoppedBySignal | NonFiniteError):
-                self._wait(_GRACE_S)  # which all processes come to in the same step
+                wait_for(self._others, _GRACE_S)  # which all processes come to in the same step
             elif not isinstance(error, KeyboardInterrupt):
                 self.cause = self._sign()
                 self._send(signal.SIGTERM)
-                self._wait(_KILLED_S)
+                wait_for(self._others, _KILLED_S)
             self._send(signal.SIGKILL)
-            self._wait(_KILLED_S)
+            wait_for(self._others, _KILLED_S)
             raise
         finally:
             self._left.set()
@@ -156,14 +156,7 @@ class Companions(_SubprocessScriptLauncher):
         for process in self._others:
             process.send_signal(number)  # nothing, if it has ended
             if number == signal.SIGKILL:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, number)
-
-    def _wait(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        for process in self._others:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, end - time.monotonic()))
+                signal_group(process.pid, number)
 
 
 def _end_after(first: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loops import _EvaluationLoop, _FitLoop, _TrainingEpochLoop
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
@@ -21,6 +21,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hlrp.data_workers import keep_reading
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """The trainer's own list, which may be added to."""
+    callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set by one of the trainer's parts
+    return callbacks
 
 
 def rng_states() -> dict[str, Any]:

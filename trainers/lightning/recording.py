@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers.logger import Logger
 from torch.utils.data import BatchSampler
 
@@ -16,7 +16,7 @@ from hlrp.files import json_text
 from hlrp.finite import FiniteLoss
 from trainers.lifecycle import RunLifecycle
 from trainers.lightning.figures import gather_figures
-from trainers.lightning.loops import StepTimes
+from trainers.lightning.loops import StepTimes, callbacks_of
 from trainers.progress import TrainingProgress
 
 _LOG = logging.getLogger("hlrp.train")
@@ -164,14 +164,10 @@ class Recorder:
 
     def offer_loss(self) -> None:
         """Before callbacks look: the loss since the newest row, for one that looks before there is another."""
-        watched = any(getattr(callback, "monitor", None) == "loss" for callback in self._callbacks())
+        watched = any(getattr(callback, "monitor", None) == "loss" for callback in callbacks_of(self._trainer))
         if watched and self._losses and not self._figures.has("loss"):
             loss, _ = self._over_processes(torch.stack(self._losses).mean())
             self._publish({"loss": loss})
-
-    def _callbacks(self) -> list[Callback]:
-        callbacks: list[Callback] = getattr(self._trainer, "callbacks")  # noqa: B009 - set by one of the trainer's parts
-        return callbacks
 
     def rest(self) -> None:
         """After the last row: what the end of the last epoch has brought is a row of its own."""
@@ -232,7 +228,7 @@ class Recorder:
             "rss_mb": psutil.Process().memory_info().rss / 2**20,
         }
         row |= {name: float(value) for name, value in {**self._pending, **self._figures.take()}.items()}
-        self._publish({name: value for name, value in row.items() if name != "step"})
+        self._publish(row)
         self._hand(row)
         if self._lifecycle.directory is not None:
             self._show(row, max(1, len(losses)))

@@ -15,6 +15,7 @@ from hlrp.compiled import compile_blocks
 from hlrp.config import LightningTrainerSection
 from hlrp.errors import HlrpError, Interrupted, UserError, WorkError
 from hlrp.finite import NonFiniteError
+from hlrp.means import last_step
 from hlrp.processes import StoppedBySignal, StopRequests
 from hlrp.runs.directory import CONFIG
 from hlrp.sharded import whole
@@ -30,7 +31,7 @@ from trainers.lightning.checkpoints import save_checkpoint
 from trainers.lightning.companions import Cause, Companions, leave_words
 from trainers.lightning.layers import check_layers, recompute_layers
 from trainers.lightning.log import RunLog
-from trainers.lightning.loops import StepTimes, before_epoch_end, ends_early, make_exact
+from trainers.lightning.loops import StepTimes, before_epoch_end, callbacks_of, ends_early, make_exact
 from trainers.lightning.options import log_freq_of
 from trainers.lightning.recording import Recorder
 
@@ -114,8 +115,7 @@ class LightningSession:
         self._stepped = False
         self._companions = Companions.installed(trainer, self._lost)
         make_exact(trainer, self.after_step)
-        callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set by one of the trainer's parts
-        callbacks.append(_Watch(self))
+        callbacks_of(trainer).append(_Watch(self))
 
     def run(self, module: LightningModule, datamodule: Any, log: RunLog) -> RunResult:
         """Fit, and close the run directory whatever happens.
@@ -161,7 +161,7 @@ class LightningSession:
 
     def begin(self, trainer: Trainer) -> None:
         """Training is about to start: its length is known, and from now on there is something to save."""
-        self._total = trainer.max_steps if trainer.max_steps > 0 else int(trainer.estimated_stepping_batches)
+        self._total = last_step(trainer)
         self._log_freq = log_freq_of(self._section)
         self._save_freq = self._section.save_freq or default_save_freq(self._total)
         self._seen = self._saved = self._rolled_out = trainer.global_step
@@ -318,7 +318,7 @@ class LightningSession:
 
 def _what_ended(trainer: Trainer) -> tuple[str, str]:
     """Who asked the training to stop, and what to do for one that goes on."""
-    callbacks: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set by one of the trainer's parts
+    callbacks = callbacks_of(trainer)
     for callback in callbacks:
         left = callback.time_remaining() if isinstance(callback, Timer) else None
         if left is not None and left <= 0:
