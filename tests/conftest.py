@@ -1,5 +1,6 @@
 """Fixtures shared by all rooms' tests."""
 
+import faulthandler
 import os
 import signal
 import sys
@@ -7,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 # Nothing in a test may reach a hub; a download attempt is a bug that must show.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,11 +23,15 @@ if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def pytest_runtest_call() -> None:
-    """Undo what encoding leaves behind: SVT-AV1, run as root, makes the calling thread a realtime one.
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Undo what other packages leave behind.
 
-    Every process started from it would be one too, and take both cores from all others.
+    SVT-AV1, run as root, makes the calling thread a realtime one; every process started from it would be one too, and
+    take both cores from all others. After a training Lightning takes pytest's handlers of crashes away: a worker that
+    dies would not say where.
     """
+    faulthandler.disable()  # or it thinks that they are there
+    faulthandler.enable(item.config.stash[fault_handler_stderr_fd_key])
     if hasattr(os, "sched_setscheduler"):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 

@@ -6,6 +6,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -113,8 +114,17 @@ def import_openvino() -> Any:
     return openvino
 
 
+@cache
+def openvino_core() -> Any:
+    """The one core of this process, which stays.
+
+    On processors with AMX each core (2026.4) brings the stack on which its thread runs signal handlers, and puts the
+    one before back when it is released: another core's may be freed by then, and the next signal ends the process.
+    """
+    return import_openvino().Core()
+
+
 def _openvino(path: Path, threads: int | None, bf16: bool) -> Graph:
-    openvino = import_openvino()
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         # Left to itself it computes in bfloat16 on processors that can.
@@ -125,7 +135,7 @@ def _openvino(path: Path, threads: int | None, bf16: bool) -> Graph:
     }
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
-    model = openvino.Core().compile_model(path, "CPU", settings)
+    model = openvino_core().compile_model(path, "CPU", settings)
     request = model.create_infer_request()
 
     def run(given: "list[NDArray[Any]]") -> "list[NDArray[Any]]":

@@ -1,6 +1,5 @@
 """Tiny policies: for PushT, as they are served, and for the simulated arm."""
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -9,15 +8,6 @@ from tiny_policies import ACT, save_tiny_act
 from trials import Trials
 
 from hlrp.deploy.served import Served, load_served
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _no_handler_of_children() -> None:
-    """Without PyTorch's from here on, which a data loader of an earlier test leaves behind.
-
-    Once OpenVINO 2026.4 has computed here, the first end of a child that a handler is called for ends this process.
-    """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="package")

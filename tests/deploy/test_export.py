@@ -245,6 +245,18 @@ def test_openvino_does_not_report_that_it_is_used(exports: Exports) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_signals_reach_their_handler_after_openvino(exports: Exports) -> None:
+    """On processors with AMX the first one ended the process, once graphs were released in the order of loading."""
+    code = (
+        "import gc, signal, sys; from hlrp.runtime import load; "
+        "loaded = [load(sys.argv[1], engine='openvino') for _ in range(2)]; "
+        "loaded.pop(0); gc.collect(); loaded.clear(); gc.collect(); "
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); signal.raise_signal(signal.SIGTERM)"
+    )
+    argv = [sys.executable, "-c", code, str(exports("act"))]
+    assert subprocess.run(argv, check=False, timeout=120).returncode == 7
+
+
 # ---- refusals
 
 

@@ -16,6 +16,7 @@ from hlrp.runs import RunDirectory
 sys.path.insert(0, str(Path(__file__).parent))
 import lightning_toy as toy
 from lightning_runs import EXACT, fit, resume, rows
+from own_signals import deliver
 
 from trainers.lightning.trainer import LightningTrainer
 
@@ -40,7 +41,7 @@ class Bereft(toy.Net):
     def training_step(self, batch: Any, index: int) -> torch.Tensor:
         if self.global_step == 7:
             if self.told is not None:
-                os.kill(os.getpid(), self.told)
+                deliver(self.told)
             raise RuntimeError("what was told to stop as well is gone")
         return super().training_step(batch, index)
 

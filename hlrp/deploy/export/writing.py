@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hlrp.deploy.export.programs import Named, Program, Tensors
-from hlrp.runtime.engines import import_openvino
+from hlrp.runtime.engines import import_openvino, openvino_core
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 _IN_ONE_FILE = 1 << 30
@@ -102,8 +102,7 @@ def save_onnx(model: Any, path: Path) -> None:
 
 def to_openvino(folder: Path, files: dict[str, str]) -> dict[str, str]:
     """Turn the ONNX files of a folder into OpenVINO's, which take their place."""
-    openvino = import_openvino()
-    core, made = openvino.Core(), {}
+    openvino, core, made = import_openvino(), openvino_core(), {}
     for role, name in files.items():
         path = folder / name
         made[role] = path.with_suffix(SUFFIXES["openvino"]).name
