@@ -26,20 +26,28 @@ def cached_labelling(
     """The labelling that makes codes and continuous latents of a dataset in the cache, where others find them.
 
     Raises:
-        UserError: No quantizer there, or no such camera.
+        UserError: No quantizer there, no such camera, or a cache in which nothing can be written.
     """
     from hlrp.catalog import cache_folder
+    from hlrp.errors import UserError
     from hlrp.laq.checkpoint import read_manifest
     from hlrp.latents.labelling import LabelRequest, choose_camera
+    from hlrp.runs.directory import check_writable
 
     manifest = read_manifest(laq)
     chosen = choose_camera(info, manifest, camera)
     name = info.repo_id.replace("/", "--")
+    tables = cache_folder() / "latents"
+    try:
+        check_writable(tables)
+    except UserError as error:
+        fix = "set HLRP_CACHE to a folder that can be written"
+        raise UserError(f"latents cannot be kept in the cache: {error.what}", where=error.where, fix=fix) from error
     mark = f"{info.fingerprint()[:12]}-{manifest.weights_sha256[:12]}"
     return LabelRequest(
         info=info,
         camera=chosen,
-        output=cache_folder() / "latents" / f"{name}-{chosen}-{mark}",
+        output=tables / f"{name}-{chosen}-{mark}",
         config=manifest.config,
         laq_sha256=manifest.weights_sha256,
         vectors=True,

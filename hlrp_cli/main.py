@@ -111,11 +111,13 @@ def run() -> None:
         if isinstance(error, Interrupted) and is_first_process():
             requeue(argv, error.exit_code - 128, saved=error.saved)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        if debug:
-            traceback.print_exc()
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
+    except SystemExit as ended:
+        # typer ends a command so at Ctrl-C.
+        if ended.code == 128 + signal.SIGINT:
+            if debug:
+                traceback.print_exc()
+            sys.stderr.write("interrupted\n")
+        raise
     except Exception as error:
         # Nobody foresaw this one: a report needs the traceback, a user needs one line and the way to it.
         if debug:

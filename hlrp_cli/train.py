@@ -162,8 +162,22 @@ def _next_command(path: Path) -> str:
         start = ["--policy", "hlrp_action_expert_latent", "--init-from", str(path)]
         command = ["train", *start, "--dataset-root", root]
     else:
-        command = ["eval", str(path)]
+        command = [_way_to_act(path), str(path)]
     return shlex.join(["hlrp", *command])
+
+
+def _way_to_act(path: Path) -> str:
+    """The command that lets a policy act: one of a real robot has no simulator that `hlrp eval` could use."""
+    from hlrp.evaluation.plan import NoEnvironmentError, make_plan
+    from hlrp.evaluation.request import EvalRequest
+
+    try:
+        make_plan(EvalRequest(policy_path=path))
+    except NoEnvironmentError:
+        return "serve"
+    except UserError:
+        pass  # which `hlrp eval` says
+    return "eval"
 
 
 def _configured(config: str | None, overrides: list[str], flags: dict[str, tuple[Any, str]], *, dry_run: bool) -> Any:

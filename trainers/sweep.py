@@ -242,6 +242,9 @@ def execute(runs: Sequence[SweptRun], *, jobs: int, tell: Callable[[str], object
                         start_new_session=True,
                     )
                 living.add(process)
+                # A signal that came while it was started found nobody to pass it on to.
+                for received in list(stopped):
+                    process.send_signal(received)
             try:
                 outcome.codes[run.path] = code = process.wait()
             finally:

@@ -3,6 +3,7 @@
 Speaks openpi's protocol as a robot would, and needs no torch.
 """
 
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -62,11 +63,7 @@ class PolicyClient:
         except InvalidStatus as error:
             raise _refused(url, error.response.status_code) from error
         except (OSError, InvalidHandshake, InvalidMessage, EOFError, WorkError) as error:
-            raise UserError(
-                f"no policy server answers: {error}",
-                where=url,
-                fix="start one with `hlrp serve RUN`, or correct ADDRESS",
-            ) from error
+            raise UserError(f"no policy server answers: {error}", where=url, fix=_way_to(error)) from error
 
     def __enter__(self) -> Self:
         return self
@@ -99,6 +96,14 @@ class PolicyClient:
         if not isinstance(answer, dict):
             raise WorkError("the server's answer is no map")
         return answer
+
+
+def _way_to(failure: Exception) -> str:
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        return "a server is there: name the certificate that it serves with by --certificate FILE"
+    if isinstance(failure, InvalidMessage):
+        return "if it serves with TLS, write wss:// before ADDRESS; else correct ADDRESS"
+    return "start one with `hlrp serve RUN`, or correct ADDRESS"
 
 
 def _refused(url: str, status: int) -> UserError:

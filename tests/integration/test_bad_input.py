@@ -1,14 +1,16 @@
 """Mistakes in what was asked of `hlrp train`: one message that names the place, exit code 2, nothing written."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import InTurn, assert_user_error, hlrp, hlrp_in_turn, instead
+from command import InTurn, assert_user_error, hlrp, hlrp_argv, hlrp_in_turn, instead
 from make_dataset import make_dataset
 
 from hlrp.errors import UserError
@@ -191,3 +193,15 @@ def test_resume_of_a_run_without_a_checkpoint(toy_root: Path, tmp_path: Path) ->
 def test_init_from_nowhere(toy_root: Path, tmp_path: Path) -> None:
     done = hlrp(*_train(toy_root, tmp_path / "run", "--init-from", str(tmp_path / "nowhere")))
     assert_user_error(done, "nowhere", "--init-from")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_ctrl_c_is_said(tmp_path: Path) -> None:
+    """While a file is read that never ends."""
+    os.mkfifo(tmp_path / "run.yaml")
+    argv = hlrp_argv("config", "validate", tmp_path / "run.yaml")
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with (tmp_path / "run.yaml").open("w"):  # waits until it is read
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "interrupted\n")
+    assert process.returncode == 130

@@ -10,8 +10,10 @@ from make_dataset import make_dataset
 from make_labels import make_quantizer, make_table
 
 from hlrp.data import read_dataset
+from hlrp.errors import UserError
 from hlrp.latents import LatentTable
 from hlrp.latents.actions import ActionDecoder
+from hlrp_cli.latent_tables import vectors_of
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +109,9 @@ def test_mistakes_are_one_message(data: Path, laq: Path, fitted: tuple[Path, Pat
     for done, message in zip(hlrp_in_turn(commands), messages, strict=True):
         assert_user_error(done, message)
     assert not new.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_named(data: Path, laq: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HLRP_CACHE", "/proc/none")
+    with pytest.raises(UserError, match=r"cannot be kept in the cache: (.|\n)*/proc/none/latents(.|\n)*set HLRP_CACHE"):
+        vectors_of(laq, read_dataset(None, data), None, "cpu")

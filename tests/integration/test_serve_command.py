@@ -90,11 +90,13 @@ def test_a_server_with_tls_and_a_token_from_its_start_to_ctrl_c(act, token, cert
         served = acted(client, shown)
         of_the_page("client 127.0.0.1:8000 --dataset-root DIR", {})
         usual = [*of_the_page("client ADDRESS --dataset-root DIR", {"ADDRESS": address, "DIR": root}), "--json"]
-        found, refused, distrusted = hlrp_in_turn(
+        plain = ["ws" + word[3:] if word == address else word for word in usual]
+        found, refused, distrusted, unencrypted = hlrp_in_turn(
             [
                 [*usual, "--token-file", token, "--certificate", certificate],
                 [*usual, "--certificate", certificate],
                 [*usual, "--token-file", token],
+                plain,
             ]
         )
         process.send_signal(signal.SIGINT)
@@ -111,7 +113,8 @@ def test_a_server_with_tls_and_a_token_from_its_start_to_ctrl_c(act, token, cert
     assert [row["mae"] for row in said["action_error"]] == pytest.approx(np.abs(off).mean(0).tolist(), rel=1e-5)
     assert [row["rmse"] for row in said["action_error"]] == pytest.approx(np.sqrt((off**2).mean(0)).tolist(), rel=1e-5)
     assert_user_error(refused, "refuses the token", "--token-file")
-    assert_user_error(distrusted, "no policy server answers", "certificate")
+    assert_user_error(distrusted, "no policy server answers", "by --certificate FILE")
+    assert_user_error(unencrypted, "no policy server answers", "write wss:// before ADDRESS")
     assert process.returncode == 130 and out == ""
     assert re.search(r"^requests 10; inference p50 [\d.]+ ms, p99 [\d.]+ ms; request p50", err, re.MULTILINE)
     assert re.search(r"^requests 24 in all; inference p50", err, re.MULTILINE)

@@ -51,7 +51,7 @@ def whole(pusht_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("lightning") / "whole"
     done = hlrp(*_args(pusht_root, out, 14, "--augment"), env=ONE_THREAD)
     assert done.code == 0, done.err
-    assert f"hlrp eval {out}" in done.out
+    assert f"hlrp serve {out}" in done.out, "nothing says of what simulator the data are"
     return out
 
 
@@ -60,7 +60,7 @@ def test_rollouts_on_the_way_change_no_number(whole: Path, pusht_root: Path, tmp
     out = tmp_path / "rolled"
     asked = ["trainer.eval_freq=7", "trainer.eval_episodes=2", "env.type=pusht", *PUSHT]
     done = hlrp(*_args(pusht_root, out, 14, "--augment", *asked), env=ONE_THREAD)
-    assert done.code == 0, done.err
+    assert done.code == 0 and f"hlrp eval {out}" in done.out, done.err
     rows = _rows(out)
     scored = [row for row in rows if "eval_success" in row]
     assert [row["step"] for row in scored] == [7, 14]

@@ -18,6 +18,7 @@ import lightning_toy as toy
 from lightning_runs import EXACT, fit, resume, rows
 from own_signals import deliver
 
+from trainers.lifecycle import RunLifecycle
 from trainers.lightning.trainer import LightningTrainer
 
 
@@ -29,6 +30,20 @@ def test_a_closed_terminal_saves(whole: tuple[Path, list[int]], tmp_path: Path) 
     manifest = RunDirectory.open(out).manifest
     assert (manifest.status, manifest.reason) == ("interrupted", "stopped by signal 1")
     assert resume(out).ids == whole[1][24 * 4 :]
+
+
+def test_a_stop_as_soon_as_the_folder_is_named_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = RunLifecycle.create
+
+    def interrupted(self: RunLifecycle, *args: Any, **fields: Any) -> RunDirectory:
+        directory = create(self, *args, **fields)
+        deliver(signal.SIGTERM)
+        return directory
+
+    monkeypatch.setattr(RunLifecycle, "create", interrupted)
+    with pytest.raises(Interrupted, match="nothing to save") as stopped:
+        fit(tmp_path / "run", steps=2, device="cpu")
+    assert stopped.value.exit_code == 143 and list(tmp_path.iterdir()) == []
 
 
 class Bereft(toy.Net):

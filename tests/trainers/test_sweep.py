@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from command import assert_user_error, hlrp, hlrp_argv
+from own_signals import deliver
 
-from hlrp.errors import UserError
+from hlrp.errors import Interrupted, UserError
 from hlrp.runs import RunDirectory
 from hlrp_cli.sweep import sweep
 from trainers.sweep import Outcome, SweptRun, divided, execute, expand
@@ -120,6 +121,19 @@ def test_a_run_takes_the_gpus_that_its_settings_ask_for(tmp_path: Path, monkeypa
     for asked in ("trainer.device=cuda", "trainer.devices=2", "trainer.device=cuda:1", "trainer.device=cpu"):
         sweep(["model.kind=laq", "data.root=/d", asked], seeds="0", jobs=2, output_dir=tmp_path)
     assert taken == [1, 2, 0, 0]
+
+
+def test_a_signal_while_a_run_is_started_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nexec sleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    runs = [SweptRun(tmp_path / f"run{i}", None, ()) for i in range(2)]
+    begun = time.monotonic()
+    with pytest.raises(Interrupted) as stopped:
+        execute(runs, jobs=1, tell=lambda line: None if "ended" in line else deliver(signal.SIGTERM))
+    assert stopped.value.exit_code == 143 and time.monotonic() - begun < 30
+    assert not (tmp_path / "run1.txt").exists(), "no other one is begun"
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import logging
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ class LightningSession:
 
     Args:
         trainer: Lightning's trainer, not yet used.
-        lifecycle: The run, begun; in all processes but the first without a folder.
+        lifecycle: The run; in all processes but the first without a folder.
         section: The run's `trainer` section: how often to log and save, what to keep, the seed.
         resume_from: Checkpoint folder to continue.
         rollouts: Of a policy, while it is trained; None: none.
@@ -117,13 +118,14 @@ class LightningSession:
         make_exact(trainer, self.after_step)
         callbacks_of(trainer).append(_Watch(self))
 
-    def run(self, module: LightningModule, datamodule: Any, log: RunLog) -> RunResult:
+    def run(self, module: LightningModule, datamodule: Any, log: RunLog, begin: Callable[[], None] | None) -> RunResult:
         """Fit, and close the run directory whatever happens.
 
         Args:
             module: What is trained.
             datamodule: Its data.
             log: Which is about to get its file.
+            begin: Makes the run directory, in the first process.
 
         Raises:
             UserError: Refused before the first step; a fresh run's folder is removed again.
@@ -131,14 +133,16 @@ class LightningSession:
             Interrupted: Stopped by a signal; the checkpoint is saved.
         """
         self._module = module
-        resume = self._resume_from
         failure: BaseException | None = None
-        if self._lifecycle.directory is not None:
-            log.write_to(self._lifecycle.directory.path)
-        log.silence()
         with self._requests:
             try:
-                self._trainer.fit(module, ckpt_path=resume / "training_state" if resume else None, **_data(datamodule))
+                if begin is not None:
+                    begin()
+                if self._lifecycle.directory is not None:
+                    log.write_to(self._lifecycle.directory.path)
+                log.silence()
+                state = self._resume_from / "training_state" if self._resume_from else None
+                self._trainer.fit(module, ckpt_path=state, **_data(datamodule))
             except (Exception, KeyboardInterrupt, SystemExit) as error:
                 failure = error
                 if not isinstance(error, HlrpError | StoppedBySignal):

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -249,10 +250,8 @@ def _execute(
         selections = _selections(data, directory)
         for selection in selections:
             announce(selection.describe())
-        if first:
-            _begin(lifecycle, run, path, describe_data(dataset, selections), directory, checkpoint)
-            if datamodule is None:
-                _announce(announce, run, trainer)
+        if first and datamodule is None:
+            _announce(announce, run, trainer)
         rollouts = None
         if run.trainer.eval_freq:
             from trainers.lightning.rollouts import Rollouts
@@ -260,7 +259,9 @@ def _execute(
             rollouts = Rollouts(run.trainer, path / "eval")
         resumed = checkpoint.path if checkpoint else None
         session = LightningSession(trainer, lifecycle, run.trainer, resume_from=resumed, rollouts=rollouts)
-        return session.run(module, data, log)
+        record = describe_data(dataset, selections)
+        begin = partial(_begin, lifecycle, run, path, record, directory, checkpoint) if first else None
+        return session.run(module, data, log, begin)
 
 
 def _prepare(
