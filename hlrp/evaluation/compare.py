@@ -1,11 +1,13 @@
 """Comparing two evaluations of the same episodes: paired difference in success with its interval."""
 
 import dataclasses
+import shlex
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hlrp.errors import UserError
+from hlrp.errors import Interrupted, UserError
 from hlrp.evaluation.plan import EvalPlan, make_plan, read_json
 from hlrp.evaluation.request import RESULTS, SCHEMA_VERSION, EvalRequest, EvalResult, Listener
 from hlrp.evaluation.run import environment_fields, evaluate, save
@@ -30,6 +32,7 @@ def evaluate_against(request: EvalRequest, other: Path, *, listener: Listener | 
 
     Raises:
         UserError: The episodes differ, naming both sides; before any is run where that can be known.
+        Interrupted: The second side was, naming where the results of the first one are.
     """
     plan = make_plan(request)
     if plan.pretrained is None:
@@ -56,7 +59,16 @@ def evaluate_against(request: EvalRequest, other: Path, *, listener: Listener | 
         _check_same_environment(_environment(plan), _environment(second_plan), other)
         result = evaluate(request, plan=plan, listener=listener)
         second_plan = dataclasses.replace(second_plan, folder=result.folder / "compared")
-        earlier = evaluate(second, plan=second_plan, listener=listener).to_json()
+        file = result.folder / RESULTS
+        again = shlex.join(["hlrp", "eval", str(other), "--compare", str(file)])
+        kept = f"the results of the first side are in {file}; to compare the other one with them, same flags: {again}"
+        try:
+            earlier = evaluate(second, plan=second_plan, listener=listener).to_json()
+        except KeyboardInterrupt as error:
+            raise Interrupted(f"interrupted: {kept}", signal.SIGINT, saved=True) from error
+        except Exception:
+            (listener or Listener()).note(f"warning: {kept}")
+            raise
     result.comparison = compare(result, earlier, other)
     save(result)
     return result
