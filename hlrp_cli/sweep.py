@@ -9,6 +9,7 @@ import typer
 from hlrp.errors import UserError, WorkError
 from hlrp.files import json_text
 from hlrp_cli.launching_training import refuse_slurm_section
+from hlrp_cli.runs import warn
 
 
 def sweep(
@@ -50,7 +51,7 @@ def sweep(
     begun = [run.path for run in runs if outcome.codes.get(run.path) != UserError.exit_code]
     there = [RunDirectory.open(path) for path in begun if (path / "run.json").is_file()]
     if there:
-        rows = compare_runs(there, metric or [])
+        rows = compare_runs(there, metric or [], warn=warn)
         typer.echo(json_text([row.to_json() for row in rows]) if json_output else table(rows))
     if outcome.failed:
         first = outcome.failed[0]

@@ -1,13 +1,14 @@
 """Runs beside each other: those that differ in their seed alone are one row, with means and intervals."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from hlrp.config.loading import load_values
 from hlrp.errors import UserError, suggest
-from hlrp.evaluation.plan import read_json
+from hlrp.evaluation.compare import saved_results
+from hlrp.evaluation.request import EvalResult
 from hlrp.evaluation.statistics import MeanInterval, mean_interval
 from hlrp.files import json_text
 from hlrp.runs import RunDirectory
@@ -41,19 +42,22 @@ class Row:
         return asdict(self)
 
 
-def compare_runs(runs: Sequence[RunDirectory], metrics: Sequence[str] = ()) -> list[Row]:
+def compare_runs(
+    runs: Sequence[RunDirectory], metrics: Sequence[str] = (), *, warn: Callable[[UserError], object]
+) -> list[Row]:
     """Compare runs by what they reached, in the order in which their settings first come.
 
     Args:
         runs: At least one.
         metrics: Names in `metrics.jsonl`, or `success`; none: those of `SHOWN` that any run has.
+        warn: Told what of the runs is left out.
 
     Raises:
         UserError: A configuration cannot be read, or no run has a metric that is asked for.
     """
     settings = [dict(_flat(load_values(run.path / CONFIG))) for run in runs]
     told = {key for each in settings for key in each if any(other.get(key) != each[key] for other in settings)}
-    found = [_scores(run) for run in runs]
+    found = [_scores(run, warn) for run in runs]
     known = list(dict.fromkeys(name for each in found for name in each))
     for name in metrics:
         if name not in known:
@@ -99,19 +103,24 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield key, value
 
 
-def _scores(run: RunDirectory) -> dict[str, float]:
+def _scores(run: RunDirectory, warn: Callable[[UserError], object]) -> dict[str, float]:
     """The last value of everything that a run's rows hold, and the success of its newest evaluation."""
     found = {name: value for row in run.metrics() for name, value in row.items()}
-    found |= {"success": rate} if (rate := _success(run)) is not None else {}
+    newest = next(_evaluations(run, warn), None)
+    found |= {} if newest is None else {"success": (newest.overall() or {}).get("success_rate")}
     numbers = {n: float(v) for n, v in found.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
-def _success(run: RunDirectory) -> float | None:
-    """Of the newest `hlrp eval`."""
-    results = [
-        path for path in run.evaluations() if path.parent.parent.name == "eval" and not made_while_training(path)
-    ]
-    overall = read_json(results[-1]).get("overall") if results else None
-    rate = overall.get("success_rate") if isinstance(overall, dict) else None
-    return float(rate) if isinstance(rate, int | float) else None
+def _evaluations(run: RunDirectory, warn: Callable[[UserError], object]) -> Iterator[EvalResult]:
+    """What `hlrp eval` found of a run's policy, newest first; files that cannot be read are told."""
+    for path in reversed(run.evaluations()):
+        if path.parent.parent.name != "eval" or made_while_training(path):
+            continue
+        try:
+            result = saved_results(path, None)
+        except UserError as problem:
+            warn(problem)
+            continue
+        if result.episodes:
+            yield result
