@@ -1,9 +1,10 @@
 """Comparing two evaluations of the same episodes: paired difference in success with its interval."""
 
 import dataclasses
+import json
 import shlex
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,33 @@ def saved_results(path: Path, other: Path | None) -> EvalResult:
             )
         result.comparison = compare(result, theirs, other)
     return result
+
+
+def newest_in_common(sides: Sequence[Sequence[EvalResult]]) -> list[EvalResult | None]:
+    """Of each side the newest evaluation of those episodes, in that environment, of which every evaluated side has one.
+
+    Args:
+        sides: The evaluations of each, newest first; one that has none is not evaluated, and keeps no other from it.
+
+    Returns:
+        One for each side; None: it is not evaluated, or the sides have no episodes in common.
+    """
+    conditions = [[_conditions(result) for result in side] for side in sides]
+    first, *others = [each for each in conditions if each] or [[]]
+    chosen = next((each for each in first if all(each in other for other in others)), None)
+    return [
+        next((result for result, each in zip(side, known, strict=True) if each == chosen), None)
+        for side, known in zip(sides, conditions, strict=True)
+    ]
+
+
+def _conditions(result: EvalResult) -> str:
+    """All but the policy that decides how the episodes go: environment or robot, tasks and seeds."""
+    env, series = (result.provenance.get(name) or {} for name in ("env", "series"))
+    fields = {k: v for k, v in (env.get("config") or {}).items() if k not in _NOT_OF_THE_EPISODE}
+    robot = {k: v for k, v in (series.get("settings") or {}).items() if k.startswith("robot.")}
+    trials = sorted((episode.task, episode.seed) for episode in result.episodes)
+    return json.dumps([env.get("type"), fields, robot, trials], sort_keys=True)
 
 
 def _outcomes(results: dict[str, Any]) -> dict[Trial, bool]:

@@ -85,11 +85,14 @@ def test_episodes_are_paired_by_task_and_seed_whatever_their_order():
 
 
 def test_two_checkpoints_are_compared_on_the_same_episodes(pusht, tmp_path):
-    other = save_tiny_act(tmp_path / "other", "pusht", seed=1)
+    save_tiny_act(tmp_path / "checkpoints" / "000004" / "pretrained_model", "pusht", seed=1)
+    (tmp_path / "checkpoints" / "last").symlink_to("000004")
+    other = tmp_path / "checkpoints" / "last" / "pretrained_model"
     request = EvalRequest(pusht, "pusht", episodes=2, videos=0, env_fields={"episode_length": 3}, output=tmp_path / "o")
     result = evaluate_against(request, other)
     assert result.comparison["pairs"] == 2 and result.comparison["other_policy"]["path"] == str(other)
     second = json.loads((tmp_path / "o" / "compared" / "results.json").read_text())
+    assert second["policy"]["step"] == 4
     assert [e["seed"] for e in second["episodes"]] == [e.seed for e in result.episodes]
     assert json.loads((tmp_path / "o" / "results.json").read_text())["comparison"] == result.comparison
 

@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import hlrp
+from safetensors.numpy import save_file
 
 from hlrp.errors import UserError
 from hlrp.evaluation.request import Episode, EvalResult, TaskResult
 from hlrp.evaluation.seeds import compare_runs, table
-from hlrp.evaluation.statistics import mean_interval, student_quantile
+from hlrp.evaluation.statistics import MeanInterval, mean_interval, student_quantile
 from hlrp.runs import RunDirectory
 
 
@@ -28,16 +30,25 @@ def _run(
     return run
 
 
-def _evaluate(run: Path, name: str, outcomes: str, *, created: str = "2026-05-01T10:00:00") -> Path:
-    """What an evaluation of its newest checkpoint leaves; outcomes as in `++-`."""
-    pretrained = run / "checkpoints" / "000010" / "pretrained_model"
+def _evaluate(
+    run: Path,
+    name: str,
+    outcomes: str,
+    *,
+    created: str = "2026-05-01T10:00:00",
+    checkpoint: str = "checkpoints/000010",
+    task: str = "push-v3",
+    seed: int = 1000,
+) -> Path:
+    """What an evaluation of a checkpoint leaves, whose newest is 000010; outcomes as in `++-`."""
+    pretrained = run / checkpoint / "pretrained_model"
     env = {"type": "metaworld_light", "config": {"episode_length": 20}}
-    policy = {"path": str(pretrained), "step": 10}
-    episodes = [Episode("push-v3", i, 1000 + i, letter == "+", 0.0, 9) for i, letter in enumerate(outcomes)]
-    said = {"created": created, "policy": policy, "env": env, "seed": 1000}
+    policy = {"path": str(pretrained), "step": int(checkpoint[-6:])}
+    episodes = [Episode(task, i, seed + i, letter == "+", 0.0, 9) for i, letter in enumerate(outcomes)]
+    said = {"created": created, "policy": policy, "env": env, "seed": seed}
     file = run / name / "results.json"
     file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(EvalResult(file.parent, said, [TaskResult("push-v3", episodes)]).to_json()))
+    file.write_text(json.dumps(EvalResult(file.parent, said, [TaskResult(task, episodes)]).to_json()))
     return file
 
 
@@ -85,3 +96,51 @@ def test_a_damaged_evaluation_is_told_and_the_one_before_it_counts(tmp_path: Pat
     assert sorted(problem.where or "" for problem in told) == [str(file) for file in damaged]
     shown = hlrp("runs", "compare", tmp_path)
     assert shown.code == 0 and shown.err.count("warning: ") == 2 and shown.out.splitlines()[1].startswith("2 ")
+
+
+def test_success_is_of_the_newest_checkpoint_on_the_same_episodes(tmp_path: Path) -> None:
+    """Whatever was evaluated later: another task, other seeds, fewer episodes, an early checkpoint, the best one."""
+    runs = [_run(tmp_path / f"a{seed}", 0.1, seed, 1.0, outcomes="+++-") for seed in (0, 1, 2)]
+    later = {"created": "2026-06-01T10:00:00"}
+    for number, other in enumerate([{"task": "reach-v3"}, {"seed": 0}, {"checkpoint": "checkpoints/000005"}]):
+        _evaluate(runs[1].path, f"eval/b{number}", "----", **later | other)
+    _evaluate(runs[1].path, "eval/c", "--", **later)
+    _evaluate(runs[1].path, "eval/d", "----", checkpoint="best/000010", **later)
+    score = compare_runs(runs, warn=_told)[0].scores["success"]
+    assert (score.mean, score.n) == (0.75, 3)
+    # Of two that all have, the newer one.
+    for run, outcomes in zip(runs, ("----", "---+", "--++"), strict=True):
+        _evaluate(run.path, "eval/e", outcomes, task="reach-v3", created="2026-06-02T10:00:00")
+    assert compare_runs(runs, warn=_told)[0].scores["success"].mean == 0.25
+
+
+def test_what_of_success_cannot_be_averaged_is_left_out_and_told(tmp_path: Path) -> None:
+    runs = [_run(tmp_path / f"a{seed}", 0.1, seed, 1.0) for seed in (0, 1, 2)]
+    for run, task in zip(runs[:2], ("push-v3", "reach-v3"), strict=True):
+        _evaluate(run.path, "eval/a", "+-", task=task)
+    told: list[UserError] = []
+    assert "success" not in compare_runs(runs, warn=told.append)[0].scores
+    assert "(here push-v3: 2 seeds 1000 to 1001 | there reach-v3: 2 seeds 1000 to 1001)" in told[0].what
+    assert told[0].where == f"{runs[0].path} | {runs[1].path}"
+    told.clear()
+    _evaluate(runs[0].path, "eval/b", "--", task="reach-v3", created="2026-04-01T10:00:00")
+    _evaluate(runs[2].path, "eval/b", "++", task="reach-v3", checkpoint="checkpoints/000005")
+    newest = runs[2].path / "checkpoints" / "000010" / "pretrained_model"
+    newest.mkdir(parents=True)
+    for name in ("config", "policy_preprocessor", "policy_postprocessor", "train_config"):
+        (newest / f"{name}.json").write_text("{}")
+    save_file({"x": np.zeros(4, np.float32)}, newest / "model.safetensors")
+    rows = compare_runs(runs, warn=told.append)
+    assert [(problem.where, "newest one, of step 10" in problem.what) for problem in told] == [
+        (str(runs[2].path), True)
+    ]
+    # A rate lies in [0, 1], and two of the three runs have it.
+    assert rows[0].scores["success"] == MeanInterval(0.25, 0.0, 1.0, 2)
+    assert "0.25 [0, 1] (n=2)" in table(rows).splitlines()[1]
+
+
+def test_a_seed_that_comes_twice_is_told(tmp_path: Path) -> None:
+    runs = [_run(tmp_path / name, 0.1, seed, 1.0) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    told: list[UserError] = []
+    assert compare_runs(runs, warn=told.append)[0].scores["loss"].n == 3
+    assert [problem.where for problem in told] == [f"{runs[0].path}, {runs[1].path}"] and "seed 0" in told[0].what
