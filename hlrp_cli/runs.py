@@ -25,7 +25,7 @@ def list_(
     from hlrp.runs import list_runs
     from hlrp.slurm import job_states
 
-    runs = list_runs(root, _warn)
+    runs = list_runs(root, warn)
     if json_output:
         typer.echo(json_text([{"path": str(r.path), **r.manifest.to_json()} for r in runs]))
         return
@@ -50,7 +50,8 @@ def _job(run: "RunDirectory", states: Mapping[str, str]) -> str:
     return "" if job is None else f"{job.id} {states.get(job.id, '')}".rstrip()
 
 
-def _warn(problem: UserError) -> None:
+def warn(problem: UserError) -> None:
+    """Say what of some runs is left out."""
     typer.echo(f"warning: {problem.what} ({problem.where})", err=True)
 
 
@@ -59,7 +60,7 @@ def _row(run: "RunDirectory") -> tuple[str, ...]:
     try:
         latest = run.latest()
     except UserError as problem:
-        _warn(problem)
+        warn(problem)
         latest = None
     done = f"{latest.step if latest else 0}/{'?' if manifest.steps is None else manifest.steps}"
     started = manifest.started[:19].replace("T", " ")
@@ -136,6 +137,6 @@ def compare(
     from hlrp.evaluation.seeds import compare_runs, table
     from hlrp.runs import RunDirectory, list_runs
 
-    found = [run for path in runs for run in list_runs(path, _warn) or [RunDirectory.open(path)]]
-    rows = compare_runs(list({run.path: run for run in found}.values()), metric or [])
+    found = [run for path in runs for run in list_runs(path, warn) or [RunDirectory.open(path)]]
+    rows = compare_runs(list({run.path: run for run in found}.values()), metric or [], warn=warn)
     typer.echo(json_text([row.to_json() for row in rows]) if json_output else table(rows))

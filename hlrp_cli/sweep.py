@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from hlrp.errors import WorkError
+from hlrp.errors import UserError, WorkError
 from hlrp.files import json_text
 from hlrp_cli.launching_training import refuse_slurm_section
+from hlrp_cli.runs import warn
 
 
 def sweep(
@@ -46,9 +47,11 @@ def sweep(
         typer.echo("\n".join(run.shown() for run in runs))
         return
     outcome = execute(runs, jobs=jobs, tell=lambda line: typer.echo(line, err=True))
-    there = [RunDirectory.open(run.path) for run in runs if (run.path / "run.json").is_file()]
+    # What was refused, as the run there has other settings, has no place in a table of these.
+    begun = [run.path for run in runs if outcome.codes.get(run.path) != UserError.exit_code]
+    there = [RunDirectory.open(path) for path in begun if (path / "run.json").is_file()]
     if there:
-        rows = compare_runs(there, metric or [])
+        rows = compare_runs(there, metric or [], warn=warn)
         typer.echo(json_text([row.to_json() for row in rows]) if json_output else table(rows))
     if outcome.failed:
         first = outcome.failed[0]

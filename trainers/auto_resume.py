@@ -23,7 +23,7 @@ from trainers.recovery import open_to_resume
 from trainers.run_data import fetched, with_absolute_paths
 
 _log = logging.getLogger("hlrp.runs")
-# A run may become longer; the others decide nothing of its numbers.
+# A run may become longer, which is looked at apart; the others decide nothing of its numbers.
 _FREE = frozenset({"trainer.steps", "output_dir", "allow_download", "push_to_hub", "slurm"})
 _MOST_SHOWN = 5
 
@@ -54,7 +54,7 @@ def find_start(run: LeRobotRun | LightningRun | OtherRun, *, dry_run: bool = Fal
         dry_run: Fetch nothing of what it names.
 
     Raises:
-        UserError: No output folder is named, the one that is holds no run, or one of other settings.
+        UserError: No output folder is named, the one that is holds no run, or one of other settings or of more steps.
     """
     if run.output_dir is None:
         raise UserError(
@@ -91,6 +91,12 @@ def _look(run: LeRobotRun | LightningRun | OtherRun, path: Path, *, fetch: bool)
     if latest is None:
         return Start(path, run)
     steps = _length(asked)
+    if steps is not None and steps < (length := manifest.steps or saved.trainer.steps):
+        raise UserError(
+            f"the run there has more steps: trainer.steps is {length} there, {steps} here",
+            where=str(path / CONFIG),
+            fix=f"choose another --output-dir, or give trainer.steps={length}, or more to make it longer",
+        )
     done = latest.step >= (steps or manifest.steps or latest.step + 1)
     # A callback or a limit of time may have ended it before its last step; more steps than it asked for are a new wish.
     done |= manifest.status == "finished" and asked.trainer.steps == saved.trainer.steps

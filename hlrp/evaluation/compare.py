@@ -1,11 +1,14 @@
 """Comparing two evaluations of the same episodes: paired difference in success with its interval."""
 
 import dataclasses
-from collections.abc import Iterable
+import json
+import shlex
+import signal
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hlrp.errors import UserError
+from hlrp.errors import Interrupted, UserError
 from hlrp.evaluation.plan import EvalPlan, make_plan, read_json
 from hlrp.evaluation.request import RESULTS, SCHEMA_VERSION, EvalRequest, EvalResult, Listener
 from hlrp.evaluation.run import environment_fields, evaluate, save
@@ -30,6 +33,7 @@ def evaluate_against(request: EvalRequest, other: Path, *, listener: Listener | 
 
     Raises:
         UserError: The episodes differ, naming both sides; before any is run where that can be known.
+        Interrupted: The second side was, naming where the results of the first one are.
     """
     plan = make_plan(request)
     if plan.pretrained is None:
@@ -56,7 +60,16 @@ def evaluate_against(request: EvalRequest, other: Path, *, listener: Listener | 
         _check_same_environment(_environment(plan), _environment(second_plan), other)
         result = evaluate(request, plan=plan, listener=listener)
         second_plan = dataclasses.replace(second_plan, folder=result.folder / "compared")
-        earlier = evaluate(second, plan=second_plan, listener=listener).to_json()
+        file = result.folder / RESULTS
+        again = shlex.join(["hlrp", "eval", str(other), "--compare", str(file)])
+        kept = f"the results of the first side are in {file}; to compare the other one with them, same flags: {again}"
+        try:
+            earlier = evaluate(second, plan=second_plan, listener=listener).to_json()
+        except KeyboardInterrupt as error:
+            raise Interrupted(f"interrupted: {kept}", signal.SIGINT, saved=True) from error
+        except Exception:
+            (listener or Listener()).note(f"warning: {kept}")
+            raise
     result.comparison = compare(result, earlier, other)
     save(result)
     return result
@@ -106,6 +119,33 @@ def saved_results(path: Path, other: Path | None) -> EvalResult:
             )
         result.comparison = compare(result, theirs, other)
     return result
+
+
+def newest_in_common(sides: Sequence[Sequence[EvalResult]]) -> list[EvalResult | None]:
+    """Of each side the newest evaluation of those episodes, in that environment, of which every evaluated side has one.
+
+    Args:
+        sides: The evaluations of each, newest first; one that has none is not evaluated, and keeps no other from it.
+
+    Returns:
+        One for each side; None: it is not evaluated, or the sides have no episodes in common.
+    """
+    conditions = [[_conditions(result) for result in side] for side in sides]
+    first, *others = [each for each in conditions if each] or [[]]
+    chosen = next((each for each in first if all(each in other for other in others)), None)
+    return [
+        next((result for result, each in zip(side, known, strict=True) if each == chosen), None)
+        for side, known in zip(sides, conditions, strict=True)
+    ]
+
+
+def _conditions(result: EvalResult) -> str:
+    """All but the policy that decides how the episodes go: environment or robot, tasks and seeds."""
+    env, series = (result.provenance.get(name) or {} for name in ("env", "series"))
+    fields = {k: v for k, v in (env.get("config") or {}).items() if k not in _NOT_OF_THE_EPISODE}
+    robot = {k: v for k, v in (series.get("settings") or {}).items() if k.startswith("robot.")}
+    trials = sorted((episode.task, episode.seed) for episode in result.episodes)
+    return json.dumps([env.get("type"), fields, robot, trials], sort_keys=True)
 
 
 def _outcomes(results: dict[str, Any]) -> dict[Trial, bool]:

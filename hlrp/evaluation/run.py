@@ -226,7 +226,8 @@ def _take_code_effect(pretrained: Path, result: EvalResult) -> None:
 def _provenance(request: EvalRequest, plan: EvalPlan) -> dict[str, Any]:
     policy: dict[str, Any] | None = None
     if plan.pretrained is not None:
-        policy = {"path": str(plan.pretrained), "step": checkpoint_step(plan.pretrained.parent)}
+        # `checkpoints/last` is another one later.
+        policy = {"path": str(plan.pretrained), "step": checkpoint_step(plan.pretrained.parent.resolve())}
     return {
         "created": now(),
         "policy": policy,

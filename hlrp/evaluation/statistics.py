@@ -138,7 +138,7 @@ class MeanInterval:
         return f"{self.mean:.4g}{ends}"
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInterval:
+def mean_interval(values: Sequence[float], confidence: float = 0.95, *, rates: bool = False) -> MeanInterval:
     """Student's interval for the mean of what the values are a sample of.
 
     Student, "The probable error of a mean", Biometrika 6 (1908).
@@ -146,6 +146,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInte
     Args:
         values: Finite, at least one.
         confidence: Two-sided coverage, in (0, 1).
+        rates: The values lie in [0, 1], and so does their mean: no more of the interval is given.
 
     Raises:
         ValueError: There is no value.
@@ -156,7 +157,8 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInte
     if n == 1:
         return MeanInterval(mean, None, None, 1)
     half = student_quantile(confidence, n - 1) * stdev(values) / math.sqrt(n)
-    return MeanInterval(mean, mean - half, mean + half, n)
+    low, high = mean - half, mean + half
+    return MeanInterval(mean, max(low, 0.0), min(high, 1.0), n) if rates else MeanInterval(mean, low, high, n)
 
 
 def student_quantile(coverage: float, freedom: int) -> float:

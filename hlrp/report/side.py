@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError
+from hlrp.evaluation.compare import newest_in_common
 from hlrp.evaluation.plan import find_run
 from hlrp.evaluation.request import RESULTS
 from hlrp.report.curves import Chart, draw, numeric_keys, series_of
@@ -153,9 +154,10 @@ def beside(this: Side, others: Sequence[Side]) -> Comparison:
         have = [s for s in found if s is not None]
         if len(have) > 1:
             charts.append(draw(key, have))
-    rates = [side.evaluations[0].result.overall() if side.evaluations else None for side in sides]
+    common = newest_in_common([[evaluation.result for evaluation in side.evaluations] for side in sides])
+    rates = [None if result is None else result.overall() for result in common]
     if any(rates):
-        rows.append(("success in the newest evaluation", [r["success_rate"] if r else None for r in rates]))
+        rows.append(("success on the same episodes", [r["success_rate"] if r else None for r in rates]))
     differ = _settings([{} if side.run is None else read_config(side.run.path) for side in sides])
     versus = [against(this.evaluations, other.evaluations, name) for other, name in zip(others, names[1:], strict=True)]
     return Comparison(names, charts, rows, differ[:_MOST_SETTINGS], max(0, len(differ) - _MOST_SETTINGS), versus)

@@ -2,14 +2,15 @@
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from tiny_policies import save_tiny_act
 
-from hlrp.errors import UserError
+from hlrp.errors import Interrupted, UserError
 from hlrp.evaluation.compare import compare, evaluate_against, read_results
-from hlrp.evaluation.request import Episode, EvalRequest, EvalResult, TaskResult
+from hlrp.evaluation.request import Episode, EvalRequest, EvalResult, Listener, TaskResult
 from hlrp.evaluation.run import evaluate
 from hlrp.sim.rendering import configure_gl
 
@@ -84,13 +85,45 @@ def test_episodes_are_paired_by_task_and_seed_whatever_their_order():
 
 
 def test_two_checkpoints_are_compared_on_the_same_episodes(pusht, tmp_path):
-    other = save_tiny_act(tmp_path / "other", "pusht", seed=1)
+    save_tiny_act(tmp_path / "checkpoints" / "000004" / "pretrained_model", "pusht", seed=1)
+    (tmp_path / "checkpoints" / "last").symlink_to("000004")
+    other = tmp_path / "checkpoints" / "last" / "pretrained_model"
     request = EvalRequest(pusht, "pusht", episodes=2, videos=0, env_fields={"episode_length": 3}, output=tmp_path / "o")
     result = evaluate_against(request, other)
     assert result.comparison["pairs"] == 2 and result.comparison["other_policy"]["path"] == str(other)
     second = json.loads((tmp_path / "o" / "compared" / "results.json").read_text())
+    assert second["policy"]["step"] == 4
     assert [e["seed"] for e in second["episodes"]] == [e.seed for e in result.episodes]
     assert json.loads((tmp_path / "o" / "results.json").read_text())["comparison"] == result.comparison
+
+
+@pytest.mark.parametrize("broken", [KeyboardInterrupt, OSError])
+def test_where_the_second_side_breaks_off_it_is_said_where_the_first_one_is(broken, pusht, tmp_path):
+    class Breaks(Listener):
+        begun, said = 0, ""
+
+        def started(self, task, episodes):
+            self.begun += 1
+            if self.begun == 2:
+                raise broken
+
+        def note(self, text):
+            self.said = text
+
+    request = EvalRequest(pusht, "pusht", episodes=1, videos=0, env_fields={"episode_length": 2}, output=tmp_path / "o")
+    other, listener = save_tiny_act(tmp_path / "other", "pusht", seed=1), Breaks()
+    with pytest.raises((Interrupted, OSError)) as stopped:
+        evaluate_against(request, other, listener=listener)
+    assert getattr(stopped.value, "exit_code", None) == (130 if broken is KeyboardInterrupt else None)
+    said = str(stopped.value) if broken is KeyboardInterrupt else listener.said
+    results = tmp_path / "o" / "results.json"
+    assert f"the results of the first side are in {results}; to compare" in said
+    assert json.loads(results.read_text())["overall"]["episodes"] == 1
+    # The command that it names.
+    *_, policy, flag, first = shlex.split(said)
+    second = dataclasses.replace(request, policy_path=Path(policy), output=tmp_path / "second")
+    assert (policy, flag) == (str(other), "--compare")
+    assert evaluate_against(second, Path(first)).comparison["pairs"] == 1
 
 
 def test_series_of_trials_are_compared_under_the_same_settings_of_the_robot():

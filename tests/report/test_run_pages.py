@@ -206,6 +206,7 @@ def test_beside_another_run(runs: Path, tmp_path: Path) -> None:
     ours, theirs = (copied(runs, "act", tmp_path / name) for name in ("new", "old"))
     evaluate(ours, "+++++++-")
     evaluate(theirs, "-----+--")
+    evaluate(theirs, "--", seed=5, name="b")  # newer, but of other episodes: no rate to stand beside ours
     config = (theirs / "config.yaml").read_text()
     (theirs / "config.yaml").write_text(config.replace("seed: 1000", "seed: 7"))
     page = make_page(ours, against=[theirs, runs / "laq"])
@@ -215,7 +216,7 @@ def test_beside_another_run(runs: Path, tmp_path: Path) -> None:
     assert "(6 only here, 0 only there): better" in text
     assert outcomes_on(page) == ["+++++++-", "+++++++-", "-----+--"]
     assert "trainer.seed 1000 7 1000" in text
-    assert "success in the newest evaluation 0.875 0.125 –" in text and "loss 86.84 86.84 0.01455" in text
+    assert "success on the same episodes 0.875 0.125 –" in text and "loss 86.84 86.84 0.01455" in text
     assert "Not compared: laq was not evaluated." in text
     shutil.rmtree(theirs / "eval")
     evaluate(theirs, "-----+--", seed=5)

@@ -111,7 +111,7 @@ def test_what_died_before_its_first_checkpoint_is_moved_away_whole(root: Path, t
 def test_a_run_that_ended_before_its_last_step_is_done(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As an early stop or a limit of time ends it; of more steps than it was asked for it is not."""
+    """As an early stop or a limit of time ends it; of more steps than it was asked for it is not, of fewer none is."""
     folder = _begun(_run(root, tmp_path / "run", "trainer.steps=20"))
     pretrained, state = (folder / "checkpoints" / "000012" / name for name in ("pretrained_model", "training_state"))
     for place, names in (
@@ -123,11 +123,13 @@ def test_a_run_that_ended_before_its_last_step_is_done(
             (place / name).write_text("{}")
     for path in (pretrained / "model", state / "rng_state", state / "optimizer_state"):
         save_file({"x": np.zeros(4, np.float32)}, path.with_suffix(".safetensors"))
-    same, longer = (_run(root, folder, f"trainer.steps={steps}") for steps in (20, 30))
+    shorter, same, longer = (_run(root, folder, f"trainer.steps={steps}") for steps in (10, 20, 30))
     for status, done in (("interrupted", False), ("finished", True)):
         RunDirectory.open(folder).update(status=status)
         start = find_start(same)
         assert start.directory is not None and (start.done is not None) == done
+        with pytest.raises(UserError, match=r"trainer\.steps is 20 there, 10 here(.|\n)*trainer\.steps=20, or more"):
+            find_start(shorter, dry_run=True)
     assert find_start(longer).done is None
     # Publishing it failed, or was not asked for: asked again, it is not ignored.
     published: list[tuple[Path, str]] = []
@@ -139,3 +141,7 @@ def test_a_run_that_ended_before_its_last_step_is_done(
     monkeypatch.setattr(pushing, "push_finished", push)
     result = _begin_or_go_on(same.model_copy(update={"push_to_hub": "me/it"}), dry_run=False)
     assert result is not None and result.published == "a page" and published == [(folder, "me/it")]
+    # Made longer by `--resume RUN --steps 30`, which leaves its configuration as it was.
+    RunDirectory.open(folder).update(steps=30)
+    with pytest.raises(UserError, match=r"trainer\.steps is 30 there, 20 here"):
+        find_start(same)

@@ -167,3 +167,6 @@ def test_a_sweep_is_stopped_goes_on_and_ends_with_a_table(toy_root: Path, tmp_pa
     assert [json.loads((run / "run.json").read_text())["started"] for run in sorted(out.glob("*/"))] == started
     compared = hlrp("runs", "compare", out, "--metric", "loss")
     assert compared.code == 0 and compared.out.splitlines()[0].split() == ["model.quantizer", "runs", "loss"]
+    shorter = hlrp(*(part.replace("=300", "=200") for part in command), timeout=600)
+    assert (shorter.code, shorter.out) == (1, ""), "these are not the numbers of 200 steps"
+    assert "4 of 4 runs failed" in shorter.err and "trainer.steps is 300 there, 200 here" in shorter.err
