@@ -154,7 +154,7 @@ def _check_labels(run: Run, dataset: DatasetInfo) -> None:
     """Check that precomputed labels are there, and of this dataset, or of those of the mixture."""
     if run.latents.source != "precomputed" and not any(source.table for source in run.data.sources):
         return
-    from hlrp.latents.column import CODES, LatentColumn
+    from hlrp.latents.column import LatentColumn
     from hlrp.latents.joined import JoinedRows, rows_of_sources
     from hlrp.latents.table import LatentTable
 
@@ -165,8 +165,8 @@ def _check_labels(run: Run, dataset: DatasetInfo) -> None:
         JoinedRows(rows, [source.info.frames for source in mixture.sources])
     elif run.latents.table is not None:
         LatentTable.open(run.latents.table).check(dataset=dataset, camera=camera)
-    elif CODES not in dataset.features:
-        LatentColumn(dataset)  # says what is missing
+    else:
+        LatentColumn(dataset).check(dataset=dataset, camera=camera)
 
 
 def _catalog(run: Run) -> Catalog | None:
