@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hlrp.camera_names import with_only_camera
 from hlrp.data.columns import ACTION_CONFIDENCE
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
-from hlrp.data.episodes import window_offset
+from hlrp.data.episodes import code_offset
 from hlrp.data.labelled_statistics import LabelledRows, labelled_statistics
 from hlrp.errors import UserError, suggest
 from hlrp.latents.spec import CODE_FIELDS, CodeSpec, describe
@@ -160,7 +160,7 @@ def _resolve_laq(config: HLRPPolicyConfig, info: DatasetInfo) -> None:
     if config.latent_camera not in config.cameras:
         # Labels are made from batches in which cameras are renamed already.
         config.latent_camera = with_only_camera([own], config.cameras, {}).get(own, own)
-    frames = window_offset(manifest.offset_seconds, info.fps)
+    frames = code_offset(info, manifest.offset_seconds)
     if config.latent_offset_frames != frames:
         raise UserError(
             f"latent_offset_frames is {config.latent_offset_frames}, but the quantizer's {manifest.offset_seconds} s "
