@@ -111,7 +111,8 @@ def _labelled_frames(info: DatasetInfo, camera: str) -> dict[str, str]:
 
 
 class LatentColumn:
-    """The labels that a dataset carries itself, looked up as in a `LatentTable`. All are read when it is made.
+    """The labels that a dataset carries itself, looked up as in a `LatentTable`. All that are here are read at once;
+    those of episodes whose files are not here are not valid.
 
     Args:
         info: A dataset that `write_column` made.
@@ -140,8 +141,10 @@ class LatentColumn:
                 where=str(info.root),
                 fix="write the dataset again with hlrp precompute-latents --write-column",
             )
-        self._codes = read_column(info, CODES).astype(np.int64).reshape(-1, pairs, positions)
-        self._valid = read_column(info, VALID).astype(bool).reshape(-1, pairs)
+        there = read_episodes(info).present or None  # of none at all the reader says what is missing
+        self._codes = read_column(info, CODES, there).astype(np.int64).reshape(-1, pairs, positions)
+        self._valid = read_column(info, VALID, there).astype(bool).reshape(-1, pairs)
+        self._codes[~self._valid] = 0
 
     def check(self, *, dataset: DatasetInfo | None = None, **asked: object) -> None:
         """As `LatentTable.check`; the dataset is the one that the codes are part of.

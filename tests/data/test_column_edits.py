@@ -14,7 +14,7 @@ from hlrp.config import load_config
 from hlrp.data import read_dataset
 from hlrp.errors import UserError
 from hlrp.latents import LatentTable
-from hlrp.latents.column import PROVENANCE, column_problems, rows_of, write_column
+from hlrp.latents.column import PROVENANCE, LatentColumn, column_problems, rows_of, write_column
 from trainers.policy_checks import check_policy_run
 
 
@@ -66,6 +66,21 @@ def test_what_codes_do_not_depend_on_may_be_edited(labelled: Path, tmp_path: Pat
     _later(root, TOP)
     write_video(video_path(root, TOP, 0), list(range(8)), Kind())
     assert _refused(root) == []
+
+
+def test_codes_of_the_episodes_that_are_here_are_read(labelled: Path, tmp_path: Path) -> None:
+    root = copy_of(labelled, tmp_path / "part")
+    tables(root)[1].unlink()
+    for camera in (TOP, WRIST):
+        video_path(root, camera, 1).unlink()
+    assert _refused(root) == []
+    whole, part = (LatentColumn(read_dataset(None, folder)) for folder in (labelled, root))
+    for here, there in zip(part.codes(range(8)), whole.codes(range(8)), strict=True):
+        assert here.equal(there)
+    codes, valid = part.codes(range(8, 29))
+    assert not codes.any() and not valid.any() and whole.codes(range(8, 29))[1].any()
+    shutil.copy(video_path(root, TOP, 0), video_path(root, WRIST, 0))
+    assert "file-000.mp4 is other" in _refused(root)[0]
 
 
 def test_codes_of_an_older_version_are_taken_with_a_warning(
