@@ -149,8 +149,10 @@ def rename(
 def _problems(info: "DatasetInfo", episodes: list[int] | None, policy: str | None) -> "list[Problem]":
     from hlrp.data.checks import dataset_problems
     from hlrp.data.policy_checks import policy_problems
+    from hlrp.latents.column import column_problems
 
     # Without actions it is for models of video, which normalise nothing.
     for_policies = policy is not None or "action" in info.features
     problems = [*dataset_problems(info, episodes, needs_statistics=for_policies)]
+    problems += [] if any(p.fatal for p in problems) else column_problems(info)
     return [*problems, *policy_problems(info, policy)] if for_policies else problems

@@ -26,13 +26,13 @@ def make_quantizer(folder: Path, *, num_frames: int = 2, seed: int = 0, camera: 
     return folder
 
 
-def make_table(root: Path, laq: Path, output: Path, *, vectors: bool = False) -> Path:
-    """Label a dataset, with continuous latents if asked."""
+def make_table(root: Path, laq: Path, output: Path, *, vectors: bool = False, camera: str | None = None) -> Path:
+    """Label a dataset, its only camera or another, with continuous latents if asked."""
     from hlrp.data import read_dataset
     from hlrp.latents.labelling import LabelRequest, label, load_encoder
 
     encoder, manifest = load_encoder(laq, "cpu", vectors=vectors)
     info, sha256 = read_dataset(None, root), manifest.weights_sha256
-    request = LabelRequest(info, None, output, manifest.config, sha256, vectors=vectors)
+    request = LabelRequest(info, camera, output, manifest.config, sha256, vectors=vectors)
     assert label(request, encoder, workers=1).complete
     return output

@@ -18,9 +18,10 @@ from hlrp.runs.listing import SET_ASIDE
 from trainers.base import RunResult
 from trainers.camera_names import with_camera_names
 from trainers.crew import Crew, placed
+from trainers.fetching import fetched
 from trainers.moved_data import moved_as
 from trainers.recovery import open_to_resume
-from trainers.run_data import fetched, with_absolute_paths
+from trainers.run_data import with_absolute_paths
 
 _log = logging.getLogger("hlrp.runs")
 # A run may become longer, which is looked at apart; the others decide nothing of its numbers.

@@ -154,24 +154,19 @@ def _check_labels(run: Run, dataset: DatasetInfo) -> None:
     """Check that precomputed labels are there, and of this dataset, or of those of the mixture."""
     if run.latents.source != "precomputed" and not any(source.table for source in run.data.sources):
         return
-    from hlrp.latents.column import CODES, LatentColumn, rows_of
+    from hlrp.latents.column import LatentColumn
+    from hlrp.latents.joined import JoinedRows, rows_of_sources
     from hlrp.latents.table import LatentTable
 
-    mixture = mixture_of(run)
+    cameras, mixture = run.data.cameras or [], mixture_of(run)
+    camera = cameras[0] if len(cameras) == 1 else None
     if mixture is not None:
-        from hlrp.latents.joined import JoinedRows
-
-        shared = LatentTable.open(run.latents.table) if run.latents.table is not None else None
-        rows = [rows_of(source.table, source.info, shared) for source in mixture.sources]
+        rows = rows_of_sources(mixture.sources, run.latents.table, camera)
         JoinedRows(rows, [source.info.frames for source in mixture.sources])
-        if shared is not None and shared not in rows:
-            shared.check(dataset=mixture.sources[0].info)
-        return
-    if run.latents.table is not None:
-        cameras = run.data.cameras or []
-        LatentTable.open(run.latents.table).check(dataset=dataset, camera=cameras[0] if len(cameras) == 1 else None)
-    elif CODES not in dataset.features:
-        LatentColumn(dataset)  # says what is missing
+    elif run.latents.table is not None:
+        LatentTable.open(run.latents.table).check(dataset=dataset, camera=camera)
+    else:
+        LatentColumn(dataset).check(dataset=dataset, camera=camera)
 
 
 def _catalog(run: Run) -> Catalog | None:

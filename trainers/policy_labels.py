@@ -54,7 +54,7 @@ def label_fields(run: LeRobotRun | LightningRun, dataset: DatasetInfo | None) ->
 
 
 def _online(latents: LatentsSection, dataset: DatasetInfo | None) -> dict[str, Any]:
-    from hlrp.data.episodes import window_offset
+    from hlrp.data.episodes import code_offset
     from hlrp.laq.checkpoint import read_manifest
 
     if dataset is None:
@@ -64,7 +64,7 @@ def _online(latents: LatentsSection, dataset: DatasetInfo | None) -> dict[str, A
             fix="fetch the dataset first, and give its folder with --dataset-root",
         )
     assert latents.laq is not None, "the schema asks for it"
-    offset = window_offset(read_manifest(latents.laq).offset_seconds, dataset.fps)
+    offset = code_offset(dataset, read_manifest(latents.laq).offset_seconds)
     return {"latent_laq": str(latents.laq.absolute()), "latent_offset_frames": offset}
 
 

@@ -2,17 +2,15 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from hlrp.config import ClassPath, FoundationModel, LeRobotRun, LightningRun, OtherRun, PolicyModel, refuse_unused
+from hlrp.config import FoundationModel, LeRobotRun, LightningRun, OtherRun, PolicyModel
 from hlrp.data.checks import dataset_problems, refuse_fatal
-from hlrp.data.dataset_info import DatasetInfo, check_episodes, find_dataset, read_dataset
+from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
 from hlrp.data.filtering import Selection
-from hlrp.data.hub import fetch_dataset, unfetched
 from hlrp.data.policy_checks import STATE, policy_problems
 from hlrp.data.policy_sources import ACTION
 from hlrp.data.problems import Problem
@@ -20,7 +18,6 @@ from hlrp.data.pseudo_label_checks import unweighted_problems
 from hlrp.errors import UserError
 from hlrp.progress import counted_lines
 from hlrp.runs import DatasetRecord, RunDirectory
-from hlrp.runs.published import folder_of
 from trainers.base import from_weights
 from trainers.policy_labels import OURS, mixture_of
 
@@ -68,75 +65,6 @@ def _absolute(name: str, value: Any) -> Any:
         path = Path(value).expanduser()
         return str(path.absolute()) if path.exists() else value
     return value
-
-
-def fetched[R: (LeRobotRun, LightningRun)](run: R, *, fetch: bool = True) -> R:
-    """The run with its data and models on this machine: of those that are named, what it reads is fetched if it may be.
-
-    Args:
-        run: The run.
-        fetch: False: for a dry run, find them as they were fetched before.
-
-    Raises:
-        UserError: A key without effect; or there is no such dataset, episode, camera or model, or no network.
-    """
-    run = with_published(run, allow_download=run.allow_download and fetch)
-    if not run.allow_download:
-        return run
-    refuse_unused(run)
-    data, find = run.data, partial(fetch_dataset, announce=_log.warning, fetch=fetch)
-    by_lerobot = isinstance(run.model, PolicyModel) and (isinstance(run, LeRobotRun) or data.cache == "off")
-    if data.repo_id is not None and data.root is None:
-        cameras = None if by_lerobot else data.cameras
-        root = find(data.repo_id, episodes=data.episodes, cameras=cameras, streamed=data.streaming)
-        data = data.model_copy(update={"root": root})
-    sources = [
-        section.model_copy(update={"root": find(section.repo_id)})
-        if section.repo_id is not None and section.root is None
-        else section
-        for section in data.sources
-    ]
-    return run.model_copy(update={"data": data.model_copy(update={"sources": sources})})
-
-
-def with_published[R: (LeRobotRun, LightningRun)](run: R, *, allow_download: bool) -> R:
-    """The run with folders in place of what it names on the Hub: weights to start from, quantizer, tables.
-
-    Args:
-        run: The run.
-        allow_download: Fetch what is not here; a dry run does not.
-
-    Raises:
-        UserError: Something is neither here nor, as far as may be looked, on the Hub.
-    """
-
-    def here(given: Path | None, where: str) -> Path | None:
-        return given and folder_of(given, where, allow_download=allow_download)
-
-    latents, model, data = run.latents, run.model, run.data
-    table, laq = here(latents.table, "--latents / latents.table"), here(latents.laq, "--online-laq / latents.laq")
-    update: dict[str, Any] = {"latents": latents.model_copy(update={"table": table, "laq": laq})}
-    if not isinstance(model, ClassPath) and model.init_from is not None:
-        start = folder_of(
-            Path(model.init_from).expanduser(), "--init-from / model.init_from", allow_download=allow_download
-        )
-        update["model"] = model.model_copy(update={"init_from": str(start)})
-    if data.sources:
-        sources = [s.model_copy(update={"table": here(s.table, "data.sources: table")}) for s in data.sources]
-        update["data"] = data.model_copy(update={"sources": sources})
-    return run.model_copy(update=update)
-
-
-def refuse_unfetched(run: LightningRun) -> None:
-    """Refuse a dry run of data that the run would fetch: it makes the data, but fetches nothing.
-
-    Raises:
-        UserError: Naming the dataset.
-    """
-    named = [(run.data.repo_id, run.data.root), *((s.repo_id, s.root) for s in run.data.sources)]
-    for repo_id, root in named:
-        if run.allow_download and repo_id is not None and find_dataset(repo_id, root) is None:
-            raise unfetched(repo_id)
 
 
 def resumed_paths[R: (LeRobotRun, LightningRun, OtherRun)](directory: RunDirectory, run: R) -> R:

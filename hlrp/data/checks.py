@@ -50,7 +50,7 @@ def dataset_problems(
     try:
         table = read_episodes(info)
     except UserError as error:
-        yield _as_problem(error)
+        yield Problem.of(error)
         return
     if info.stream is not None:
         return  # its files are looked at when they are read
@@ -73,10 +73,6 @@ def dataset_problems(
         from hlrp.data.video_checks import video_problems  # imports decoders
 
         yield from video_problems(info, seen, episodes)
-
-
-def _as_problem(error: UserError) -> Problem:
-    return Problem(error.what, error.where or "", error.fix or "")
 
 
 def _missing_files(table: Episodes, episodes: Sequence[int], cameras: Sequence[str]) -> Iterator[Problem]:
@@ -133,7 +129,7 @@ def _task_problems(
     try:
         sentences = set(read_tasks(info))
     except UserError as error:
-        yield _as_problem(error)
+        yield Problem.of(error)
         return
     if numbers is None:
         yield Problem("the table of tasks has no readable column 'task_index'", where, "restore it")

@@ -14,7 +14,7 @@ from hlrp.config import LightningRun, SourceSection, require_dataset
 from hlrp.data.augmentation import DrawnOrder, augmented, blank_frame, check_transforms, image_transforms
 from hlrp.data.batch_loader import batch_loader
 from hlrp.data.dataset_info import check_episodes, check_resumed, named_episodes, read_dataset
-from hlrp.data.episodes import check_camera, check_camera_names, read_episodes, split_episodes, window_offset
+from hlrp.data.episodes import check_camera, check_camera_names, code_offset, read_episodes, split_episodes
 from hlrp.data.filtering import Selection, View, select_frames
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.sampler import ResumableSampler
@@ -318,7 +318,7 @@ def _check_fits(source: WindowSource, num_frames: int, offset_seconds: float) ->
     lengths = read_episodes(info).lengths
     lengths = lengths if source.episodes is None else lengths[source.episodes]
     longest = int(lengths.max())
-    step = window_offset(offset_seconds, info.fps)
+    step = code_offset(info, offset_seconds)
     span = (num_frames - 1) * step + 1
     if span > longest:
         raise UserError(

@@ -62,11 +62,15 @@ class DatasetInfo:
 
     def fingerprint(self) -> str:
         """Identity of all that decides a frame, a row or a label; see `hlrp.data.identity.fingerprint`."""
-        pictures = any(f["dtype"] == "image" for f in self.features.values())
-        folders = ("data", "videos", "images") if pictures else ("data", "videos")
         if self.stream is not None and self.stream.url is not None:
-            return self.stream.fingerprint(folders)
-        return fingerprint(self.root, folders)
+            return self.stream.fingerprint(self._folders)
+        return fingerprint(self.root, self._folders)
+
+    @property
+    def _folders(self) -> tuple[str, ...]:
+        """Where what counts for its identity lies, beside `meta/`."""
+        pictures = any(f["dtype"] == "image" for f in self.features.values())
+        return ("data", "videos", "images") if pictures else ("data", "videos")
 
     def here(self, path: Path) -> Path:
         """A file of the dataset, fetched now if it is streamed and not here.
@@ -79,10 +83,12 @@ class DatasetInfo:
     def known_as(self, mark: str) -> bool:
         """Whether ``mark`` is the fingerprint of this dataset, by today's rules or those of an older version.
 
+        A part of a dataset on the Hub goes by that of the whole, too: its frames are among those of the whole.
+
         An older version's looks less closely (`hlrp.data.identity.first_fingerprint`), which is said in a warning.
         """
         if not is_of_older_rules(mark):
-            return mark == self.fingerprint()
+            return mark == self.fingerprint() or mark == self._fingerprint_of_whole()
         same = mark == first_fingerprint(self.root)
         if same:
             _LOG.warning(
@@ -91,6 +97,15 @@ class DatasetInfo:
                 self.root,
             )
         return same
+
+    def _fingerprint_of_whole(self) -> str | None:
+        """Of the dataset that this is a part of; None: of none, or it cannot be read, which is said in a warning."""
+        whole = Stream.whole_of(self.root)
+        try:
+            return None if whole is None else whole.fingerprint(self._folders)
+        except UserError as error:
+            _LOG.warning("%s is a part of a dataset that cannot be asked for its fingerprint: %s", self.root, error)
+            return None
 
 
 def find_dataset(repo_id: str | None, root: Path | None) -> Path | None:

@@ -1,9 +1,10 @@
 """Where every episode of a dataset lies: row ranges, video files and positions in them; and how episodes are split."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EPISODES = Path("meta/episodes")
+_SAID_APART, _MOST_APART = 0.1, 0.5
+_log = logging.getLogger("hlrp.data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +239,46 @@ def check_camera_names(asked: list[str], known: list[str], where: str) -> list[s
 def window_offset(offset_seconds: float, fps: float) -> int:
     """Frames between neighbouring frames of a window: at least 1."""
     return max(1, round(offset_seconds * fps))
+
+
+def code_offset(info: DatasetInfo, offset_seconds: float) -> int:
+    """As `window_offset`, for windows of which codes are made: what a code means depends on the time that they span.
+
+    Where that is off by more than a tenth it is warned of, once.
+
+    Raises:
+        UserError: It is off by more than half.
+    """
+    frames = window_offset(offset_seconds, info.fps)
+    rates = ", ".join(f"{n / offset_seconds:.3g}" for n in (1, 2, 3))
+    offsets = ", ".join(f"{n / info.fps:.3g}" for n in (1, 2, 3))
+    refuse_other_span(
+        frames / info.fps,
+        offset_seconds,
+        f"at {info.fps:g} frames per second, the frames of a window of {info.repo_id} are {frames / info.fps:.3g} s "
+        f"apart, and {offset_seconds:g} s are asked for",
+        where=f"data.offset_seconds, dataset {info.root}",
+        fix=f"use a dataset of {rates}, ... frames per second, or train a quantizer for {offsets}, ... s",
+    )
+    return frames
+
+
+def refuse_other_span(span: float, other: float, what: str, *, where: str, fix: str) -> None:
+    """Compare two times that codes span, in seconds: of more than a tenth between them ``what`` is warned of, once.
+
+    Raises:
+        UserError: It is more than half.
+    """
+    apart = max(span, other) / min(span, other) - 1
+    if apart > _MOST_APART:
+        raise UserError(what, where=where, fix=fix)
+    if apart > _SAID_APART:
+        _say_once(f"{what} ({where}): {fix}")
+
+
+@cache
+def _say_once(text: str) -> None:
+    _log.warning(text)
 
 
 def split_episodes(

@@ -17,7 +17,7 @@ from hlrp.data.dataset_info import (
 )
 from hlrp.data.episodes import check_camera_names, read_episodes
 from hlrp.data.linked_copy import alone, place
-from hlrp.data.streaming import Stream
+from hlrp.data.streaming import PART_MARK, Stream
 from hlrp.errors import UserError
 from hlrp.files import new_folder
 
@@ -61,8 +61,9 @@ def fetch_dataset(
 ) -> Path:
     """The folder of a dataset on the Hub with what a run reads of it, fetched if need be into LeRobot's cache.
 
-    A part (of its episodes, of its cameras) gets a folder of its own, with links to the videos: its fingerprint is the
-    same whatever else of the dataset is fetched later.
+    A part (of its episodes, of its cameras) gets a folder of its own, with links to the videos, unless all of the
+    dataset is here already: its fingerprint is the same whatever else of the dataset is fetched later. It is known by
+    that of the whole, too.
 
     Args:
         repo_id: Its name.
@@ -95,7 +96,17 @@ def fetch_dataset(
         if absent := next((name for name in missing if not (root / name).is_file()), None):
             # Without a network the client gives what is here, and says nothing.
             raise UserError(f"{repo_id} cannot be fetched: {absent} did not come", where=_WHERE, fix=_NETWORK)
-    return root if episodes is None and cameras is None else _part(root, files, make=fetch)
+    if episodes is None and cameras is None:
+        return root
+    part, whole = _part(root, files, make=False), all((root / name).is_file() for name in needed_files(info))
+    if whole and not part.is_dir():
+        return root
+    if fetch:
+        _part(root, files, make=True)
+        if Stream.whole_of(part) is None:
+            said = info.fingerprint() if whole else None
+            Stream(part, _place(repo_id, root), mark=PART_MARK).write_mark(said)
+    return part
 
 
 def _stream(repo_id: str, root: Path, *, make: bool) -> Path:
@@ -104,8 +115,13 @@ def _stream(repo_id: str, root: Path, *, make: bool) -> Path:
     if not make and not folder.is_dir():
         raise unfetched(repo_id)
     if make:
-        Stream(folder, f"hf://datasets/{repo_id}@{root.name}").write_mark()
+        Stream(folder, _place(repo_id, root)).write_mark()
     return folder
+
+
+def _place(repo_id: str, root: Path) -> str:
+    """Where fsspec finds all of a dataset, in the state that a snapshot is of."""
+    return f"hf://datasets/{repo_id}@{root.name}"
 
 
 def unfetched(repo_id: str) -> UserError:

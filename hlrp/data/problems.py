@@ -1,6 +1,8 @@
 """A fault found in a dataset: what is wrong, where it is, and what to do about it."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+from hlrp.errors import UserError
 
 
 class Problem(NamedTuple):
@@ -17,3 +19,8 @@ class Problem(NamedTuple):
     where: str
     fix: str
     fatal: bool = True
+
+    @classmethod
+    def of(cls, error: UserError, *, fatal: bool = True) -> Self:
+        """What a reader of the dataset refused."""
+        return cls(error.what, error.where or "", error.fix or "", fatal)

@@ -15,6 +15,8 @@ from hlrp.errors import UserError
 from hlrp.files import write_json
 
 _MARK = ".hlrp-stream.json"
+PART_MARK = ".hlrp-part.json"
+"""Name of the file by which a folder says what it holds a part of."""
 _FOLDERS = ("data", "videos", "images")
 _CALLS = 16
 _JUST_USED_S = 60.0
@@ -29,11 +31,22 @@ class Stream:
         root: Its folder, which holds `meta/` and what has come of the rest.
         url: Where all of it lies, as fsspec names places (`hf://datasets/lerobot/pusht@COMMIT`); None: in `root`.
         limit_gb: How much of `url` may stay in `root`, in GB; what was used last stays.
+        mark: The file in `root` that says so.
     """
 
     root: Path
     url: str | None = None
     limit_gb: float = 50.0
+    mark: str = _MARK
+
+    @classmethod
+    def whole_of(cls, part: Path) -> "Stream | None":
+        """The dataset that a folder says to hold a part of, for its fingerprint alone; None: it says nothing."""
+        try:
+            url = str(json.loads((part / PART_MARK).read_text(encoding="utf8"))["url"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return cls(part, url, mark=PART_MARK)
 
     @classmethod
     def of(cls, root: Path, limit_gb: float) -> "Stream":
@@ -50,9 +63,10 @@ class Stream:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{mark} cannot be read: {error!r}", where=str(root), fix="delete the folder") from error
 
-    def write_mark(self) -> None:
-        """Have the folder say where its files come from."""
-        write_json(self.root / _MARK, {"url": self.url})
+    def write_mark(self, fingerprint: str | None = None) -> None:
+        """Have the folder say where its files come from, and the fingerprint of all of them where it is known."""
+        known = {} if fingerprint is None else {"fingerprint": fingerprint}
+        write_json(self.root / self.mark, {"url": self.url} | known)
 
     def fetch(self, path: Path) -> Path:
         """Have a file of the dataset here, if it exists; several processes and threads may ask at once.
@@ -122,7 +136,7 @@ class Stream:
         Raises:
             UserError: The place cannot be read.
         """
-        mark = self.root / _MARK
+        mark = self.root / self.mark
         with suppress(OSError, ValueError, KeyError):
             return str(json.loads(mark.read_text(encoding="utf8"))["fingerprint"])
         try:
@@ -138,7 +152,7 @@ class Stream:
                 fix="check the network",
             ) from error
         # The place is of one commit: what was read once is so for good.
-        write_json(mark, {"url": self.url, "fingerprint": found})
+        self.write_mark(found)
         return found
 
     def _place(self) -> "_Place":

@@ -10,7 +10,7 @@ from hlrp.data.columns import read_column
 from hlrp.data.compact import FrameRanges, zeros
 from hlrp.data.dataset_info import DatasetInfo, check_episodes
 from hlrp.data.decode import frame_size, target_size
-from hlrp.data.episodes import Episodes, check_camera, read_episodes, window_offset
+from hlrp.data.episodes import Episodes, check_camera, code_offset, read_episodes, window_offset
 from hlrp.data.filtering import kept_ranges
 from hlrp.data.mixture import Batch, Mixture
 from hlrp.data.readers import FrameReader, FramesWanted, open_readers
@@ -120,6 +120,7 @@ class _FramesAndActions(SourceWindows):
         import numpy as np
 
         super().__init__(spec, num_frames, offset_seconds)
+        code_offset(spec.info, offset_seconds)
         check_episodes(spec.info, spec.labelled_episodes)
         asked: Sequence[str | None] = spec.cameras or [None]
         self.cameras = [check_camera(spec.info, c) for c in asked]

@@ -1,6 +1,8 @@
 """Latent labels as columns of a dataset: a new dataset folder whose videos are links to those of the old one."""
 
+import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +11,8 @@ import numpy as np
 
 from hlrp.data.columns import read_column
 from hlrp.data.dataset_info import INFO, DatasetInfo
-from hlrp.data.identity import visible_files
+from hlrp.data.episodes import read_episodes
+from hlrp.data.identity import content_of, digest, visible_files
 from hlrp.data.linked_copy import (
     LINKED,
     alone,
@@ -20,6 +23,7 @@ from hlrp.data.linked_copy import (
     rewrite_table,
     with_columns,
 )
+from hlrp.data.problems import Problem
 from hlrp.errors import UserError
 from hlrp.files import new_folder, write_json
 from hlrp.latents.shards import LatentIdentity
@@ -34,6 +38,8 @@ CODES, VALID = "latent_codes", "latent_valid"
 """Names of the columns. Not `observation.*`: LeRobot would make them inputs of a policy."""
 
 PROVENANCE = Path("meta/hlrp_latents.json")
+_LABELLED_FRAMES, _PLACES = "labelled_frames", "episodes"
+_LOG = logging.getLogger("hlrp.latents")
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,24 @@ def _labels_of(folder: Path) -> LatentIdentity | None:
         return None
 
 
+def _labelled_frames(info: DatasetInfo, camera: str) -> dict[str, str]:
+    """Fingerprints of what decides the frames of a camera: where episodes lie, and of its videos those that are here.
+
+    Nothing else of the dataset, which may well be edited after it was labelled: actions, statistics, other cameras.
+    """
+    table, found = read_episodes(info), hashlib.sha256()
+    paths, seconds = table.video.get(camera, ([], np.zeros(0)))
+    numbers = {path: number for number, path in enumerate(dict.fromkeys(paths))}
+    for values in (table.start, table.end, seconds, np.array([numbers[path] for path in paths], np.int64)):
+        found.update(values.tobytes())
+    names = {path.relative_to(info.root).as_posix(): path for path in numbers if path.is_file()}
+    marks = {name: digest([content_of("", name, path)], map) for name, path in names.items()}
+    return {_PLACES: f"{info.fps:g} fps, {found.hexdigest()[:14]}", **marks}
+
+
 class LatentColumn:
-    """The labels that a dataset carries itself, looked up as in a `LatentTable`. All are read when it is made.
+    """The labels that a dataset carries itself, looked up as in a `LatentTable`. All that are here are read at once;
+    those of episodes whose files are not here are not valid.
 
     Args:
         info: A dataset that `write_column` made.
@@ -119,21 +141,49 @@ class LatentColumn:
                 where=str(info.root),
                 fix="write the dataset again with hlrp precompute-latents --write-column",
             )
-        self._codes = read_column(info, CODES).astype(np.int64).reshape(-1, pairs, positions)
-        self._valid = read_column(info, VALID).astype(bool).reshape(-1, pairs)
+        there = read_episodes(info).present or None  # of none at all the reader says what is missing
+        self._codes = read_column(info, CODES, there).astype(np.int64).reshape(-1, pairs, positions)
+        self._valid = read_column(info, VALID, there).astype(bool).reshape(-1, pairs)
+        self._codes[~self._valid] = 0
 
     def check(self, *, dataset: DatasetInfo | None = None, **asked: object) -> None:
-        """As `LatentTable.check`, but for the dataset, which the codes are part of.
+        """As `LatentTable.check`; the dataset is the one that the codes are part of.
 
         Raises:
-            UserError: Naming both sides of everything that differs.
+            UserError: Naming both sides of everything that differs, or what was edited after it was labelled.
         """
+        if dataset is not None:
+            self._refuse_edited()
         differ = self.identity.misfits(None, asked)
         if differ:
             raise UserError(
                 f"the dataset's codes do not fit: {describe(differ, 'the column', 'asked for is')}",
                 where=str(self.info.root),
                 fix="label the dataset again with hlrp precompute-latents",
+            )
+
+    def _refuse_edited(self) -> None:
+        """Refuse codes of other frames than the dataset has now."""
+        camera, root = self.identity.camera, self.info.root
+        then = json.loads((root / PROVENANCE).read_text(encoding="utf8")).get(_LABELLED_FRAMES)
+        if then is None:
+            _LOG.warning(
+                "an older hlrp wrote the codes of %s, and not what they were made of: if its videos or episodes were "
+                "edited since, label anew",
+                root,
+            )
+            return
+        now = _labelled_frames(self.info, camera)
+        changed = [name for name, mark in now.items() if then.get(name) != mark]
+        if camera not in self.info.cameras or changed:
+            what = f"there is no {camera}, which is labelled, among its cameras"
+            if camera in self.info.cameras:
+                what = f"{camera} of its episodes lies elsewhere" if changed[0] == _PLACES else f"{changed[0]} is other"
+            raise UserError(
+                f"the dataset was edited after its codes were written: {what}",
+                where=str(root),
+                fix="undo that, or edit the dataset that was labelled, and label that one again with "
+                "hlrp precompute-latents --write-column",
             )
 
     def codes(self, indices: "ArrayLike") -> "tuple[Tensor, Tensor]":
@@ -156,6 +206,17 @@ class LatentColumn:
         )
 
 
+def column_problems(info: DatasetInfo) -> list[Problem]:
+    """What is wrong with the codes that a dataset carries itself; codes that say nothing of themselves hurt no one."""
+    if CODES not in info.features:
+        return []
+    try:
+        LatentColumn(info).check(dataset=info)
+    except UserError as error:
+        return [Problem.of(error, fatal=(info.root / PROVENANCE).is_file())]
+    return []
+
+
 def rows_of(
     table: Path | None, info: DatasetInfo, shared: LatentTable | None = None
 ) -> LatentTable | LatentColumn | None:
@@ -170,7 +231,7 @@ def rows_of(
         A table or the dataset's column; None: it has no labels.
 
     Raises:
-        UserError: A table is not of the dataset.
+        UserError: A table is not of the dataset, or a column of frames that it had before.
     """
     if table is not None:
         found = LatentTable.open(table)
@@ -179,7 +240,11 @@ def rows_of(
     if shared is not None and info.known_as(shared.identity.dataset_fingerprint):
         shared.check(dataset=info)
         return shared
-    return LatentColumn(info) if CODES in info.features else None
+    if CODES not in info.features:
+        return None
+    column = LatentColumn(info)
+    column.check(dataset=info)
+    return column
 
 
 def write_column(table: LatentTable, info: DatasetInfo, output: Path, *, copy: bool = False) -> ColumnResult:
@@ -215,6 +280,7 @@ def write_column(table: LatentTable, info: DatasetInfo, output: Path, *, copy: b
                 else:
                     counts[place(source, target, link=relative.parts[0] in LINKED and not copy)] += 1
             said = {"identity": table.identity.model_dump(), "bad_episodes": table.manifest.bad_episodes}
+            said[_LABELLED_FRAMES] = _labelled_frames(info, table.identity.camera)
             write_json(temporary / PROVENANCE, said)
     return ColumnResult(output, **counts)
 

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hlrp.data import BadVideoError, DatasetInfo, read_episodes, window_offset
+from hlrp.data import BadVideoError, DatasetInfo, read_episodes
 from hlrp.data.decode import SequentialDecoder
-from hlrp.data.episodes import Episodes, check_camera
+from hlrp.data.episodes import Episodes, check_camera, code_offset
 from hlrp.data.frame_pipeline import DeviceChunk, FramePipeline
 from hlrp.laq.checkpoint import LAQManifest, find_model, read_manifest
 from hlrp.laq.config import LAQConfig
@@ -90,14 +90,14 @@ class LabelRequest:
         """What the table's codes will mean.
 
         Raises:
-            UserError: No such camera.
+            UserError: No such camera, or frames that lie too far from the offset.
         """
         spec = CodeSpec.of_quantizer(self.config, self.laq_sha256, vectors=self.vectors)
         return LatentIdentity(
             **spec.model_dump(),
             dataset_fingerprint=self.info.fingerprint(),
             camera=check_camera(self.info, self.camera),
-            offset_frames=window_offset(spec.offset_seconds, self.info.fps),
+            offset_frames=code_offset(self.info, spec.offset_seconds),
             rows=self.info.frames,
             episodes=self.info.episodes,
             shard_frames=self.shard_frames or shard_frames_for(self.info.frames, self.output),

@@ -13,12 +13,14 @@ from torch import Tensor
 from hlrp.config import LightningRun, SourceSection
 from hlrp.data import DatasetInfo
 from hlrp.data.compact import FrameRanges
+from hlrp.data.episodes import code_offset
 from hlrp.errors import UserError
 from hlrp.laq import LAQ
 from hlrp.laq.checkpoint import find_model, read_manifest
 from hlrp.laq.metrics import code_counts
 from hlrp.latents import LatentTable
 from hlrp.latents.column import CODES, LatentColumn, rows_of
+from hlrp.latents.joined import refuse_other_spans
 from hlrp.latents.labelling import choose_camera
 from hlrp.latents.spec import CodeSpec, describe
 
@@ -251,6 +253,7 @@ def resolve_labels(run: LightningRun, infos: Sequence[DatasetInfo], *, vectors: 
     for row in rows:
         if row is not None:
             row.check(num_frames=run.data.num_frames, offset_seconds=run.data.offset_seconds, camera=_camera(run, row))
+    refuse_other_spans(rows, infos)
     return PrecomputedLabels(rows, vectors=vectors)
 
 
@@ -272,6 +275,8 @@ def _online(run: LightningRun, infos: Sequence[DatasetInfo], *, vectors: bool) -
             where=f"data.num_frames, data.offset_seconds, {run.latents.laq}",
             fix="leave these keys out: the labels' own values are taken",
         )
+    for info in infos:
+        code_offset(info, manifest.offset_seconds)
     asked_camera = run.data.cameras[0] if run.data.cameras is not None and len(run.data.cameras) == 1 else None
     cameras = [choose_camera(info, manifest, asked_camera) for info in infos]
     # Making a model draws random numbers: the run's own model must not depend on where its labels come from.

@@ -15,7 +15,7 @@ from hlrp.data import (
     read_episodes,
 )
 from hlrp.data.dataset_info import TOLERANCE_S
-from hlrp.data.episodes import Episodes
+from hlrp.data.episodes import Episodes, code_offset
 from hlrp.errors import UserError
 from hlrp.files import sha256_of
 from hlrp.laq.checkpoint import find_model, read_manifest
@@ -94,6 +94,10 @@ def verify_table(
     sha256 = read_manifest(model).weights_sha256 if model is not None else None
     differ = table.identity.misfits(info, {"laq_sha256": sha256})
     result.problems += [describe([difference], "the table", "asked for is") for difference in differ]
+    try:
+        code_offset(info, table.identity.offset_seconds)
+    except UserError as error:  # older versions labelled such datasets
+        result.problems.append(error.what)
     if result.problems:
         return result
     episodes = read_episodes(info)

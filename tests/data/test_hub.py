@@ -242,7 +242,7 @@ def test_a_part_of_a_dataset_on_the_hub_is_fetched_without_the_rest(whole: Path,
     wanted = ["data/chunk-000/file-000.parquet", f"videos/{TOP}/chunk-000/file-000.mp4"]
     meta = sorted(p.relative_to(whole).as_posix() for p in (whole / "meta").rglob("*") if p.is_file())
     there = sorted(p.relative_to(one).as_posix() for p in Path(one).rglob("*") if p.is_file())
-    assert one == same and there == sorted([*wanted, *meta])
+    assert one == same and there == sorted([".hlrp-part.json", *wanted, *meta])
     assert sorted(_Hub.asked) == sorted(p.relative_to(whole).as_posix() for p in whole.rglob("*") if p.is_file())
     assert sorted(_Hub.asked[: len(meta)]) == meta and sorted(_Hub.asked[len(meta) : len(meta) + 2]) == wanted
     assert fingerprint(Path(everything)) == fingerprint(whole) != fingerprint(Path(one))
@@ -300,3 +300,30 @@ def test_a_dataset_on_the_hub_comes_as_it_is_read(whole: Path, hub: str, tmp_pat
     long = [f"bytes={first}-{first + 16383}" for first in (0, 516096, 1032192)]
     assert sorted(part.split(" ")[1] for part in parts if "long" in part) == sorted(long)
     assert not (Path(root) / f"videos/{WRIST}/chunk-000/file-000.mp4").exists()
+
+
+# As above: labels of the whole dataset are taken for a part of it.
+PART = """
+import sys
+from hlrp.data import read_dataset
+from hlrp.data.hub import fetch_dataset
+root = fetch_dataset("me/toy", episodes=[1], announce=lambda _: None)
+info = read_dataset("me/toy", root)
+print(info.fingerprint() == sys.argv[1], info.known_as(sys.argv[1]), info.known_as("2-0123456789abcd"))
+"""
+
+
+def test_a_part_is_known_by_the_fingerprint_of_the_whole(whole: Path, hub: str, tmp_path: Path) -> None:
+    environment = os.environ | {"HF_ENDPOINT": hub, "HF_LEROBOT_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HOME": str(tmp_path / "hf")}
+    for offline in ("0", "1"):  # it is asked for once
+        done = subprocess.run(
+            [sys.executable, "-c", PART, fingerprint(whole)],
+            env=environment | {"HF_HUB_OFFLINE": offline},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.stdout.split() == ["False", "True", "False"], done.stderr
+    assert not [name for name in _Hub.asked if "file-001" in name and " " not in name]

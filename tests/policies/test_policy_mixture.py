@@ -274,3 +274,41 @@ def test_codes_are_looked_up_in_each_sources_own_table(roots: dict[str, Path], t
         JoinedRows([tables[0], other], [72, 60])
     with pytest.raises(UserError, match="no dataset of the run has labels"):
         JoinedRows([None], [72])
+
+
+def test_labels_of_a_mixture_are_of_the_one_camera_that_it_reads(roots: dict[str, Path], tmp_path: Path) -> None:
+    """The other robot's are of its top camera; the video's only camera is the top one, under a name of its own."""
+    from make_labels import make_quantizer, make_table
+
+    from hlrp.policies.build import policy_config
+    from lerobot_policy_felix_bundle.policies.common.meaning import resolve_meaning
+    from trainers.policy_checks import check_policy_run
+
+    latent, laq = "hlrp_action_expert_latent", make_quantizer(tmp_path / "laq", camera=TOP)
+    other = {"root": str(roots["other"]), "labelled_episodes": [0]}
+    other["table"] = str(make_table(roots["other"], laq, tmp_path / "other", camera=TOP))
+    video = {"root": str(roots["video"]), "table": str(make_table(roots["video"], laq, tmp_path / "video"))}
+
+    def checked(renamed: dict[str, str], camera: str | None, **labels: str | None) -> list[str]:
+        """What a trainer refuses before the start, and the policy when it is made."""
+        sources = [other | labels, video | {"rename_map": renamed}]
+        cameras = {} if camera is None else {"cameras": [camera]}
+        mixture = joined(sources, latent, **cameras)
+        run = _run(sources, *[f"data.{key}={value}" for key, value in cameras.items()], policy=latent)
+        fields = {"latent_source": "precomputed", "latent_camera": camera}
+        policy: Any = policy_config(latent, fields, device="cpu")
+        refused = []
+        for check in (
+            lambda: check_policy_run(run, mixture.info),
+            lambda: resolve_meaning(policy, MixtureMetadata(mixture)),
+        ):
+            try:
+                check()
+            except UserError as error:
+                refused.append(error.what)
+        return refused
+
+    differ = f"the latent table does not fit: camera: the table has {TOP}, asked for is {CAMERA}"
+    assert checked({TOP: CAMERA}, CAMERA) == [differ, differ]
+    assert checked({TOP: CAMERA}, None) == checked({}, TOP) == []
+    assert checked({TOP: CAMERA}, CAMERA, table=None) == [], "the video's are of the camera that is renamed"

@@ -2,12 +2,16 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+from edits import split_tables
 
 from hlrp.config import LeRobotRun, LightningRun, load_config, to_yaml
 from hlrp.data.dataset_info import read_dataset
@@ -16,12 +20,12 @@ from hlrp.errors import UserError
 from hlrp.evaluation.plan import dataset_roots
 from hlrp.runs import RunDirectory
 from trainers import get_trainer
+from trainers.fetching import fetched
 from trainers.parity import parity_runs
 from trainers.run_data import (
     check_data,
     check_same_data,
     describe_data,
-    fetched,
     resumed_paths,
     with_absolute_paths,
 )
@@ -290,16 +294,27 @@ def test_a_state_that_is_shown_all_the_same_is_checked_everywhere(root: Path) ->
 def test_a_run_of_a_name_reads_the_part_that_was_fetched(
     trainer: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All files are in the cache, so that no network is needed; without the flag nothing is looked for."""
+    """All files that it reads are in the cache, and no network is needed; without the flag nothing is looked for."""
     monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path / "home"))
     snapshot = tmp_path / "home/hub/datasets--me--toy/snapshots/0123456789"
     shutil.copytree(root, snapshot)
     keys = ["model.policy_type=act", f"trainer_type={trainer}", "data.repo_id=me/toy", "allow_download=true"]
-    run: Any = load_config(None, [*keys, "data.episodes=[1]"]).config
+    one = ["data.episodes=[1]", "model.pretrained_backbone_weights=null"]
+    run: Any = load_config(None, [*keys, *one]).config
+    assert fetched(run).data.root == snapshot, "whole, as tables of labels know it"
+    split_tables(snapshot, [[0], [1]])
+    mark, video = read_dataset("me/toy", snapshot).fingerprint(), snapshot / "videos/observation.image/chunk-000"
+    (video / "file-000.mp4").unlink()
+    assert f"{snapshot} (2 episodes" in _dry_run(run) or trainer == "lerobot", "no part is made by a dry run"
     part = fetched(run).data.root
     assert part.parent == snapshot.parents[1] / "hlrp-parts"
     info = read_dataset("me/toy", part)
     assert check_data(fetched(run), [info]) == check_data(run, [read_dataset("me/toy", snapshot)])
+    assert str(part) in _dry_run(run)
+    shutil.copy(video / "file-001.mp4", video / "file-000.mp4")  # which split_tables made
+    assert not info.known_as(mark), "which nobody can be asked for here"
+    (part / ".hlrp-part.json").unlink()
+    assert fetched(run).data.root == part and info.known_as(mark), "runs stay with their part when the rest has come"
     assert fetched(load_config(None, keys).config).data.root == snapshot
     assert fetched(load_config(None, keys[:3]).config).data.root is None
     if trainer == "lightning":

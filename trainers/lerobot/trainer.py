@@ -17,6 +17,7 @@ from hlrp.runs import Checkpoint, DatasetRecord, RunDirectory, claim_run_path, n
 from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.camera_names import with_camera_names
 from trainers.crew import Crew, placed
+from trainers.fetching import fetched, fetched_before
 from trainers.lerobot.command import (
     Command,
     build_arguments,
@@ -36,10 +37,8 @@ from trainers.run_data import (
     check_same_filter,
     describe_data,
     error_console,
-    fetched,
     reading_told,
     with_absolute_paths,
-    with_published,
 )
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-ctrl", "/dev/nvmap")
@@ -144,7 +143,7 @@ class LeRobotTrainer(BaseTrainer):
             return plan_resume(resume, run, steps).command.shown()
         run = with_camera_names(run, error_console().print)
         with without_log_lines():
-            planned = plan(with_published(run, allow_download=False))
+            planned = plan(fetched_before(run))
             check_with_lerobot(run, planned.whole)
             _check_arguments(planned.command.arguments)
         return planned.command.shown()

@@ -25,6 +25,7 @@ from hlrp.runs import RunDirectory, claim_run_path, new_run_path
 from trainers.base import BaseTrainer, RunResult, without_log_lines
 from trainers.camera_names import with_camera_names
 from trainers.crew import Crew, placed
+from trainers.fetching import fetched, fetched_before
 from trainers.lifecycle import RunLifecycle, job_name, resumable, with_length
 from trainers.lightning.models import (
     build_datamodule,
@@ -42,12 +43,9 @@ from trainers.run_data import (
     check_same_filter,
     describe_data,
     error_console,
-    fetched,
     find_datasets,
     reading_told,
-    refuse_unfetched,
     with_absolute_paths,
-    with_published,
 )
 
 if TYPE_CHECKING:
@@ -177,8 +175,7 @@ class LightningTrainer(BaseTrainer):
             run = with_camera_names(run, error_console().print)
         else:
             checkpoint, _, run = plan_resume(resume, run, steps)
-        refuse_unfetched(run)
-        run = with_published(run, allow_download=False)
+        run = fetched_before(run)
         datasets = LightningTrainer._check(run, needs_data=True, needs_module=True)
         if resume is not None:
             check_same_data(resume, datasets)

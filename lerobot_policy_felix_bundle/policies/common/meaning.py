@@ -1,12 +1,13 @@
 """What a policy's codes mean, taken from its labels or its foundation model, and refused where two of them disagree."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hlrp.camera_names import with_only_camera
 from hlrp.data.columns import ACTION_CONFIDENCE
 from hlrp.data.dataset_info import DatasetInfo, check_episodes, read_dataset
-from hlrp.data.episodes import window_offset
+from hlrp.data.episodes import code_offset
 from hlrp.data.labelled_statistics import LabelledRows, labelled_statistics
 from hlrp.errors import UserError, suggest
 from hlrp.latents.spec import CODE_FIELDS, CodeSpec, describe
@@ -71,7 +72,8 @@ def resolve_meaning(config: HLRPPolicyConfig, dataset_meta: Any | None) -> None:
 
 def _resolve_sources(config: HLRPPolicyConfig, mixture: "PolicySources") -> None:
     """Write into ``config`` what the datasets of a mixture carry; who is labelled its samples say themselves."""
-    from hlrp.latents.column import LatentColumn, rows_of
+    from hlrp.latents.column import LatentColumn
+    from hlrp.latents.joined import rows_of_sources
     from hlrp.latents.table import LatentTable
 
     config.labelled_episodes = None  # of a checkpoint: these were other data's
@@ -83,11 +85,12 @@ def _resolve_sources(config: HLRPPolicyConfig, mixture: "PolicySources") -> None
     if spaces is not None:
         config.action_space = config.action_space or next(iter(spaces))
     looks_up = config.uses_latents and config.latent_source == "precomputed"
-    shared = LatentTable.open(config.latent_table) if looks_up and config.latent_table is not None else None
+    labels: Sequence[LatentTable | LatentColumn | None] = [None] * len(mixture.sources)
+    if looks_up:
+        labels = rows_of_sources(mixture.sources, config.latent_table, config.latent_camera)
     config.confidence_dataset, config.sources = None, []
-    for source in mixture.sources:
+    for source, rows in zip(mixture.sources, labels, strict=True):
         info = source.info
-        rows = rows_of(source.table, info, shared) if looks_up else None
         config.sources.append(
             {
                 "frames": info.frames,
@@ -99,9 +102,6 @@ def _resolve_sources(config: HLRPPolicyConfig, mixture: "PolicySources") -> None
                 "action": _columns(mixture, source),
             }
         )
-    used = {source["table"] for source in config.sources}
-    if shared is not None and str(shared.folder.absolute()) not in used:
-        shared.check(dataset=mixture.sources[0].info)
 
 
 def _columns(mixture: "PolicySources", source: "PolicySource") -> list[int]:
@@ -160,7 +160,7 @@ def _resolve_laq(config: HLRPPolicyConfig, info: DatasetInfo) -> None:
     if config.latent_camera not in config.cameras:
         # Labels are made from batches in which cameras are renamed already.
         config.latent_camera = with_only_camera([own], config.cameras, {}).get(own, own)
-    frames = window_offset(manifest.offset_seconds, info.fps)
+    frames = code_offset(info, manifest.offset_seconds)
     if config.latent_offset_frames != frames:
         raise UserError(
             f"latent_offset_frames is {config.latent_offset_frames}, but the quantizer's {manifest.offset_seconds} s "
