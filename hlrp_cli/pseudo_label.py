@@ -72,7 +72,9 @@ def pseudo_label(
     ranks = Ranks.of(os.environ)
     info = read_dataset(None, dataset_root, where="--dataset-root")
     loaded = ActionDecoder.load(decoder)
-    check_pseudo_labels(info, loaded.manifest, output, mask_below_floor=mask_below_floor)
+    for line in check_pseudo_labels(info, loaded.manifest, output, mask_below_floor=mask_below_floor):
+        if ranks.rank == 0:
+            typer.echo(f"warning: {line}", err=True)
     check_writable(output)
     table = LatentTable.open(latents) if latents is not None else None
     if is_only_checked():
