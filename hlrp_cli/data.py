@@ -9,7 +9,7 @@ import typer
 
 from hlrp.data.dataset_info import TOLERANCE_S
 from hlrp.errors import UserError
-from hlrp_cli.flags import episodes_of
+from hlrp_cli.flags import ToleranceS, episodes_of
 
 if TYPE_CHECKING:
     from hlrp.data.dataset_info import DatasetInfo
@@ -27,9 +27,7 @@ def check(
         str | None, typer.Option(help="Episodes to check, whose files alone must be here: 0-9,12.")
     ] = None,
     policy: Annotated[str | None, typer.Option(help="Policy that is to be trained on it.")] = None,
-    tolerance_s: Annotated[
-        float, typer.Option(min=1e-6, help="Most seconds between a frame's time in the tables and in its video.")
-    ] = TOLERANCE_S,
+    tolerance_s: ToleranceS = TOLERANCE_S,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Say all that is wrong with a dataset: files, tables, numbers, statistics, names, videos.
@@ -70,6 +68,7 @@ def report(
     roots: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of datasets.")],
     output: Annotated[Path | None, typer.Option(help="HTML page to write, with pictures of the episodes.")] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Episodes to show on the page, doubtful ones first.")] = 24,
+    tolerance_s: ToleranceS = TOLERANCE_S,
     json_output: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Say what datasets hold: idle frames, lengths, cameras, tasks, statistics, doubtful episodes.
@@ -83,7 +82,7 @@ def report(
     from hlrp.progress import counted_lines
     from hlrp_cli.console import console
 
-    infos = [read_dataset(None, root, where="DIR") for root in roots]
+    infos = [read_dataset(None, root, where="DIR", tolerance_s=tolerance_s) for root in roots]
     if output is not None:
         check_page(output)
     progress = counted_lines(console(), "reading frames", "frames")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from hlrp.data.dataset_info import TOLERANCE_S
 from hlrp.errors import UserError
 from hlrp.runs.published import folder_of
-from hlrp_cli.flags import episodes_of
+from hlrp_cli.flags import ToleranceS, episodes_of
 
 if TYPE_CHECKING:
     from hlrp.data import DatasetInfo
@@ -45,6 +46,7 @@ def fit_actions(
         int | None, typer.Option(min=0, help="With --kind ensemble: of the perceptrons [default: 0].")
     ] = None,
     device: Annotated[str | None, typer.Option(help="With --laq or --kind ensemble: cpu, cuda, cuda:N or mps.")] = None,
+    tolerance_s: ToleranceS = TOLERANCE_S,
     output: Annotated[Path | None, typer.Option(help="New folder of the decoder.")] = None,
     suggest: Annotated[
         int | None, typer.Option(min=1, help="Fit nothing: name so many episodes whose labels would help most.")
@@ -66,7 +68,7 @@ def fit_actions(
     from hlrp.devices import choose_device
 
     chosen = choose_device(device, per_process=True)
-    info = read_dataset(None, dataset_root, where="--dataset-root")
+    info = read_dataset(None, dataset_root, where="--dataset-root", tolerance_s=tolerance_s)
     check_episodes(info, labelled)
     table = _table(laq, latents, info, camera, chosen)
     if suggest is not None:

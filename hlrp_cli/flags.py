@@ -1,19 +1,28 @@
 """Checks of the flags of all commands: none is given twice, none without effect, no two that exclude each other."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from hlrp.errors import UserError
 
 if TYPE_CHECKING:
     import click
 
+ToleranceS = Annotated[
+    float, typer.Option(min=1e-6, help="Most seconds between a frame's time in the tables and in its video.")
+]
+
 # Command to its flags that have no effect without another one.
 NEEDS: dict[str, dict[str, str]] = {
-    "latents verify": {"sample": "laq", "seed": "laq", "device": "laq"},
+    "latents verify": {"sample": "laq", "seed": "laq", "device": "laq", "tolerance_s": "laq"},
     "precompute-latents": {"copy": "write_column", "slurm": "launcher"},
-    "fit-actions": {"camera": "laq"},
-    "pseudo-label": {"device": "laq", "skip_bad": "laq", "decode_workers": "laq", "slurm": "launcher"},
+    "fit-actions": {"camera": "laq", "tolerance_s": "laq"},
+    "pseudo-label": {
+        **dict.fromkeys(("device", "skip_bad", "decode_workers", "tolerance_s"), "laq"),
+        "slurm": "launcher",
+    },
     "collect": {"slurm": "launcher"},
     "eval": {"slurm": "launcher"},
     "serve": {"certificate": "key", "key": "certificate"},

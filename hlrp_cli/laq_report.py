@@ -19,6 +19,10 @@ def laq_report(
     camera: Annotated[
         list[str] | None, typer.Option(help="Camera, repeatable; those it was trained on if not given.")
     ] = None,
+    tolerance_s: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="Most seconds between a frame's time in table and video; the run's if not given."),
+    ] = None,
     windows: Annotated[int, typer.Option(min=1, help="Windows to measure per source.")] = 2048,
     batch_size: Annotated[int, typer.Option(min=2, help="Windows at a time.")] = 64,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps.")] = None,
@@ -46,6 +50,7 @@ def laq_report(
         run,
         dataset_root or [],
         cameras=camera or [],
+        tolerance_s=tolerance_s,
         device=chosen,
         batch_size=batch_size,
         max_windows=windows,

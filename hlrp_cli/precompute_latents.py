@@ -11,6 +11,7 @@ from hlrp.data.dataset_info import TOLERANCE_S
 from hlrp.data.video_backends import VideoBackend
 from hlrp.errors import UserError
 from hlrp.runs.published import folder_of
+from hlrp_cli.flags import ToleranceS
 from hlrp_cli.launching import is_left_to_job, is_only_checked
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ def precompute_latents(
         int | None, typer.Option(min=1, help="Windows to encode at a time [default: 32 on a CPU, else 256].")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps.")] = None,
-    tolerance_s: Annotated[
-        float, typer.Option(min=1e-6, help="Most seconds between a frame's time in the tables and in its video.")
-    ] = TOLERANCE_S,
+    tolerance_s: ToleranceS = TOLERANCE_S,
     decode_workers: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Threads that decode videos [default: one per core].")
     ] = None,

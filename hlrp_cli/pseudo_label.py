@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hlrp.data.dataset_info import TOLERANCE_S
 from hlrp.errors import UserError
 from hlrp.runs.published import folder_of
+from hlrp_cli.flags import ToleranceS
 from hlrp_cli.launching import is_left_to_job, is_only_checked
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ def pseudo_label(
         int | None,
         typer.Option(min=1, max=1024, help="With --laq: threads that decode videos [default: one per core]."),
     ] = None,
+    tolerance_s: ToleranceS = TOLERANCE_S,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="With --laq: episodes that cannot be decoded get confidence 0.")
     ] = False,
@@ -70,9 +73,11 @@ def pseudo_label(
     from hlrp.runs.directory import check_writable
 
     ranks = Ranks.of(os.environ)
-    info = read_dataset(None, dataset_root, where="--dataset-root")
+    info = read_dataset(None, dataset_root, where="--dataset-root", tolerance_s=tolerance_s)
     loaded = ActionDecoder.load(decoder)
-    check_pseudo_labels(info, loaded.manifest, output, mask_below_floor=mask_below_floor)
+    for line in check_pseudo_labels(info, loaded.manifest, output, mask_below_floor=mask_below_floor):
+        if ranks.rank == 0:
+            typer.echo(f"warning: {line}", err=True)
     check_writable(output)
     table = LatentTable.open(latents) if latents is not None else None
     if is_only_checked():

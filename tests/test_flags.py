@@ -45,6 +45,10 @@ def test_the_tables_name_flags_that_exist() -> None:
     [
         (["latents", "verify", "t", "--dataset-root", "d", "--sample", "3"], "--sample has no effect without --laq"),
         (["latents", "verify", "t", "--dataset-root", "d", "--device", "cpu"], "--device has no effect without --laq"),
+        (
+            ["latents", "verify", "t", "--dataset-root", "d", "--tolerance-s", "1"],
+            "--tolerance-s has no effect without",
+        ),
         (["precompute-latents", "--laq", "l", "--copy"], "--copy has no effect without --write-column"),
         (["collect", "--tasks", "a", "--output", "o", "--slurm", "time=1"], "--slurm has no effect without --launcher"),
         (
@@ -77,8 +81,8 @@ VALUES = {"kind": "ridge", "inputs": "codes", "action_form": "direct", "launcher
     [
         ("fit-actions", ("--laq laq", *FITTED), {"latents", "seed", "suggest"}),
         ("fit-actions", ("--laq laq", "--kind ensemble", *FITTED), {"latents", "suggest"}),
-        ("fit-actions", ("--latents table", *FITTED), {"laq", "camera", "seed", "device", "suggest"}),
-        ("fit-actions", ("--latents table", "--kind ensemble", *FITTED), {"laq", "camera", "suggest"}),
+        ("fit-actions", ("--latents table", *FITTED), {"laq", "camera", "tolerance_s", "seed", "device", "suggest"}),
+        ("fit-actions", ("--latents table", "--kind ensemble", *FITTED), {"laq", "camera", "tolerance_s", "suggest"}),
         (
             "fit-actions",
             ("--laq laq", "--suggest 1"),
@@ -87,10 +91,14 @@ VALUES = {"kind": "ridge", "inputs": "codes", "action_form": "direct", "launcher
         (
             "fit-actions",
             ("--latents table", "--suggest 1"),
-            {"laq", "camera", "device", "kind", "action_form", "horizon", "floor", "seed", "output"},
+            {"laq", "camera", "tolerance_s", "device", "kind", "action_form", "horizon", "floor", "seed", "output"},
         ),
         ("pseudo-label", ("--laq laq", *LABELLED), {"latents", "slurm"}),
-        ("pseudo-label", ("--latents table", *LABELLED), {"laq", "device", "skip_bad", "decode_workers", "slurm"}),
+        (
+            "pseudo-label",
+            ("--latents table", *LABELLED),
+            {"laq", "device", "skip_bad", "decode_workers", "tolerance_s", "slurm"},
+        ),
     ],
 )
 def test_every_flag_of_a_mode_has_an_effect_or_is_refused(

@@ -112,6 +112,7 @@ class FrameDataModule(LightningDataModule):
         if self._transforms is not None:
             check_transforms(self._transforms, self._blank_frames(size))
         self.shuffling: Shuffling = SHUFFLING
+        self._together = run.data.streaming_files
         self._selections: list[Selection] | None = None
         self.train_windows: Mixture | None = None
         self.val_windows: Mixture | None = None
@@ -213,7 +214,11 @@ class FrameDataModule(LightningDataModule):
         """The order of training for this process; `setup` comes first."""
         assert self.train_windows is not None, "setup() comes before train_sampler()"
         rank, world_size = self._place()
-        windows, streamed = self.train_windows, self.run.data.streaming
+        windows, data, files = self.train_windows, self.run.data, None
+        if data.streaming and isinstance(windows, FrameWindows):
+            files = windows.file_ends()
+            if self._together is None:
+                self._together = windows.files_together(data.cache_limit_gb if data.cache == "disk" else None)
         return ResumableSampler(
             self.train_windows.lengths,
             self.run.trainer.batch_size,
@@ -222,8 +227,8 @@ class FrameDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
             shuffling=self.shuffling,
-            pieces=windows.file_ends() if streamed and isinstance(windows, FrameWindows) else None,
-            together=self.run.data.streaming_files,
+            pieces=files,
+            together=self._together or 1,
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -278,6 +283,8 @@ class FrameDataModule(LightningDataModule):
             UserError: Naming both sides of what differs.
         """
         self.shuffling = state_dict.get("shuffling", "drawn")
+        if self.run.data.streaming_files is None and (files := state_dict.get("files")):
+            self._together = files[1]  # other versions chose other numbers
         check_resumed(state_dict, self.state_dict(), [source.info for source in self.train_sources])
 
 

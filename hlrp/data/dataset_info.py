@@ -187,7 +187,7 @@ def read_dataset(
     if result.fps > 0 and tolerance_s >= 0.5 / result.fps:
         raise UserError(
             f"with a tolerance of {tolerance_s:g} s a frame could be taken for its neighbour {1 / result.fps:g} s away",
-            where="data.tolerance_s",
+            where="data.tolerance_s / --tolerance-s",
             fix=f"use less than {0.5 / result.fps:g}",
         )
     if result.frames == 0:

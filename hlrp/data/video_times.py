@@ -130,7 +130,8 @@ class Mismatch(NamedTuple):
         off = float(abs(self.expected[self.worst] - self.nearest[self.worst]))
         again = "encode the video again with the times of the table"
         if off < self.apart / 2:
-            return f"{again}, or allow it: data.tolerance_s={math.ceil(off * 1e4 + 1) / 1e4:g}"
+            needed = f"{math.ceil(off * 1e4 + 1) / 1e4:g}"
+            return f"{again}, or allow it: --tolerance-s {needed}, in hlrp train data.tolerance_s={needed}"
         return f"{again}, or correct from_timestamp in meta/episodes"
 
     def __str__(self) -> str:

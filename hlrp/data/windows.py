@@ -1,6 +1,7 @@
 """Windows of T frames for the latent action quantizer, from one dataset or a mixture."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "FrameWindows", "WindowSource"]
 
 _ROWS = 65_536
+_FILES_TOGETHER, _EPISODES_TOGETHER = 16, 64
 _log = logging.getLogger("hlrp.data")
 
 
@@ -306,6 +308,22 @@ class FrameWindows(Mixture):
         others = np.any([n[1:] != n[:-1] for n in numbers], axis=0)
         ends = part.starts.before(np.append(part.table.end[:-1][others], part.table.end[-1]))
         return np.unique(ends[ends > 0])
+
+    def files_together(self, limit_gb: float | None) -> int:
+        """How many of the files of `file_ends` to draw from at a time: 16, or as many as hold 64 episodes.
+
+        Args:
+            limit_gb: Room for their decoded frames, in GB, which more than 16 must not exceed; none: they are not kept.
+        """
+        import numpy as np
+
+        part, files = self._parts[0], len(self.file_ends())
+        read = np.flatnonzero(np.diff(part.starts.before(part.table.end), prepend=0))  # episodes that windows begin in
+        wanted = math.ceil(_EPISODES_TOGETHER * files / len(read))
+        if limit_gb is not None:
+            decoded = int(part.table.lengths[read].sum()) * len(part.cameras) * math.prod(self.size) * 3
+            wanted = min(wanted, int(limit_gb * 1e9 * files / decoded))
+        return max(_FILES_TOGETHER, wanted)
 
     def _common_size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
         sizes = {

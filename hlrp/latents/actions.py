@@ -29,6 +29,7 @@ from hlrp.latents.decoder_manifest import (
     DecoderManifest,
     Estimator,
     check_output,
+    hash_of_actions,
 )
 from hlrp.latents.spec import Difference, describe
 from hlrp.latents.step_features import (
@@ -274,6 +275,7 @@ def _describe(
         spec=latents.identity.codes(vectors=settings["inputs"] != "codes"),
         dataset=info.repo_id,
         dataset_fingerprint=info.fingerprint(),
+        actions_sha256=hash_of_actions(info, settings["episodes"]),
         camera=latents.identity.camera,
         fps=info.fps,
         action_form="state_difference" if differences else "direct",

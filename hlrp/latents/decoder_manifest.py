@@ -1,11 +1,17 @@
 """What an action decoder says of itself: `manifest.json` beside its weights."""
 
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from hlrp.data.columns import read_column
+from hlrp.data.dataset_info import DatasetInfo
+from hlrp.data.episodes import read_episodes
 from hlrp.errors import UserError
 from hlrp.latents.action_scores import ActionDimension
 from hlrp.latents.action_targets import ActionForm
@@ -31,6 +37,18 @@ def check_output(folder: Path) -> None:
         raise UserError(f"{folder} is there already", where="--output", fix="choose a new folder, or delete it")
 
 
+def hash_of_actions(info: DatasetInfo, episodes: Sequence[int]) -> str:
+    """SHA-256 of the recorded actions of some episodes, and of where one ends and the next begins.
+
+    Raises:
+        UserError: The dataset has no actions, or not all rows of these episodes.
+    """
+    table = read_episodes(info)
+    actions = read_column(info, "action", episodes)[table.frame_indices([*episodes])]
+    said = json.dumps([[*episodes], table.lengths[[*episodes]].tolist(), actions.shape[1]])
+    return hashlib.sha256(said.encode() + actions.astype("<f4").tobytes()).hexdigest()
+
+
 class DecoderManifest(BaseModel):
     """What an action decoder is, beside its weights."""
 
@@ -48,6 +66,8 @@ class DecoderManifest(BaseModel):
     fps: float
     episodes: list[int]
     """The labelled episodes, ascending: no action of another one was read."""
+    actions_sha256: str | None = None
+    """Of the recorded actions of these episodes, see `hash_of_actions`; none: fitted by an older hlrp."""
     estimator: Estimator
     inputs: Inputs
     offsets: list[int]
@@ -80,6 +100,13 @@ class DecoderManifest(BaseModel):
     def below_floor(self) -> list[ActionDimension]:
         """Dimensions that are not to be trusted."""
         return [d for d in self.dimensions if d.r2 is not None and d.r2 < self.floor]
+
+    def has_actions_of(self, info: DatasetInfo) -> bool:
+        """Whether the labelled episodes of a dataset have the actions that this was fitted on; all else may differ."""
+        if self.actions_sha256 is None or not self.episodes or "action" not in info.features:
+            return False
+        there = {*read_episodes(info).present}
+        return there.issuperset(self.episodes) and hash_of_actions(info, self.episodes) == self.actions_sha256
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -1,5 +1,6 @@
 """Labelling a dataset: codes of every frame into a latent table, at the speed of the decoder or of the encoder."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,8 +25,9 @@ from hlrp.latents.shards import LatentIdentity, ShardRange, ShardRows, plan_shar
 from hlrp.latents.spec import CodeSpec
 from hlrp.latents.table import MANIFEST, check_same_work, finish_table
 from hlrp.latents.window_batches import WindowBatcher
-from hlrp.ranks import Ranks
+from hlrp.ranks import Ranks, is_first_process
 
+_LOG = logging.getLogger("hlrp.data")
 CHUNK = 64
 """Frames that are decoded and sent at a time."""
 
@@ -153,11 +155,22 @@ class LabelResult:
 def choose_camera(info: DatasetInfo, manifest: LAQManifest, asked: str | None) -> str:
     """The camera to label: the one asked for, else the one that the quantizer was trained on, else the only one.
 
+    That it was not trained on the only one is said in a warning: videos of people have cameras of their own names.
+
     Raises:
         UserError: It is not clear which, or there is no such camera.
     """
     trained = [camera for camera in manifest.cameras if camera in info.cameras]
-    return check_camera(info, asked if asked is not None else trained[0] if len(trained) == 1 else None)
+    chosen = check_camera(info, asked if asked is not None else trained[0] if len(trained) == 1 else None)
+    if asked is None and manifest.cameras and not trained and is_first_process():
+        _LOG.warning(
+            "the quantizer labels %s, the only camera of %s, and was trained on %s; name the camera (--camera, "
+            "data.cameras) if it is meant",
+            chosen,
+            info.repo_id,
+            ", ".join(manifest.cameras),
+        )
+    return chosen
 
 
 def default_output(laq: Path, info: DatasetInfo, camera: str) -> Path:

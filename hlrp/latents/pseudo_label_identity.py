@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from hlrp.data.columns import ACTION_CONFIDENCE, ACTION_SOURCE
 from hlrp.data.dataset_info import INFO, DatasetInfo
 from hlrp.data.linked_copy import refuse_inside
+from hlrp.data.pseudo_label_checks import first_few
 from hlrp.errors import UserError
 from hlrp.files import sha256_of
 from hlrp.latents.decoder_manifest import DecoderManifest
@@ -39,12 +40,13 @@ class PseudoLabelIdentity(BaseModel):
     @classmethod
     def of(cls, info: DatasetInfo, decoder: DecoderManifest, latents: LatentTable | None = None) -> Self:
         """What labelling a dataset by this decoder and these latents comes to."""
-        said = json.dumps(decoder.model_dump(mode="json"), sort_keys=True)
-        own = info.known_as(decoder.dataset_fingerprint)
+        # Decoders of older versions have no hash of the actions; what was made by one stays its own.
+        said = json.dumps(decoder.model_dump(mode="json", exclude={"actions_sha256"}), sort_keys=True)
+        same = info.known_as(decoder.dataset_fingerprint)
         return cls(
             decoder_sha256=hashlib.sha256(said.encode()).hexdigest(),
-            dataset_fingerprint=decoder.dataset_fingerprint if own else info.fingerprint(),
-            recorded=sorted(decoder.episodes) if own else [],
+            dataset_fingerprint=decoder.dataset_fingerprint if same else info.fingerprint(),
+            recorded=sorted(decoder.episodes) if same or decoder.has_actions_of(info) else [],
             masked=[d.name for d in decoder.below_floor],
             latents_sha256=None if latents is None else sha256_of(latents.folder / MANIFEST),
         )
@@ -59,14 +61,27 @@ class PseudoLabelIdentity(BaseModel):
         ]
 
 
-def check_pseudo_labels(info: DatasetInfo, decoder: DecoderManifest, output: Path, *, mask_below_floor: bool) -> None:
+def check_pseudo_labels(
+    info: DatasetInfo, decoder: DecoderManifest, output: Path, *, mask_below_floor: bool
+) -> list[str]:
     """Check all that can be checked before there are latents.
+
+    Returns:
+        What is allowed and may not be meant: that no recorded action of the dataset is kept.
 
     Raises:
         UserError: The decoder does not fit the dataset or cannot be trusted, or the folder holds something else or lies
             inside the dataset.
     """
-    check_identity(info, decoder, output, PseudoLabelIdentity.of(info, decoder), mask_below_floor=mask_below_floor)
+    asked = PseudoLabelIdentity.of(info, decoder)
+    check_identity(info, decoder, output, asked, mask_below_floor=mask_below_floor)
+    if asked.recorded or _ACTION not in info.features:
+        return []
+    if decoder.actions_sha256 is None:
+        why = f"the decoder, of an older hlrp, knows {decoder.dataset} as it was alone: fit it again to keep them"
+    else:
+        why = f"episodes {first_few(decoder.episodes)} have not the actions that the decoder was fitted on"
+    return [f"all actions recorded in {info.root} are replaced by predictions: {why}"]
 
 
 def check_identity(

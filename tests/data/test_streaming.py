@@ -1,5 +1,6 @@
 """Datasets that come as they are read: the same frames, codes and identity, and few files at a time."""
 
+import json
 import os
 import resource
 import shutil
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from index_videos import KINDS, LENGTHS, TOP, WRIST, index_dataset, number_of
@@ -272,3 +275,51 @@ def test_with_a_store_frames_are_kept_too_and_nothing_is_fetched_for_it(bare: Pa
     assert [number_of(frame.transpose(1, 2, 0)) for frame in shown] == [8, 28, 9]
     assert _came(bare) == [TABLES[1], VIDEOS[1]]
     assert sorted(path.name for path in (tmp_path / "store").glob("*/episodes/*.u8")) == ["2.u8", "3.u8"]
+
+
+@pytest.fixture
+def imported(whole: Path, tmp_path: Path) -> Path:
+    """The `meta/` of 100 episodes of 5 frames that lie in a video each, as `hlrp import-video` writes them."""
+    folder, count, length = tmp_path / "imported", 100, 5
+    shutil.copytree(whole / "meta", folder / "meta")
+    info = json.loads((folder / "meta/info.json").read_text())
+    (folder / "meta/info.json").write_text(json.dumps(info | {"total_episodes": count, "total_frames": count * length}))
+    table = folder / "meta/episodes/chunk-000/file-000.parquet"
+    row, video = pq.read_table(table).to_pylist()[0], f"videos/{TOP}"
+    places = [{"dataset_from_index": length * e, "dataset_to_index": length * (e + 1)} for e in range(count)]
+    own = [{"episode_index": e, "length": length, f"{video}/file_index": e, **places[e]} for e in range(count)]
+    pq.write_table(pa.Table.from_pylist([row | part for part in own]), table)
+    return folder
+
+
+def _episodes_at_first(module: FrameDataModule) -> int:
+    """Episodes that the first 150 samples are of."""
+    samples = [position for batch in [*module.train_sampler()][: 150 // 4] for position in batch]
+    return len({position // 3 for position in samples})  # 5 frames of which 3 begin a window
+
+
+def test_files_of_one_episode_each_are_drawn_from_64_at_a_time(imported: Path) -> None:
+    module = _module(imported, streaming=True)
+    assert module.train_sampler().signature()["files"] == [100, 64] and _episodes_at_first(module) > 48
+    assert _episodes_at_first(_module(imported, streaming=True, streaming_files=20)) <= 3 * 20
+    few = {"streaming": True, "episodes": list(range(0, 100, 5))}
+    assert _module(imported, **few).train_sampler().signature()["files"] == [20, 64]
+    # Episodes that no window fits into count as little as files without any.
+    keep = np.arange(500) % 5 < (np.arange(500) // 5 % 2)
+    windows = FrameWindows([WindowSource(_streamed(imported), cameras=[TOP], keep=keep)], offset_seconds=0.1)
+    assert (len(windows.file_ends()), windows.files_together(None)) == (50, 64)
+    # Decoded frames of 18 files or of 8, at 64 x 96.
+    for limit, files in ((18, 18), (8, 16)):
+        kept = _module(imported, streaming=True, cache="disk", cache_limit_gb=limit * 5 * 64 * 96 * 3 / 1e9)
+        assert kept.train_sampler().signature()["files"] == [100, files]
+
+
+def test_a_run_goes_on_with_as_many_files_as_it_began_with(imported: Path) -> None:
+    older = _module(imported, streaming=True, streaming_files=16)
+    order = [*older.train_sampler()]
+    module = _module(imported, streaming=True)
+    assert [*module.train_sampler()] != order
+    module.load_state_dict(older.state_dict())
+    assert [*module.train_sampler()] == order
+    with pytest.raises(UserError, match="files was"):
+        _module(imported, streaming=True, streaming_files=64).load_state_dict(older.state_dict())

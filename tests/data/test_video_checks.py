@@ -177,7 +177,7 @@ def test_a_variable_rate_is_told_with_the_first_and_the_worst_frame(root: Path) 
         f"{TOP}: episode 2, frame 5: the tables put a frame at 0.5000 s, the nearest in the video is at 0.5200 s; so "
         "for 2 of 21 frames, the worst expected at 0.9000 s and found at 0.9300 s"
     )
-    assert found.fix.endswith("or allow it: data.tolerance_s=0.0302")
+    assert found.fix.endswith("or allow it: --tolerance-s 0.0302, in hlrp train data.tolerance_s=0.0302")
     assert problems(root, tolerance_s=0.0302) == []
     with pytest.raises(BadVideoError, match=r"expected at 0\.9000 s and found at 0\.9300 s") as caught:
         READERS["in order"](root, 1e-4)
@@ -200,7 +200,9 @@ def test_what_is_said_of_one_frame_is_true_however_far_behind_it_lies(
 @pytest.mark.parametrize("reader", READERS)
 def test_every_reader_obeys_the_tolerance(root: Path, reader: str) -> None:
     _times(root, lambda i: i / FPS + 0.03 * (i % 3 == 1))
-    with pytest.raises(HlrpError, match=r"or allow it: data\.tolerance_s=0\.030[12]"):
+    with pytest.raises(
+        HlrpError, match=r"or allow it: --tolerance-s 0\.030[12], in hlrp train data\.tolerance_s=0\.030[12]"
+    ):
         READERS[reader](root, 0.0299)
     frames = READERS[reader](root, 0.0302)
     assert [number_of(f) for f in frames.transpose(0, 2, 3, 1)] == list(range(FRAMES))

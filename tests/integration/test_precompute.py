@@ -8,9 +8,12 @@ import pytest
 import torch
 from command import Finished, assert_user_error, hlrp, hlrp_in_turn
 
+from hlrp.data import read_dataset
+from hlrp.data.renaming import rename_features
 from hlrp.data.video_backends import require_backend
 from hlrp.errors import UserError
 from hlrp.laq import LAQ, LAQConfig
+from hlrp_cli.precompute_latents import precompute_latents
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 FRAMES = 2 * 24
@@ -92,6 +95,23 @@ def test_how_videos_are_decoded_is_asked_for_and_kept(laq: Path, toy_root: Path,
         manifest = json.loads((tmp_path / "other/manifest.json").read_text())
         assert manifest["decoded_by"][0].startswith("torchcodec ")
         assert manifest["identity"]["video_backend"] == "torchcodec"
+
+
+def test_that_another_camera_than_the_trained_one_is_labelled_is_said(
+    laq: Path, toy_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cam = "observation.images.cam"
+    rename_features(read_dataset(None, toy_root), {"observation.image": cam}, tmp_path / "data")
+    precompute_latents(laq, tmp_path / "data", output=tmp_path / "table", device="cpu")
+    [line] = caplog.messages
+    assert f"labels {cam}," in line and "trained on observation.image;" in line and "--camera" in line
+    caplog.clear()
+    for more in ({"camera": "cam"}, {"rank": "1"}):
+        monkeypatch.setenv("RANK", more.pop("rank", "0"))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        precompute_latents(laq, tmp_path / "data", output=tmp_path / "again", device="cpu", **more)
+    assert json.loads((tmp_path / "again/manifest.json").read_text())["identity"]["camera"] == cam
+    assert caplog.messages == []
 
 
 def test_a_broken_video(laq: Path, toy_root: Path, tmp_path: Path) -> None:

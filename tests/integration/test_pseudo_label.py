@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,11 +80,19 @@ def test_the_decoders_camera_is_known_under_another_name(
     flags = {"laq": made["laq"], "device": "cpu", "mask_below_floor": True}
     pseudo_label(made["decoder"], new, tmp_path / "out", **flags)
     line = f"camera {front} is taken for observation.image: there is one on each side"
-    assert capsys.readouterr().err.count(line) == 1
-    old, again = (read_columns(read_dataset(None, root), ["action"]) for root in (made["output"], tmp_path / "out"))
-    # Of a dataset that the decoder was not fitted on, all actions are its own.
-    others = np.repeat([episode not in LABELLED for episode in range(EPISODES)], LENGTH)
-    assert np.array_equal(old["action"][others], again["action"][others])
+    err = capsys.readouterr().err
+    assert err.count(line) == 1 and "warning" not in err
+    roots = [made["output"], tmp_path / "out"]
+    old, again = (read_columns(read_dataset(None, root), ["action", ACTION_SOURCE]) for root in roots)
+    assert all(np.array_equal(old[name], again[name]) for name in old)
+    # An older decoder knows its dataset as a whole alone.
+    shutil.copytree(made["decoder"], tmp_path / "older")
+    manifest = json.loads((tmp_path / "older/manifest.json").read_text())
+    del manifest["actions_sha256"]
+    (tmp_path / "older/manifest.json").write_text(json.dumps(manifest))
+    pseudo_label(tmp_path / "older", new, tmp_path / "all", **flags)
+    assert f"warning: all actions recorded in {new} are replaced by predictions" in capsys.readouterr().err
+    assert (read_columns(read_dataset(None, tmp_path / "all"), [ACTION_SOURCE])[ACTION_SOURCE] > 0).all()
 
 
 def test_mistakes_are_one_message(made: dict[str, Path], labelled: Finished, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hlrp.config import LeRobotRun, load_config
+from hlrp.config import DataSection, LeRobotRun, load_config
 from hlrp.config.obeyed import OBEYED
 from hlrp.data.dataset_info import read_dataset
 from hlrp.errors import UserError
@@ -243,6 +243,14 @@ def test_a_key_reaches_lerobot(key: str, toy_root: Path, laq: Path) -> None:
         assert wanted in command.environment[told]
     else:
         assert wanted in [*command.typed, *variables]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"), [("data.filter.motion=true", ASKED_FILTER), ("data.sources=[{root: /a}]", SOURCES)]
+)
+def test_the_process_that_trains_opens_datasets_as_asked(data: str, told: str) -> None:
+    run = _run(data, "data.video_backend=torchcodec", "data.tolerance_s=0.01")
+    assert DataSection.model_validate_json(build_command(run, []).environment[told]).reading == run.data.reading
 
 
 def test_rollouts_during_training_name_the_simulator(toy_root: Path) -> None:

@@ -43,6 +43,8 @@ _MIXED = {"32": "no", "bf16": "bf16", "fp16": "fp16"}
 _LONG = 64 * 1024
 # What LeRobot looks for among the arguments itself, before its parser reads them as YAML or JSON.
 _READ_AS_IT_IS = ("policy.path", "policy.type", "env.type", "config_path")
+# Settings by which the process that trains opens datasets itself: mixtures, and what a filter measures.
+_READING = {"cameras", "tolerance_s", "video_backend"}
 
 
 @dataclass(frozen=True)
@@ -291,7 +293,7 @@ def resume_arguments(checkpoint: Checkpoint, output_dir: Path, steps: int | None
 
 def _described(data: DataSection) -> str:
     """A mixture for the process that trains, as JSON; episodes as ranges, which an environment has room for."""
-    said = data.model_dump(mode="json", include={"sources", "cameras", "tolerance_s"}, exclude_defaults=True)
+    said = data.model_dump(mode="json", include={"sources", *_READING}, exclude_defaults=True)
     for source in said["sources"]:
         if isinstance(source.get("labelled_episodes"), list):
             source["labelled_episodes"] = _ranges(source["labelled_episodes"])
@@ -325,7 +327,7 @@ def build_command(run: LeRobotRun, arguments: list[str], shuffling: Shuffling = 
     else:
         environment |= {"HF_HUB_OFFLINE": "1"}
     if run.data.filter.given:
-        environment[ASKED_FILTER] = run.data.model_dump_json(include={"filter", "cameras", "tolerance_s"})
+        environment[ASKED_FILTER] = run.data.model_dump_json(include={"filter", *_READING})
     if shuffling != SHUFFLING:
         environment[SHUFFLING_ASKED] = shuffling
     if run.trainer.device:

@@ -63,7 +63,11 @@ def run_of(model: Path) -> tuple[Path, LightningRun] | None:
 
 
 def held_out_sources(
-    run: LightningRun | None, manifest: LAQManifest, roots: Sequence[Path] = (), cameras: Sequence[str] = ()
+    run: LightningRun | None,
+    manifest: LAQManifest,
+    roots: Sequence[Path] = (),
+    cameras: Sequence[str] = (),
+    tolerance_s: float | None = None,
 ) -> list[HeldOut]:
     """What to judge a quantizer with.
 
@@ -72,6 +76,7 @@ def held_out_sources(
         manifest: The quantizer's.
         roots: Datasets; none: the run's own.
         cameras: Cameras; none: those that it was trained on where the dataset has them, else the only one.
+        tolerance_s: Most seconds between a frame's time in its table and in its video; none: the run's, or the usual.
 
     Raises:
         UserError: No dataset to judge with, or it has none of these cameras.
@@ -80,7 +85,8 @@ def held_out_sources(
         raise UserError(
             "nothing says which dataset to judge with", where="--dataset-root", fix="give the folder of a dataset"
         )
-    tolerance_s = run.data.tolerance_s if run is not None else TOLERANCE_S
+    if tolerance_s is None:
+        tolerance_s = run.data.tolerance_s if run is not None else TOLERANCE_S
     if roots:
         infos = [read_dataset(None, root, where="--dataset-root", tolerance_s=tolerance_s) for root in roots]
     else:

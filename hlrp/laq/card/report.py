@@ -196,6 +196,7 @@ def make_report(
     roots: Sequence[Path] = (),
     *,
     cameras: Sequence[str] = (),
+    tolerance_s: float | None = None,
     device: str = "cpu",
     batch_size: int = 64,
     max_windows: int = 2048,
@@ -209,6 +210,7 @@ def make_report(
         path: Run, checkpoint or model folder.
         roots: Datasets; none: the run's own.
         cameras: Cameras of them; none: those trained on, else the only one.
+        tolerance_s: Most seconds between a frame's time in its table and in its video; none: the run's, or the usual.
         device: Where to compute.
         batch_size: Windows at a time.
         max_windows: Windows measured per source, spread evenly.
@@ -222,7 +224,7 @@ def make_report(
     model = find_model(path)
     found = run_of(model)
     run = None if found is None else found[1]
-    held = held_out_sources(run, read_manifest(model), roots, cameras)
+    held = held_out_sources(run, read_manifest(model), roots, cameras, tolerance_s)
     laq = LAQ.from_checkpoint(model, device)
     # A run that kept its frames on the disk has decoded these already.
     cache: Literal["ram", "disk"] = "disk" if run is not None and run.data.cache == "disk" else "ram"
