@@ -198,7 +198,7 @@ class DataSection(Settings):
     streaming: bool = False
     """Read files when samples need them, and fetch those that are not here; drawn from some files at a time."""
     streaming_files: int | None = Field(default=None, ge=1, le=4096)
-    """Video files of a camera that samples are drawn from at a time; none: 16, or as many as hold 64 episodes."""
+    """Video files of a camera that samples are drawn from at a time; none: 16, with cache=disk those of 64 episodes."""
     cameras: list[str] | None = Field(default=None, min_length=1)
     """Image features to read windows from, of every source; none: the only one there is."""
     num_frames: int | None = Field(default=None, ge=2)

@@ -218,7 +218,13 @@ class FrameDataModule(LightningDataModule):
         if data.streaming and isinstance(windows, FrameWindows):
             files = windows.file_ends()
             if self._together is None:
-                self._together = windows.files_together(data.cache_limit_gb if data.cache == "disk" else None)
+                # Of more files than are open at a time each sample opens one again, unless decoded frames are kept.
+                self._together = windows.files_together(data.cache_limit_gb if data.cache == "disk" else 0.0)
+                if (wanted := windows.files_together(None)) > 2 * self._together:
+                    _log.warning(
+                        f"samples are drawn from {self._together} video files at a time, which are few episodes; "
+                        f"data.streaming_files={wanted} draws from more, and costs speed unless data.cache=disk"
+                    )
         return ResumableSampler(
             self.train_windows.lengths,
             self.run.trainer.batch_size,

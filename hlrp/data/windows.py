@@ -313,7 +313,7 @@ class FrameWindows(Mixture):
         """How many of the files of `file_ends` to draw from at a time: 16, or as many as hold 64 episodes.
 
         Args:
-            limit_gb: Room for their decoded frames, in GB, which more than 16 must not exceed; none: they are not kept.
+            limit_gb: Room for their decoded frames, in GB, which more than 16 must not exceed; none: without end.
         """
         import numpy as np
 

@@ -298,24 +298,30 @@ def _episodes_at_first(module: FrameDataModule) -> int:
     return len({position // 3 for position in samples})  # 5 frames of which 3 begin a window
 
 
-def test_files_of_one_episode_each_are_drawn_from_64_at_a_time(imported: Path) -> None:
-    module = _module(imported, streaming=True)
+def test_files_of_one_episode_each_are_drawn_from_64_at_a_time_where_frames_are_kept(
+    imported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HLRP_CACHE", str(tmp_path / "cache"))
+    module = _module(imported, streaming=True, cache="disk")
     assert module.train_sampler().signature()["files"] == [100, 64] and _episodes_at_first(module) > 48
-    assert _episodes_at_first(_module(imported, streaming=True, streaming_files=20)) <= 3 * 20
-    few = {"streaming": True, "episodes": list(range(0, 100, 5))}
+    few = {"streaming": True, "cache": "disk", "episodes": list(range(0, 100, 5))}
     assert _module(imported, **few).train_sampler().signature()["files"] == [20, 64]
     # Episodes that no window fits into count as little as files without any.
     keep = np.arange(500) % 5 < (np.arange(500) // 5 % 2)
     windows = FrameWindows([WindowSource(_streamed(imported), cameras=[TOP], keep=keep)], offset_seconds=0.1)
     assert (len(windows.file_ends()), windows.files_together(None)) == (50, 64)
-    # Decoded frames of 18 files or of 8, at 64 x 96.
-    for limit, files in ((18, 18), (8, 16)):
-        kept = _module(imported, streaming=True, cache="disk", cache_limit_gb=limit * 5 * 64 * 96 * 3 / 1e9)
-        assert kept.train_sampler().signature()["files"] == [100, files]
+    # Decoded frames of 33 files, at 64 x 96.
+    kept = _module(imported, streaming=True, cache="disk", cache_limit_gb=33 * 5 * 64 * 96 * 3 / 1e9)
+    assert kept.train_sampler().signature()["files"] == [100, 33]
+    assert _episodes_at_first(_module(imported, streaming=True, streaming_files=20)) <= 3 * 20
+    assert "streaming_files" not in caplog.text
+    module = _module(imported, streaming=True)
+    assert [module.train_sampler().signature()["files"] for _ in range(2)] == [[100, 16]] * 2
+    assert caplog.text.count("data.streaming_files=64 draws from more") == 1
 
 
 def test_a_run_goes_on_with_as_many_files_as_it_began_with(imported: Path) -> None:
-    older = _module(imported, streaming=True, streaming_files=16)
+    older = _module(imported, streaming=True, streaming_files=20)
     order = [*older.train_sampler()]
     module = _module(imported, streaming=True)
     assert [*module.train_sampler()] != order
