@@ -210,7 +210,9 @@ class ExactEpochLoop(_TrainingEpochLoop):
     def on_save_checkpoint(self) -> dict[str, Any]:
         """Lightning's state and the random state of every process."""
         states: list[Any] = [rng_states()]
-        if self.trainer.world_size > 1:
+        if self._random is not None:
+            states = self._random  # no step has been made since it was loaded
+        elif self.trainer.world_size > 1:
             states = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(states, rng_states())
         return {**super().on_save_checkpoint(), "random": states}
