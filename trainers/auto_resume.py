@@ -91,7 +91,10 @@ def _look(run: LeRobotRun | LightningRun | OtherRun, path: Path, *, fetch: bool)
     if latest is None:
         return Start(path, run)
     steps = _length(asked)
-    done = latest.step >= (steps or manifest.steps or latest.step + 1)
+    total = steps or manifest.steps
+    done = latest.step >= (total or latest.step + 1)
+    if latest.step == total and not isinstance(asked, OtherRun):
+        done = manifest.status == "finished"  # or it may have been killed among its last rollouts
     # A callback or a limit of time may have ended it before its last step; more steps than it asked for are a new wish.
     done |= manifest.status == "finished" and asked.trainer.steps == saved.trainer.steps
     left = RunResult(directory.path, latest.path, manifest.final_metrics or {}, manifest.warnings) if done else None

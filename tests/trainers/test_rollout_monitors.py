@@ -15,7 +15,7 @@ from hlrp.runs import RunDirectory
 
 sys.path.insert(0, str(Path(__file__).parent))
 import lightning_toy as toy
-from lightning_runs import resume, rows
+from lightning_runs import assert_same, resume, rows
 
 from trainers.lightning.options import make_trainer
 from trainers.lightning.rollouts import Rollouts
@@ -47,6 +47,18 @@ def _success(monkeypatch: pytest.MonkeyPatch, found: Callable[[int], float]) -> 
 
 def _fit(out: Path, callbacks: list[dict[str, Any]], net: toy.Net | None = None, **settings: Any) -> None:
     LightningTrainer().fit(net or toy.Net(), toy.Data(), run=_run(callbacks, **settings), output_dir=out)
+
+
+def _killed_at(monkeypatch: pytest.MonkeyPatch, out: Path, killed: int) -> list[int]:
+    """Copy the run among the rollouts of a step: what a kill would leave; gives the steps that are rolled out."""
+
+    def found(step: int) -> float:
+        aside = out.with_name("killed")
+        if step == killed and not aside.exists():
+            shutil.copytree(out, aside, symlinks=True)
+        return step / 40 if step <= 8 else 0.1
+
+    return _success(monkeypatch, found)
 
 
 def _tree(folder: Path) -> dict[str, bytes]:
@@ -134,3 +146,25 @@ def test_one_that_is_to_look_at_other_times_is_refused(
     assert refused.value.exit_code == 2 and "monitors eval_success" in str(refused.value)
     # Without rollouts the name is one that the module logs itself.
     make_trainer(_run([callback], steps=8).trainer, tmp_path, start=0, shard_samples=False)
+
+
+@pytest.mark.parametrize("killed", [8, 12, 30])
+def test_rollouts_that_a_kill_ended_are_made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int) -> None:
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    steps = _killed_at(monkeypatch, out, killed)
+    of_loss = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val_loss"}}
+    callbacks = [BEST, of_loss, STOPPING | {"init_args": STOPPING["init_args"] | {"patience": 9}}]
+    _fit(out, callbacks, steps=30, eval_freq=4, eval_split=0.1, eval_steps=10)
+    assert steps == [4, 8, 12, 16, 20, 24, 28, 30]
+    out.rename(whole)
+    (tmp_path / "killed").rename(out)
+    assert RunDirectory.open(out).manifest.status == "running"
+    resume(out)
+    assert steps[8:] == [step for step in steps[:8] if step >= killed]
+    assert rows(out) == rows(whole) and _tree(out / "best") == _tree(whole / "best")
+    assert_same(out, whole, 30)
+    ended, unbroken = (RunDirectory.open(folder).manifest for folder in (out, whole))
+    assert ended.status == "finished" and ended.final_metrics is not None and unbroken.final_metrics is not None
+    assert ended.final_metrics["loss"] == unbroken.final_metrics["loss"]
+    with pytest.raises(UserError, match="the run is complete: it has 30 of 30 steps"):
+        resume(out)

@@ -98,6 +98,11 @@ class BestCheckpoint(ModelCheckpoint):
             if later and not folder.is_symlink():  # `save_last: link` makes one
                 discard_folder(folder)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As Lightning does, which forgets the newest score."""
+        super().load_state_dict(state_dict)
+        self.current_score = state_dict["current_score"]
+
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         save_state = super()._save_checkpoint
         _write(trainer, trainer.lightning_module, Path(filepath), lambda state: save_state(trainer, str(state)))

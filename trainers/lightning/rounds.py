@@ -33,9 +33,9 @@ class Rounds:
         self._last = -1
 
     def begin(self, total: int) -> None:
-        """Training is about to start: callbacks look once more at the rollouts of the step that a run goes on from.
+        """Training is about to start; a run that goes on first does what a kill may have kept it from.
 
-        Its checkpoint is older than what they made of these.
+        Its checkpoint was saved before the rollouts: they are made now if there are none, or callbacks look once more.
 
         Args:
             total: Steps that the run is to have.
@@ -51,6 +51,8 @@ class Rounds:
         if trainer.strategy.broadcast(known):
             self._last = trainer.global_step
             look_at_rollouts(trainer)
+        elif self.due(trainer.global_step):
+            self.roll_out()
 
     def due(self, step: int) -> bool:
         """Whether a step is rolled out; the last one always is."""
