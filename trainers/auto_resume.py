@@ -92,15 +92,19 @@ def _look(run: LeRobotRun | LightningRun | OtherRun, path: Path, *, fetch: bool)
     if latest is None:
         return Start(path, run)
     steps = _length(asked)
-    if steps is not None and steps < (length := manifest.steps or saved.trainer.steps):
+    length = manifest.steps or saved.trainer.steps
+    if steps is not None and steps < length:
         raise UserError(
             f"the run there has more steps: trainer.steps is {length} there, {steps} here",
             where=str(path / CONFIG),
             fix=f"choose another --output-dir, or give trainer.steps={length}, or more to make it longer",
         )
-    done = latest.step >= (steps or manifest.steps or latest.step + 1)
+    total = steps or manifest.steps
+    done = latest.step >= (total or latest.step + 1)
+    if latest.step == total and not isinstance(asked, OtherRun):
+        done = manifest.status == "finished"  # or it may have been killed among its last rollouts
     # A callback or a limit of time may have ended it before its last step; more steps than it asked for are a new wish.
-    done |= manifest.status == "finished" and asked.trainer.steps == saved.trainer.steps
+    done |= manifest.status == "finished" and steps in (None, length)
     left = RunResult(directory.path, latest.path, manifest.final_metrics or {}, manifest.warnings) if done else None
     return Start(path, asked, directory, steps, left)
 

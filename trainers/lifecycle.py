@@ -112,6 +112,9 @@ class RunLifecycle:
         self._before = directory.manifest
         for lost in directory.rewind_metrics(checkpoint.step):
             self.warn(lost)
+        for row in directory.metrics():
+            if "loss" in row:
+                self.last_row = {name: value for name, value in row.items() if name != "time"}
         resumed = ResumeRecord(step=checkpoint.step, skipped=self.warnings)
         known = directory.manifest.dataset
         if not directory.manifest.tells_data:
@@ -253,12 +256,13 @@ def _own_job() -> dict[str, Any]:
     return {"job": None if job is None else JobRecord(id=job, log=own_log())}
 
 
-def resumable(directory: RunDirectory, steps: int | None) -> tuple[Checkpoint, list[str]]:
+def resumable(directory: RunDirectory, steps: int | None, *, can_end: bool = False) -> tuple[Checkpoint, list[str]]:
     """The newest complete checkpoint of a run, and a line for each newer one that is skipped, and a damaged manifest.
 
     Args:
         directory: The run.
         steps: Those that it is to have; None: not known before it ends.
+        can_end: Whether its trainer closes a run that was killed between its last checkpoint and its end.
 
     Raises:
         UserError: The run has no complete checkpoint, or no steps left.
@@ -272,7 +276,8 @@ def resumable(directory: RunDirectory, steps: int | None) -> tuple[Checkpoint, l
             where=str(directory.path / "checkpoints"),
             fix="start it again with the same settings",
         )
-    if steps is not None and steps <= newest.step:
+    unended = can_end and steps == newest.step and directory.manifest.status != "finished"
+    if steps is not None and steps <= newest.step and not unended:
         raise UserError(
             f"the run is complete: it has {newest.step} of {steps} steps",
             where=str(directory.path),

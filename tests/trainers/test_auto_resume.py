@@ -131,6 +131,12 @@ def test_a_run_that_ended_before_its_last_step_is_done(
         with pytest.raises(UserError, match=r"trainer\.steps is 20 there, 10 here(.|\n)*trainer\.steps=20, or more"):
             find_start(shorter, dry_run=True)
     assert find_start(longer).done is None
+    # With all its steps it is done when it was closed: a kill may have come among its last rollouts.
+    pretrained.parent.rename(folder / "checkpoints" / "000020")
+    for status, done in (("running", False), ("finished", True)):
+        RunDirectory.open(folder).update(status=status)
+        start = find_start(same)
+        assert start.directory is not None and (start.done is not None) == done
     # Publishing it failed, or was not asked for: asked again, it is not ignored.
     published: list[tuple[Path, str]] = []
 

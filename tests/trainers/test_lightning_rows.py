@@ -90,31 +90,31 @@ def test_early_stopping_watches_the_loss_before_there_is_a_row(tmp_path: Path) -
 def test_the_success_of_rollouts_is_monitored_in_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     monkeypatch.setattr(Rollouts, "__call__", lambda _, checkpoint: {"eval_success": 0.5})
-    monitored = {"monitor": "eval_success", "mode": "max", "patience": 1, "strict": False}
-    callbacks = [{"class_path": "EarlyStopping", "init_args": monitored}]
+    monitored = {"monitor": "eval_success", "mode": "max"}
+    callbacks = [
+        {"class_path": "EarlyStopping", "init_args": monitored | {"patience": 1}},
+        {"class_path": "ModelCheckpoint", "init_args": monitored},
+    ]
     settings = PLAIN | {"steps": 60, "eval_freq": 4, "devices": 2, "strategy": "ddp", "callbacks": callbacks}
     run = LightningRun.model_validate(
         {"trainer_type": "lightning", "trainer": settings | {"logger": ["csv"]}, "model": {"policy_type": "act"}}
         | {"env": {"type": "pusht"}}
     )
     in_processes(2, lambda: LightningTrainer().fit(toy.Net(), Uneven(), run=run, output_dir=out))
-    # Two epochs of seven batches: known at the end of the first, no better at the end of the second.
-    assert rows(out)[-1]["step"] == 14
+    # The second ones were no better; an epoch has seven batches.
+    assert rows(out)[-1]["step"] == 8
     found = [step for step, name, _ in _logged(out) if name == "eval_success"]
-    assert found == [row["step"] for row in rows(out) if "eval_success" in row] == [4, 8, 12, 14]
+    assert found == [row["step"] for row in rows(out) if "eval_success" in row] == [4, 8]
+    assert [path.name for path in (out / "best").iterdir()] == ["000004"]
 
 
-def test_what_was_monitored_is_known_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next rollouts are far away when the next epoch ends."""
-    monkeypatch.setattr(Rollouts, "__call__", lambda _, checkpoint: {"eval_success": 0.5})
-    callbacks = [{"class_path": "EarlyStopping", "init_args": {"monitor": "eval_success", "mode": "max"}}]
-    settings = PLAIN | {"steps": 30, "eval_freq": 12, "callbacks": callbacks}
-    run = LightningRun.model_validate(
-        {"trainer_type": "lightning", "trainer": settings, "model": {"policy_type": "act"}, "env": {"type": "pusht"}}
-    )
+def test_what_was_monitored_is_known_after_a_stop(tmp_path: Path) -> None:
+    """The next validation is far away when the epoch of twelve steps ends."""
+    at_the_end = {"monitor": "val_loss", "check_on_train_epoch_end": True}
+    stopping = {"class_path": "EarlyStopping", "init_args": at_the_end}
     with pytest.raises(Interrupted):
-        LightningTrainer().fit(toy.Net(at=20), Uneven(), run=run, output_dir=tmp_path / "run")
-    resume(tmp_path / "run", steps=22, data=Uneven())  # the end of the run is the end of an epoch
+        fit(tmp_path / "run", toy.Net(at=11), **EXACT | {"steps": 30}, callbacks=[stopping])
+    resume(tmp_path / "run", steps=12)
     assert RunDirectory.open(tmp_path / "run").manifest.status == "finished"
 
 

@@ -107,3 +107,22 @@ def test_what_cannot_go_on_is_refused_and_left_as_it_is(toy_root: Path, tmp_path
     file.unlink()
     with pytest.raises(UserError, match="not a run"):
         open_to_resume(made.path)
+
+
+def test_a_run_of_lerobot_that_was_killed_among_its_last_rollouts_is_closed_and_names_them(
+    toy_root: Path, tmp_path: Path
+) -> None:
+    directory, run = _lerobot_run(tmp_path / "run", toy_root, "trainer.eval_freq=10", "env.type=pusht")
+    directory.update(status="running", steps=20)
+    plan = plan_resume(directory, run, None)
+    assert (plan.checkpoint.step, plan.steps) == (20, 20)
+    (missing,) = plan.warnings
+    assert missing.startswith("the rollouts at step 20 are missing")
+    assert missing.endswith(f": hlrp eval {tmp_path}/run/checkpoints/000020")
+    (directory.path / "metrics.jsonl").write_text('{"step": 20, "loss": 0.5}\n{"step": 20, "pc_success": 50.0}\n')
+    assert plan_resume(directory, run, None).warnings == []
+    with pytest.raises(UserError, match="the run is complete: it has 20 of 10 steps"):
+        plan_resume(directory, run, 10)
+    directory.update(status="finished")
+    with pytest.raises(UserError, match="the run is complete: it has 20 of 20 steps"):
+        plan_resume(directory, run, None)

@@ -1,15 +1,17 @@
 """One LeRobot training process: its output becomes the log, the metrics, the progress and the outcome."""
 
 import re
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from hlrp.config import LeRobotRun
 from hlrp.errors import Interrupted, UserError, WorkError
 from hlrp.finite import NonFiniteError
 from hlrp.locks import FolderLock
-from hlrp.runs import RunDirectory
+from hlrp.runs import Checkpoint, RunDirectory
 from hlrp.runs.directory import LOG
 from trainers.base import RunResult
 from trainers.crew import Crew
@@ -23,6 +25,7 @@ from trainers.progress import TrainingProgress
 _TAIL = 400
 # LeRobot draws its own bar whoever watches; a log has no use for its thousand states.
 _BAR = re.compile(r"[^|]*\d+%\|")
+_ROLLED_OUT = frozenset({"eval_success", "pc_success"})
 
 
 class TrainingSession:
@@ -193,3 +196,13 @@ def metrics_row(event: dict[str, Any]) -> dict[str, Any]:
     busy = row.get("update_s", 0.0) + row["data_s"]
     row["data_wait"] = row["data_s"] / busy if busy else 0.0
     return row
+
+
+def missed_rollouts(directory: RunDirectory, run: LeRobotRun, checkpoint: Checkpoint) -> list[str]:
+    """What to say where a run goes on from a step whose rollouts were ended: LeRobot's loop does not make them up."""
+    freq = run.trainer.eval_freq
+    rows = (row for row in directory.metrics() if row.get("step") == checkpoint.step)
+    if freq == 0 or checkpoint.step % freq or any(not _ROLLED_OUT.isdisjoint(row) for row in rows):
+        return []
+    typed = shlex.join(["hlrp", "eval", str(checkpoint.path)])
+    return [f"the rollouts at step {checkpoint.step} are missing, the run was ended before they were: {typed}"]

@@ -25,7 +25,7 @@ from trainers.lerobot.command import (
     check_loop_arguments,
     resume_arguments,
 )
-from trainers.lerobot.session import TrainingSession, follow
+from trainers.lerobot.session import TrainingSession, follow, missed_rollouts
 from trainers.lifecycle import RunLifecycle, resumable
 from trainers.moved_data import resumed_data
 from trainers.policy_checks import check_policy_run, check_with_lerobot
@@ -332,11 +332,11 @@ def plan_resume(directory: RunDirectory, run: LeRobotRun, steps: int | None) -> 
         UserError: No checkpoint, nothing left to do, or the data are not those that the run began with.
     """
     total = steps or directory.manifest.steps or run.trainer.steps
-    checkpoint, warnings = resumable(directory, total)
+    checkpoint, warnings = resumable(directory, total, can_end=True)
     run = resumed_data(directory, run)
     datasets, _, kept = _local_data(run)
     check_same_data(directory, datasets)
-    warnings += check_data(run, datasets)
+    warnings += check_data(run, datasets) + missed_rollouts(directory, run, checkpoint)
     selections = _select(run, datasets, kept)
     check_same_filter(directory, selections)
     section = run.trainer

@@ -16,6 +16,7 @@ from hlrp.finite import require_finite_weights
 from hlrp.runs import list_checkpoints
 from hlrp.runs.checkpoints import LIGHTNING_STATE, PRETRAINED, TRAINING_STATE
 from hlrp.sharded import whole_weights
+from trainers.lightning.loops import callbacks_of
 from trainers.lightning.models import export
 
 
@@ -68,8 +69,8 @@ def _prune(folder: Path, keep_last: int | None) -> None:
 class BestCheckpoint(ModelCheckpoint):
     """Lightning's `ModelCheckpoint`, whose checkpoints are folders like the run's: `hlrp eval` takes them.
 
-    They lie in `best/<step>/` of the run, beside `checkpoints/`, and neither replaces the other. A kill may
-    have left later ones than the checkpoint that a run goes on from: they are removed, or they would stay for ever.
+    They lie in `best/<step>/` of the run, beside `checkpoints/`, and neither replaces the other. A kill may have left
+    ones that the checkpoint which a run goes on from does not know: they are removed, or they would stay for ever.
 
     Args:
         run: The run directory.
@@ -88,10 +89,19 @@ class BestCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         if not trainer.is_global_zero or trainer.global_step == 0:
             return
+        keeping = [callback for callback in callbacks_of(trainer) if isinstance(callback, BestCheckpoint)]
+        paths = [(*best.best_k_models, best.best_model_path, best.last_model_path) for best in keeping]
+        known = {Path(path).name for found in paths for path in found}
         for state in self._best.glob(f"*/{TRAINING_STATE}/{LIGHTNING_STATE}"):
             step, folder = json.loads(state.read_text(encoding="utf8"))["checkpoint"]["global_step"], state.parents[1]
-            if step > trainer.global_step and not folder.is_symlink():  # `save_last: link` makes one
+            later = step > trainer.global_step or (step == trainer.global_step and folder.name not in known)
+            if later and not folder.is_symlink():  # `save_last: link` makes one
                 discard_folder(folder)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As Lightning does, which forgets the newest score."""
+        super().load_state_dict(state_dict)
+        self.current_score = state_dict["current_score"]
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         save_state = super()._save_checkpoint

@@ -210,7 +210,9 @@ class ExactEpochLoop(_TrainingEpochLoop):
     def on_save_checkpoint(self) -> dict[str, Any]:
         """Lightning's state and the random state of every process."""
         states: list[Any] = [rng_states()]
-        if self.trainer.world_size > 1:
+        if self._random is not None:
+            states = self._random  # no step has been made since it was loaded
+        elif self.trainer.world_size > 1:
             states = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(states, rng_states())
         return {**super().on_save_checkpoint(), "random": states}
@@ -227,6 +229,25 @@ class ExactFitLoop(_FitLoop):
     def __init__(self, trainer: Trainer, after_step: Callable[[StepTimes], None]) -> None:
         super().__init__(trainer, min_epochs=trainer.min_epochs, max_epochs=trainer.max_epochs)
         self.epoch_loop = ExactEpochLoop(trainer, after_step)
+        self._unended = False
+
+    @property
+    def skip(self) -> bool:
+        """Also a run that has all its steps is begun and ended: it may have been killed before its last epoch's end."""
+        if self.trainer.limit_train_batches == 0 or self.max_batches == 0:
+            return True
+        self._unended = self.done
+        return False
+
+    @property
+    def done(self) -> bool:
+        """As Lightning has it."""
+        return bool(super().done) and not self._unended
+
+    def on_iteration_done(self) -> None:
+        """An epoch has ended."""
+        self._unended = False
+        super().on_iteration_done()
 
     def _loaders(self) -> list[ResumableLoader]:
         loaders = self._combined_loader.flattened if self._combined_loader is not None else []

@@ -21,6 +21,7 @@ from hlrp.errors import UserError, suggest
 from hlrp.ranks import Launch
 from trainers.lifecycle import default_log_freq
 from trainers.lightning.checkpoints import BestCheckpoint
+from trainers.lightning.monitors import watch_rollouts
 from trainers.lightning.state import SafeCheckpointIO
 
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -72,6 +73,8 @@ def trainer_arguments(
     if section.precision == "fp16" and accelerator == "cpu":
         raise UserError("fp16 needs a GPU", where="--precision / trainer.precision", fix="use bf16 or 32")
     epochs, callbacks = section.max_epochs, [build_callback(callback, path) for callback in section.callbacks]
+    if section.eval_freq:
+        watch_rollouts(callbacks)
     arguments: dict[str, Any] = {
         "accelerator": accelerator,
         "devices": devices,

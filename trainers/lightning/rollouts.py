@@ -11,6 +11,7 @@ from hlrp.config import LightningTrainerSection
 from hlrp.evaluation.request import EvalRequest
 from hlrp.evaluation.run import evaluate
 from hlrp.runs.results import WHILE_TRAINING
+from trainers.lightning.monitors import SUCCESS
 
 _LOG = logging.getLogger("hlrp.train")
 
@@ -52,7 +53,7 @@ class Rollouts:
             _LOG.warning("the rollouts at step %s failed: %s", checkpoint.name, " ".join(str(error).split()))
             return {}
         found = result.to_json()
-        scores = {"eval_success": float(found["overall"]["success_rate"])}
+        scores = {SUCCESS: float(found["overall"]["success_rate"])}
         if len(found["tasks"]) > 1:
-            scores |= {f"eval_success_{task}": float(row["success_rate"]) for task, row in found["tasks"].items()}
+            scores |= {f"{SUCCESS}_{task}": float(row["success_rate"]) for task, row in found["tasks"].items()}
         return scores

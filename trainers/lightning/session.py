@@ -26,7 +26,6 @@ from trainers.lifecycle import (
     STEPS_BETWEEN_QUESTIONS,
     RunLifecycle,
     default_save_freq,
-    patient_group,
 )
 from trainers.lightning.checkpoints import save_checkpoint
 from trainers.lightning.companions import Cause, Companions, leave_words
@@ -35,6 +34,7 @@ from trainers.lightning.log import RunLog
 from trainers.lightning.loops import StepTimes, before_epoch_end, callbacks_of, ends_early, make_exact
 from trainers.lightning.options import log_freq_of
 from trainers.lightning.recording import Recorder
+from trainers.lightning.rounds import Rounds
 
 if TYPE_CHECKING:
     from trainers.lightning.rollouts import Rollouts
@@ -106,13 +106,12 @@ class LightningSession:
         self._lifecycle = lifecycle
         self._section = section
         self._resume_from = resume_from
-        self._rollouts = rollouts
         self.recorder = Recorder(lifecycle, trainer, section.max_nonfinite_steps)
+        self._rounds = Rounds(rollouts, trainer, lifecycle, self.recorder) if rollouts is not None else None
         self._requests = StopRequests()
         self._module: LightningModule | None = None
-        self._patient: Any = None
         self._total = self._log_freq = self._save_freq = 1
-        self._seen = self._saved = self._rolled_out = -1
+        self._seen = self._saved = -1
         self._stepped = False
         self._companions = Companions.installed(trainer, self._lost)
         make_exact(trainer, self.after_step)
@@ -168,17 +167,17 @@ class LightningSession:
         self._total = last_step(trainer)
         self._log_freq = log_freq_of(self._section)
         self._save_freq = self._section.save_freq or default_save_freq(self._total)
-        self._seen = self._saved = self._rolled_out = trainer.global_step
+        self._seen = self._saved = trainer.global_step
         if trainer.global_rank > 0 and self._resume_from is None:
             # Weights are made from one seed everywhere; noise must differ, or the processes repeat each other.
             torch.manual_seed(self._section.seed + trainer.global_rank)
-        if self._rollouts is not None and trainer.world_size > 1:
-            self._patient = patient_group()
         if self._lifecycle.directory is not None:
             self._lifecycle.directory.update(steps=self._total, processes=trainer.world_size)
         self.recorder.begin(self._total)
         self._requests.install()
         self._requests.training = True
+        if self._rounds is not None:
+            self._rounds.begin(self._total)
 
     def measure_gradient(self, trainer: Trainer, module: LightningModule) -> None:
         """Take the gradient's norm before clipping, for steps that get a row."""
@@ -203,14 +202,13 @@ class LightningSession:
         if self._is_due(step, self._log_freq) or last:
             recorder.write_row()
         stop = self._told_to_stop(step)
-        rollouts = self._rollouts
-        roll_out = rollouts is not None and not stop and self._is_due(step, self._section.eval_freq)
-        if self._is_due(step, self._save_freq) or stop or roll_out or last:
+        rounds = self._rounds if self._rounds is not None and self._rounds.due(step) else None
+        if self._is_due(step, self._save_freq) or stop or rounds or last:
             self.save()
         if stop:
             raise StoppedBySignal
-        if rollouts is not None and roll_out:
-            self._roll_out(rollouts)
+        if rounds is not None:
+            rounds.roll_out()
 
     def end(self) -> None:
         """Training has ended by itself; at the end of an epoch a callback may have said so only after the last step."""
@@ -219,20 +217,8 @@ class LightningSession:
                 self.recorder.write_row()
             self.save()
         self.recorder.rest()
-        if self._rollouts is not None and self._rolled_out < self._trainer.global_step:
-            self._roll_out(self._rollouts)
-
-    def _roll_out(self, rollouts: "Rollouts") -> None:
-        """Look at the checkpoint that was just saved; the other processes wait."""
-        self._rolled_out = self._trainer.global_step
-        directory = self._lifecycle.directory
-        latest = directory.latest() if directory is not None else None
-        scores = rollouts(latest.path) if latest is not None else {}
-        if self._patient is not None:
-            torch.distributed.barrier(group=self._patient)
-        # Callbacks that monitor them decide alike in all processes.
-        if scores := self._trainer.strategy.broadcast(scores):
-            self.recorder.scored(scores)
+        if self._rounds is not None:
+            self._rounds.end()
 
     def save(self) -> None:
         """Save a checkpoint of the step that is complete, unless there is one."""

@@ -212,7 +212,7 @@ def plan_resume(
         UserError: There is none, or the run is complete.
     """
     section, total = with_length(directory, run.trainer, steps)
-    checkpoint, skipped = resumable(directory, total)
+    checkpoint, skipped = resumable(directory, total, can_end=True)
     return checkpoint, skipped, resumed_data(directory, run.model_copy(update={"trainer": section}))
 
 
