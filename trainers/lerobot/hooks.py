@@ -1,4 +1,6 @@
-"""Everything that is changed around LeRobot's own training loop, which stays as it is; its data: `data_hooks`.
+"""Everything that is changed around LeRobot's own training loop, which stays as it is.
+
+Its data: `data_hooks`; its rollouts: `rollout_hooks`.
 
 Nothing of LeRobot is imported at module level: the worker first chooses what LeRobot is to import.
 """
@@ -24,6 +26,7 @@ from trainers.lerobot.data_hooks import (
     rename_cameras,
 )
 from trainers.lerobot.device_hooks import use_device
+from trainers.lerobot.rollout_hooks import keep_rollouts_apart
 from trainers.lerobot.saving import save_atomically
 
 if TYPE_CHECKING:
@@ -62,6 +65,7 @@ def install_training_hooks(
     - a loss that is no number for many steps, and weights that are none when they are to be saved, end it too,
     - on resume the random state is restored right before the first update, so that what the data loader drew
       from it in between does not shift dropout and noise; and the data go on in the epoch they had reached,
+    - rollouts draw from random numbers of their own: the training goes on as if there had been none,
     - no sample begins where the run's filter leaves frames out; the order of very many samples is computed, not drawn,
     - data workers go on at signals that reach the whole run: only the training process decides what they mean,
     - on a GPU the optimizer is fused, batches are moved without waiting, and TF32 is allowed or not.
@@ -88,6 +92,7 @@ def install_training_hooks(
     _report_metrics(lerobot_train, emit, loss, _watch_held_out(lerobot_train))
     save_atomically(lerobot_train, emit, stop)
     restore_random_state(lerobot_train)
+    keep_rollouts_apart(lerobot_train)
     asked = DataSection.model_validate_json(asked_filter) if asked_filter else None
     order_frames(lerobot_train, shuffling)
     if mixture is not None:
