@@ -21,6 +21,7 @@ ROLLED_OUT = {
     "env.episode_length": 5,
     "eval.n_episodes": 2,
     "eval.batch_size": 1,
+    "seed": 7,
 }
 
 
@@ -37,9 +38,15 @@ def _train(root: Path, out: Path, told: list[dict[str, Any]], **more: Any) -> Na
     """Three steps of a policy that acts by drawing noise."""
     from lerobot.scripts import lerobot_train
 
+    evaluate = lerobot_train.eval_policy_all
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        told.append({"start_seed": kwargs["start_seed"]})
+        return evaluate(*args, **kwargs)
+
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("make_env", "eval_policy_all"):
-            patch.setattr(lerobot_train, name, getattr(lerobot_train, name))
+        patch.setattr(lerobot_train, "make_env", lerobot_train.make_env)
+        patch.setattr(lerobot_train, "eval_policy_all", watched)
         patch.setattr(lerobot_train.MetricsTracker, "step", lerobot_train.MetricsTracker.step)
         keep_rollouts_apart(lerobot_train)
         report_rollouts(lerobot_train, lambda event, **fields: told.append({"event": event, **fields}))
@@ -49,9 +56,13 @@ def _train(root: Path, out: Path, told: list[dict[str, Any]], **more: Any) -> Na
 def test_rollouts_change_no_step_and_are_told_as_those_of_lightning(root: Path, tmp_path: Path) -> None:
     """The step after them has the very loss of a run without; they have the step after which they were made."""
     told: list[dict[str, Any]] = []
-    rolled, plain = _train(root, tmp_path / "rolled", told, **ROLLED_OUT), _train(root, tmp_path / "plain", told)
+    rolled, plain = (
+        _train(root, tmp_path / "rolled", told, **ROLLED_OUT),
+        _train(root, tmp_path / "plain", told, seed=7),
+    )
     assert rolled.loss == plain.loss and len(plain.loss) == 3
-    (found,) = told
+    began, found = told
+    assert began == {"start_seed": 1000}, "as `hlrp eval`, whatever the seed of the run"
     rewards = [found.pop(name) for name in ("avg_sum_reward", "avg_max_reward")]
     assert rewards[0] > rewards[1] > 0
     names = ["eval_success", *(f"eval_success_{task}" for task in TASKS)]

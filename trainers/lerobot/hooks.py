@@ -65,8 +65,8 @@ def install_training_hooks(
     - a loss that is no number for many steps, and weights that are none when they are to be saved, end it too,
     - on resume the random state is restored right before the first update, so that what the data loader drew
       from it in between does not shift dropout and noise; and the data go on in the epoch they had reached,
-    - rollouts draw from random numbers of their own: the training goes on as if there had been none; what they found
-      is told with their step, under the names of the Lightning trainer,
+    - rollouts begin on the seeds of `hlrp eval`, with random numbers of their own: the training goes on as if there had
+      been none; what they found is told with their step, under the names of the Lightning trainer,
     - no sample begins where the run's filter leaves frames out; the order of very many samples is computed, not drawn,
     - data workers go on at signals that reach the whole run: only the training process decides what they mean,
     - on a GPU the optimizer is fused, batches are moved without waiting, and TF32 is allowed or not.

@@ -12,7 +12,10 @@ from hlrp.evaluation.request import EvalRequest
 
 
 def keep_rollouts_apart(script: Any) -> None:
-    """Have rollouts draw from random numbers of their own, always the same, and put the training's back after them."""
+    """Have rollouts begin on the seeds of `hlrp eval`, whatever that of the run is, with random numbers of their own.
+
+    The training's random numbers are put back after them.
+    """
     from lerobot.utils.random_utils import seeded_context
 
     make_env, evaluate = script.make_env, script.eval_policy_all
@@ -23,7 +26,7 @@ def keep_rollouts_apart(script: Any) -> None:
 
     def evaluate_all(*args: Any, **kwargs: Any) -> Any:
         with seeded_context(EvalRequest.seed):
-            return evaluate(*args, **kwargs)
+            return evaluate(*args, **{**kwargs, "start_seed": EvalRequest.seed})
 
     script.make_env = make
     script.eval_policy_all = evaluate_all
