@@ -145,10 +145,10 @@ def test_curves_and_scores_are_those_of_the_metrics(runs: Path, tmp_path: Path) 
 
 def test_rollouts_of_old_runs_are_scores_and_their_seconds_are_not() -> None:
     rows = [{"step": s, "pc_success": 50.0, "avg_sum_reward": 1.0, "eval_s": 9.0, "eval_ep_s": 3.0} for s in (0, 3)]
-    rows.append({"step": 4, "eval_success": 0.5, "eval_success_a": 0.5})
+    rows.append({"step": 4, "eval_success": 0.5, "eval_success_libero_goal_0": 0.5})
     names = {title: [chart.title for chart in charts] for title, charts in curves(rows)}
     assert names == {
-        "Held-out data": ["pc_success", "eval_success", "eval_success_a"],
+        "Held-out data": ["pc_success", "eval_success", "eval_success_libero_goal_0"],
         "All other metrics": ["avg_sum_reward", "eval_s", "eval_ep_s"],
     }
 
