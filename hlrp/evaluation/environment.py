@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hlrp.errors import UserError, causes, suggest
@@ -76,16 +76,29 @@ def build_environments(env_cfg: Any, n_envs: int, use_async: bool) -> list[tuple
             where="--task",
             fix="name another task",
         ) from error
-    single = sum(len(group) for group in suites.values()) == 1
-    found = []
+    found, groups = [], [suite for suite, group in suites.items() for _ in group]
     for suite, group in suites.items():
         for task_id, vec in group.items():
             if isinstance(vec, gym.vector.SyncVectorEnv):
                 # LeRobot freezes finished copies only in its asynchronous environments. Here it also keeps the final
                 # frame, which Gymnasium's autoreset would replace, and saves stepping copies nobody waits for.
                 vec.envs = [e if isinstance(e, FreezeAfterEpisodeEnd) else FreezeAfterEpisodeEnd(e) for e in vec.envs]
-            found.append((str(env_cfg.task) if single and env_cfg.task else f"{suite}_{task_id}", vec))
+            found.append((task_label(env_cfg.task, groups, suite, task_id), vec))
     return found
+
+
+def task_label(task: str | None, groups: Sequence[str], group: str, number: int) -> str:
+    """The name of one of an environment's tasks in results and rows.
+
+    Args:
+        task: What the environment's configuration says: a task, or several with commas between them.
+        groups: The group of each of its tasks, as LeRobot's `make_env` gives them.
+        group: Of the one to be named.
+        number: Of the one to be named, in its group.
+    """
+    if task and len(groups) == 1:
+        return task
+    return group if groups.count(group) == 1 and group in (task or "").split(",") else f"{group}_{number}"
 
 
 def observe(vec: Any, observation: Any, env_preprocessor: Any) -> dict[str, Any]:

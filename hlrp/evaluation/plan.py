@@ -2,47 +2,43 @@
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hlrp.errors import UserError
+from hlrp.evaluation.environment_plan import (
+    EnvironmentPlan,
+    recorded_environment,
+    recorded_episodes,
+    seeds_of,
+    settle_environment,
+    side_of_pictures,
+)
 from hlrp.evaluation.request import DIAGNOSIS, RESULTS, EvalRequest
 from hlrp.runs import DatasetRecord, RunDirectory, resolve_pretrained
 from hlrp.runs.directory import CONFIG, MANIFEST, check_writable, free_path
 from hlrp.runtime.manifest import MANIFEST as EXPORT
 from hlrp.runtime.manifest import Manifest
-from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
-from hlrp.sim.dataset import METADATA, read_metadata
-
-# Fields that LeRobot's environment classes derive themselves: taking them from an old file would freeze them.
-_DERIVED = ("type", "task", "features", "features_map", "max_parallel_tasks")
+from hlrp.sim.dataset import METADATA
 
 
 class NoEnvironmentError(UserError):
     """Nothing says which environment a policy belongs to."""
 
 
-@dataclass
-class EvalPlan:
+@dataclass(kw_only=True)
+class EvalPlan(EnvironmentPlan):
     """A request with nothing left open.
 
     Args:
         pretrained: The `pretrained_model` folder, or None for a replay alone.
-        env_type: LeRobot environment type.
-        env_fields: Fields for its configuration class.
-        tasks: Tasks; empty means the environment's own default.
         folder: Where results go; it does not exist yet or holds no results.
-        recorded_seeds: Reset seeds that training data was recorded from, per task.
         env_source: Where the environment's type was found, for messages.
     """
 
     pretrained: Path | None
-    env_type: str
-    env_fields: dict[str, Any]
-    tasks: list[str]
     folder: Path
-    recorded_seeds: dict[str, set[int]] = field(default_factory=dict)
     env_source: str = ""
 
 
@@ -93,22 +89,15 @@ def make_plan(request: EvalRequest) -> EvalPlan:
             where=str(request.policy_path or request.replay),
             fix="give --env, e.g. --env metaworld_light --task button-press-v3",
         )
-    same = [s for _, s in sources if s.get("type") == env_type]
-    fields: dict[str, Any] = {}
-    for found in reversed(same):
-        fields.update({k: v for k, v in found.items() if k not in _DERIVED})
-    entry = envs_catalog().get(env_type)
-    if entry and entry.is_light and pretrained and (size := _trained_image_size(pretrained)):
-        fields.setdefault("image_size", size)
-    fields.update(request.env_fields)
-    tasks = request.tasks or next((_split(s["task"]) for s in same if s.get("task")), [])
+    size = trained_image_size(pretrained) if pretrained else None
+    settled = settle_environment(env_type, request.env_fields, request.tasks, [s for _, s in sources], size)
     return EvalPlan(
-        pretrained=pretrained,
         env_type=env_type,
-        env_fields=fields,
-        tasks=_known_tasks(env_type, tasks),
-        folder=results_folder(request, run),
+        env_fields=settled.env_fields,
+        tasks=settled.tasks,
         recorded_seeds=recorded_seeds(pretrained, run),
+        pretrained=pretrained,
+        folder=results_folder(request, run),
         env_source=source,
     )
 
@@ -153,11 +142,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _trained_image_size(pretrained: Path) -> int | None:
+def trained_image_size(pretrained: Path) -> int | None:
     """Side of the square images a policy was trained on, if all of its cameras share one."""
     features = (read_json(pretrained / "config.json").get("input_features") or {}).values()
-    sizes = {tuple(f["shape"][1:]) for f in features if f.get("type") == "VISUAL"}
-    return next((h for h, w in sizes if h == w), None) if len(sizes) == 1 else None
+    return side_of_pictures({tuple(f["shape"][1:]) for f in features if f.get("type") == "VISUAL"})
 
 
 def run_config(run: RunDirectory | None) -> dict[str, Any]:
@@ -228,81 +216,14 @@ def described_environment(pretrained: Path, run: RunDirectory | None) -> dict[st
     return found
 
 
-def recorded_environment(root: Path) -> dict[str, Any]:
-    """Environment `{type, task, **fields}` that a dataset was recorded in, or {} when it does not say."""
-    raw = read_metadata(root)
-    if raw is None:
-        return {}
-    entry = envs_catalog().get(raw["env_type"])
-    fields = entry.recording.env_fields if entry else None
-    if fields is None:
-        fields = {k: raw[k] for k in ("image_size", "camera_name", "camera_shake") if k in raw}
-    return {"type": raw["env_type"], "task": ",".join(raw["tasks"]), **fields}
-
-
-def recorded_episodes(root: Path) -> list[dict[str, Any]]:
-    """Rows `{episode_index, task, seed}` of a dataset that `hlrp collect` recorded; empty for any other."""
-    rows = (read_metadata(root) or {}).get("episodes", [])
-    return [{"episode_index": r["episode_index"], "task": r["task"], "seed": int(r["reset_seed"])} for r in rows]
-
-
 def recorded_seeds(pretrained: Path | None, run: RunDirectory | None) -> dict[str, set[int]]:
     """By task the reset seeds that the data of a checkpoint was recorded from, as far as they are known here."""
     seeds: dict[str, set[int]] = {}
     if pretrained and (exported := Manifest.find(pretrained)) is not None:
         seeds = {task: set(known) for task, known in exported.recorded_seeds.items()}
-    for root in dataset_roots(pretrained, run):
-        for row in recorded_episodes(root):
-            seeds.setdefault(row["task"], set()).add(row["seed"])
+    for task, known in seeds_of(dataset_roots(pretrained, run)).items():
+        seeds.setdefault(task, set()).update(known)
     return seeds
-
-
-def warnings_of_seeds(plan: EvalPlan, seed: int, episodes: int) -> list[str]:
-    """For each task of which episodes begin as recorded ones did, what to do about it.
-
-    Args:
-        plan: The evaluation.
-        seed: Of the first episode; the others count up from it.
-        episodes: Of each task.
-    """
-    entry = envs_catalog().get(plan.env_type)
-    count = None if entry is None else entry.first_states
-    said = []
-    for task in plan.tasks:
-        recorded = plan.recorded_seeds.get(task, set())
-        states = {s % count for s in recorded} if count else recorded
-        seeds = range(seed, seed + episodes)
-        seen = [s for s in seeds if (s % count if count else s) in states]
-        if not seen:
-            continue
-        shown = ", ".join(map(str, seen[:5])) + (", ..." if len(seen) > 5 else "")
-        shown += f": there are {count} first states, and seed S + {count} begins as seed S" if count else ""
-        what = f"{task}: {len(seen)} of {episodes} evaluation seeds were recorded for training ({shown})"
-        said.append(f"{what}; {_unseen(states, episodes, count)}")
-    return said
-
-
-def _unseen(states: set[int], episodes: int, count: int | None) -> str:
-    """What to do to begin where no recorded episode did."""
-    if count is None:
-        return f"--seed {max(states) + 1} or more measures unseen scenes"
-    for first in range(count):
-        if not states & {(first + n) % count for n in range(episodes)}:
-            return f"--seed {first} measures unseen scenes"
-    return f"of the {count}, {count - len(states)} are unseen"
-
-
-def _known_tasks(env_type: str, tasks: list[str]) -> list[str]:
-    """Single task names; checked here for the simulators whose tasks are known without importing them."""
-    if env_type not in envs_catalog():
-        return list(dict.fromkeys(tasks))
-    require_installed(env_type)
-    return expand_tasks(env_type, tasks or [envs_catalog()[env_type].default_task], where="--task")
-
-
-def _split(task: str | list[str]) -> list[str]:
-    names = task.split(",") if isinstance(task, str) else task
-    return [n.strip() for n in names if n.strip()]
 
 
 def results_folder(request: EvalRequest, run: RunDirectory | None) -> Path:

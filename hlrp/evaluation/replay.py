@@ -9,8 +9,8 @@ from hlrp.data import read_dataset, read_episodes
 from hlrp.data.columns import read_column
 from hlrp.errors import UserError
 from hlrp.evaluation.environment import observe
+from hlrp.evaluation.environment_plan import recorded_episodes
 from hlrp.evaluation.frames import ON_DEMAND
-from hlrp.evaluation.plan import recorded_episodes
 from hlrp.evaluation.request import Listener
 from hlrp.evaluation.statistics import wilson_interval
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from hlrp.evaluation.plan import EvalPlan, find_run, make_plan, warnings_of_seeds
+from hlrp.evaluation.environment_plan import warnings_of_seeds
+from hlrp.evaluation.plan import EvalPlan, find_run, make_plan
 from hlrp.evaluation.request import RESULTS, Episode, EvalRequest, EvalResult, Listener, TaskResult
 from hlrp.files import write_json
 from hlrp.locks import FolderLock

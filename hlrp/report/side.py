@@ -26,6 +26,8 @@ TITLES = {
     "update_s": "seconds a step",
 }
 _LOSSES = ("loss", "val_loss", "eval_loss")
+# In rows of LeRobot's trainer up to 0.2: percent of the rollouts, and their seconds.
+_OLD_SUCCESS, _OLD_SECONDS = "pc_success", ("eval_s", "eval_ep_s")
 _NOT_OF_THE_RUN = ("output_dir", "job_name")
 _MOST_SETTINGS = 60
 
@@ -93,12 +95,14 @@ def read_run(run: RunDirectory, room: VideoRoom, problems: Sequence[str] = ()) -
 
 def held_out(key: str) -> bool:
     """Whether a metric is one of held-out data or of rollouts."""
-    return key.startswith(("val_", "eval_")) or key in FIGURES
+    measured = key.startswith(("val_", "eval_")) and key not in _OLD_SECONDS
+    return measured or key == _OLD_SUCCESS or key in FIGURES
 
 
 def detailed(key: str) -> bool:
     """Whether a metric is that of one code position, of which there may be hundreds."""
-    return key.rpartition("_")[2].isdecimal()
+    # Tasks of LIBERO are numbered, too.
+    return key.rpartition("_")[2].isdecimal() and not key.startswith("eval_success_")
 
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Chart]]]:

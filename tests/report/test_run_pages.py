@@ -20,6 +20,7 @@ from hlrp.files import write_json
 from hlrp.report.curves import draw, series_of
 from hlrp.report.evaluations import VideoRoom, read_evaluations
 from hlrp.report.page import make_page
+from hlrp.report.side import curves
 
 ARCHIVE = Path(__file__).parents[1] / "compatibility" / "files-0.1.0.tar.xz"
 PIXEL = (
@@ -140,6 +141,16 @@ def test_curves_and_scores_are_those_of_the_metrics(runs: Path, tmp_path: Path) 
     assert "loss, step 2: 2 " in text and "val_loss, step 3: 0.25" in text
     # Less loss is better, more PSNR is: last and best with their steps.
     assert re.search(r"val_loss 0\.75 4 0\.25 3 .*val_psnr 0\.75 4 0\.75 4", text)
+
+
+def test_rollouts_of_old_runs_are_scores_and_their_seconds_are_not() -> None:
+    rows = [{"step": s, "pc_success": 50.0, "avg_sum_reward": 1.0, "eval_s": 9.0, "eval_ep_s": 3.0} for s in (0, 3)]
+    rows.append({"step": 4, "eval_success": 0.5, "eval_success_libero_goal_0": 0.5})
+    names = {title: [chart.title for chart in charts] for title, charts in curves(rows)}
+    assert names == {
+        "Held-out data": ["pc_success", "eval_success", "eval_success_libero_goal_0"],
+        "All other metrics": ["avg_sum_reward", "eval_s", "eval_ep_s"],
+    }
 
 
 def test_many_rows_are_thinned_to_means_and_ranges() -> None:

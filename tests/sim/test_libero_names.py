@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hlrp.errors import UserError
-from hlrp.evaluation.plan import EvalPlan, warnings_of_seeds
+from hlrp.evaluation.environment_plan import EnvironmentPlan, warnings_of_seeds
 from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed, task_description
 from hlrp.sim.collect import CollectRequest
 from hlrp.sim.dataset import build_dataset
@@ -57,16 +57,17 @@ def test_seeds_that_begin_as_recorded_ones_are_said(tmp_path: Path) -> None:
     """The usual seed, 1000, begins as the usual seed of a recording, 0."""
 
     def said(recorded: set[int], seed: int, episodes: int, env: str = "libero_light") -> list[str]:
-        plan = EvalPlan(tmp_path, env, {}, ["a", "b"], tmp_path, {"a": recorded})
+        plan = EnvironmentPlan(env, {}, ["a", "b"], {"a": recorded})
         return warnings_of_seeds(plan, seed, episodes)
 
     count = "there are 50 first states, and seed S + 50 begins as seed S"
     assert said({0, 1, 2, 3, 4}, 1000, 20) == [
         f"a: 5 of 20 evaluation seeds were recorded for training (1000, 1001, 1002, 1003, 1004: {count}); "
-        "--seed 5 measures unseen scenes"
+        "hlrp eval --seed 5 measures unseen scenes"
     ]
     assert said({0, 1}, 1049, 2) == [
-        f"a: 1 of 2 evaluation seeds were recorded for training (1050: {count}); --seed 2 measures unseen scenes"
+        f"a: 1 of 2 evaluation seeds were recorded for training (1050: {count}); "
+        "hlrp eval --seed 2 measures unseen scenes"
     ]
     # The last ones are free, and a suggestion may go round the end, but not into what was recorded.
     assert said(set(range(45)), 0, 5)[0].endswith("--seed 45 measures unseen scenes")
@@ -74,7 +75,7 @@ def test_seeds_that_begin_as_recorded_ones_are_said(tmp_path: Path) -> None:
     assert said(set(range(45)), 0, 6)[0].endswith("; of the 50, 5 are unseen")
     assert said({0, 1}, 1002, 48) == said({1}, 0, 1) == []
     assert said({20, 21}, 21, 2, "metaworld_light") == [
-        "a: 1 of 2 evaluation seeds were recorded for training (21); --seed 22 or more measures unseen scenes"
+        "a: 1 of 2 evaluation seeds were recorded for training (21); hlrp eval --seed 22 or more measures unseen scenes"
     ]
     assert said({0}, 1000, 20, "metaworld_light") == []
 

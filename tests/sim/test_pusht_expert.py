@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hlrp.evaluation.plan import recorded_environment
+from hlrp.evaluation.environment_plan import recorded_environment
 from hlrp.sim.catalog import recording_of, task_description
 from hlrp.sim.collect import CollectRequest, collect
 from hlrp.sim.dataset import features, read_metadata

@@ -36,6 +36,7 @@ from trainers.lerobot.events import (
 from trainers.lifecycle import default_log_freq, default_save_freq
 from trainers.policy_checks import policy_fields
 from trainers.policy_labels import foundation_of
+from trainers.rollout_plan import plan_rollouts
 
 WORKER = "trainers.lerobot.worker"
 _MIXED = {"32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -257,11 +258,11 @@ def build_arguments(
         "env_eval_freq": trainer.eval_freq,
         "eval_steps": trainer.eval_steps,
     }
-    if run.env and trainer.eval_freq:
-        arguments["env.type"] = run.env.type
-        if run.env.task:
-            arguments["env.task"] = run.env.task
-        arguments |= {f"env.{k}": v for k, v in run.env.env_fields.items()}
+    if (rollouts := plan_rollouts(run, dataset)) is not None:
+        arguments["env.type"] = rollouts.env_type
+        if rollouts.tasks:
+            arguments["env.task"] = ",".join(rollouts.tasks)
+        arguments |= {f"env.{k}": v for k, v in rollouts.env_fields.items()}
     if data.rename_map:
         arguments["rename_map"] = data.rename_map
     if trainer.precision and loop_has_accelerator_arguments():

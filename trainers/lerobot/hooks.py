@@ -1,4 +1,6 @@
-"""Everything that is changed around LeRobot's own training loop, which stays as it is; its data: `data_hooks`.
+"""Everything that is changed around LeRobot's own training loop, which stays as it is.
+
+Its data: `data_hooks`; its rollouts: `rollout_hooks`.
 
 Nothing of LeRobot is imported at module level: the worker first chooses what LeRobot is to import.
 """
@@ -24,6 +26,7 @@ from trainers.lerobot.data_hooks import (
     rename_cameras,
 )
 from trainers.lerobot.device_hooks import use_device
+from trainers.lerobot.rollout_hooks import keep_rollouts_apart, report_rollouts
 from trainers.lerobot.saving import save_atomically
 
 if TYPE_CHECKING:
@@ -62,6 +65,8 @@ def install_training_hooks(
     - a loss that is no number for many steps, and weights that are none when they are to be saved, end it too,
     - on resume the random state is restored right before the first update, so that what the data loader drew
       from it in between does not shift dropout and noise; and the data go on in the epoch they had reached,
+    - rollouts begin on the seeds of `hlrp eval`, with random numbers of their own: the training goes on as if there had
+      been none; what they found is told with their step, under the names of the Lightning trainer,
     - no sample begins where the run's filter leaves frames out; the order of very many samples is computed, not drawn,
     - data workers go on at signals that reach the whole run: only the training process decides what they mean,
     - on a GPU the optimizer is fused, batches are moved without waiting, and TF32 is allowed or not.
@@ -88,6 +93,8 @@ def install_training_hooks(
     _report_metrics(lerobot_train, emit, loss, _watch_held_out(lerobot_train))
     save_atomically(lerobot_train, emit, stop)
     restore_random_state(lerobot_train)
+    keep_rollouts_apart(lerobot_train)
+    report_rollouts(lerobot_train, emit)
     asked = DataSection.model_validate_json(asked_filter) if asked_filter else None
     order_frames(lerobot_train, shuffling)
     if mixture is not None:
@@ -185,12 +192,8 @@ def _report_metrics(script: Any, emit: Emit, loss: FiniteLoss, held_out: Callabl
         record = make_record(*args, **kwargs)
         if isinstance(record.msg, tracker_class):
             emit("metrics", **record.msg.to_dict())
-        elif isinstance(record.msg, str) and (match := _EVAL_LOSS.match(record.msg)):
-            if figures := held_out():
-                emit("eval_loss", steps=int(match[1]), **figures)
-        elif record.msg == "Suite %s aggregated: %s" and isinstance(record.args, tuple) and record.args[0] == "overall":
-            totals: Any = record.args[1]
-            emit("rollouts", **{k: v for k, v in totals.items() if isinstance(v, int | float)})
+        elif isinstance(record.msg, str) and (match := _EVAL_LOSS.match(record.msg)) and (figures := held_out()):
+            emit("eval_loss", steps=int(match[1]), **figures)
         return record
 
     logging.setLogRecordFactory(record_factory)

@@ -101,7 +101,7 @@ class TrainingSession:
             self._lifecycle.training_row(row)
             progress.row(row)
         elif kind in ("eval_loss", "rollouts"):
-            self._lifecycle.write_row({"step": event.pop("steps", self._lifecycle.last_row.get("step", 0)), **event})
+            self._lifecycle.write_row({"step": event.pop("steps"), **event})
         elif kind == "warning":
             self._lifecycle.warn(event["message"])
         elif kind in OUTCOMES and not self._outcome and (self._process is None or self._process.killed is None):

@@ -31,6 +31,7 @@ from trainers.moved_data import resumed_data
 from trainers.policy_checks import check_policy_run, check_with_lerobot
 from trainers.policy_labels import check_held_out, foundation_of, mixture_of
 from trainers.pushing import check_push
+from trainers.rollout_plan import rollout_warnings
 from trainers.run_data import (
     check_data,
     check_same_data,
@@ -94,8 +95,7 @@ class LeRobotTrainer(BaseTrainer):
             run = loaded
         run = with_absolute_paths(fetched(placed(run, Launch.of(os.environ))))
         check_push(run.push_to_hub)
-        run = with_camera_names(run, error_console().print)
-        crew = Crew.current
+        run, crew = with_camera_names(run, error_console().print), Crew.current
         if crew is not None and not crew.first:
             return follow(plan(run, Path(crew.agree("folder", Path))).command)
         with claim_run_path(run.output_dir, run.job_name or run.model.policy_type) as lock:
@@ -202,7 +202,7 @@ def plan(run: LeRobotRun, path: Path | None = None) -> Plan:
     steps = run.trainer.total_steps(sum(frames)) if datasets else run.trainer.steps
     path = path or new_run_path(run.output_dir, run.job_name or run.model.policy_type)
     command = build_command(run, build_arguments(run, whole, path, steps, known))
-    return Plan(command, datasets, whole, path, steps, warnings, selections)
+    return Plan(command, datasets, whole, path, steps, warnings + rollout_warnings(run), selections)
 
 
 def _described(run: LeRobotRun, datasets: list[DatasetInfo], selections: list[Selection]) -> DatasetRecord:
@@ -336,7 +336,7 @@ def plan_resume(directory: RunDirectory, run: LeRobotRun, steps: int | None) -> 
     run = resumed_data(directory, run)
     datasets, _, kept = _local_data(run)
     check_same_data(directory, datasets)
-    warnings += check_data(run, datasets) + missed_rollouts(directory, run, checkpoint)
+    warnings += check_data(run, datasets) + rollout_warnings(run) + missed_rollouts(directory, run, checkpoint)
     selections = _select(run, datasets, kept)
     check_same_filter(directory, selections)
     section = run.trainer

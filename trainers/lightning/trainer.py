@@ -37,6 +37,7 @@ from trainers.lightning.models import (
 from trainers.moved_data import resumed_data
 from trainers.policy_labels import check_held_out
 from trainers.pushing import check_push
+from trainers.rollout_plan import rollout_warnings
 from trainers.run_data import (
     check_data,
     check_same_data,
@@ -99,7 +100,7 @@ class LightningTrainer(BaseTrainer):
         run = with_absolute_paths(run)
         dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
         check_push(run.push_to_hub)
-        notes = check_data(run, dataset) + check_held_out(run, dataset)
+        notes = check_data(run, dataset) + check_held_out(run, dataset) + rollout_warnings(run)
         return _execute(run, module, datamodule, dataset=dataset, notes=notes)
 
     def _run_for(self, module: "LightningModule | None", datamodule: Any) -> LightningRun:
@@ -161,7 +162,7 @@ class LightningTrainer(BaseTrainer):
             dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
             check_same_data(directory, dataset)
             check_push(run.push_to_hub)
-            notes += check_data(run, dataset)
+            notes += check_data(run, dataset) + rollout_warnings(run)
             return _execute(
                 run, module, datamodule, dataset=dataset, directory=directory, checkpoint=checkpoint, notes=notes
             )
@@ -182,9 +183,8 @@ class LightningTrainer(BaseTrainer):
         check_data(run, datasets)
         path = resume.path if resume else new_run_path(run.output_dir, run.job_name or job_name(run))
         with without_log_lines():
-            told: dict[str, Any] = {"announce": lambda _: None}
-            if run.data.filter.given:
-                told = reading_told(error_console())  # it may have to read all frames
+            # A filter may have to read all frames.
+            told = reading_told(error_console()) if run.data.filter.given else {"announce": lambda _: None}
             *_, data = _prepare(run, path, None, None, checkpoint=checkpoint, **told)
             selections = _selections(data, resume)
             if isinstance(run.model, PolicyModel) and checkpoint is None:

@@ -13,7 +13,7 @@ from hlrp.data.dataset_info import DatasetInfo, feature_names
 from hlrp.data.episodes import Episodes
 from hlrp.data.filtering import is_depth
 from hlrp.data.readers import DirectReader
-from hlrp.evaluation.plan import recorded_episodes
+from hlrp.evaluation.environment_plan import recorded_episodes
 
 ACTION, STATE = "action", "observation.state"
 

@@ -17,7 +17,8 @@ from hlrp.evaluation.diagnosis.findings import Diagnosis, failed, undecided
 from hlrp.evaluation.diagnosis.recorded import ACTION, STATE, Recorded, Row
 from hlrp.evaluation.diagnosis.simulator import Simulator, simulators
 from hlrp.evaluation.diagnosis.subject import Subject, subject_of
-from hlrp.evaluation.plan import EvalPlan, recorded_environment, run_config
+from hlrp.evaluation.environment_plan import recorded_environment
+from hlrp.evaluation.plan import EvalPlan, run_config
 from hlrp.evaluation.policy import LoadedPolicy
 from hlrp.evaluation.request import DIAGNOSIS, EvalRequest, Listener
 from hlrp.evaluation.run import environment_configs, prepare_rendering

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hlrp.data.dataset_info import DatasetInfo, read_dataset
 from hlrp.errors import UserError
+from hlrp.evaluation.environment_plan import recorded_environment
 from hlrp.evaluation.plan import (
     EvalPlan,
     NoEnvironmentError,
@@ -12,7 +13,6 @@ from hlrp.evaluation.plan import (
     dataset_roots,
     find_run,
     make_plan,
-    recorded_environment,
     results_folder,
 )
 from hlrp.evaluation.request import EvalRequest
