@@ -49,3 +49,47 @@ def test_a_policy_is_not_trained_on_other_data_than_it_was_made_for(square_root:
     before = head.detach().clone()
     LightningTrainer(**ONE_STEP).fit(trained, _data(moved), output_dir=tmp_path / "again")
     assert trained.policy.model.action_head.weight is head and not head.equal(before)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "owner"),
+    [
+        ("learning_rate", 1e-3, "ACT"),
+        ("optimizer", {"type": "sgd", "lr": 0.1}, "ACT"),
+        ("scheduler", {"type": "none"}, "ACT"),
+        ("ema_decay", 0.9, "ACT"),
+        ("batch_size", 16, "LeRobotDataModule"),
+        ("eval_split", 0.2, "LeRobotDataModule"),
+        ("seed", 5, "LeRobotDataModule"),
+    ],
+)
+def test_what_the_parts_have_is_not_dropped_from_the_trainer(
+    square_root: Path, setting: str, value: Any, owner: str
+) -> None:
+    """Nobody would apply it to them, and it would be recorded all the same."""
+    trainer = LightningTrainer(**ONE_STEP, **{setting: value})
+    with pytest.raises(UserError) as refusal:
+        trainer.fit(_act(), _data(square_root, seed=7))
+    assert f"the trainer's {setting} ({value!r}) does not reach the {owner}" in refusal.value.what
+    assert refusal.value.where == f"LightningTrainer({setting}=...)"
+    assert refusal.value.fix == f"leave it out, and give {owner}({setting}={value!r})"
+
+
+def test_what_the_parts_have_may_be_said_twice(square_root: Path) -> None:
+    from trainers.lightning.policies import to_sections
+
+    said = {"learning_rate": 1e-3, "ema_decay": 0.9, "batch_size": 4, "eval_split": 0.4, "seed": 5}
+    sections = to_sections(said, _act(lr=1e-3, ema_decay=0.9), _data(square_root, eval_split=0.4))
+    assert sections is not None and sections["trainer"] == said
+    with pytest.raises(UserError, match=r"ema_decay \(0.9\) does not reach the ACT .* whose own is 0.5"):
+        to_sections({"ema_decay": 0.9}, _act(ema_decay=0.5), _data(square_root))
+
+
+def test_a_loader_keeps_its_batch_size() -> None:
+    """Whatever is trained with it."""
+    from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
+    from torch.utils.data import DataLoader
+
+    loader: DataLoader[Any] = DataLoader(RandomDataset(32, 64), batch_size=2)
+    with pytest.raises(UserError, match=r"batch_size \(16\) does not reach the DataLoader .* whose own is 2"):
+        LightningTrainer(**ONE_STEP, batch_size=16).fit(BoringModel(), loader)
