@@ -210,6 +210,10 @@ class LeRobotPolicyAdapter(Policy):
         data = {"rename_map": self._rename_map} if self._rename_map else {}
         return {"model": model, "trainer": trainer, "data": data}
 
+    def undescribed(self) -> list[str]:
+        """Arguments that were given and that `describe` cannot say."""
+        return [] if self._weighter is None else ["sample_weighter"]
+
     # ---- training
 
     def on_fit_start(self) -> None:

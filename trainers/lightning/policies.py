@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hlrp.aliases import resolve_policy_aliases
 from hlrp.catalog import FieldInfo, cached_catalog
 from hlrp.config import LightningRun, LightningTrainerSection, PolicyModel
 from hlrp.data.dataset_info import DatasetInfo, read_dataset
-from hlrp.errors import UserError
 from hlrp.runs import resolve_pretrained
 from trainers.policy_checks import DTYPES, policy_fields, policy_of, start_of
 from trainers.policy_labels import mixture_of
@@ -20,9 +18,6 @@ if TYPE_CHECKING:
 
 _PRECISIONS = {dtype: precision for precision, dtype in DTYPES.items()}
 _FIND_UNUSED = "ddp_find_unused_parameters_true"
-# Settings of the trainer with which it makes a policy, and data.
-_OF_POLICIES = ("learning_rate", "optimizer", "scheduler", "ema_decay")
-_OF_DATA = ("batch_size", "eval_split", "seed")
 
 
 def _known(policy_type: str) -> Mapping[str, FieldInfo]:
@@ -76,7 +71,7 @@ def build_adapter(run: LightningRun, resumed_from: Path | None = None) -> "LeRob
     allow_download = bool(fields.pop("allow_download", False)) or run.allow_download
     adapter = LeRobotPolicyAdapter(
         model.policy_type,
-        init_from=resolve_pretrained(resumed_from) if resumed_from else start,
+        init_from=start,
         optimizer=trainer.optimizer,
         scheduler=trainer.scheduler,
         ema_decay=trainer.ema_decay,
@@ -84,8 +79,14 @@ def build_adapter(run: LightningRun, resumed_from: Path | None = None) -> "LeRob
         allow_download=allow_download,
         **fields,
     )
-    adapter.resumed = resumed_from is not None
+    if resumed_from is not None:
+        go_on_from(adapter, resumed_from)
     return adapter
+
+
+def go_on_from(adapter: "LeRobotPolicyAdapter", checkpoint: Path) -> None:
+    """Have a policy made from a checkpoint of the run that it goes on with: its configuration and processors."""
+    adapter.init_from, adapter.resumed = resolve_pretrained(checkpoint), True
 
 
 def _labelled_while_training(run: LightningRun) -> DatasetInfo | None:
@@ -94,50 +95,3 @@ def _labelled_while_training(run: LightningRun) -> DatasetInfo | None:
         return None
     mixture = mixture_of(run)
     return mixture.info if mixture is not None else read_dataset(run.data.repo_id, run.data.root)
-
-
-def to_sections(run_settings: Mapping[str, Any], module: Any, datamodule: Any) -> dict[str, Any] | None:
-    """Sections of the configuration of a run that was put together in Python, so that the command can resume it.
-
-    Args:
-        run_settings: Settings of the trainer.
-        module: What is trained.
-        datamodule: Its data.
-
-    Returns:
-        The sections `model`, `trainer` and `data`; None for modules that no configuration can name.
-
-    Raises:
-        UserError: The trainer was given what module or data have themselves, and have otherwise.
-    """
-    sections: dict[str, dict[str, Any]] = {"model": {}, "trainer": {}, "data": {}}
-    for part in (datamodule, module):
-        for name, values in part.describe().items() if hasattr(part, "describe") else ():
-            # None is a value of a policy's field; elsewhere it says that nothing was given.
-            sections[name] |= {key: value for key, value in values.items() if value is not None or name == "model"}
-    _refuse_what_the_parts_have(run_settings, sections, module, datamodule)
-    if not hasattr(module, "describe"):
-        return None
-    trainer = {**run_settings, **sections["trainer"]}
-    return {**sections, "trainer": trainer}
-
-
-def _refuse_what_the_parts_have(
-    run_settings: Mapping[str, Any], sections: Mapping[str, dict[str, Any]], module: Any, datamodule: Any
-) -> None:
-    """Refuse settings of the trainer that act where it makes module and data, beside parts that have others."""
-    have = {"batch_size": getattr(datamodule, "batch_size", None), **sections["trainer"]}
-    owners = {name: datamodule for name in _OF_DATA if have.get(name) is not None}
-    if sections["model"]:
-        model = dict(sections["model"])
-        have["learning_rate"] = resolve_policy_aliases(model.pop("policy_type"), model).get("optimizer_lr")
-        owners |= dict.fromkeys(_OF_POLICIES, module)
-    for name, owner in owners.items():
-        given, there, cls = run_settings.get(name), have.get(name), type(owner).__name__
-        if given is not None and given != there:
-            raise UserError(
-                f"the trainer's {name} ({given!r}) does not reach the {cls} that it is given, "
-                + (f"whose own is {there!r}" if there is not None else "which has its own"),
-                where=f"LightningTrainer({name}=...)",
-                fix=f"leave it out, and give {cls}({name}={given!r})",
-            )
