@@ -11,7 +11,7 @@ import pytest
 from hlrp.config import load_config
 from hlrp.data import LeRobotDataModule
 from hlrp.errors import UserError
-from hlrp.policies.lerobot import ACT
+from hlrp.policies.lerobot import ACT, Pi0, SmolVLA, VQBeT
 from hlrp.runs import RunDirectory
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -164,3 +164,20 @@ def test_what_no_configuration_can_say_goes_on_in_python_alone(square_root: Path
         for folder in (run, directory.path)
     ]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings", "said"),
+    [
+        (lambda: VQBeT(**TINY["vqbet"]), {"precision": "bf16"}, "'vqbet' cannot be trained in bf16"),
+        (SmolVLA, {"activation_checkpointing": True}, "'smolvla' runs its layers in pieces"),
+        (SmolVLA, {"compile": True}, "'smolvla', which compiles itself"),
+        (Pi0, {"precision": "bf16"}, r"precision \('bf16'\) does not reach .* whose dtype is 'float32'"),
+    ],
+)
+def test_what_a_policy_is_not_made_for_is_refused_before_the_start(
+    square_root: Path, tmp_path: Path, policy: Any, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        LightningTrainer(**ONE_STEP, **settings).fit(policy(), _data(square_root), output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hlrp.catalog import FieldInfo, cached_catalog
 from hlrp.config import LightningRun, LightningTrainerSection, PolicyModel
 from hlrp.data.dataset_info import DatasetInfo, read_dataset
+from hlrp.errors import UserError
 from hlrp.runs import resolve_pretrained
 from trainers.policy_checks import DTYPES, policy_fields, policy_of, start_of
 from trainers.policy_labels import mixture_of
@@ -51,6 +52,22 @@ def _dtype(run: LightningRun) -> str:
     if model.init_from:
         return str(json.loads((start_of(model.init_from) / "config.json").read_text(encoding="utf8")).get("dtype"))
     return str(ast.literal_eval(known["dtype"].default or "''"))
+
+
+def refuse_other_precision(run: LightningRun) -> None:
+    """Refuse a precision that sets a policy's `dtype` when it is made, for a policy that is given as it is.
+
+    Raises:
+        UserError: The policy has a `dtype`, and it is another one.
+    """
+    precision, dtype = run.trainer.precision, _dtype(run)
+    if precision is None or not dtype or "dtype" in policy_of(run).policy_fields or dtype == DTYPES[precision]:
+        return
+    raise UserError(
+        f"the trainer's precision ({precision!r}) does not reach the policy that it is given, whose dtype is {dtype!r}",
+        where="LightningTrainer(precision=...)",
+        fix=f"give the policy dtype={DTYPES[precision]!r} beside it",
+    )
 
 
 def build_adapter(run: LightningRun, resumed_from: Path | None = None) -> "LeRobotPolicyAdapter":

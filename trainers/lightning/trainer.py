@@ -23,6 +23,7 @@ from trainers.lightning.models import (
     check_model,
     orders_itself,
 )
+from trainers.lightning.policies import refuse_other_precision
 from trainers.lightning.python_runs import refuse_to_go_on_without, run_of, undescribed
 from trainers.moved_data import resumed_data
 from trainers.policy_labels import check_held_out
@@ -103,8 +104,10 @@ class LightningTrainer(BaseTrainer):
             require_dataset(run)
         # Data made in Python are a run's too where the module could describe them.
         datasets = find_datasets(run) if needs_data or run.data.root is not None or run.data.sources else []
-        if needs_module:
+        if needs_module or isinstance(run.model, PolicyModel):
             check_model(run, datasets)
+        if not needs_module and isinstance(run.model, PolicyModel):
+            refuse_other_precision(run)
         return datasets
 
     def resume(
