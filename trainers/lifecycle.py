@@ -65,6 +65,7 @@ class RunLifecycle:
         dataset: DatasetRecord,
         steps: int,
         command: Sequence[str],
+        undescribed: dict[str, str] | None = None,
     ) -> RunDirectory:
         """Make the folder of a fresh run, or fill the one that is claimed; its arguments are fields of the manifest.
 
@@ -86,6 +87,7 @@ class RunLifecycle:
             command=list(command),
             warnings=self.warnings,
             shuffling=SHUFFLING,
+            undescribed=undescribed or {},
             **_own_job(),
         )
         return self._begin(directory)

@@ -1,7 +1,9 @@
 """LeRobot's image transforms on samples that are trained on, each drawn from random numbers of its own."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import numpy as np
@@ -87,6 +89,20 @@ def lerobot_transforms(config: Any) -> Transforms:
         )
     made: Transforms = ImageTransforms(config)
     return made
+
+
+def transforms_section(transforms: Transforms | None) -> ImageTransformsSection | None:
+    """What `data.image_transforms` says of LeRobot's own `ImageTransforms`; None of any other, which it cannot name."""
+    from lerobot.transforms import ImageTransforms
+
+    made: Any = transforms
+    if type(made) is not ImageTransforms:
+        return None
+    try:
+        # As a file would hold it: what it could not hold, such as a tensor, is an error here.
+        return ImageTransformsSection(**json.loads(json.dumps(asdict(made._cfg), allow_nan=False)))
+    except (TypeError, ValueError):
+        return None
 
 
 def blank_frame(

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from hlrp.compat import mend_metadata
 from hlrp.config import FilterSection, LightningRun, OtherRun
-from hlrp.data.augmentation import Transforms, blank_frame, check_transforms, image_transforms
+from hlrp.data.augmentation import Transforms, blank_frame, check_transforms, image_transforms, transforms_section
 from hlrp.data.columns import read_columns, read_tasks
 from hlrp.data.dataset_info import TOLERANCE_S, DatasetInfo, check_episodes, read_dataset, require_training_features
 from hlrp.data.decode import frame_size
@@ -146,6 +146,7 @@ class LeRobotDataModule(PolicyDataModule):
             "cache_limit_gb": self._limit_gb,
             "tolerance_s": self.info.tolerance_s,
             "filter": self.frame_filter,
+            "image_transforms": transforms_section(self._image_transforms),
         }
         trainer = {"batch_size": self.batch_size, "eval_split": self.eval_split}
         if self._seed is not None:

@@ -12,7 +12,14 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from hlrp.config import FilterSection, LightningRun
-from hlrp.data.augmentation import Transforms, augmented, blank_frame, check_transforms, image_transforms
+from hlrp.data.augmentation import (
+    Transforms,
+    augmented,
+    blank_frame,
+    check_transforms,
+    image_transforms,
+    transforms_section,
+)
 from hlrp.data.batch_loader import batch_loader
 from hlrp.data.dataset_info import DatasetInfo, check_resumed
 from hlrp.data.filtering import Selection
@@ -28,7 +35,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("hlrp.data")
 _PREFETCH = 4  # LeRobot's own
-_LIGHTNING_SEED = "PL_GLOBAL_SEED"
 
 
 class PolicyDataModule(LightningDataModule):
@@ -111,7 +117,7 @@ class PolicyDataModule(LightningDataModule):
     @property
     def seed(self) -> int:
         """Start of the order: this module's own seed, or the one that Lightning was seeded with."""
-        return self._seed if self._seed is not None else int(os.environ.get(_LIGHTNING_SEED, "1000"))
+        return self._seed if self._seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "1000"))
 
     def for_policy(self, config: Any) -> None:
         """Read the samples that a policy needs; a second call with the same policy does nothing.
@@ -125,6 +131,11 @@ class PolicyDataModule(LightningDataModule):
         if self._policy is not config:
             self._policy = config
             self._train, self._val = self.open_samples(config)
+
+    def undescribed(self) -> list[str]:
+        """Arguments that were given and that `describe` cannot say."""
+        unnamed = self._image_transforms is not None and transforms_section(self._image_transforms) is None
+        return ["image_transforms"] * unnamed + ["max_val_samples"] * (self._max_val is not None)
 
     def _samples(self) -> Dataset[Sample]:
         if self._train is None:
@@ -254,8 +265,8 @@ class MixtureDataModule(PolicyDataModule):
         if image_transforms is not None:
             frames = {camera: blank_frame(sources.info.features[camera]) for camera in self.cameras}
             check_transforms(image_transforms, frames)
-        opening = {"root": cache_root, "limit_gb": cache_limit_gb, "announce": announce, "progress": progress}
-        self._opening: dict[str, Any] = opening
+        self._opening: dict[str, Any] = {"root": cache_root, "limit_gb": cache_limit_gb}
+        self._opening |= {"announce": announce, "progress": progress}
         self._meta = MixtureMetadata(sources)
 
     @classmethod
@@ -293,6 +304,7 @@ class MixtureDataModule(PolicyDataModule):
             "cache_limit_gb": self._opening["limit_gb"],
             "tolerance_s": self.infos[0].tolerance_s,
             "filter": self.frame_filter,
+            "image_transforms": transforms_section(self._image_transforms),
         }
         trainer = {"batch_size": self.batch_size, "eval_split": self.eval_split}
         return {"data": data, "trainer": trainer | ({} if self._seed is None else {"seed": self._seed})}

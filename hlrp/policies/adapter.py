@@ -16,6 +16,7 @@ from hlrp.policies.adapted import load_saved, require_loadable, save_weights
 from hlrp.policies.build import Built, build_policy, optimizer_config, policy_config, scheduler_config
 from hlrp.policies.figures import unread
 from hlrp.policies.held_out import CodeEffectMeter, HeldOutLoss, tell_length
+from hlrp.policies.made_for import policy_data, refuse_other_data, taken_over
 from hlrp.policies.policy import Policy, complete
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class LeRobotPolicyAdapter(Policy):
         self.policy: Any = None
         self.average: Any = None
         self._built: Built | None = None
+        self._made_for: dict[str, str] = {}
         self._camera_keys: list[str] = []
         self._only_acts, self._updates, self._clip_norm = False, False, 0.0
         self._seen_step = 0
@@ -128,10 +130,10 @@ class LeRobotPolicyAdapter(Policy):
         Raises:
             UserError: See the class.
         """
-        config = self.make_config(device)
+        config, made_for = self.make_config(device), taken_over(meta, cameras)
         built = build_policy(config, meta, cameras=cameras, rename_map=self._rename_map, resumed=self.resumed)
         self._take(built, list(meta.camera_keys))
-        self._only_acts = False
+        self._only_acts, self._made_for = False, made_for
         return built
 
     def load(self, device: str = "cpu") -> None:
@@ -184,18 +186,18 @@ class LeRobotPolicyAdapter(Policy):
         return self._built
 
     def setup(self, stage: str) -> None:
-        """Make the policy for the trainer's data, unless that is done."""
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        meta = getattr(datamodule, "meta", None)
-        if meta is None or not hasattr(datamodule, "for_policy"):
-            raise UserError(
-                "these data do not say which features and statistics they have",
-                where=f"LightningTrainer.fit({type(self).__name__}, {type(datamodule).__name__})",
-                fix="give a LeRobotDataModule",
-            )
+        """Make the policy for the trainer's data, unless that is done.
+
+        Raises:
+            UserError: It cannot be made for them, or was made for others.
+        """
+        name = type(self).__name__
+        datamodule = policy_data(self.trainer, name)
+        meta, cameras = datamodule.meta, datamodule.cameras
         if self._built is None or self._only_acts:
             # The kind of device alone is saved; Lightning has made this process's GPU the current one.
-            self.build(meta, device=self.trainer.strategy.root_device.type, cameras=datamodule.cameras)
+            self.build(meta, device=self.trainer.strategy.root_device.type, cameras=cameras)
+        refuse_other_data(self._made_for, taken_over(meta, cameras), policy=name, where=f"dataset {meta.root}")
         datamodule.for_policy(self.built.config)
 
     def describe(self) -> dict[str, dict[str, Any]]:
@@ -207,6 +209,10 @@ class LeRobotPolicyAdapter(Policy):
         trainer = {name: value for name, value in given.items() if value is not None}
         data = {"rename_map": self._rename_map} if self._rename_map else {}
         return {"model": model, "trainer": trainer, "data": data}
+
+    def undescribed(self) -> list[str]:
+        """Arguments that were given and that `describe` cannot say."""
+        return [] if self._weighter is None else ["sample_weighter"]
 
     # ---- training
 

@@ -104,6 +104,8 @@ class RunManifest(BaseModel):
         warnings: What the user should know of its numbers.
         final_metrics: The last row; null stands for a number that was not finite.
         resumed: Every time it was taken up again.
+        undescribed: Of a run that was put together in Python, `module` or `datamodule` with what `config.yaml` leaves
+            out of it; it is given again when the run goes on.
         shuffling: Rules by which the order of its samples is made (`hlrp.data.shuffling`); of hlrp 0.1: `drawn`.
     """
 
@@ -128,6 +130,7 @@ class RunManifest(BaseModel):
     warnings: list[str] = []
     final_metrics: dict[str, Any] = Field(default_factory=dict)
     resumed: list[ResumeRecord] = []
+    undescribed: dict[str, str] = Field(default_factory=dict)
     shuffling: Literal["drawn", "computed"] = "drawn"
 
     @classmethod

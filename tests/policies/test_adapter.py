@@ -214,7 +214,8 @@ def test_accumulated_batches_step_once(square_root: Path, tmp_path: Path) -> Non
     shutil.copytree(run, resumed, symlinks=True)
     shutil.rmtree(resumed / "checkpoints" / "000003")
     config: Any = load_config(resumed / "config.yaml").config
-    LightningTrainer().resume(RunDirectory.open(resumed), config)
+    again = Counting("act", **TINY["act"], ema_decay=0.9)
+    LightningTrainer().resume(RunDirectory.open(resumed), config, module=again)
     assert _rows(resumed) == _rows(run)
     weights = [(_saved(folder, 3) / "model.safetensors").read_bytes() for folder in (run, resumed)]
     assert weights[0] == weights[1], "the average is of three steps, not of a batch more"

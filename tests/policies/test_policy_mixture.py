@@ -243,10 +243,15 @@ def test_action_spaces_are_named_of_all_or_none(roots: dict[str, Path]) -> None:
 
 
 def test_a_mixture_made_in_python_says_how_to_make_it_again(roots: dict[str, Path]) -> None:
+    from lerobot.transforms import ImageTransforms, ImageTransformsConfig
+
     from hlrp.config import DataSection
     from hlrp.data import MixtureDataModule
 
-    said = MixtureDataModule(joined(sections(roots)), cache="ram", eval_split=0.2).describe()
+    transforms = ImageTransforms(ImageTransformsConfig(enable=True, max_num_transforms=2))
+    data = MixtureDataModule(joined(sections(roots)), cache="ram", eval_split=0.2, image_transforms=transforms)
+    said = data.describe()
+    assert data.undescribed() == [] and DataSection(**said["data"]).image_transforms.max_num_transforms == 2
     again = joined(DataSection(**said["data"]).model_dump(exclude_none=True)["sources"])
     assert [s.describe() for s in again.sources] == said["data"]["sources"]
     assert again.info == joined(sections(roots)).info

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hlrp.catalog import FieldInfo, cached_catalog
 from hlrp.config import LightningRun, LightningTrainerSection, PolicyModel
 from hlrp.data.dataset_info import DatasetInfo, read_dataset
+from hlrp.errors import UserError
 from hlrp.runs import resolve_pretrained
 from trainers.policy_checks import DTYPES, policy_fields, policy_of, start_of
 from trainers.policy_labels import mixture_of
@@ -53,6 +54,22 @@ def _dtype(run: LightningRun) -> str:
     return str(ast.literal_eval(known["dtype"].default or "''"))
 
 
+def refuse_other_precision(run: LightningRun) -> None:
+    """Refuse a precision that sets a policy's `dtype` when it is made, for a policy that is given as it is.
+
+    Raises:
+        UserError: The policy has a `dtype`, and it is another one.
+    """
+    precision, dtype = run.trainer.precision, _dtype(run)
+    if precision is None or not dtype or "dtype" in policy_of(run).policy_fields or dtype == DTYPES[precision]:
+        return
+    raise UserError(
+        f"the trainer's precision ({precision!r}) does not reach the policy that it is given, whose dtype is {dtype!r}",
+        where="LightningTrainer(precision=...)",
+        fix=f"give the policy dtype={DTYPES[precision]!r} beside it",
+    )
+
+
 def build_adapter(run: LightningRun, resumed_from: Path | None = None) -> "LeRobotPolicyAdapter":
     """The run's policy, which is made when training starts.
 
@@ -71,7 +88,7 @@ def build_adapter(run: LightningRun, resumed_from: Path | None = None) -> "LeRob
     allow_download = bool(fields.pop("allow_download", False)) or run.allow_download
     adapter = LeRobotPolicyAdapter(
         model.policy_type,
-        init_from=resolve_pretrained(resumed_from) if resumed_from else start,
+        init_from=start,
         optimizer=trainer.optimizer,
         scheduler=trainer.scheduler,
         ema_decay=trainer.ema_decay,
@@ -79,8 +96,14 @@ def build_adapter(run: LightningRun, resumed_from: Path | None = None) -> "LeRob
         allow_download=allow_download,
         **fields,
     )
-    adapter.resumed = resumed_from is not None
+    if resumed_from is not None:
+        go_on_from(adapter, resumed_from)
     return adapter
+
+
+def go_on_from(adapter: "LeRobotPolicyAdapter", checkpoint: Path) -> None:
+    """Have a policy made from a checkpoint of the run that it goes on with: its configuration and processors."""
+    adapter.init_from, adapter.resumed = resolve_pretrained(checkpoint), True
 
 
 def _labelled_while_training(run: LightningRun) -> DatasetInfo | None:
@@ -89,26 +112,3 @@ def _labelled_while_training(run: LightningRun) -> DatasetInfo | None:
         return None
     mixture = mixture_of(run)
     return mixture.info if mixture is not None else read_dataset(run.data.repo_id, run.data.root)
-
-
-def to_sections(run_settings: Mapping[str, Any], module: Any, datamodule: Any) -> dict[str, Any] | None:
-    """Sections of the configuration of a run that was put together in Python, so that the command can resume it.
-
-    Args:
-        run_settings: Settings of the trainer.
-        module: What is trained.
-        datamodule: Its data.
-
-    Returns:
-        The sections `model`, `trainer` and `data`; None for modules that no configuration can name.
-    """
-    parts = [part.describe() for part in (datamodule, module) if hasattr(part, "describe")]
-    if not hasattr(module, "describe"):
-        return None
-    sections: dict[str, dict[str, Any]] = {"model": {}, "trainer": {}, "data": {}}
-    for part in parts:
-        for name, values in part.items():
-            # None is a value of a policy's field; elsewhere it says that nothing was given.
-            sections[name] |= {key: value for key, value in values.items() if value is not None or name == "model"}
-    trainer = {**run_settings, **sections["trainer"]}
-    return {**sections, "trainer": trainer}

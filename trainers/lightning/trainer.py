@@ -8,17 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import ValidationError
-
-from hlrp.config import (
-    LightningRun,
-    LightningTrainerSection,
-    PolicyModel,
-    refuse_unused,
-    require_dataset,
-)
+from hlrp.config import LightningRun, PolicyModel, refuse_unused, require_dataset
 from hlrp.data.dataset_info import DatasetInfo
-from hlrp.errors import UserError
 from hlrp.files import clear_leftovers
 from hlrp.ranks import Launch, is_first_process
 from hlrp.runs import RunDirectory, claim_run_path, new_run_path
@@ -34,6 +25,8 @@ from trainers.lightning.models import (
     check_model,
     orders_itself,
 )
+from trainers.lightning.policies import refuse_other_precision
+from trainers.lightning.python_runs import refuse_to_go_on_without, run_of, undescribed
 from trainers.moved_data import resumed_data
 from trainers.policy_labels import check_held_out
 from trainers.pushing import check_push
@@ -91,7 +84,7 @@ class LightningTrainer(BaseTrainer):
             Interrupted: Stopped by a signal after a checkpoint was saved.
         """
         if run is None:
-            run = self._run_for(module, datamodule)
+            run = run_of(self.settings, module, datamodule)
         if output_dir is not None:
             run = run.model_copy(update={"output_dir": Path(output_dir)})
         run = placed(run, Launch.of(os.environ))
@@ -103,28 +96,6 @@ class LightningTrainer(BaseTrainer):
         notes = check_data(run, dataset) + check_held_out(run, dataset) + rollout_warnings(run)
         return _execute(run, module, datamodule, dataset=dataset, notes=notes)
 
-    def _run_for(self, module: "LightningModule | None", datamodule: Any) -> LightningRun:
-        if module is None:
-            raise UserError("nothing says what to train", fix="give a module, or run=LightningRun(...)")
-        from trainers.lightning.policies import to_sections
-
-        sections: dict[str, Any] = to_sections(self.settings, module, datamodule) or {"trainer": self.settings}
-        if "model" not in sections:
-            cls = type(module)
-            # The record of a module made in Python: it can be looked at, and resumed with the module given again.
-            place = ".".join(part for part in f"{cls.__module__}.{cls.__qualname__}".split(".") if part.isidentifier())
-            sections["model"] = {"class_path": place}
-        try:
-            section = LightningTrainerSection(**sections["trainer"])
-            return LightningRun(**{**sections, "trainer_type": "lightning", "trainer": section})
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise UserError(
-                f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
-                where="LightningTrainer(...)" if first["loc"][:1] != ("model",) else type(module).__name__,
-                fix=f"settings are {', '.join(LightningTrainerSection.model_fields)}",
-            ) from error
-
     @staticmethod
     def _check(run: LightningRun, *, needs_data: bool, needs_module: bool) -> list[DatasetInfo]:
         """Refuse what can be refused before torch is imported; return the datasets of the run."""
@@ -133,8 +104,10 @@ class LightningTrainer(BaseTrainer):
             require_dataset(run)
         # Data made in Python are a run's too where the module could describe them.
         datasets = find_datasets(run) if needs_data or run.data.root is not None or run.data.sources else []
-        if needs_module:
+        if needs_module or isinstance(run.model, PolicyModel):
             check_model(run, datasets)
+        if not needs_module and isinstance(run.model, PolicyModel):
+            refuse_other_precision(run)
         return datasets
 
     def resume(
@@ -154,9 +127,13 @@ class LightningTrainer(BaseTrainer):
             steps: New length of the run.
             module: For a run that was started with a module made in Python: that module, made again.
             datamodule: The same for its data.
+
+        Raises:
+            UserError: See `plan_resume`; or module or data have to be given again.
         """
         # Of several processes the first one writes, for all of them.
         with directory.sole_writer() if is_first_process() else nullcontext():
+            refuse_to_go_on_without(directory, module, datamodule)
             run = placed(run, Launch.of(os.environ), resumed=True)
             checkpoint, notes, run = plan_resume(directory, run, steps)
             dataset = self._check(run, needs_data=datamodule is None, needs_module=module is None)
@@ -175,6 +152,7 @@ class LightningTrainer(BaseTrainer):
         if resume is None:
             run = with_camera_names(run, error_console().print)
         else:
+            refuse_to_go_on_without(resume)
             checkpoint, _, run = plan_resume(resume, run, steps)
         run = fetched_before(run)
         datasets = LightningTrainer._check(run, needs_data=True, needs_module=True)
@@ -256,9 +234,8 @@ def _execute(
             rollouts = Rollouts(run.trainer, path / "eval")
         resumed = checkpoint.path if checkpoint else None
         session = LightningSession(trainer, lifecycle, run.trainer, resume_from=resumed, rollouts=rollouts)
-        record = describe_data(dataset, selections)
-        begin = partial(_begin, lifecycle, run, path, record, directory, checkpoint) if first else None
-        return session.run(module, data, log, begin)
+        facts = (describe_data(dataset, selections), directory, checkpoint, undescribed(module, data))
+        return session.run(module, data, log, partial(_begin, lifecycle, run, path, *facts) if first else None)
 
 
 def _prepare(
@@ -278,9 +255,10 @@ def _prepare(
     """
     # Before Lightning's own import, which this shortens by seconds.
     from trainers.lightning import imports  # noqa: F401  isort: skip
+    from hlrp.policies import LeRobotPolicyAdapter
     from trainers.lightning.layers import check_layers
     from trainers.lightning.options import make_trainer
-    from trainers.lightning.policies import resolve_defaults
+    from trainers.lightning.policies import go_on_from, resolve_defaults
 
     if isinstance(run.model, PolicyModel) and run.env is not None:
         from trainers.policy_checks import check_environment_fields
@@ -293,6 +271,8 @@ def _prepare(
     trainer = make_trainer(resolve_defaults(run), path, start=start, shard_samples=not orders_itself(data))
     if module is None:
         module = build_module(run, data, checkpoint.path if checkpoint else None)
+    elif checkpoint is not None and isinstance(module, LeRobotPolicyAdapter):
+        go_on_from(module, checkpoint.path)
     check_layers(module, run.trainer)
     return trainer, module, data
 
@@ -329,10 +309,12 @@ def _begin(
     record: "DatasetRecord",
     directory: RunDirectory | None,
     checkpoint: "Checkpoint | None",
+    left_out: dict[str, str],
 ) -> None:
     steps = run.trainer.steps
     if directory is None or checkpoint is None:
-        lifecycle.create(path, run, policy=job_name(run), dataset=record, steps=steps, command=sys.argv)
+        fields: dict[str, Any] = {"policy": job_name(run), "steps": steps, "undescribed": left_out}
+        lifecycle.create(path, run, dataset=record, command=sys.argv, **fields)
         return
     clear_leftovers(directory.path / "checkpoints")
     lifecycle.reopen(directory, checkpoint, dataset=record, run=run, steps=steps)
