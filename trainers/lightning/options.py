@@ -157,7 +157,7 @@ def _validation(section: LightningTrainerSection) -> dict[str, Any]:
                 where="trainer.eval_steps, trainer.val_check_interval",
                 fix="keep eval_steps",
             )
-        interval = section.eval_steps * section.accumulate_grad_batches
+        interval = section.eval_steps  # Lightning counts batches: the run's own loop counts steps
     if interval is None:
         return {}
     return {"val_check_interval": interval} | ({"check_val_every_n_epoch": None} if isinstance(interval, int) else {})

@@ -114,7 +114,7 @@ class LightningSession:
         self._seen = self._saved = self._rolled_out = -1
         self._stepped = False
         self._companions = Companions.installed(trainer, self._lost)
-        make_exact(trainer, self.after_step)
+        make_exact(trainer, self.after_step, section.eval_steps)
         callbacks_of(trainer).append(_Watch(self))
 
     def run(self, module: LightningModule, datamodule: Any, log: RunLog) -> RunResult:
