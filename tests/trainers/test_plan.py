@@ -115,6 +115,14 @@ OTHER_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "misspelt strategy": (["trainer.strategy=dpp"], ["'ddp'"]),
     "callback": (["trainer.callbacks=[EarlyStoping]"], ["'EarlyStopping'"]),
     "a callback's arguments": (["trainer.callbacks=[EarlyStopping]"], ["monitor"]),
+    "an average that is not saved": (
+        ["trainer.callbacks=[{class_path: EMAWeightAveraging, init_args: {decay: 0.9}}]"],
+        ["EMAWeightAveraging would be validated, and not saved", "trainer.ema_decay"],
+    ),
+    "an average at the end": (
+        ["trainer.callbacks=[{class_path: StochasticWeightAveraging, init_args: {swa_lrs: 0.1}}]"],
+        ["trainer.callbacks", "StochasticWeightAveraging", "trainer.ema_decay"],
+    ),
     "a foreign callback": (["trainer.callbacks=[{class_path: os.system}]"], ["--allow-import os"]),
     "trainer argument": (["trainer.trainer_args={determinstic: true}"], ["'deterministic'"]),
     "how to clip, but not where": (

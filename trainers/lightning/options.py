@@ -3,11 +3,12 @@
 import functools
 import inspect
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import Strategy
@@ -200,7 +201,30 @@ def callback_class(spec: ClassPath) -> Any:
         found = known[name]
     if not issubclass(found, Callback):
         raise UserError(f"{name!r} is not a callback of Lightning", where="trainer.callbacks", fix="name a Callback")
+    refuse_averages([found], "trainer.callbacks")
     return found
+
+
+def refuse_averages(kinds: Iterable[type[Callback]], where: str) -> None:
+    """Refuse Lightning's averages of weights.
+
+    They are copied into the module only when training has ended, after the last checkpoint was written: what is
+    validated would not be what is saved. And they copy a policy before it is made.
+
+    Args:
+        kinds: Classes of callbacks.
+        where: Who asks for them, for the error.
+
+    Raises:
+        UserError: One is such an average.
+    """
+    for kind in kinds:
+        if issubclass(kind, WeightAveraging | StochasticWeightAveraging):
+            raise UserError(
+                f"the average of {kind.__name__} would be validated, and not saved",
+                where=where,
+                fix="leave it out; for a policy trainer.ema_decay averages the weights, and saves what it validates",
+            )
 
 
 def build_callback(spec: ClassPath, run: Path) -> Callback:

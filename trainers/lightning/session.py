@@ -32,7 +32,7 @@ from trainers.lightning.companions import Cause, Companions, leave_words
 from trainers.lightning.layers import check_layers, recompute_layers
 from trainers.lightning.log import RunLog
 from trainers.lightning.loops import StepTimes, before_epoch_end, callbacks_of, ends_early, make_exact
-from trainers.lightning.options import log_freq_of
+from trainers.lightning.options import log_freq_of, refuse_averages
 from trainers.lightning.recording import Recorder
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ class LightningSession:
 
     def prepare(self, module: LightningModule) -> None:
         """The module is made, and on its device: its layers are computed again or compiled, as asked."""
+        refuse_averages(map(type, callbacks_of(self._trainer)), f"{type(module).__name__}.configure_callbacks")
         check_layers(module, self._section)
         if self._section.activation_checkpointing:
             recompute_layers(module)
