@@ -73,10 +73,11 @@ class ResumableLoader:
 
     Args:
         loader: Any iterable of batches; `len` is that of the loader.
+        repeats: Whether every epoch has the order of the first one.
     """
 
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
+    def __init__(self, loader: Any, *, repeats: bool = False) -> None:
+        self.loader, self._repeats = loader, repeats
         self._epoch = self._delivered = 0
         self._ended = False
         self._order: dict[str, Any] | None = None
@@ -106,10 +107,11 @@ class ResumableLoader:
         self._ended = True
 
     def _continue(self) -> Iterator[Any]:
-        _set_sampler_epoch(self.loader, self._epoch)
+        epoch = 0 if self._repeats else self._epoch
+        _set_sampler_epoch(self.loader, epoch)
         sampler = _resumable_sampler(self.loader)
         if sampler is not None:
-            sampler.load_state_dict({"epoch": self._epoch, "position": self._delivered})
+            sampler.load_state_dict({"epoch": epoch, "position": self._delivered})
         if self._delivered == 0 or (sampler is None and self._order is None):
             self._order = rng_states() if sampler is None else None
             return iter(self.loader)
@@ -276,8 +278,11 @@ class ExactFitLoop(_FitLoop):
         if self._combined_loader is None:
             return
         prepared = self._combined_loader.flattened
+        # Lightning puts what it sees to be shuffled in order: a sampler of batches it does not see through.
+        repeats = getattr(self.trainer, "overfit_batches") > 0  # noqa: B009 - set by one of the trainer's parts
         self._combined_loader.flattened = [
-            loader if isinstance(loader, ResumableLoader) else ResumableLoader(loader) for loader in prepared
+            loader if isinstance(loader, ResumableLoader) else ResumableLoader(loader, repeats=repeats)
+            for loader in prepared
         ]
         states, self._combined_loader_states_to_load = self._combined_loader_states_to_load, []
         if states:
