@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
-from hlrp.config import (
-    LightningRun,
-    LightningTrainerSection,
-    PolicyModel,
-    refuse_unused,
-    require_dataset,
-)
+from hlrp.config import LightningRun, LightningTrainerSection, PolicyModel, refuse_unused, require_dataset
 from hlrp.data.dataset_info import DatasetInfo
 from hlrp.errors import UserError
 from hlrp.files import clear_leftovers
