@@ -211,7 +211,7 @@ def _execute(
             run = ready_to_begin(run)
         else:
             run, steps = ready_to_go_on(directory, run, steps)
-    _prepare_process(run)
+    _prepare_process(run, directory)
     if dry_run:
         typer.echo(trainer.dry_run(run, resume=directory, steps=steps))
         return None
@@ -244,14 +244,17 @@ def _published(done: "RunResult", repo_id: str | None) -> "RunResult":
     return replace(done, published=push_finished(done.path, repo_id))
 
 
-def _prepare_process(run: Any) -> None:
+def _prepare_process(run: Any, directory: "RunDirectory | None") -> None:
     """Spare a run the imports that it does not need: this process is there for nothing else."""
     from hlrp.config import LeRobotRun, LightningRun
 
     if isinstance(run, LeRobotRun | LightningRun):
+        from trainers.moved_data import from_its_checkpoint
         from trainers.policy_checks import prepare_process
 
-        prepare_process(run)
+        latest = directory.latest() if directory is not None else None
+        seen: Any = run
+        prepare_process(seen if latest is None else from_its_checkpoint(seen, latest.path))
 
 
 def _name_policy_of(

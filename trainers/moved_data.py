@@ -1,11 +1,14 @@
-"""A run that is continued after its datasets were moved: which of its settings may be given anew then, and when."""
+"""A run that is continued after its datasets, or what it was started from, were moved: what may be given anew then."""
 
+import json
 import shlex
 from collections.abc import Collection
+from pathlib import Path
+from typing import Any
 
-from hlrp.config import DataSection, LeRobotRun, LightningRun, OtherRun
+from hlrp.config import DataSection, FoundationModel, LaqModel, LeRobotRun, LightningRun, OtherRun, PolicyModel
 from hlrp.errors import UserError
-from hlrp.runs import RunDirectory
+from hlrp.runs import RunDirectory, resolve_pretrained
 from hlrp.runs.directory import CONFIG, MANIFEST
 from trainers.data_places import places_of, with_places
 from trainers.run_data import check_same_data, find_datasets, resumed_paths
@@ -70,3 +73,26 @@ def moved_as(directory: RunDirectory, saved: DataSection, asked: LeRobotRun | Li
     except UserError:
         return saved
     return with_places(saved, now)
+
+
+def from_its_checkpoint[R: (LeRobotRun, LightningRun)](run: R, checkpoint: Path) -> R:
+    """The configuration with which a run goes on: what it was started from may have gone, its checkpoint has it all.
+
+    A policy that was started from a foundation model still needs that: it says how pictures of a mixture are read.
+
+    Args:
+        run: The run as it was started.
+        checkpoint: The checkpoint folder that it goes on from.
+    """
+    model = run.model
+    if isinstance(model, LaqModel):
+        changes: dict[str, Any] = {"init_from": None}  # all of it is in the training state
+    elif isinstance(model, FoundationModel):
+        # Its statistics and the backbone's own files are not.
+        changes = {"init_from": str(checkpoint), "backbone": None}
+    elif isinstance(model, PolicyModel) and model.init_from is not None:
+        saved = json.loads((resolve_pretrained(checkpoint) / "config.json").read_text(encoding="utf8"))
+        changes = {} if saved.get("init_from") == model.init_from else {"init_from": str(checkpoint)}
+    else:
+        return run
+    return run.model_copy(update={"model": model.model_copy(update=changes)})

@@ -7,7 +7,7 @@ from typing import Any
 
 from hlrp.catalog import Catalog, FieldInfo, build_catalog, cached_catalog, policy_catalog
 from hlrp.compat import lerobot_version, without_unused_packages
-from hlrp.config import EnvSection, LeRobotRun, LightningRun, PolicyModel, refuse_unused
+from hlrp.config import EnvSection, LeRobotRun, LightningRun, LightningTrainerSection, PolicyModel, refuse_unused
 from hlrp.data.dataset_info import DatasetInfo, require_training_features
 from hlrp.data.episodes import check_camera_names
 from hlrp.data.filtering import refuse_idle_of_unknown_actions
@@ -35,6 +35,9 @@ _IN_PIECES = {
 _SINGLE_PRECISION = ("vqbet",)
 # They find the weights that adapters are added to by a field of their own.
 _ADAPTED_BY_NAME = ("molmoact2",)
+# What a policy has presets for; its fields begin with these words, and so do LeRobot's arguments.
+_PRESETS = ("optimizer", "scheduler")
+_USES_PRESETS = "use_policy_training_preset"
 
 Run = LeRobotRun | LightningRun
 
@@ -143,6 +146,44 @@ def _refuse_unfit_settings(run: Run) -> None:
             where="--precision / trainer.precision",
             fix="leave it out, or give 32",
         )
+    _refuse_unread_presets(run)
+
+
+def _refuse_unread_presets(run: Run) -> None:
+    """Refuse what sets a policy's own optimizer or schedule where it is replaced, and what replaces it where it is not.
+
+    Both trainers take either the policy's presets or what is given in their place, and leave the other aside.
+    """
+    fields, section = policy_of(run).policy_fields, run.trainer
+    if isinstance(section, LightningTrainerSection):
+        replaced = {part: f"trainer.{part}" for part in _PRESETS if getattr(section, part) is not None}
+        given, place = section.optimizer or {}, "trainer.optimizer.lr"
+    else:
+        given, place = section.lerobot_args, "trainer.lerobot_args.optimizer.lr"
+        if str(given.get(_USES_PRESETS, True)).lower() != "false":
+            for name in given:
+                if name.startswith(tuple(f"{part}." for part in _PRESETS)):
+                    raise UserError(
+                        f"{name} has no effect: LeRobot takes optimizer and schedule from the policy",
+                        where=f"trainer.lerobot_args.{name}",
+                        fix=f"give {_USES_PRESETS}: false beside it, with optimizer.* and scheduler.*, or leave it out",
+                    )
+            return
+        replaced = dict.fromkeys(_PRESETS, f"trainer.lerobot_args.{_USES_PRESETS}=false")
+    if "optimizer" in replaced and section.learning_rate is not None:
+        raise UserError(
+            f"it has no effect beside {replaced['optimizer']}, which replaces the policy's own optimizer",
+            where="--lr / trainer.learning_rate",
+            fix=f"give it as {place}",
+        )
+    for name in fields:
+        part = name.partition("_")[0]
+        if part in replaced:
+            raise UserError(
+                f"{name} has no effect beside {replaced[part]}, which replaces the policy's own {part}",
+                where=f"model.{name}",
+                fix=f"say it in {place.replace('optimizer.lr', part)}, or leave it out",
+            )
 
 
 def _makes_adapters(run: Run) -> bool:

@@ -326,6 +326,9 @@ class LeRobotPolicyAdapter(Policy):
     def select_action(self, observation: dict[str, Any]) -> Tensor:
         """See `Policy.select_action`; `task` may be among the keys. A UserError names what the policy misses."""
         built, policy = self.built, self._shown()
+        device = torch.device(built.config.device)
+        if next(policy.parameters()).device.type != device.type:
+            policy.to(device)  # Lightning takes the weights to the CPU when a training has ended, the processors stay
         with torch.inference_mode(), complete(observation, built.preprocessor, built.config):
             action: Tensor = built.postprocessor(policy.select_action(built.preprocessor(dict(observation))))  # type: ignore[operator]
         return action

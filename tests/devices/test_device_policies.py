@@ -212,3 +212,17 @@ def test_the_adapters_steps(
         assert group["fused"]
         if source == "table2":
             train(cuda, make(), data, resume=tmp_path / "state")
+
+
+@pytest.mark.usefixtures("_lerobot_sees_the_device")
+def test_a_policy_acts_after_its_training(squares: Path) -> None:
+    """Lightning leaves the weights on the CPU, and observations go to the device that it was made for."""
+    adapter = LeRobotPolicyAdapter(DIRECT, ema_decay=0.9, chunk_size=CHUNK, n_action_steps=4, num_steps=2)
+    observation = {"observation.image": torch.rand(1, 3, 96, 96), "observation.state": torch.rand(1, 2)}
+    observation |= {"task": ["pull it"]}
+    with pretended_cuda() as cuda:
+        train(cuda, adapter, LeRobotDataModule(root=squares, cache="ram", batch_size=4, num_workers=0))
+        assert {p.device.type for p in adapter.parameters()} == {"cpu"}
+        cuda.strict = False
+        assert adapter.select_action(observation).shape == (1, 3)
+        assert {p.device.type for p in adapter.average.module.parameters()} == {"cuda"}

@@ -10,8 +10,10 @@ import torch
 from foundation_toys import CAMERA, TASKS, make_run
 from safetensors.torch import load_file, save_file
 
+from hlrp.config import load_config
 from hlrp.errors import UserError
 from hlrp.foundation import Foundation, FoundationDataModule, FoundationModule, read_manifest
+from hlrp.runs import RunDirectory
 
 
 def make(run: Any) -> tuple[FoundationModule, FoundationDataModule]:
@@ -153,6 +155,31 @@ def test_training_starts_from_a_checkpoint_of_the_same_labels_only(saved, square
     (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"note": "another"}))
     refused({"table": table3}, {"backbone": str(tmp_path / "other")}, "backbone: the checkpoint has tiny")
     refused({"table": table3}, {"init_from": str(tmp_path)}, "holds no foundation model")
+
+
+@pytest.mark.parametrize("start", ["backbone", "init_from"])
+def test_a_run_goes_on_without_its_backbone_and_what_it_was_started_from(start, square_root, table2, tmp_path):
+    """Exactly, with adapters over weights that were not trained, and a state standardised as it was."""
+    from hlrp.foundation.backbones import make_tiny_backbone
+    from trainers import LightningTrainer
+
+    backend, out, given = "smol_latent_head", tmp_path / "run", tmp_path / "given"
+    if start == "backbone":
+        make_tiny_backbone(given, backend)
+    else:
+        other = {"trainer": {"steps": 1}, "episodes": [0, 1, 2, 3], "model": {"use_state": True}}
+        LightningTrainer().fit(run=make_run(square_root, {"table": table2}, **other), output_dir=given)
+    model = {"backend": backend, "use_state": True, start: str(given), "lora": {"rank": 2}}
+    run = make_run(square_root, {"table": table2}, model=model, trainer={"steps": 2, "save_freq": 1})
+    LightningTrainer().fit(run=run, output_dir=out)
+    last = out / "checkpoints" / "000002"
+    files = ["training_state/lightning.safetensors", "pretrained_model/model.safetensors"]
+    files += ["pretrained_model/manifest.json", "pretrained_model/backbone/config.json"]
+    before = {name: (last / name).read_bytes() for name in files}
+    shutil.rmtree(last)
+    shutil.rmtree(given)
+    LightningTrainer().resume(RunDirectory.open(out), load_config(out / "config.yaml").config)
+    assert [name for name in files if (last / name).read_bytes() != before[name]] == []
 
 
 def test_a_missing_backbone_is_one_message(square_root, table2):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from hlrp.errors import Interrupted, UserError, WorkError
 from hlrp.runs import RunDirectory
@@ -186,3 +187,19 @@ def test_damaged_rows_do_not_keep_a_run_from_being_resumed(tmp_path: Path) -> No
     resume(out, steps=6)
     assert [row["step"] for row in rows(out)] == [1, 2, 3, 4, 5, 6]
     assert "2 damaged lines" in RunDirectory.open(out).manifest.warnings[0]
+
+
+class Averages(toy.Net):
+    """Brings a callback of its own."""
+
+    def configure_callbacks(self) -> Any:
+        class Mine(EMAWeightAveraging):
+            pass
+
+        return [Mine(decay=0.9)]
+
+
+def test_an_average_that_would_not_be_saved_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Mine would be validated(.|\n)*Averages.configure_callbacks"):
+        fit(tmp_path / "run", Averages(), steps=2, device="cpu")
+    assert not (tmp_path / "run").exists()

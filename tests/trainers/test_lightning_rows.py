@@ -141,6 +141,42 @@ def test_samples_are_counted_and_epochs_agree(tmp_path: Path, settings: dict[str
     assert {step: row["epochs"] for step, row in found.items()} == pytest.approx(epochs)
 
 
+class Gradients(toy.Net):
+    """Notes the gradient that every optimizer step is made with, and which samples it is of."""
+
+    def __init__(self) -> None:
+        super().__init__(noise=False)
+        self.steps: list[tuple[list[int], list[torch.Tensor], list[torch.Tensor]]] = []
+
+    def optimizer_step(self, epoch: int, index: int, optimizer: Any, closure: Any = None) -> None:
+        weights = [p.detach().clone() for p in self.parameters()]
+
+        def with_gradients() -> Any:
+            loss = closure()
+            self.steps.append((self.ids, weights, [p.grad.clone() for p in self.parameters() if p.grad is not None]))
+            self.ids = []
+            return loss
+
+        super().optimizer_step(epoch, index, optimizer, with_gradients)
+
+
+def test_a_short_step_at_the_end_of_an_epoch_is_a_mean_too_and_steps_are_validated(tmp_path: Path) -> None:
+    """12 batches an epoch in steps of 5, 5 and 2; held-out losses at the steps that were asked for."""
+    net = Gradients()
+    settings = PLAIN | {"steps": 7, "eval_split": 0.1, "eval_steps": 2, "accumulate_grad_batches": 5}
+    fit(tmp_path / "run", net, toy.Data(noise=False), **settings)
+    assert [len(ids) for ids, *_ in net.steps] == [20, 20, 8, 20, 20, 8, 20]
+    for ids, weights, found in net.steps:
+        again = toy.Net(noise=False)
+        for parameter, value in zip(again.parameters(), weights, strict=True):
+            parameter.data.copy_(value)
+        x = torch.tensor([[index / 50, 1.0] for index in ids])
+        (again.net(x) - x[:, :1]).pow(2).mean().backward()
+        for parameter, gradient in zip(again.parameters(), found, strict=True):
+            torch.testing.assert_close(gradient, parameter.grad)
+    assert [row["step"] for row in rows(tmp_path / "run") if "val_loss" in row] == [2, 4, 6]
+
+
 def test_samples_of_all_processes_are_counted(tmp_path: Path) -> None:
     """25 of 50 each, in batches of 4: the last batches of an epoch have one sample."""
     out = tmp_path / "run"

@@ -302,3 +302,16 @@ def test_the_compiler_trains_as_plain_kernels_do(tmp_path: Path) -> None:
     assert found.keys() == plain.keys()
     for name, weight in plain.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_overfit_batches_are_the_same_in_every_epoch(tmp_path: Path) -> None:
+    """Also where a batch sampler orders each epoch anew, and in a run that goes on in the middle of one."""
+    data = {"resumable": True, "noise": False}
+    net = toy.Net(at=3)
+    settings = EXACT | {"steps": 7, "eval_steps": 0, "trainer_args": {"overfit_batches": 2}}
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "run", net, toy.Data(**data), **settings)
+    ids = net.ids + resume(tmp_path / "run", data=toy.Data(**data)).ids
+    batches = [ids[start : start + 4] for start in range(0, 28, 4)]
+    assert batches == [*batches[:2] * 3, batches[0]]
+    assert batches[0] != batches[1]

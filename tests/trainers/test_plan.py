@@ -115,6 +115,14 @@ OTHER_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "misspelt strategy": (["trainer.strategy=dpp"], ["'ddp'"]),
     "callback": (["trainer.callbacks=[EarlyStoping]"], ["'EarlyStopping'"]),
     "a callback's arguments": (["trainer.callbacks=[EarlyStopping]"], ["monitor"]),
+    "an average that is not saved": (
+        ["trainer.callbacks=[{class_path: EMAWeightAveraging, init_args: {decay: 0.9}}]"],
+        ["EMAWeightAveraging would be validated, and not saved", "trainer.ema_decay"],
+    ),
+    "an average at the end": (
+        ["trainer.callbacks=[{class_path: StochasticWeightAveraging, init_args: {swa_lrs: 0.1}}]"],
+        ["trainer.callbacks", "StochasticWeightAveraging", "trainer.ema_decay"],
+    ),
     "a foreign callback": (["trainer.callbacks=[{class_path: os.system}]"], ["--allow-import os"]),
     "trainer argument": (["trainer.trainer_args={determinstic: true}"], ["'deterministic'"]),
     "how to clip, but not where": (
@@ -125,6 +133,18 @@ OTHER_MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "device": (["trainer.devices=2", "trainer.strategy=ddp_spawn"], ["copies of this process"]),
     "optimizer": (["trainer.optimizer={type: adamww}"], ["adamww", "adamw"]),
     "scheduler": (["trainer.scheduler={type: cosine}"], ["'cosine'"]),
+    "a rate beside the optimizer": (
+        ["trainer.optimizer={type: adamw, lr: 0.1}", "trainer.learning_rate=0.2"],
+        ["no effect beside trainer.optimizer", "trainer.learning_rate", "give it as trainer.optimizer.lr"],
+    ),
+    "a field of the policy's optimizer": (
+        ["trainer.optimizer={type: adamw, lr: 0.1}", "model.optimizer_lr_backbone=0.2"],
+        ["model.optimizer_lr_backbone", "say it in trainer.optimizer"],
+    ),
+    "a field of the policy's schedule": (
+        ["model.policy_type=diffusion", "trainer.scheduler={type: none}", "model.scheduler_warmup_steps=3"],
+        ["model.scheduler_warmup_steps", "say it in trainer.scheduler"],
+    ),
     "a window longer than the episodes": (
         ["model.kind=laq", "model.preset=tiny", "data.num_frames=1000"],
         ["spans 1000 frames", "longest of the 3 episodes", "has 24"],
@@ -166,12 +186,21 @@ def test_a_lightning_runs_mistake_is_found_by_a_dry_run(case: str, root: Path, t
     assert [text for text in mentions if text not in message] == [], message
 
 
+_REPLACED = (
+    "trainer.lerobot_args={use_policy_training_preset: false, optimizer.type: adamw, optimizer.lr: 0.2, "
+    "scheduler.type: diffuser, scheduler.num_warmup_steps: 0}"
+)
+
+
 @pytest.mark.parametrize(
     ("arguments", "mention"),
     [
         (["trainer.lerobot_args={wandb.enabel: true}"], "wandb.enabel"),
         (["trainer.lerobot_args={tolerance_s: many}"], "tolerance_s"),
         (["trainer.lerobot_args={peft.r: 4}"], "this run starts a new one"),
+        ([_REPLACED, "trainer.learning_rate=0.1"], "give it as trainer.lerobot_args.optimizer.lr"),
+        ([_REPLACED, "model.optimizer_weight_decay=0.1"], "say it in trainer.lerobot_args.optimizer"),
+        (["trainer.lerobot_args={optimizer.lr: 0.1}"], "give use_policy_training_preset: false beside it"),
         (["push_to_hub=true"], "such as me/my-policy"),
     ],
 )

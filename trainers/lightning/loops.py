@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loops import _EvaluationLoop, _FitLoop, _TrainingEpochLoop
+from lightning.pytorch.loops import _AutomaticOptimization, _EvaluationLoop, _FitLoop, _TrainingEpochLoop
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from hlrp.data_workers import keep_reading
@@ -72,10 +73,11 @@ class ResumableLoader:
 
     Args:
         loader: Any iterable of batches; `len` is that of the loader.
+        repeats: Whether every epoch has the order of the first one.
     """
 
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
+    def __init__(self, loader: Any, *, repeats: bool = False) -> None:
+        self.loader, self._repeats = loader, repeats
         self._epoch = self._delivered = 0
         self._ended = False
         self._order: dict[str, Any] | None = None
@@ -105,10 +107,11 @@ class ResumableLoader:
         self._ended = True
 
     def _continue(self) -> Iterator[Any]:
-        _set_sampler_epoch(self.loader, self._epoch)
+        epoch = 0 if self._repeats else self._epoch
+        _set_sampler_epoch(self.loader, epoch)
         sampler = _resumable_sampler(self.loader)
         if sampler is not None:
-            sampler.load_state_dict({"epoch": self._epoch, "position": self._delivered})
+            sampler.load_state_dict({"epoch": epoch, "position": self._delivered})
         if self._delivered == 0 or (sampler is None and self._order is None):
             self._order = rng_states() if sampler is None else None
             return iter(self.loader)
@@ -158,11 +161,42 @@ class _ValidationLoop(_EvaluationLoop):
                 keep_reading(loader)
 
 
-class ExactEpochLoop(_TrainingEpochLoop):
-    """Calls ``after_step`` when a step is complete, validation included, and keeps the random state."""
+class _MeanGradients(_AutomaticOptimization):
+    """Lightning's, whose gradients are means over the batches of a step also where an epoch ends before it is full.
 
-    def __init__(self, trainer: Trainer, after_step: Callable[[StepTimes], None]) -> None:
+    Lightning divides every loss by `accumulate_grad_batches`, and steps at the end of an epoch with what there is.
+    """
+
+    def _make_backward_fn(self, optimizer: Optimizer) -> Callable[[Tensor], None] | None:
+        backward = super()._make_backward_fn(optimizer)
+        wanted, epoch_loop = self.trainer.accumulate_grad_batches, self.trainer.fit_loop.epoch_loop
+        batches = epoch_loop.batch_progress.current.ready % wanted
+        if backward is None or not batches or epoch_loop._should_accumulate():
+            return backward
+
+        def backward_of_a_short_step(loss: Tensor) -> None:
+            backward(loss)
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            with torch.no_grad():
+                for gradient in gradients:
+                    gradient.mul_(wanted / batches)
+
+        return backward_of_a_short_step
+
+
+class ExactEpochLoop(_TrainingEpochLoop):
+    """Calls ``after_step`` when a step is complete, validation included, and keeps the random state.
+
+    Args:
+        trainer: Lightning's.
+        after_step: Called after every batch.
+        eval_steps: Optimizer steps between validations; 0: as the trainer says, which counts batches.
+    """
+
+    def __init__(self, trainer: Trainer, after_step: Callable[[StepTimes], None], eval_steps: int) -> None:
         super().__init__(trainer, min_steps=trainer.min_steps, max_steps=trainer.max_steps)
+        self.automatic_optimization = _MeanGradients(trainer)
+        self._eval_steps, self._step_before = eval_steps, 0
         self.val_loop = _ValidationLoop(
             trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False
         )
@@ -198,9 +232,16 @@ class ExactEpochLoop(_TrainingEpochLoop):
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Run one batch, timed."""
-        began = time.perf_counter()
+        began, self._step_before = time.perf_counter(), self.trainer.global_step
         super().advance(data_fetcher)
         self.times.update_s = max(0.0, time.perf_counter() - began - self.times.data_s)
+
+    def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
+        if not self._eval_steps or not self._should_check_val_epoch():
+            return super()._should_check_val_fx(data_fetcher)
+        # Not every step is of as many batches, and a module that steps its optimizers itself may make several at once.
+        is_due = self.trainer.global_step // self._eval_steps > self._step_before // self._eval_steps
+        return is_due or ends_early(self.trainer)
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         """End the step as Lightning does, then let the run look at it."""
@@ -226,9 +267,9 @@ class ExactEpochLoop(_TrainingEpochLoop):
 class ExactFitLoop(_FitLoop):
     """Iterates over loaders that can be continued in the middle of an epoch."""
 
-    def __init__(self, trainer: Trainer, after_step: Callable[[StepTimes], None]) -> None:
+    def __init__(self, trainer: Trainer, after_step: Callable[[StepTimes], None], eval_steps: int) -> None:
         super().__init__(trainer, min_epochs=trainer.min_epochs, max_epochs=trainer.max_epochs)
-        self.epoch_loop = ExactEpochLoop(trainer, after_step)
+        self.epoch_loop = ExactEpochLoop(trainer, after_step, eval_steps)
         self._unended = False
 
     @property
@@ -258,8 +299,11 @@ class ExactFitLoop(_FitLoop):
         if self._combined_loader is None:
             return
         prepared = self._combined_loader.flattened
+        # Lightning puts what it sees to be shuffled in order: a sampler of batches it does not see through.
+        repeats = getattr(self.trainer, "overfit_batches") > 0  # noqa: B009 - set by one of the trainer's parts
         self._combined_loader.flattened = [
-            loader if isinstance(loader, ResumableLoader) else ResumableLoader(loader) for loader in prepared
+            loader if isinstance(loader, ResumableLoader) else ResumableLoader(loader, repeats=repeats)
+            for loader in prepared
         ]
         states, self._combined_loader_states_to_load = self._combined_loader_states_to_load, []
         if states:
@@ -285,9 +329,9 @@ class ExactFitLoop(_FitLoop):
         super().teardown()
 
 
-def make_exact(trainer: Trainer, after_step: Callable[[StepTimes], None]) -> None:
-    """Give ``trainer`` loops that resume exactly and report every completed step."""
-    trainer.fit_loop = ExactFitLoop(trainer, after_step)
+def make_exact(trainer: Trainer, after_step: Callable[[StepTimes], None], eval_steps: int = 0) -> None:
+    """Give ``trainer`` loops that resume exactly, report every completed step and validate every ``eval_steps``."""
+    trainer.fit_loop = ExactFitLoop(trainer, after_step, eval_steps)
 
 
 @contextmanager

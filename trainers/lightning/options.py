@@ -3,11 +3,12 @@
 import functools
 import inspect
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import Strategy
@@ -160,7 +161,7 @@ def _validation(section: LightningTrainerSection) -> dict[str, Any]:
                 where="trainer.eval_steps, trainer.val_check_interval",
                 fix="keep eval_steps",
             )
-        interval = section.eval_steps * section.accumulate_grad_batches
+        interval = section.eval_steps  # Lightning counts batches: the run's own loop counts steps
     if interval is None:
         return {}
     return {"val_check_interval": interval} | ({"check_val_every_n_epoch": None} if isinstance(interval, int) else {})
@@ -203,7 +204,30 @@ def callback_class(spec: ClassPath) -> Any:
         found = known[name]
     if not issubclass(found, Callback):
         raise UserError(f"{name!r} is not a callback of Lightning", where="trainer.callbacks", fix="name a Callback")
+    refuse_averages([found], "trainer.callbacks")
     return found
+
+
+def refuse_averages(kinds: Iterable[type[Callback]], where: str) -> None:
+    """Refuse Lightning's averages of weights.
+
+    They are copied into the module only when training has ended, after the last checkpoint was written: what is
+    validated would not be what is saved. And they copy a policy before it is made.
+
+    Args:
+        kinds: Classes of callbacks.
+        where: Who asks for them, for the error.
+
+    Raises:
+        UserError: One is such an average.
+    """
+    for kind in kinds:
+        if issubclass(kind, WeightAveraging | StochasticWeightAveraging):
+            raise UserError(
+                f"the average of {kind.__name__} would be validated, and not saved",
+                where=where,
+                fix="leave it out; for a policy trainer.ema_decay averages the weights, and saves what it validates",
+            )
 
 
 def build_callback(spec: ClassPath, run: Path) -> Callback:

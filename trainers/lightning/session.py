@@ -32,7 +32,7 @@ from trainers.lightning.companions import Cause, Companions, leave_words
 from trainers.lightning.layers import check_layers, recompute_layers
 from trainers.lightning.log import RunLog
 from trainers.lightning.loops import StepTimes, before_epoch_end, callbacks_of, ends_early, make_exact
-from trainers.lightning.options import log_freq_of
+from trainers.lightning.options import log_freq_of, refuse_averages
 from trainers.lightning.recording import Recorder
 from trainers.lightning.rounds import Rounds
 
@@ -114,7 +114,7 @@ class LightningSession:
         self._seen = self._saved = -1
         self._stepped = False
         self._companions = Companions.installed(trainer, self._lost)
-        make_exact(trainer, self.after_step)
+        make_exact(trainer, self.after_step, section.eval_steps)
         callbacks_of(trainer).append(_Watch(self))
 
     def run(self, module: LightningModule, datamodule: Any, log: RunLog, begin: Callable[[], None] | None) -> RunResult:
@@ -152,6 +152,7 @@ class LightningSession:
 
     def prepare(self, module: LightningModule) -> None:
         """The module is made, and on its device: its layers are computed again or compiled, as asked."""
+        refuse_averages(map(type, callbacks_of(self._trainer)), f"{type(module).__name__}.configure_callbacks")
         check_layers(module, self._section)
         if self._section.activation_checkpointing:
             recompute_layers(module)

@@ -27,7 +27,7 @@ from trainers.lightning.models import (
 )
 from trainers.lightning.policies import refuse_other_precision
 from trainers.lightning.python_runs import refuse_to_go_on_without, run_of, undescribed
-from trainers.moved_data import resumed_data
+from trainers.moved_data import from_its_checkpoint, resumed_data
 from trainers.policy_labels import check_held_out
 from trainers.pushing import check_push
 from trainers.rollout_plan import rollout_warnings
@@ -184,14 +184,15 @@ def plan_resume(
     """Find the checkpoint to continue from.
 
     Returns:
-        The checkpoint, a line for each newer one that cannot be used, and the run with its new length and whole paths.
+        The checkpoint, a line for each newer one that cannot be used, and the run as it goes on from it.
 
     Raises:
         UserError: There is none, or the run is complete.
     """
     section, total = with_length(directory, run.trainer, steps)
     checkpoint, skipped = resumable(directory, total, can_end=True)
-    return checkpoint, skipped, resumed_data(directory, run.model_copy(update={"trainer": section}))
+    run = resumed_data(directory, run.model_copy(update={"trainer": section}))
+    return checkpoint, skipped, from_its_checkpoint(run, checkpoint.path)
 
 
 def _execute(
