@@ -11,7 +11,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from lightning_runs import fit, resume
 
-from trainers.lightning.loops import rng_states, set_rng_states
+from trainers.lightning.resumable_loader import rng_states, set_rng_states
 
 
 def generator(seed: int, drawn: int) -> torch.Tensor:
