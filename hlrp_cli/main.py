@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from hlrp.errors import HlrpError, Interrupted
+from hlrp.errors import HlrpError, Interrupted, UserError
 from hlrp.processes import SignalError, child_environment, leave_closed_terminal, signal_handlers, stop_signals
 from hlrp.ranks import is_first_process
 from hlrp_cli.console import plain_streams
@@ -93,6 +93,8 @@ def run() -> None:
     plain_streams()
     os.environ.update(child_environment())
     try:
+        if (encoding := sys.getfilesystemencoding()) != "utf-8":  # libraries write and look for names in UTF-8 alone
+            raise UserError(f"Python takes names of files for {encoding!r}", where="locale", fix="set PYTHONUTF8=1")
         with signal_handlers(_stop, tuple(n for n in stop_signals() if n != signal.SIGINT)):
             command()(args=argv, prog_name="hlrp")
     except SignalError as stopped:

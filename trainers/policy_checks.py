@@ -17,8 +17,9 @@ from hlrp.runs import resolve_pretrained
 from hlrp.runs.checkpoints import is_foundation
 from hlrp.runs.published import folder_of
 from hlrp.sim.catalog import envs_catalog, expand_tasks, require_installed
-from trainers.policy_labels import foundation_of, label_fields, mixture_of
+from trainers.policy_labels import foundation_of, label_fields, mixture_of, saved_fields
 from trainers.pushing import keep_offline
+from trainers.schedules import warn_of_early_decay
 
 DTYPES = {"32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # Policies that are made in a moment: a dry run makes them too, which is the one way to know that they can be.
@@ -107,6 +108,7 @@ def check_policy_run(run: Run, dataset: DatasetInfo | None) -> Mapping[str, Fiel
                 where="--init-from / model.init_from",
                 fix=f"train it as --policy {saved}",
             )
+    warn_of_early_decay(run, dataset.frames if dataset is not None else None, saved_fields(model) | fields, known)
     named = [model.policy_fields.get("labelled_episodes"), *(s.labelled_episodes for s in run.data.sources)]
     if any(each not in (None, "all") for each in named):
         refuse_idle_of_unknown_actions(run.data.filter)

@@ -135,7 +135,15 @@ def _openvino(path: Path, threads: int | None, bf16: bool) -> Graph:
     }
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
-    model = openvino_core().compile_model(path, "CPU", settings)
+    graph = openvino_core().read_model(path)
+    if any(map(_loses_antialiasing, graph.get_ops())):
+        other = "load it with engine='onnxruntime', or " if path.suffix == ".onnx" else ""
+        raise UserError(
+            "the graph makes pictures smaller in a way that openvino computes wrongly: without antialiasing",
+            where=str(path),
+            fix=f"{other}export again",
+        )
+    model = openvino_core().compile_model(graph, "CPU", settings)
     request = model.create_infer_request()
 
     def run(given: "list[NDArray[Any]]") -> "list[NDArray[Any]]":
@@ -144,6 +152,16 @@ def _openvino(path: Path, threads: int | None, bf16: bool) -> Graph:
         return [np.array(found[output]) for output in model.outputs]
 
     return Graph(run, [*map(_end, model.inputs)], [*map(_end, model.outputs)])
+
+
+def _loses_antialiasing(node: Any) -> bool:
+    """Whether it resizes to fewer pixels with antialiasing, which openvino (2026.4) leaves out."""
+    if node.get_type_name() != "Interpolate" or not node.get_attributes()["antialias"]:
+        return False
+    before, after = node.get_input_partial_shape(0), node.get_output_partial_shape(0)
+    if before.is_dynamic or after.is_dynamic:
+        return True
+    return any(fewer < more for more, fewer in zip(before.to_shape(), after.to_shape(), strict=True))
 
 
 def _end(port: Any) -> str:

@@ -175,6 +175,17 @@ BROKEN: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
         _table("n\n" + "".join(f"{2**24 + i}\n" for i in (0, 1, 1, 2, 2, 2, 3, 4, 5, 5, 5, 6))),
         "16777216 and 16777217 in rows 0 and 1 would be one number",
     ),
+    "name": (
+        _make(os.fsdecode(b"\xc4rger.mp4"), clip),
+        "\udcc4rger: its name, or that of a folder above it, is not UTF-8",
+    ),
+    "folder's name": (_make(os.fsdecode(b"\xd6/a.mp4"), clip), "\udcd6/a: its name, or that of"),
+    "output's name": (lambda f: {**_asked()(f), "output": f / os.fsdecode(b"\xd6")}, "name would not be UTF-8"),
+    "task no text": (_asked(task=os.fsdecode(b"\xf6ffnen")), "the task sentence is not UTF-8"),
+    "caption no text": (
+        _captioned('{"file": "good", "caption": "\\udcf6"}', "c.jsonl"),
+        "'caption' holds half a character",
+    ),
     "some tables": (_two_tables, "good x; more none"),
 }
 
@@ -227,6 +238,16 @@ def test_what_cannot_be_used_is_one_message_and_nothing_is_written(kind: str, tm
     assert error.value.where and error.value.fix
     assert content(tmp_path) == before
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_file_whose_name_is_not_utf_8_can_be_left_out(tmp_path: Path) -> None:
+    """It is not looked at either. With names in UTF-8 all is well."""
+    name = os.fsdecode(b"\xc4rger.mp4")
+    clip(tmp_path / "source/Ärger.mp4")
+    (tmp_path / "source" / name).touch()
+    result = run(tmp_path / "source", tmp_path / "dataset", skip_bad=True)
+    assert [name for name, _ in result.left_out] == [Path(name).stem] and result.episodes == 1
+    assert '"source": "Ärger"' in (tmp_path / "dataset/meta/hlrp_import.jsonl").read_text(encoding="utf8")
 
 
 def test_damage_in_the_middle_is_found_when_it_is_encoded_and_can_be_left_out(tmp_path: Path) -> None:

@@ -51,6 +51,14 @@ def test_a_lerobot_run_without_numbers_in_an_odd_folder(toy_root: Path, hostile:
     assert rows[0]["loss"] > 0 and [row["loss"] for row in rows[1:]] == [None] * 3
 
 
+@pytest.mark.parametrize("utf8", ["0", "1"])
+def test_python_that_writes_names_in_ascii_is_refused(utf8: str, tmp_path: Path) -> None:
+    """Tables would not find the files of a folder with an umlaut, sound as they are."""
+    env = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": utf8}
+    done = hlrp("report", tmp_path / "läufe", env=env)
+    assert_user_error(done, "set PYTHONUTF8=1" if utf8 == "0" else f"{tmp_path / 'läufe'} does not exist")
+
+
 def test_recording_processes_find_their_modules(hostile: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(POOL)

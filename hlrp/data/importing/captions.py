@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hlrp.data.importing.request import is_text
 from hlrp.data.importing.sources import Source
 from hlrp.errors import UserError, suggest, suggest_beside
 
@@ -108,6 +109,8 @@ def _caption(row: Any, known: dict[str, str], where: str) -> tuple[str, Caption]
         if not isinstance(value, str) or not value.strip():
             raise UserError(f"{name!r} is missing or empty", where=where, fix=f"write the {name} of every row")
     assert isinstance(file, str) and isinstance(text, str)
+    if not is_text(text):
+        raise UserError("'caption' holds half a character", where=where, fix="correct its escapes: \\ud800 to \\udfff")
     name = known.get(file.strip(), "/")
     if name == "/":
         raise UserError(

@@ -13,6 +13,13 @@ from hlrp.outputs import check_new_output
 MIN_SIDE, MAX_SIDE = 16, 8192
 MAX_FPS = 1000
 _CAMERA = re.compile(r"[A-Za-z0-9_-]+")
+# What Python makes of bytes that are not UTF-8, as a file's name may hold them; no table keeps it.
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+
+
+def is_text(name: str) -> bool:
+    """Whether a name or sentence is UTF-8, as which it is written."""
+    return _NO_TEXT.search(name) is None
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ class ImportRequest:
             )
         if self.task is not None and not self.task.strip():
             raise UserError("the task sentence is empty", where="--task", fix="say what is done, or leave it out")
+        if self.task is not None and not is_text(self.task):
+            raise UserError("the task sentence is not UTF-8", where="--task", fix="write it in a terminal of UTF-8")
         limits = (
             ("--fps", self.fps, 0.1, MAX_FPS),
             ("--max-seconds", self.max_seconds, 0.1, 1e6),
@@ -85,6 +94,12 @@ class ImportRequest:
     def _check_output(self) -> None:
         source = Path(self.source)
         check_new_output(self.output)
+        if not is_text(self.output.name):
+            raise UserError(
+                "the dataset's name would not be UTF-8",
+                where=f"--output {self.output}",
+                fix="choose another name",
+            )
         if source.is_dir() and self.output.resolve().is_relative_to(source.resolve()):
             raise UserError(
                 "the output lies inside the source", where=f"--output {self.output}", fix="choose a folder beside it"

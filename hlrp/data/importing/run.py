@@ -15,7 +15,7 @@ from hlrp.data.importing.captions import read_captions
 from hlrp.data.importing.clip import Clip, Fault, Look, clip_from_json, look_at, refuse
 from hlrp.data.importing.episode import Job, read_written, write_episode
 from hlrp.data.importing.plan import Plan, make_plan
-from hlrp.data.importing.request import ImportProgress, ImportRequest, ImportResult, Report
+from hlrp.data.importing.request import ImportProgress, ImportRequest, ImportResult, Report, is_text
 from hlrp.data.importing.sources import Source, find_sources
 from hlrp.data.importing.workers import results
 from hlrp.errors import Interrupted, UserError, WorkError
@@ -91,12 +91,15 @@ class _Run:
         for source in self._sources.values():
             wish = Look(source, self._request.scene_cuts, self._request.max_seconds is not None)
             known = seen.get(wish.key)
-            if known is None:
+            if not is_text(source.name):
+                said = "its name, or that of a folder above it, is not UTF-8, as which tables keep it"
+                faults.append(Fault(source.name, str(source.path), said, "rename it"))
+            elif known is None:
                 wishes.append(wish)
             else:
                 clips[source.name] = known
         total = len(self._sources)
-        self._report(ImportProgress("look", len(clips), total))
+        self._report(ImportProgress("look", len(clips) + len(faults), total))
         workers = min(self._workers, max(1, len(wishes)))
         with path.open("a", encoding="utf8") as file, results(look_at, wishes, workers) as found:
             for key, clip in found:

@@ -17,6 +17,8 @@ from lerobot.processor import (
     TokenizerProcessorStep,
 )
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from hlrp.errors import UserError
 from hlrp.evaluation.policy import LoadedPolicy
@@ -27,6 +29,37 @@ Tensors = dict[str, Tensor]
 
 # What a robot's side does in other ways: names, tokens and devices.
 _OUTSIDE = (RenameObservationsProcessorStep, NewLineTaskProcessorStep, TokenizerProcessorStep, DeviceProcessorStep)
+
+
+class _ResizeAsProducts(TorchFunctionMode):
+    """Inside, antialiased resizing is two products with constant weights, as it is linear along each axis.
+
+    ONNX has a node for it, but OpenVINO (2026.4) computes that without antialiasing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._weights: dict[tuple[Any, ...], Tensor] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func is not functional.interpolate or not options.get("antialias") or options.get("size") is None:
+            return func(*args, **options)
+        pixels, size = args[0] if args else options.pop("input"), options.pop("size")
+        height, width = (size, size) if isinstance(size, int) else size
+        wide: Tensor = pixels @ self._between(pixels.shape[-1], width, pixels.dtype, options)
+        return self._between(pixels.shape[-2], height, pixels.dtype, options).mT @ wide
+
+    def _between(self, before: int, after: int, dtype: torch.dtype, options: dict[str, Any]) -> Tensor:
+        """What each place of an axis, by rows, gives to each of its places afterwards."""
+        key = (before, after, dtype, options.get("mode"), options.get("align_corners"))
+        if key not in self._weights:
+            # Each row is a picture of one line, with light in one place.
+            light = torch.eye(before, dtype=dtype)[None, None]
+            self._weights[key] = functional.interpolate(light, size=(before, after), **options)[0, 0]
+        return self._weights[key]
 
 
 class Named(nn.Module):
@@ -42,13 +75,15 @@ class Named(nn.Module):
     def __init__(self, policy: nn.Module, compute: Callable[[Tensors], Tensors], example: Tensors) -> None:
         super().__init__()
         self.policy, self._compute, self.example = policy, compute, example
-        with torch.no_grad():
+        self._resizing = _ResizeAsProducts()
+        with torch.no_grad(), self._resizing:
             self.found = compute(example)
         self.inputs, self.outputs = tuple(example), tuple(self.found)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The function's values in the order of `outputs`."""
-        return tuple(self._compute(dict(zip(self.inputs, tensors, strict=True))).values())
+        with self._resizing:
+            return tuple(self._compute(dict(zip(self.inputs, tensors, strict=True))).values())
 
 
 class Program:
