@@ -82,6 +82,12 @@ def _stop(number: int, _frame: object) -> None:
     raise SignalError(number)
 
 
+def _check_locale() -> None:
+    """Libraries write names, and look for them, in UTF-8 alone."""
+    if (encoding := sys.getfilesystemencoding()) != "utf-8":
+        raise UserError(f"Python takes names of files for {encoding!r}", where="locale", fix="set PYTHONUTF8=1")
+
+
 def run() -> None:
     """Console entry point. Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 128 + signal interrupted.
 
@@ -93,8 +99,7 @@ def run() -> None:
     plain_streams()
     os.environ.update(child_environment())
     try:
-        if (encoding := sys.getfilesystemencoding()) != "utf-8":  # libraries write and look for names in UTF-8 alone
-            raise UserError(f"Python takes names of files for {encoding!r}", where="locale", fix="set PYTHONUTF8=1")
+        _check_locale()
         with signal_handlers(_stop, tuple(n for n in stop_signals() if n != signal.SIGINT)):
             command()(args=argv, prog_name="hlrp")
     except SignalError as stopped:
