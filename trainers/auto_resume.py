@@ -92,19 +92,20 @@ def _look(run: LeRobotRun | LightningRun | OtherRun, path: Path, *, fetch: bool)
     if latest is None:
         return Start(path, run)
     steps = _length(asked)
-    length = manifest.steps or saved.trainer.steps
-    if steps is not None and steps < length:
+    # One that was made longer keeps the settings with which it began, and the command that began it goes on with it.
+    begun_with, length = saved.trainer.steps, manifest.steps or saved.trainer.steps
+    if steps is not None and steps < begun_with:
         raise UserError(
-            f"the run there has more steps: trainer.steps is {length} there, {steps} here",
+            f"the run there has more steps: trainer.steps is {begun_with} there, {steps} here",
             where=str(path / CONFIG),
-            fix=f"choose another --output-dir, or give trainer.steps={length}, or more to make it longer",
+            fix=f"choose another --output-dir, or give trainer.steps={begun_with}, or more to make it longer",
         )
     total = steps or manifest.steps
     done = latest.step >= (total or latest.step + 1)
     if latest.step == total and not isinstance(asked, OtherRun):
         done = manifest.status == "finished"  # or it may have been killed among its last rollouts
     # A callback or a limit of time may have ended it before its last step; more steps than it asked for are a new wish.
-    done |= manifest.status == "finished" and steps in (None, length)
+    done |= manifest.status == "finished" and steps in (None, begun_with, length)
     left = RunResult(directory.path, latest.path, manifest.final_metrics or {}, manifest.warnings) if done else None
     return Start(path, asked, directory, steps, left)
 
