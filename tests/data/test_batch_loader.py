@@ -16,6 +16,7 @@ from hlrp.data.batch_loader import LoaderBesideStep, batch_loader
 from hlrp.data.lerobot_reader import show_one_picture
 from hlrp.data.sampler import ResumableSampler
 from hlrp.errors import HlrpError, UserError, WorkError
+from trainers.lightning.resumable_loader import ResumableLoader
 
 
 class Numbers(Dataset[Any]):
@@ -92,6 +93,7 @@ def test_an_error_of_a_data_process_reads_as_one_of_this_process(error: HlrpErro
     loader = batch_loader(Fails(error), [[0]], collate=list, workers=1, seed=0, trainer=None, stored=False)
     with pytest.raises(type(error)) as caught:
         next(iter(loader))
+    ResumableLoader(loader).close()  # left to the collector of garbage, PyTorch waits five seconds for each worker
     assert type(caught.value) is type(error) and str(caught.value) == str(error)
     if isinstance(caught.value, UserError) and isinstance(error, UserError):
         told = caught.value
@@ -120,10 +122,11 @@ def test_a_bad_video_is_the_same_message_with_data_processes_for_both_trainers(t
         keys = ["trainer_type=lightning", "model.kind=laq", "trainer.batch_size=4", "data.offset_seconds=0.1"]
         run = load_config(None, [*keys, f"data.root={torn}", f"data.num_workers={workers}"]).config
         lerobots = show_one_picture(LeRobotDataset("local/index", root=torn, video_backend="pyav"))
-        one_by_one = DataLoader(lerobots, batch_size=4, num_workers=workers)
+        one_by_one = DataLoader(lerobots, batch_size=4, num_workers=workers, persistent_workers=workers > 0)
         for batches in (FrameDataModule(run, size=24, cameras=[TOP]).train_dataloader(), one_by_one):
             with pytest.raises(BadVideoError, match="the nearest in the video is at") as caught:
                 list(batches)
+            ResumableLoader(batches).close()
             said.append(str(caught.value))
     assert said[:2] == said[2:]
     assert [message.count("\n") for message in said] == [2] * 4 and str(video_path(torn, TOP, 0)) in said[1]

@@ -111,7 +111,7 @@ def _broken(rng: random.Random, good: bytes) -> bytes | str:
     return bytes(spoiled)
 
 
-def test_a_thousand_broken_messages_change_nothing(
+def test_hundreds_of_broken_messages_change_nothing(
     act: Path, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -122,7 +122,7 @@ def test_a_thousand_broken_messages_change_nothing(
         OpenpiClient(server.address, TOKEN) as friend,
     ):
         stranger = OpenpiClient(server.address, TOKEN).socket
-        for _ in range(1000):
+        for _ in range(300):
             stranger.send(_broken(rng, good))
             answer = stranger.recv(timeout=30)
             if isinstance(answer, str):
@@ -143,7 +143,7 @@ def test_a_thousand_broken_messages_change_nothing(
             with pytest.raises(InvalidStatus, match="401"):
                 OpenpiClient(server.address, wrong)
         friends = acted(friend, shown)
-    assert refused > 950 and 500 < closed < 900
+    assert refused > 285 and 150 < closed < 270
     assert np.array_equal(friends, in_process(act, shown))
     assert list(tmp_path.iterdir()) == [] and TOKEN not in "".join(server.log)
     assert _files(act.parent) == before

@@ -21,6 +21,7 @@ def test_two_processes_train_one_policy(toy_root: Path, tmp_path: Path) -> None:
     assert "Effective batch size: 4 x 2 = 8" in (run / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_of_which_one_process_is_killed_says_which(toy_root: Path, tmp_path: Path) -> None:
     run = tmp_path / "two"
     process = start(train_args(toy_root, run, "act", 10_000, *TINY_ACT, "--devices", "2", "trainer.log_freq=1"))

@@ -113,6 +113,7 @@ def test_a_preempted_and_requeued_job_equals_an_unbroken_run(whole: Path, toy_ro
         assert _bytes(out, 40, name) == _bytes(whole, 40, name)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_run_goes_on(toy_root: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     code, said = _stop_after(_args(toy_root, out, 5000, "data.num_frames=3"), out, 7, signal.SIGINT)

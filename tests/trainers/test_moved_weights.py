@@ -26,7 +26,7 @@ def _run(root: Path, out: Path, *arguments: str) -> Any:
     return load_config(None, [*settings, *named, *arguments]).config
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["laq", pytest.param("policy", marks=pytest.mark.slow)])
 def test_a_run_goes_on_without_what_it_was_started_from(kind: str, tmp_path: Path) -> None:
     root, first, second = make_dataset(tmp_path / "data", episodes=2), tmp_path / "first", tmp_path / "second"
     LightningTrainer().fit(run=_run(root, first, *KINDS[kind]))
