@@ -1,6 +1,7 @@
 """`hlrp precompute-latents` and `hlrp latents verify` as a user runs them, on the installed commands."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -100,6 +101,7 @@ def test_how_videos_are_decoded_is_asked_for_and_kept(laq: Path, toy_root: Path,
 def test_that_another_camera_than_the_trained_one_is_labelled_is_said(
     laq: Path, toy_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    caplog.set_level(logging.WARNING)  # LeRobot, where a test has it log, has every library say all
     cam = "observation.images.cam"
     rename_features(read_dataset(None, toy_root), {"observation.image": cam}, tmp_path / "data")
     precompute_latents(laq, tmp_path / "data", output=tmp_path / "table", device="cpu")
