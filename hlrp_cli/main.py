@@ -118,13 +118,14 @@ def run() -> None:
         if isinstance(error, Interrupted) and is_first_process():
             requeue(argv, error.exit_code - 128, saved=error.saved)
         sys.exit(error.exit_code)
-    except SystemExit as ended:
-        # typer ends a command so at Ctrl-C.
-        if ended.code == 128 + signal.SIGINT:
-            if debug:
-                traceback.print_exc()
-            sys.stderr.write("interrupted\n")
-        raise
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # Once typer runs a command, it makes an exit of Ctrl-C.
+        if isinstance(ended, SystemExit) and ended.code != 128 + signal.SIGINT:
+            raise
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write("interrupted\n")
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         # Nobody foresaw this one: a report needs the traceback, a user needs one line and the way to it.
         if debug:

@@ -197,7 +197,8 @@ class LeRobotPolicyAdapter(Policy):
         if self._built is None or self._only_acts:
             # The kind of device alone is saved; Lightning has made this process's GPU the current one.
             self.build(meta, device=self.trainer.strategy.root_device.type, cameras=cameras)
-        refuse_other_data(self._made_for, taken_over(meta, cameras), policy=name, where=f"dataset {meta.root}")
+        else:
+            refuse_other_data(self._made_for, taken_over(meta, cameras), policy=name, where=f"dataset {meta.root}")
         datamodule.for_policy(self.built.config)
 
     def describe(self) -> dict[str, dict[str, Any]]:

@@ -205,3 +205,9 @@ def test_ctrl_c_is_said(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60) == ("", "interrupted\n")
     assert process.returncode == 130
+
+
+def test_ctrl_c_before_a_command_runs_is_said() -> None:
+    code = "import _thread, hlrp_cli.main as cli; cli.command = _thread.interrupt_main; cli.run()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
