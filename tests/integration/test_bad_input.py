@@ -1,16 +1,14 @@
 """Mistakes in what was asked of `hlrp train`: one message that names the place, exit code 2, nothing written."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import InTurn, assert_user_error, hlrp, hlrp_argv, hlrp_in_turn, instead
+from command import InTurn, assert_user_error, hlrp, hlrp_in_turn, instead
 from make_dataset import make_dataset
 
 from hlrp.errors import UserError
@@ -195,19 +193,17 @@ def test_init_from_nowhere(toy_root: Path, tmp_path: Path) -> None:
     assert_user_error(done, "nowhere", "--init-from")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_ctrl_c_is_said(tmp_path: Path) -> None:
-    """While a file is read that never ends."""
-    os.mkfifo(tmp_path / "run.yaml")
-    argv = hlrp_argv("config", "validate", tmp_path / "run.yaml")
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with (tmp_path / "run.yaml").open("w"):  # waits until it is read
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60) == ("", "interrupted\n")
-    assert process.returncode == 130
-
-
-def test_ctrl_c_before_a_command_runs_is_said() -> None:
-    code = "import _thread, hlrp_cli.main as cli; cli.command = _thread.interrupt_main; cli.run()"
+@pytest.mark.parametrize(
+    "command", ["interrupted", "lambda: typer.main.get_command(app)"], ids=["before a command runs", "in a command"]
+)
+def test_ctrl_c_is_said(command: str) -> None:
+    code = (
+        "import signal, typer, hlrp_cli.main as cli\n"
+        "def interrupted() -> None: signal.raise_signal(signal.SIGINT)\n"
+        "app = typer.Typer()\n"
+        "app.command()(interrupted)\n"
+        f"cli.command = {command}\n"
+        "cli.run()\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
